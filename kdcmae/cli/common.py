@@ -1,0 +1,107 @@
+"""What the command lines share: error handling, consoles and JSON output.
+
+Results go to stdout; progress, notes and errors go to stderr, so that ``--json`` leaves exactly one JSON
+object on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+
+from kdcmae.errors import KdcmaeError
+
+__all__ = [
+    "KdcmaeCommand",
+    "KdcmaeGroup",
+    "Steps",
+    "exit_on_sigterm",
+    "json_option",
+    "note",
+    "print_json",
+    "progress_console",
+]
+
+progress_console = Console(stderr=True, highlight=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(document, indent=2, sort_keys=False))
+
+
+def note(message: str) -> None:
+    """Print one line on stderr, plain text (square brackets are not markup)."""
+    progress_console.print(message, markup=False, soft_wrap=True)
+
+
+class _ErrorHandling(click.Command):
+    """Turns errors into one line on stderr and the right exit code.
+
+    0 done; 1 a gate failed; 2 wrong use or bad input; 3 something is missing on this machine; 130 interrupted.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KdcmaeError as error:
+            _fail(str(error), error.exit_code)
+        except BrokenPipeError:  # the reader of our output went away, as in `... | head`
+            sys.stderr.close()
+            raise SystemExit(0) from None
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(f"{place}{error.strerror or error}", 2)
+
+
+class KdcmaeCommand(_ErrorHandling):
+    """A command whose errors are one line and an exit code."""
+
+
+class KdcmaeGroup(click.Group):
+    """A group whose commands are :class:`KdcmaeCommand`."""
+
+    command_class = KdcmaeCommand
+
+
+def exit_on_sigterm() -> None:
+    """Make SIGTERM unwind the stack like Ctrl-C, so that temporary files are removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    raise SystemExit(exit_code)
+
+
+class Steps:
+    """Shows the steps of a long command on stderr and remembers what each took.
+
+    On a terminal the running step has a spinner; elsewhere each step is one line when it is done.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time one step.
+
+        Args:
+            name: what is being done, such as ``"export to ONNX"``.
+        """
+        start = time.perf_counter()
+        with progress_console.status(name):
+            yield
+        self.seconds[name] = time.perf_counter() - start
+        note(f"  {name:<28} {self.seconds[name]:6.1f} s")

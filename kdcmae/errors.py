@@ -1,0 +1,84 @@
+"""The exception tree.
+
+Every error a user can cause or fix derives from :class:`KdcmaeError`; its message says what failed, the
+offending value and the fix, in one line where it can. ``exit_code`` is what the command line returns:
+1 a gate failed, 2 wrong use or bad input, 3 something needed is missing on this machine.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "EngineError",
+    "EngineInputError",
+    "EngineIntegrityError",
+    "EngineVersionError",
+    "GateError",
+    "KdcmaeError",
+    "MissingDependencyError",
+]
+
+
+class KdcmaeError(Exception):
+    """Base of every error raised on purpose by kdcmae."""
+
+    exit_code = 2
+
+
+class ConfigError(KdcmaeError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class CheckpointError(KdcmaeError):
+    """A checkpoint file cannot be read, or its tensors do not fit the model."""
+
+
+class DataError(KdcmaeError):
+    """A clip, frame, waveform or manifest cannot be used."""
+
+
+class EngineError(KdcmaeError):
+    """An engine folder cannot be built, read or run."""
+
+
+class EngineInputError(EngineError):
+    """An array handed to an engine has the wrong name, shape or dtype."""
+
+
+class EngineIntegrityError(EngineError):
+    """A file of an engine folder is missing or differs from its digest in the manifest."""
+
+
+class EngineVersionError(EngineError):
+    """The engine was made for another version of its library or of the manifest."""
+
+
+class GateError(KdcmaeError):
+    """The work was done, but a gate (parity, precision, accuracy) failed."""
+
+    exit_code = 1
+
+
+class DeviceError(KdcmaeError):
+    """The machine lacks the device this needs."""
+
+    exit_code = 3
+
+
+class MissingDependencyError(KdcmaeError):
+    """A library this needs is not installed.
+
+    Args:
+        library: the module that failed to import, such as ``"openvino"``.
+        extra: the kdcmae extra that brings it, such as ``"openvino"``.
+    """
+
+    exit_code = 3
+
+    def __init__(self, library: str, *, extra: str) -> None:
+        super().__init__(f"{library} is not installed; install it with: pip install 'kdcmae[{extra}]'")
+        self.library = library
+        self.extra = extra

@@ -1,0 +1,44 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def _folder(name: str, content: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: {content} are not at hand")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of reference numbers computed with the published CAV-MAE model."""
+    return _folder("golden", "the reference numbers of the published model")
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """Folder of real video clips."""
+    return _folder("clips", "the real clips")
+
+
+@pytest.fixture(scope="session")
+def golden_inputs(golden: Path) -> dict[str, torch.Tensor]:
+    """audio (2, 1024, 128) and image (2, 3, 224, 224), float32."""
+    with np.load(golden / "inputs.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]).float() for name in ("audio", "image")}
+
+
+@pytest.fixture(scope="session")
+def golden_outputs(golden: Path) -> dict[str, torch.Tensor]:
+    """Every array of outputs.npz as a tensor."""
+    with np.load(golden / "outputs.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
