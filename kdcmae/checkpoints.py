@@ -1,0 +1,279 @@
+"""Reading and writing checkpoints.
+
+Our own are one safetensors file whose metadata holds the resolved configuration. Published CAV-MAE and KDC-MAE
+files are PyTorch state dicts; their architecture is inferred from tensor shapes. No file is ever unpickled
+beyond plain tensors, and nothing loads silently: a tensor that is missing, left over or misshapen is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kdcmae import config as configs
+from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.config import ClassifierConfig, Modality, PretrainingConfig
+from kdcmae.errors import CheckpointError
+from kdcmae.pos_embed import fit_time
+from kdcmae.pretraining import KDCMAE
+
+__all__ = ["load_classifier", "load_pretrained", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+_MEL_BINS = 128
+_CONFIG_KEY = "kdcmae_config"
+_KIND_KEY = "kdcmae_kind"
+
+# Left in published KDC-MAE files by experiments; no forward pass reads them.
+_UNUSED = re.compile(
+    r"(decoder_embed_(audio|video)|mask_token_(audio|video)|latent_projection|kld_mlp|pos_embed_probs_[av]"
+    r"|probability_network|get_token_probs|log_noise_\w+|dw_fc\w*|fc)(\..*)?$"
+)
+
+
+def load_pretrained(path: str | os.PathLike[str], **overrides: Any) -> KDCMAE:
+    """Load a pretraining checkpoint: our own, or a published CAV-MAE / KDC-MAE file.
+
+    Args:
+        path: a safetensors or PyTorch file.
+        overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from what the file says or its
+            shapes imply: ``num_heads=`` and ``decoder_num_heads=`` where heads are not 64 and 32 wide,
+            ``audio_length=`` to trim or interpolate the audio positions.
+
+    Returns:
+        The model in float32 on the CPU, in training mode.
+
+    Raises:
+        CheckpointError: not readable, not a pretraining checkpoint, or tensors that do not fit (listed).
+        ConfigError: an unknown override or one that contradicts the file.
+    """
+    state, stored = _read(Path(path), kind="pretraining")
+    inferred = stored or {**_infer_encoder(state, path), **_infer_decoder(state, path)}
+    config = configs.from_mapping(PretrainingConfig, {**inferred, **overrides})
+    return _filled(KDCMAE, config, state, path)
+
+
+def load_classifier(
+    path: str | os.PathLike[str], *, modality: Modality | None = None, **overrides: Any
+) -> KDCMAEClassifier:
+    """Load a finetuned checkpoint: our own, or a published CAV-MAE / KDC-MAE file.
+
+    Args:
+        path: a safetensors or PyTorch file.
+        modality: what was finetuned; by default what the file says, or "audiovisual" where it does not say.
+        overrides: fields of :class:`~kdcmae.config.ClassifierConfig` that differ from what the file says or its
+            shapes imply, such as ``num_heads=``, ``audio_length=``, ``labels=`` or ``multi_label=``.
+
+    Returns:
+        The model in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: not readable, not a finetuned checkpoint, or tensors that do not fit (listed).
+        ConfigError: an unknown override or one that contradicts the file.
+    """
+    state, stored = _read(Path(path), kind="classifier")
+    if modality is not None:
+        overrides["modality"] = modality
+    inferred = stored or {**_infer_encoder(state, path), "num_classes": _infer_classes(state, path)}
+    config = configs.from_mapping(ClassifierConfig, {**inferred, **overrides})
+    return _filled(KDCMAEClassifier, config, state, path).eval()
+
+
+def save_checkpoint(
+    model: KDCMAE | KDCMAEClassifier, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write one safetensors file with the weights and the resolved configuration, atomically.
+
+    Args:
+        model: what to save.
+        path: the file; an existing one is replaced only once the new one is complete.
+        dtype: of the stored tensors; loading always gives float32.
+    """
+    path = Path(path)
+    kind = "classifier" if isinstance(model, KDCMAEClassifier) else "pretraining"
+    metadata = {_KIND_KEY: kind, _CONFIG_KEY: json.dumps(dataclasses.asdict(model.config))}
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        safetensors.torch.save_file(state, partial, metadata=metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a file by published name, and the configuration where the file holds one."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file inside it") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; check the path") from error
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        state, stored = _read_torch(path), None
+    elif head[8:9] == b"{":
+        state, stored = _read_safetensors(path, kind)
+    else:
+        raise CheckpointError(f"{path} is not a checkpoint: neither a PyTorch file nor safetensors")
+    state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+    unused = sorted(name for name in state if _UNUSED.match(name))
+    if unused:
+        logger.info("%s: ignored %d unused tensors: %s", path, len(unused), ", ".join(unused))
+    broken = sorted(name for name, tensor in state.items() if not tensor.isfinite().all())
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinite values in {_some(broken)}; use an earlier checkpoint")
+    return {name: tensor for name, tensor in state.items() if name not in unused}, stored
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the outcome says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, and loading that could run code: refused. "
+            "Re-save it with torch.save(model.state_dict(), path)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or damaged: {reason}") from error
+    if isinstance(content, Mapping):
+        for wrapper in ("model", "state_dict"):
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
+        raise CheckpointError(f"{path} is not a state dict: expected a mapping from names to tensors")
+    return dict(content)
+
+
+def _read_safetensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+    if metadata.get(_KIND_KEY, kind) != kind:
+        raise CheckpointError(f"{path} is a {metadata[_KIND_KEY]} checkpoint, expected a {kind} checkpoint")
+    if _CONFIG_KEY not in metadata:
+        return state, None
+    try:
+        stored = json.loads(metadata[_CONFIG_KEY])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its stored configuration is not JSON: {error}") from error
+    return state, stored
+
+
+def _infer_encoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
+    """Encoder sizes from tensor shapes."""
+    needed = ("pos_embed_a", "pos_embed_v", "patch_embed_a.proj.weight", "blocks_u.0.mlp.fc1.weight")
+    missing = [name for name in needed if name not in state]
+    if missing:
+        raise CheckpointError(f"{path} is not a CAV-MAE or KDC-MAE checkpoint: no {_some(missing)}")
+    width, _, patch_size, _ = _shape(state, "patch_embed_a.proj.weight", 4)
+    audio_tokens = _shape(state, "pos_embed_a", 3)[1]
+    video_tokens = _shape(state, "pos_embed_v", 3)[1]
+    hidden = _shape(state, "blocks_u.0.mlp.fc1.weight", 2)[0]
+    return {
+        "audio_length": audio_tokens * patch_size // (_MEL_BINS // patch_size),
+        "image_size": math.isqrt(video_tokens) * patch_size,
+        "patch_size": patch_size,
+        "embed_dim": width,
+        "num_heads": _assumed_heads(width, 64, "num_heads", path),
+        "specific_depth": _depth(state, "blocks_a"),
+        "unified_depth": _depth(state, "blocks_u"),
+        "mlp_ratio": hidden / width,
+    }
+
+
+def _infer_decoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
+    if "decoder_embed.weight" not in state:
+        hint = "; use load_classifier" if "mlp_head.1.weight" in state else ""
+        raise CheckpointError(f"{path} is not a pretraining checkpoint: no decoder_embed.weight{hint}")
+    width = _shape(state, "decoder_embed.weight", 2)[0]
+    return {
+        "decoder_embed_dim": width,
+        "decoder_depth": _depth(state, "decoder_blocks"),
+        "decoder_num_heads": _assumed_heads(width, 32, "decoder_num_heads", path),
+    }
+
+
+def _infer_classes(state: Mapping[str, Tensor], path: object) -> int:
+    if "mlp_head.1.weight" not in state:
+        hint = "; it is a pretraining checkpoint: finetune it first" if "mask_token" in state else ""
+        raise CheckpointError(f"{path} is not a finetuned checkpoint: no mlp_head.1.weight{hint}")
+    return _shape(state, "mlp_head.1.weight", 2)[0]
+
+
+def _assumed_heads(width: int, head_dim: int, setting: str, path: object) -> int:
+    heads = max(1, width // head_dim)
+    if width != heads * head_dim:
+        logger.warning(
+            "%s: a width of %d is not a multiple of %d; assuming %s=%d, pass the right number if the model "
+            "was trained with another",
+            path, width, head_dim, setting, heads,
+        )  # fmt: skip
+    return heads
+
+
+def _depth(state: Mapping[str, Tensor], blocks: str) -> int:
+    indices = {int(match[1]) for name in state if (match := re.match(rf"{blocks}\.(\d+)\.", name))}
+    return max(indices, default=-1) + 1
+
+
+def _shape(state: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]:
+    shape = tuple(state[name].shape)
+    if len(shape) != ndim:
+        raise CheckpointError(f"{name} has shape {shape}, expected {ndim} dimensions")
+    return shape
+
+
+def _filled(kind: Any, config: Any, state: dict[str, Tensor], path: object) -> Any:
+    """Build a model around the tensors, after checking that they fit one to one."""
+    with torch.device("meta"):
+        model: nn.Module = kind(config)
+    for name in ("pos_embed_a", "decoder_pos_embed_a"):
+        if name in state and state[name].ndim == 3 and state[name].shape[1] % config.audio_grid[0] == 0:
+            state[name] = fit_time(state[name], *config.audio_grid)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    problems = [
+        f"{label}: {_some(names)}"
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit {kind.__name__}: {'; '.join(problems)}")
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    model.load_state_dict(state, assign=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return model
+
+
+def _some(names: list[str], limit: int = 12) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+
+import pytest
+import torch
+
+from kdcmae import KDCMAE, KDCMAEClassifier, load_classifier, load_pretrained
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.errors import CheckpointError, ConfigError
+
+SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
+SMALLEST_DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 1}
+
+
+@pytest.fixture
+def classifier() -> KDCMAEClassifier:
+    torch.manual_seed(0)
+    return KDCMAEClassifier.from_preset("tiny", num_classes=3, labels=("a", "b", "c"), **SMALLEST).eval()
+
+
+@pytest.fixture
+def published(classifier, tmp_path):
+    path = tmp_path / "published.pth"
+    torch.save({f"module.{name}": tensor for name, tensor in classifier.state_dict().items()}, path)
+    return path
+
+
+def save(state, path):
+    torch.save(state, path)
+    return path
+
+
+def test_own_checkpoint_round_trip(classifier, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(classifier, path)
+    loaded = load_classifier(path)
+    assert loaded.config == classifier.config
+    for name, tensor in classifier.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert not loaded.training
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_half_precision_checkpoint_loads_as_float32(classifier, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(classifier, path, dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_classifier(path).state_dict().values()} == {torch.float32}
+
+
+def test_pretraining_round_trip_keeps_positions_frozen(tmp_path):
+    torch.manual_seed(0)
+    model = KDCMAE.from_preset("tiny", **SMALLEST, **SMALLEST_DECODER)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(model, path)
+    loaded = load_pretrained(path, mask_ratio=0.5)
+    assert loaded.config.mask_ratio == 0.5
+    frozen = {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"pos_embed_a", "pos_embed_v", "decoder_pos_embed_a", "decoder_pos_embed_v"}
+
+
+def test_failed_save_keeps_the_old_file(classifier, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"precious")
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(classifier, path)
+    assert path.read_bytes() == b"precious"
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_published_file_is_inferred(classifier, published):
+    loaded = load_classifier(published)
+    assert loaded.config.audio_length == 64
+    assert loaded.config.image_size == 32
+    assert loaded.config.specific_depth == 1
+    inputs = torch.randn(1, 64, 128), torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(loaded(*inputs), classifier(*inputs))
+
+
+def test_trimming_the_audio_length(published):
+    loaded = load_classifier(published, audio_length=32)
+    full = load_classifier(published)
+    spectrogram, image = torch.randn(1, 32, 128), torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(loaded(spectrogram, image), full(spectrogram, image))
+    assert load_classifier(published, audio_length=128).pos_embed_a.shape[1] == 64
+
+
+def test_unused_tensors_are_reported(classifier, tmp_path, caplog):
+    extra = {"kld_mlp.0.weight": torch.zeros(2), "pos_embed_probs_a": torch.zeros(1), "fc.weight": torch.zeros(1)}
+    path = save({**classifier.state_dict(), **extra}, tmp_path / "extra.pth")
+    with caplog.at_level(logging.INFO, logger="kdcmae"):
+        load_classifier(path)
+    assert "ignored 3 unused tensors: fc.weight, kld_mlp.0.weight, pos_embed_probs_a" in caplog.text
+
+
+def test_tensors_that_do_not_fit_are_listed(classifier, tmp_path):
+    state = dict(classifier.state_dict())
+    del state["norm_a.weight"]
+    state["novelty"] = torch.zeros(1)
+    state["norm_v.bias"] = torch.zeros(5)
+    with pytest.raises(CheckpointError) as caught:
+        load_classifier(save(state, tmp_path / "wrong.pth"))
+    message = str(caught.value)
+    assert "missing: norm_a.weight" in message
+    assert "unexpected: novelty" in message
+    assert "norm_v.bias (5,) instead of (64,)" in message
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_code_in_a_file_never_runs(writer, tmp_path):
+    path = tmp_path / "bomb.pth"
+    writer({"a": Bomb(str(tmp_path / "ran"))}, path)
+    with pytest.raises(CheckpointError, match="refused"):
+        load_classifier(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_unreadable_files(published, classifier, tmp_path):
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(classifier, own)
+    for source in (published, own):
+        content = source.read_bytes()
+        source.write_bytes(content[: len(content) // 2])
+        with pytest.raises(CheckpointError, match="truncated or damaged"):
+            load_classifier(source)
+    text = tmp_path / "notes.pth"
+    text.write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match="neither a PyTorch file nor safetensors"):
+        load_classifier(text)
+    with pytest.raises(CheckpointError, match="No such file"):
+        load_classifier(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_classifier(tmp_path)
+    with pytest.raises(CheckpointError, match="not a state dict"):
+        load_classifier(save([1, 2], tmp_path / "list.pth"))
+
+
+def test_not_finite_weights(classifier, tmp_path):
+    state = dict(classifier.state_dict())
+    state["norm.weight"] = torch.full_like(state["norm.weight"], float("nan"))
+    with pytest.raises(CheckpointError, match=r"NaN or infinite values in norm\.weight"):
+        load_classifier(save(state, tmp_path / "nan.pth"))
+
+
+def test_the_wrong_kind(classifier, published, tmp_path):
+    with pytest.raises(CheckpointError, match="use load_classifier"):
+        load_pretrained(published)
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(classifier, own)
+    with pytest.raises(CheckpointError, match="is a classifier checkpoint"):
+        load_pretrained(own)
+    pretraining = save(
+        KDCMAE.from_preset("tiny", **SMALLEST, **SMALLEST_DECODER).state_dict(), tmp_path / "pretraining.pth"
+    )
+    with pytest.raises(CheckpointError, match="finetune it first"):
+        load_classifier(pretraining)
+
+
+def test_wrong_overrides(published):
+    with pytest.raises(ConfigError, match="did you mean 'num_heads'"):
+        load_classifier(published, numheads=2)
+    with pytest.raises(ConfigError, match="num_heads=7"):
+        load_classifier(published, num_heads=7)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdcmae import KDCMAE, KDCMAEClassifier
+from kdcmae.decoder import patchify_audio, patchify_image, unpatchify_audio, unpatchify_image
+from kdcmae.errors import DataError
+
+TINY = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "decoder_embed_dim": 32, "decoder_num_heads": 1}
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "audio": torch.randn(3, 256, 128, generator=generator),
+        "image": torch.randn(3, 3, 64, 64, generator=generator),
+    }
+
+
+def build(**overrides) -> KDCMAE:
+    torch.manual_seed(0)
+    return KDCMAE.from_preset("tiny", audio_length=256, image_size=64, decoder_depth=1, **TINY, **overrides)
+
+
+def test_patchify_round_trip(batch):
+    assert torch.equal(unpatchify_audio(patchify_audio(batch["audio"]), frames=256), batch["audio"])
+    assert torch.equal(unpatchify_image(patchify_image(batch["image"]), height=64), batch["image"])
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_stacked_views_equal_views_one_by_one(batch, views):
+    model = build(views=views, mask_ratio=0.75)
+    pairs = model.sample_pairs(batch["audio"], torch.Generator().manual_seed(1))
+    together = model.encode(**batch, pairs=pairs)
+    for pair, latents in zip(pairs, together, strict=True):
+        (alone,) = model.encode(**batch, pairs=[pair])
+        for name in ("joint", "audio", "video"):
+            torch.testing.assert_close(getattr(latents, name), getattr(alone, name), rtol=1e-4, atol=1e-5)
+
+
+def test_every_trainable_parameter_gets_a_gradient(batch):
+    model = build()
+    output = model(**batch, generator=torch.Generator().manual_seed(1))
+    output.loss.backward()
+    idle = {n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    # Blocks hold three pairs of norms; single-modality and decoder blocks use the shared pair only.
+    assert all(".norm" in name and name.split(".")[-2][-2:] in ("_a", "_v") for name in idle)
+    assert not any(name.startswith("blocks_u") for name in idle)
+
+
+def test_loss_is_the_weighted_sum(batch):
+    model = build()
+    output = model(**batch, generator=torch.Generator().manual_seed(1))
+    expected = (
+        output.reconstruction_audio + output.reconstruction_video + 0.01 * output.contrastive + 10 * output.distillation
+    )
+    torch.testing.assert_close(output.loss, expected)
+    assert output.distillation > 0
+
+
+def test_a_few_steps_learn(batch):
+    model = build()
+    optimiser = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    history = []
+    for step in range(12):
+        loss = model(**batch, generator=torch.Generator().manual_seed(step % 2)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+    assert history[-1] < 0.9 * history[0]
+
+
+@pytest.mark.parametrize("audio_mask", ["time", "frequency", "time_frequency"])
+def test_structured_masks(batch, audio_mask):
+    model = build(audio_mask=audio_mask, complementary=False)
+    assert model(**batch, generator=torch.Generator().manual_seed(1)).loss.isfinite()
+
+
+def test_a_restored_token_lands_in_its_own_place():
+    model = build(views=2)
+    pairs = model.sample_pairs(torch.zeros(2, 256, 128), torch.Generator().manual_seed(3))
+    for pair in pairs:
+        tokens = pair.audio.ids_keep.unsqueeze(-1).float().expand(-1, -1, 32)
+        restored = model._restore(tokens, pair.audio)
+        places = torch.arange(restored.shape[1]).float().view(1, -1, 1)
+        visible = ~pair.audio.mask.bool().unsqueeze(-1)
+        assert torch.equal(torch.where(visible, restored, places), places.expand_as(restored))
+
+
+def test_shorter_audio_uses_the_first_columns(batch):
+    model = build()
+    short = model(audio=batch["audio"][:, :128], image=batch["image"], generator=torch.Generator().manual_seed(1))
+    assert short.loss.isfinite()
+
+
+@pytest.mark.parametrize("shape", [(3, 250, 128), (3, 256, 64), (3, 512, 128), (3, 0, 128), (256, 128)])
+def test_wrong_audio_shapes(batch, shape):
+    with pytest.raises(DataError, match="audio has shape"):
+        build().forward_features(torch.zeros(shape), batch["image"])
+
+
+def test_wrong_image_shape(batch):
+    with pytest.raises(DataError, match="image has shape"):
+        build().forward_features(batch["audio"], torch.zeros(3, 3, 32, 64))
+
+
+@pytest.mark.parametrize(("modality", "given"), [("audio", "image"), ("video", "audio")])
+def test_a_classifier_names_the_input_it_needs(modality, given, batch):
+    model = KDCMAEClassifier.from_preset("tiny", num_classes=2, modality=modality, audio_length=256, image_size=64)
+    with pytest.raises(DataError, match=f"finetuned on {modality}"):
+        model(**{given: batch[given]})
