@@ -1,0 +1,11 @@
+"""Run a compiled engine inside an app: numpy and the engine's own library, nothing else.
+
+>>> engine = load_engine("my-engine")
+>>> engine.classify(waveform, 16000, frame)
+[Prediction(label='dog barking', score=0.93), ...]
+"""
+
+from kdcmae.runtime.engine import Engine, Prediction, SelfTest, load_engine
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["Engine", "Manifest", "Prediction", "SelfTest", "load_engine"]

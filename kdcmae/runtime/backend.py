@@ -1,0 +1,174 @@
+"""What the engine backends share: their interface, and the checks every library gets the same way."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.errors import ConfigError, EngineError, EngineVersionError, MissingDependencyError
+from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
+
+__all__ = [
+    "Arrays",
+    "Backend",
+    "TensorType",
+    "bfloat16_to_float32",
+    "check_tensors",
+    "engine_option",
+    "engine_threads",
+    "import_library",
+    "require_same_or_newer",
+    "require_same_release",
+]
+
+Arrays = Mapping[str, NDArray[Any]]
+TensorType = tuple[str, tuple[int | None, ...]]  # numpy's dtype name, and the axis sizes with None for a free one
+
+
+class Backend(Protocol):
+    """A loaded engine of one library. It need not be thread-safe: the engine holds a lock around every call."""
+
+    def infer(self, feed: Arrays) -> Arrays:
+        """Run checked, C-contiguous inputs; the outputs may be views that the next call overwrites."""
+        ...
+
+    def close(self) -> None:
+        """Release the engine and the memory it holds. Called once; nothing is called afterwards."""
+        ...
+
+
+def import_library(name: str, *, extra: str) -> ModuleType:
+    """Import an engine library when an engine needs it.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message holds the install line.
+        EngineError: it is installed, but one of its own parts fails to load.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise EngineError(f"{name} is installed but does not import: {error}; reinstall it") from error
+        raise MissingDependencyError(name, extra=extra) from error
+    except (ImportError, OSError) as error:
+        raise EngineError(f"{name} is installed but does not import: {error}; reinstall it") from error
+
+
+def engine_option(manifest: Manifest, option: str, choices: tuple[str, ...]) -> str:
+    """One of the target's own settings in ``manifest.engine``.
+
+    Raises:
+        EngineError: it is missing or not one of ``choices``.
+    """
+    value = manifest.engine.get(option)
+    if value not in choices:
+        raise EngineError(f"manifest field engine.{option} must be one of {', '.join(choices)}, got {value!r}")
+    return str(value)
+
+
+def engine_threads(manifest: Manifest, threads: int | None) -> int | None:
+    """CPU threads to use: what the caller asks for, else what the manifest says, else None for the library's choice.
+
+    Raises:
+        ConfigError: not a positive whole number.
+    """
+    threads = manifest.engine.get("threads") if threads is None else threads
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ConfigError(f"threads={threads!r} must be a positive whole number; leave it out for the library's choice")
+    return threads
+
+
+def require_same_or_newer(manifest: Manifest, library: str, installed: str) -> None:
+    """For formats that every later release reads.
+
+    Raises:
+        EngineVersionError: the installed release is older than the one that built the engine.
+    """
+    built = _built_with(manifest, library)
+    if _release(installed) < _release(built):
+        raise EngineVersionError(
+            f"the engine was built with {library} {built}, installed is the older {installed}; "
+            f"rebuild it here with kdcmae-compile, or: pip install '{library}>={_dotted(built)}'"
+        )
+
+
+def require_same_release(manifest: Manifest, library: str, installed: str, *, packages: tuple[str, ...]) -> None:
+    """For formats that only the release that wrote them reads.
+
+    Args:
+        manifest: of the engine.
+        library: its name in ``manifest.libraries``.
+        installed: its installed version.
+        packages: what to install to get another version.
+
+    Raises:
+        EngineVersionError: major, minor or patch differ.
+    """
+    built = _built_with(manifest, library)
+    if _release(installed) != _release(built):
+        pins = " ".join(f"{package}=={built}" for package in packages)
+        raise EngineVersionError(
+            f"the engine was built with {library} {built} and runs with that release only, installed is {installed}; "
+            f"rebuild it here with kdcmae-compile, or: pip install {pins}"
+        )
+
+
+def check_tensors(manifest: Manifest, inputs: Mapping[str, TensorType], outputs: Mapping[str, TensorType]) -> None:
+    """Compare the tensors the engine file really has with those the manifest promises.
+
+    Raises:
+        EngineError: a tensor is missing, is one too many, or has another dtype or shape.
+    """
+    for role, promised, actual in (("input", manifest.inputs, inputs), ("output", manifest.outputs, outputs)):
+        names = sorted(spec.name for spec in promised)
+        if names != sorted(actual):
+            raise EngineError(
+                f"{manifest.engine['file']} has the {role}s {', '.join(sorted(actual))}, but the manifest says "
+                f"{', '.join(names)}; rebuild the engine with kdcmae-compile"
+            )
+        for spec in promised:
+            dtype, shape = actual[spec.name]
+            if dtype != spec.dtype or not _fits(shape, spec, manifest.batch):
+                raise EngineError(
+                    f"{role} {spec.name} of {manifest.engine['file']} is {dtype} {shape}, but the manifest says "
+                    f"{spec.dtype} {spec.shape} with batch {manifest.batch.min} to {manifest.batch.max}; "
+                    f"rebuild the engine with kdcmae-compile"
+                )
+
+
+def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Widen bfloat16, which numpy lacks, from its bit patterns: it is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _fits(shape: tuple[int | None, ...], spec: TensorSpec, batch: BatchRange) -> bool:
+    fixed_batch = batch.min if batch.min == batch.max else None
+    promised = [fixed_batch if axis == BATCH_AXIS else axis for axis in spec.shape]
+    return len(shape) == len(promised) and all(
+        size is None or size == axis for size, axis in zip(shape, promised, strict=True)
+    )
+
+
+def _built_with(manifest: Manifest, library: str) -> str:
+    if library not in manifest.libraries:
+        raise EngineError(f"manifest field libraries.{library} is missing; rebuild the engine with kdcmae-compile")
+    return manifest.libraries[library]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major, minor and patch of versions such as ``2026.4.1-22982-e213a147257`` or ``1.7.1.116``."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    if numbers is None:
+        raise EngineError(f"{version!r} is not a library version; rebuild the engine with kdcmae-compile")
+    parts = [int(number) for number in numbers.group().split(".")[:3]]
+    return tuple(parts + [0] * (3 - len(parts)))
+
+
+def _dotted(version: str) -> str:
+    return ".".join(map(str, _release(version)))

@@ -1,0 +1,136 @@
+"""OpenVINO engines: an IR (``model.xml`` with its ``model.bin``) compiled for one device at load time."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kdcmae.errors import DeviceError, EngineError
+from kdcmae.runtime.backend import (
+    Arrays,
+    TensorType,
+    check_tensors,
+    engine_option,
+    engine_threads,
+    import_library,
+    require_same_or_newer,
+)
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["OpenVINOBackend", "executed_precision", "import_openvino"]
+
+_PRECISIONS = ("f32", "bf16", "f16")
+_DTYPES = {
+    "f32": "float32",
+    "f16": "float16",
+    "u8": "uint8",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+}
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its usage telemetry.
+
+    Importing ``openvino`` reports the import to its maker unless the telemetry package is absent, so this
+    process gets to see it as absent. Where an app imported OpenVINO before, its choice stands.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_library("openvino", extra="openvino")
+
+
+def executed_precision(compiled: Any) -> dict[str, dict[str, int]]:
+    """Count what precision the layers of a compiled model really execute in.
+
+    Args:
+        compiled: an ``openvino.CompiledModel``.
+
+    Returns:
+        Layers per layer type and precision, such as ``{"FullyConnected": {"bf16": 49}}``. Types and precisions
+        carry the names the device plugin uses; ``Const``, ``Input`` and ``Output`` only hold data.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for layer in compiled.get_runtime_model().get_ops():
+        info = layer.get_rt_info()
+        counts[info["layerType"].astype(str)][info["runtimePrecision"].astype(str)] += 1
+    return {layer_type: dict(precisions) for layer_type, precisions in sorted(counts.items())}
+
+
+class OpenVINOBackend:
+    """An OpenVINO IR on one device.
+
+    ``manifest.engine`` holds ``device`` (such as ``"CPU"``), ``inference_precision`` (``"f32"``, ``"bf16"`` or
+    ``"f16"``) and, optionally, ``threads``.
+
+    Args:
+        folder: the engine folder, its files already verified.
+        manifest: of that folder.
+        device: another device than the manifest's.
+        threads: CPU threads to use; as many as the manifest says, or OpenVINO chooses, where None.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+        EngineVersionError: the installed OpenVINO is older than the one that built the engine.
+        DeviceError: OpenVINO finds no such device here.
+        EngineError: OpenVINO cannot read or compile the model, or it is not what the manifest says.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
+        ov = import_openvino()
+        require_same_or_newer(manifest, "openvino", ov.__version__)
+        properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": engine_option(manifest, "inference_precision", _PRECISIONS),
+        }
+        if (threads := engine_threads(manifest, threads)) is not None:
+            properties["INFERENCE_NUM_THREADS"] = threads
+        core = ov.Core()
+        device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
+        path = folder / manifest.engine["file"]
+        try:
+            self._compiled = core.compile_model(core.read_model(path), device, properties)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO {ov.__version__} cannot load {path} on {device}: {error}") from error
+        self._outputs = [spec.name for spec in manifest.outputs]
+        inputs = _tensor_types(self._compiled.inputs, [spec.name for spec in manifest.inputs])
+        check_tensors(manifest, inputs, _tensor_types(self._compiled.outputs, self._outputs))
+        self._request = self._compiled.create_infer_request()
+
+    def infer(self, feed: Arrays) -> Arrays:
+        """Run one batch; the outputs are views onto memory that the next call writes."""
+        results = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
+        return {name: results[name] for name in self._outputs}
+
+    def executed_precision(self) -> dict[str, dict[str, int]]:
+        """Layers per layer type and precision, see :func:`executed_precision`."""
+        return executed_precision(self._compiled)
+
+    def close(self) -> None:
+        """Release the compiled model."""
+        del self._request, self._compiled
+
+
+def _available(device: Any, devices: list[str]) -> str:
+    """The device itself if it is here; ``GPU`` stands for the first of ``GPU.0``, ``GPU.1``."""
+    if not any(found == device or found.startswith(f"{device}.") for found in devices):
+        raise DeviceError(f"OpenVINO finds no device {device!r} here, only {', '.join(devices)}; choose one of these")
+    return str(device)
+
+
+def _tensor_types(ports: Any, promised: list[str]) -> dict[str, TensorType]:
+    """Types by name; a port of several names (it gets those of nodes folded into it) goes by the promised one."""
+    types = {}
+    for port in ports:
+        name = min(port.get_names(), key=lambda name: (name not in promised, name), default="(unnamed)")
+        dtype = port.get_element_type().to_string()
+        shape = tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape())
+        types[name] = _DTYPES.get(dtype, dtype), shape
+    return types

@@ -1,0 +1,311 @@
+"""Waveform -> log-mel filterbank and frame -> image, in numpy.
+
+This is the one definition of the preprocessing: apps run it in front of an engine, the torch modules of
+:mod:`kdcmae.frontend` take their constants from it, and an engine's manifest stores its facts as
+:class:`Preprocessing`. Constants are computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
+from operator import eq
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, resample
+
+__all__ = [
+    "FRAME_LENGTH",
+    "FRAME_SHIFT",
+    "LOG_FLOOR",
+    "MEL_BINS",
+    "SAMPLE_RATE_HZ",
+    "Preprocessing",
+    "fbank",
+    "fbank_matrices",
+    "prepare_audio",
+    "prepare_image",
+    "resample",
+    "resize_crop_matrices",
+    "resize_crop_matrix",
+]
+
+FRAME_LENGTH = 400  # samples, 25 ms
+FRAME_SHIFT = 160  # samples, 10 ms
+FFT_LENGTH = 512
+PREEMPHASIS = 0.97
+MEL_BINS = 128
+LOW_FREQUENCY_HZ = 20.0
+HIGH_FREQUENCY_HZ = SAMPLE_RATE_HZ / 2
+LOG_FLOOR = float(np.finfo(np.float32).eps)
+
+_FRAMES_PER_PRODUCT = 1024  # bounds the memory of a long waveform: 1024 spectra are 4 MB
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_scale(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_rgb(value: object, of: Callable[[object], bool]) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(of, value))
+
+
+# What may vary from model to model: the requirement in words, and its test.
+_VARIABLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "audio_frames": ("a positive integer", _is_size),
+    "fbank_mean": ("a number", _is_number),
+    "fbank_std": ("a positive number", _is_scale),
+    "image_size": ("a positive integer", _is_size),
+    "image_mean": ("three numbers", partial(_is_rgb, of=_is_number)),
+    "image_std": ("three positive numbers", partial(_is_rgb, of=_is_scale)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Everything a caller must do to a waveform and a frame before the model, as data.
+
+    The last six fields vary from model to model. The others describe the Kaldi filterbank and the resizing of
+    this module; any other value is refused, so that a manifest never promises another preprocessing than the
+    one that runs.
+
+    Args:
+        sample_rate_hz: of the mono waveform, in [-1, 1].
+        frame_length, frame_shift: of the filterbank, in samples.
+        fft_length: in samples; frames are padded to it with zeros.
+        window: symmetric Hann.
+        preemphasis: coefficient; the first sample of a frame is its own predecessor.
+        mel_bins: HTK mel triangles from ``low_frequency_hz`` to ``high_frequency_hz``.
+        log_floor: smallest mel energy, float32 epsilon.
+        interpolation: antialiased, a = -0.5; the short side becomes ``image_size``, then the centre is cropped.
+        audio_frames: filterbank frames the model takes; shorter ones are padded with zeros, longer ones cut.
+        fbank_mean, fbank_std: log-mel statistics, applied after the padding.
+        image_size: side of the square image in pixels.
+        image_mean, image_std: per RGB channel of an image in [0, 1].
+
+    Raises:
+        ConfigError: a value out of range, or one this module cannot honour.
+    """
+
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    frame_length: int = FRAME_LENGTH
+    frame_shift: int = FRAME_SHIFT
+    fft_length: int = FFT_LENGTH
+    window: str = "hann"
+    preemphasis: float = PREEMPHASIS
+    mel_bins: int = MEL_BINS
+    low_frequency_hz: float = LOW_FREQUENCY_HZ
+    high_frequency_hz: float = HIGH_FREQUENCY_HZ
+    log_floor: float = LOG_FLOOR
+    interpolation: str = "bicubic"
+    audio_frames: int = 1024
+    fbank_mean: float = -5.081
+    fbank_std: float = 4.4849
+    image_size: int = 224
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted, valid = _VARIABLE.get(field.name, (repr(field.default), partial(eq, field.default)))
+            if not valid(value):
+                raise ConfigError(f"preprocessing {field.name}={value!r} is not supported; it must be {wanted}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as plain values for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Preprocessing:
+        """Read what :meth:`to_dict` wrote; facts left out take their default.
+
+        Raises:
+            ConfigError: an unknown fact, or a value out of range or not supported.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(facts) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown preprocessing facts {unknown}; known: {', '.join(known)}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        return cls(**values)
+
+
+@lru_cache(maxsize=1)
+def fbank_matrices() -> tuple[Float64, Float64]:
+    """The linear parts of the filterbank.
+
+    Returns:
+        The kernel (514, 400): DC removal, pre-emphasis, window and DFT of one frame in one matrix, 257 real rows
+        and then 257 imaginary rows; and the mel triangles (257, 128), to multiply the power spectrum with. Both
+        are read-only.
+
+    Source: Kaldi's ``compute-fbank-feats`` with ``--htk-compat``; a frame's steps up to its spectrum are linear.
+    """
+    taps = np.arange(FRAME_LENGTH)
+    remove_dc = np.eye(FRAME_LENGTH) - 1 / FRAME_LENGTH
+    emphasise = np.eye(FRAME_LENGTH)
+    emphasise[taps, np.maximum(taps - 1, 0)] -= PREEMPHASIS
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * taps / (FRAME_LENGTH - 1))
+    bins = np.arange(FFT_LENGTH // 2 + 1)
+    angles = 2 * np.pi * np.outer(bins, taps) / FFT_LENGTH
+    kernel = np.concatenate([np.cos(angles), -np.sin(angles)]) * window @ emphasise @ remove_dc
+
+    corners = np.linspace(_mel(LOW_FREQUENCY_HZ), _mel(HIGH_FREQUENCY_HZ), MEL_BINS + 2)
+    position = _mel(bins * SAMPLE_RATE_HZ / FFT_LENGTH)[:, None]
+    rising = (position - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - position) / (corners[2:] - corners[1:-1])
+    mel = np.maximum(0.0, np.minimum(rising, falling))
+    kernel.flags.writeable = mel.flags.writeable = False
+    return kernel, mel
+
+
+def _mel(frequency_hz: ArrayLike) -> Float64:
+    return 1127.0 * np.log1p(np.asarray(frequency_hz, dtype=np.float64) / 700.0)
+
+
+def fbank(waveform: NDArray[Any]) -> Float32:
+    """Kaldi-compatible log-mel filterbank, neither normalised nor padded.
+
+    Args:
+        waveform: (S,) in [-1, 1], 16 kHz mono, at least 400 samples (25 ms). Its mean needs no removing: each
+            frame's own is removed.
+
+    Returns:
+        (frames, 128) float32 natural logarithms, frames = 1 + (S - 400) // 160.
+
+    Raises:
+        DataError: not one-dimensional, or shorter than one frame.
+
+    Source: Kaldi's ``compute-fbank-feats``, snip-edges, no dither, no energy; see :class:`Preprocessing`.
+        Computed in float64, where Kaldi has float32: the result is the same on every machine.
+    """
+    if waveform.ndim != 1 or len(waveform) < FRAME_LENGTH:
+        raise DataError(
+            f"waveform of shape {waveform.shape} is too short: the filterbank needs (S,) with S >= {FRAME_LENGTH} "
+            f"samples ({1000 * FRAME_LENGTH // SAMPLE_RATE_HZ} ms at {SAMPLE_RATE_HZ} Hz)"
+        )
+    kernel, mel = fbank_matrices()
+    windows = sliding_window_view(waveform, FRAME_LENGTH)[::FRAME_SHIFT]
+    out = np.empty((len(windows), MEL_BINS), dtype=np.float32)
+    for start in range(0, len(windows), _FRAMES_PER_PRODUCT):
+        chunk = slice(start, start + _FRAMES_PER_PRODUCT)
+        real, imaginary = np.split(windows[chunk].astype(np.float64) @ kernel.T, 2, axis=1)
+        out[chunk] = np.log(np.maximum((real**2 + imaginary**2) @ mel, LOG_FLOOR))
+    return out
+
+
+def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Preprocessing) -> Float32:
+    """Any waveform -> the model's audio input.
+
+    Args:
+        waveform: (S,) or (channels, S); floating point in [-1, 1], or integers at their full scale.
+        sample_rate_hz: of the waveform.
+        preprocessing: the model's.
+
+    Returns:
+        (1, audio_frames, 128) float32, normalised.
+
+    Raises:
+        DataError: empty, not finite, out of range, shorter than 25 ms, or an odd shape, dtype or sample rate.
+    """
+    features = fbank(resample(waveform, sample_rate_hz))[: preprocessing.audio_frames]
+    padded = np.zeros((1, preprocessing.audio_frames, MEL_BINS), dtype=np.float32)
+    padded[0, : len(features)] = features
+    return (padded - np.float32(preprocessing.fbank_mean)) / np.float32(preprocessing.fbank_std)
+
+
+def prepare_image(frame: NDArray[np.uint8], preprocessing: Preprocessing) -> Float32:
+    """An RGB frame -> the model's image input.
+
+    Args:
+        frame: (H, W, 3) uint8, RGB.
+        preprocessing: the model's.
+
+    Returns:
+        (1, 3, image_size, image_size) float32, normalised.
+
+    Raises:
+        DataError: another shape or dtype.
+
+    Source: bicubic as PIL and torchvision do it. PIL rounds to 8 bits after each direction; here only the range
+        is kept to [0, 255], so that single pixels differ from PIL's by up to one step.
+    """
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise DataError(f"frame of shape {frame.shape} and dtype {frame.dtype} must be (H, W, 3) uint8, RGB")
+    height, width, _ = frame.shape
+    rows, columns = resize_crop_matrices(height, width, preprocessing.image_size)
+    used = slice(*_span(columns))
+    narrow = np.ascontiguousarray(frame[:, used]).reshape(height, -1).astype(np.float32)
+    short = (rows.astype(np.float32) @ narrow).reshape(len(rows), -1, 3)
+    square = np.einsum("xw,ywc->cyx", columns[:, used].astype(np.float32), short, optimize=True)
+    mean = np.array(preprocessing.image_mean, dtype=np.float32)[:, None, None]
+    std = np.array(preprocessing.image_std, dtype=np.float32)[:, None, None]
+    return ((np.clip(square, 0, 255) / 255 - mean) / std)[None]
+
+
+@lru_cache(maxsize=16)
+def resize_crop_matrices(height: int, width: int, size: int) -> tuple[Float64, Float64]:
+    """Resize the short side to ``size`` and crop the centre square, as one matrix per direction.
+
+    Args:
+        height, width: of the frame, in pixels.
+        size: side of the square, in pixels.
+
+    Returns:
+        rows (size, height) and columns (size, width), read-only: ``rows @ channel @ columns.T`` is the square.
+
+    Source: torchvision's ``Resize`` and ``CenterCrop``, rounding of the long side and the crop's corner included.
+    """
+    short = min(height, width)
+    rows = resize_crop_matrix(height, size * height // short, size)
+    columns = resize_crop_matrix(width, size * width // short, size)
+    rows.flags.writeable = columns.flags.writeable = False
+    return rows, columns
+
+
+def resize_crop_matrix(size_in: int, size_resized: int, size_out: int) -> Float64:
+    """Antialiased bicubic resizing (a = -0.5) and centre crop of one direction.
+
+    Args:
+        size_in: pixels before.
+        size_resized: pixels after resizing.
+        size_out: pixels kept in the centre.
+
+    Returns:
+        (size_out, size_in); each row sums to 1.
+
+    Source: PIL's ``Image.resize`` with ``BICUBIC``: the kernel widens by the scale where the image shrinks.
+    """
+    scale = size_in / size_resized
+    first = round((size_resized - size_out) / 2)
+    centres = (np.arange(first, first + size_out) + 0.5) * scale
+    distance = np.abs(np.arange(size_in) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _span(matrix: Float64) -> tuple[int, int]:
+    """First and one past the last column that is not all zero."""
+    used = np.flatnonzero(matrix.any(axis=0))
+    return int(used[0]), int(used[-1]) + 1

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdcmae.errors import EngineError
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.manifest import TensorSpec
+from kdcmae.runtime.openvino import OpenVINOBackend, import_openvino
+
+
+def with_precision(precision: Any) -> dict[str, Any]:
+    return {"engine": {"file": "model.xml", "device": "CPU", "inference_precision": precision}}
+
+
+def products(folder: Any) -> dict[str, int]:
+    """How many matrix products run in which precision."""
+    with load_engine(folder) as engine:
+        assert isinstance(engine.backend, OpenVINOBackend)
+        return engine.backend.executed_precision()["FullyConnected"]
+
+
+def test_executed_precision_is_what_the_hint_asked_for(tiny: Any) -> None:
+    assert products(tiny.make("openvino", ["audio", "image"], **with_precision("f32"))) == {"f32": 2}
+
+
+def test_executed_precision_tells_bfloat16_from_float32(tiny: Any) -> None:
+    ov = import_openvino()
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16 arithmetic")
+    assert products(tiny.make("openvino", ["audio", "image"], **with_precision("bf16"))) == {"bf16": 2}
+
+
+@pytest.mark.parametrize("precision", ["fp32", None, 16])
+def test_an_unknown_precision_is_refused(tiny: Any, precision: Any) -> None:
+    folder = tiny.make("openvino", **with_precision(precision))
+    with pytest.raises(EngineError, match=r"engine\.inference_precision must be one of f32, bf16, f16"):
+        load_engine(folder)
+
+
+def test_threads_of_the_manifest_give_way_to_the_callers(tiny: Any) -> None:
+    folder = tiny.make("openvino", engine=with_precision("f32")["engine"] | {"threads": 1})
+    for threads, expected in ((None, 1), (2, 2)):
+        with load_engine(folder, threads=threads) as engine:
+            assert engine.backend._compiled.get_property("INFERENCE_NUM_THREADS") == expected
+
+
+def test_a_tensor_is_known_by_any_of_its_names(tiny: Any) -> None:
+    """An IR made from a graph that ends in an identity carries the names from before and after it."""
+    folder = tiny.make("openvino", ["audio"])
+    [output] = import_openvino().Core().read_model(folder / "model.xml").outputs
+    assert output.get_names() == {"logits", "audio.term"}
+    assert load_engine(folder).self_test().passed
+
+
+def test_half_precision_outputs_come_back_as_float32(tiny: Any) -> None:
+    ov = import_openvino()
+    outputs = (TensorSpec("logits", ("batch", 3), "float16", ""),)
+    folder = tiny.make("openvino", outputs=outputs)
+    model = ov.Core().read_model(folder / "model.xml")
+    conversion = ov.preprocess.PrePostProcessor(model)
+    conversion.output("logits").tensor().set_element_type(ov.Type.f16)
+    half = conversion.build()
+    del model
+    (folder / "model.bin").unlink()
+    ov.save_model(half, folder / "model.xml", compress_to_fp16=False)
+    tiny.manifest("openvino", outputs=outputs).write(folder)
+
+    feed = tiny.feed(["x"], 2)
+    logits = load_engine(folder).infer(feed)["logits"]
+
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, tiny.logits(feed), rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "assert sys.modules['openvino_telemetry'] is None"),
+        ("sys.modules['openvino_telemetry'] = sys", "assert sys.modules['openvino_telemetry'] is sys"),
+    ],
+    ids=["off", "an app's own choice"],
+)
+def test_importing_openvino_sends_no_telemetry(before: str, after: str) -> None:
+    script = f"import sys\n{before}\nfrom kdcmae.runtime.openvino import import_openvino\nimport_openvino()\n{after}"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
