@@ -1,0 +1,235 @@
+"""The whole pipeline: a classifier in, a verified engine folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import kdcmae
+from kdcmae import host
+from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.compile import export, package, parity, targets
+from kdcmae.compile.lowering import LoweredClassifier, Precision
+from kdcmae.compile.parity import Arrays, Ladder
+from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.compile.targets.onnx import run_session
+from kdcmae.errors import GateError
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
+from kdcmae.runtime.preprocessing import Preprocessing
+
+__all__ = ["CompileSettings", "compile_engine"]
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileSettings:
+    """What to build.
+
+    Args:
+        target: one of :data:`kdcmae.compile.targets.TARGETS`.
+        precision: of the matrix products.
+        batch: sizes the engine must serve; min = max bakes the size in.
+        model: facts for the manifest: ``name``, ``source`` (a sentence), ``random_weights``.
+    """
+
+    target: str
+    precision: Precision
+    batch: BatchRange
+    model: dict[str, Any]
+
+
+def compile_engine(
+    classifier: KDCMAEClassifier, folder: Path, settings: CompileSettings, *, step: Step, seconds: dict[str, float]
+) -> Manifest:
+    """Build, verify and publish an engine folder.
+
+    Args:
+        classifier: the model, float32, on the CPU.
+        folder: where the engine goes; an engine there is replaced, but only by one that passed.
+        settings: what to build.
+        step: shows progress; a context manager per named step.
+        seconds: what the steps took so far, as ``step`` fills it.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        GateError: a rung of the parity ladder is out of tolerance; nothing was written.
+        MissingDependencyError: the target's library is not installed.
+        EngineError: the export or the build failed; nothing was written.
+    """
+    export.require_exporter()
+    target = targets.load_target(settings.target)
+    target.require()
+    package.check_destination(folder)
+    with package.staging(folder) as partial:
+        build = _Build(classifier, partial, settings, step)
+        graph = build.export()
+        build.verify_onnx(graph)
+        built = build.engine(target, graph)
+        manifest = build.package(built, seconds)
+        failure = build.ladder.first_failure
+        if failure is not None:
+            raise GateError(_explain(failure, folder))
+        package.publish(partial, folder)
+    return manifest
+
+
+class _Build:
+    """One build in its staging folder, with the inputs and the ladder that its stages share."""
+
+    def __init__(self, classifier: KDCMAEClassifier, folder: Path, settings: CompileSettings, step: Step) -> None:
+        self.classifier = classifier
+        self.folder = folder
+        self.settings = settings
+        self.step = step
+        config, batch = classifier.config, settings.batch
+        # Two samples where the engine takes them: one would not show a batch axis that got mixed up.
+        self.inputs = export.example_inputs(config, min(batch.max, max(batch.min, 2)))
+        with step("reference outputs (torch)"):
+            self.reference = _run_torch(classifier, self.inputs)
+        self.ladder = Ladder(self.reference)
+
+    def export(self) -> Path:
+        """Lower the model and write it as ONNX, climbing the ladder on the way."""
+        precision, config, step = self.settings.precision, self.classifier.config, self.step
+        limit = parity.TOLERANCE[precision]
+        graph = self.folder / "graph.onnx"
+        with step(f"lower to {precision}"):
+            lowered = LoweredClassifier(self.classifier, precision)
+            self.ladder.climb("lowered", lambda: _run_torch(lowered, self.inputs), tolerance=limit)
+        with step("export to ONNX"):
+            export.export_onnx(lowered, config, self.settings.batch, graph)
+        return graph
+
+    def verify_onnx(self, graph: Path) -> None:
+        """Run the graph with ONNX Runtime."""
+        limit = parity.TOLERANCE[self.settings.precision]
+        with self.step("verify ONNX"):
+            if self.settings.precision == "bf16":
+                wide = self.folder / "widened.onnx"
+                export.widened(graph, wide)
+                note = "bfloat16 widened to float32: ONNX Runtime's CPU provider has no bfloat16 kernels"
+                self.ladder.climb("onnx", lambda: run_session(wide, self.inputs), tolerance=limit, note=note)
+                wide.unlink()
+            else:
+                self.ladder.climb("onnx", lambda: run_session(graph, self.inputs), tolerance=limit)
+
+    def engine(self, target: targets.Target, graph: Path) -> BuiltEngine:
+        """Build the engine from the graph, which is removed, and run it where this machine can."""
+        settings = self.settings
+        with self.step(f"build {settings.target} engine"):
+            built = target.build(
+                BuildRequest(
+                    graph=graph,
+                    folder=self.folder,
+                    precision=settings.precision,
+                    inputs=export.input_specs(self.classifier.config),
+                    outputs=tuple(self.reference),
+                    batch=settings.batch,
+                )
+            )
+        graph.unlink()
+        run = built.run
+        if run is None:
+            self.ladder.skip("engine", _not_executed(built) if built.unrunnable else "executed as the artifact")
+        else:
+            limit, note = self._executed_tolerance(built), _ran_in(built)
+            with self.step("verify engine"):
+                self.ladder.climb("engine", lambda: run(self.inputs), tolerance=limit, note=note)
+        return built
+
+    def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
+        """Write golden data, labels and manifest, and load the result as an app would."""
+        limit = self._executed_tolerance(built)
+        golden: dict[str, Any] = {f"input.{name}": array for name, array in self.inputs.items()}
+        golden |= {f"output.{name}": array for name, array in self.reference.items()}
+        golden |= {f"tolerance.{name}": np.float64(limit) for name in self.reference}
+        np.savez_compressed(self.folder / "golden.npz", **golden)
+        self._manifest(built, seconds).write(self.folder)
+        with self.step("verify artifact"):
+            verify_files(self.folder, Manifest.read(self.folder))
+            if built.unrunnable:
+                self.ladder.skip("artifact", _not_executed(built))
+            else:
+                self.ladder.climb("artifact", self._run_artifact, tolerance=limit, note=_ran_in(built))
+        return self._manifest(built, seconds).write(self.folder)
+
+    def _executed_tolerance(self, built: BuiltEngine) -> float:
+        return parity.tolerance({self.settings.precision, *(built.products.keys() & parity.TOLERANCE.keys())})
+
+    def _run_artifact(self) -> Arrays:
+        with load_engine(self.folder) as engine:
+            return engine.infer(self.inputs)
+
+    def _manifest(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
+        config, settings = self.classifier.config, self.settings
+        parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
+        preprocessing = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
+        return Manifest(
+            kdcmae_version=kdcmae.__version__,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            model={
+                **settings.model,
+                "modality": config.modality,
+                "parameters": parameters,
+                "config": _plain(dataclasses.asdict(config)),
+            },
+            labels=self.classifier.labels,
+            scores="sigmoid" if config.multi_label else "softmax",
+            inputs=export.input_specs(config),
+            outputs=export.output_specs(config),
+            batch=settings.batch,
+            preprocessing=preprocessing.to_dict(),
+            target=settings.target,  # type: ignore[arg-type]
+            libraries=dict(built.libraries),
+            engine=dict(built.engine),
+            precision={
+                "asked": settings.precision,
+                "executed": {kind: dict(counts) for kind, counts in built.executed.items()},
+                "products": dict(built.products),
+            },
+            parity=[rung.to_dict() for rung in self.ladder.rungs],
+            build={
+                "seconds": dict(seconds),
+                "peak_rss_bytes": host.peak_rss_bytes(),
+                "host": {**host.describe_host(), "torch": torch.__version__},
+            },
+        )
+
+
+def _run_torch(module: torch.nn.Module, inputs: Arrays) -> Arrays:
+    with torch.inference_mode():
+        logits = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    return {"logits": logits.numpy()}
+
+
+def _ran_in(built: BuiltEngine) -> str:
+    return f"matrix products in {', '.join(sorted(built.products))}"
+
+
+def _not_executed(built: BuiltEngine) -> str:
+    return f"built, not executed: {built.unrunnable}"
+
+
+def _explain(rung: parity.Rung, folder: Path) -> str:
+    worst = max(rung.errors, key=lambda name: rung.errors[name])
+    return (
+        f"parity: the first rung out of tolerance is {rung.name!r}: {worst} differs by {rung.errors[worst]:.1e} of its "
+        f"largest value, allowed {rung.tolerance:.0e}; {folder} was not written"
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, as JSON will have them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

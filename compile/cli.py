@@ -1,0 +1,159 @@
+"""``kdcmae-compile``: a finetuned checkpoint in, a verified engine folder out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.runtime.manifest import BatchRange, Manifest, digest
+
+__all__ = ["main"]
+
+
+@click.command(cls=KdcmaeCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--target", type=click.Choice(["openvino", "trt", "onnx"]), required=True, help="What to compile for.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="A finetuned CAV-MAE or KDC-MAE checkpoint.")
+@click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="A model size, with --random-weights.")
+@click.option("--random-weights", is_flag=True, help="Compile an untrained model of the --preset's size.")
+@click.option("--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
+@click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Class names: one per line, or index,mid,display_name.")
+@click.option("--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What was finetuned.")
+@click.option("--multi-label", is_flag=True, help="Scores are independent sigmoids (AudioSet), not one softmax.")
+@click.option("--num-heads", type=int, help="Attention heads, where they are not 64 wide.")
+@json_option
+def main(target: str, output: Path | None, precision: str, batch: str, as_json: bool, **model_options: Any) -> None:
+    """Compile a finetuned model to an engine folder and prove that it computes what the model computes.
+
+    \b
+    kdcmae-compile --target openvino --checkpoint model.pth --output out/ov
+    kdcmae-compile --target trt --checkpoint model.pth --precision fp16 --batch 1:8:64
+    """
+    exit_on_sigterm()
+    batch_range = parse_batch(batch)
+    folder = output or Path("out") / f"{target}-{precision}"
+    note(f"kdcmae-compile: {target}, {precision}, batch {batch} -> {folder}")
+    step = Steps()
+    with step("load model"):
+        classifier, model = _load(**model_options)
+    if model["random_weights"]:
+        note("  note: random weights; the engine is for trying things out, its labels mean nothing")
+    from kdcmae.compile.build import CompileSettings, compile_engine
+
+    settings = CompileSettings(target=target, precision=precision, batch=batch_range, model=model)  # type: ignore[arg-type]
+    manifest = compile_engine(classifier, folder, settings, step=step, seconds=step.seconds)
+    if as_json:
+        print_json(
+            {"engine": str(folder), "manifest": json.loads((folder / "manifest.json").read_text(encoding="utf-8"))}
+        )
+    else:
+        _report(folder, manifest)
+
+
+def parse_batch(text: str) -> BatchRange:
+    """``"8"`` or ``"1:8:64"`` as a range.
+
+    Raises:
+        ConfigError: anything else, or sizes out of order.
+    """
+    try:
+        sizes = [int(part) for part in text.split(":")]
+    except ValueError:
+        sizes = []
+    if len(sizes) == 1:
+        sizes *= 3
+    if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+        raise ConfigError(f"--batch {text!r} is neither a size like 8 nor a range MIN:OPT:MAX like 1:8:64")
+    return BatchRange(*sizes)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names from a text file (one per line) or the published CSV (index,mid,display_name).
+
+    Raises:
+        DataError: not readable as text, or a CSV without a display_name column.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read labels: {getattr(error, 'strerror', None) or error}") from error
+    if path.suffix.lower() != ".csv":
+        return tuple(line.strip() for line in lines if line.strip())
+    rows = list(csv.DictReader(lines))
+    if not rows or "display_name" not in rows[0]:
+        raise DataError(f"{path}: a label CSV needs the columns index,mid,display_name")
+    return tuple(row["display_name"] for row in sorted(rows, key=lambda row: int(row["index"])))
+
+
+def _load(
+    *,
+    checkpoint: Path | None,
+    preset: str | None,
+    random_weights: bool,
+    labels: Path | None,
+    modality: str | None,
+    multi_label: bool,
+    num_heads: int | None,
+) -> tuple[Any, dict[str, Any]]:
+    """The classifier and the manifest's facts about where it came from."""
+    overrides: dict[str, Any] = {"multi_label": True} if multi_label else {}
+    if labels is not None:
+        overrides["labels"] = read_labels(labels)
+    if modality is not None:
+        overrides["modality"] = modality
+    if num_heads is not None:
+        overrides["num_heads"] = num_heads
+    if (checkpoint is None) == (preset is None):
+        raise ConfigError(
+            "give either --checkpoint FILE or --preset base|small|tiny --random-weights; "
+            "this version ships no trained model"
+        )
+    from kdcmae import KDCMAEClassifier, load_classifier
+
+    if checkpoint is not None:
+        classifier = load_classifier(checkpoint, **overrides)
+        source = f"{checkpoint.name} sha256:{digest(checkpoint)}"
+        return classifier, {"name": checkpoint.stem, "source": source, "random_weights": False}
+    if not random_weights:
+        raise ConfigError(f"--preset {preset} has no trained weights; add --random-weights to compile it untrained")
+    import torch
+
+    torch.manual_seed(0)
+    overrides.setdefault("num_classes", len(overrides.get("labels", ())) or 527)
+    classifier = KDCMAEClassifier.from_preset(str(preset), **overrides).eval()
+    return classifier, {"name": preset, "source": f"preset {preset}, seed 0", "random_weights": True}
+
+
+def _report(folder: Path, manifest: Manifest) -> None:
+    console = Console(highlight=False)
+    ladder = Table(title="Parity with the PyTorch model (float32)", title_justify="left")
+    for column in ("rung", "result", "largest error", "allowed", "how"):
+        ladder.add_column(column)
+    colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    for rung in manifest.parity:
+        worst = f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-"
+        allowed = f"{rung['tolerance']:.0e}" if rung["errors"] else "-"
+        status = rung["status"]
+        ladder.add_row(rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, rung["note"])
+    console.print(ladder)
+    products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
+    libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
+    console.print(
+        f"precision: asked {manifest.precision['asked']}, matrix products execute as {products or 'not known'}"
+    )
+    console.print(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
+    skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
+    console.print(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"

@@ -1,0 +1,83 @@
+"""Put the precision of an engine into the torch module, so that every later stage sees it in the graph.
+
+Strongly typed engines (TensorRT 11, TensorRT for RTX) take precision from the graph alone, and a graph that names
+its types can be checked before any device sees it. LayerNorm, softmax, pooling and the head stay float32: half
+precision goes wrong there first.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.layers import Attention, Block
+
+__all__ = ["DTYPES", "LoweredClassifier", "Precision"]
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class LoweredClassifier(nn.Module):
+    """A classifier whose matrix products run in one dtype, with float32 inputs and logits.
+
+    Args:
+        model: copied, not changed.
+        precision: of weights, matrix products and the residual stream.
+    """
+
+    def __init__(self, model: KDCMAEClassifier, precision: Precision) -> None:
+        super().__init__()
+        self.dtype = DTYPES[precision]
+        self.model = copy.deepcopy(model).to(self.dtype).eval().requires_grad_(False)
+        for parent in list(self.model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, Attention):
+                    setattr(parent, name, _ExplicitAttention(child))
+                elif isinstance(child, nn.LayerNorm):
+                    # The norms inside blocks feed matrix products; the others feed pooling and the head.
+                    dtype = self.dtype if isinstance(parent, Block) else torch.float32
+                    setattr(parent, name, _Float32LayerNorm(child, dtype))
+        self.model.mlp_head.float()
+
+    def forward(self, audio: Tensor | None = None, image: Tensor | None = None) -> Tensor:
+        """Logits (B, C) float32 from float32 inputs; the paths of :class:`kdcmae.KDCMAEClassifier`."""
+        return self.model(
+            None if audio is None else audio.to(self.dtype), None if image is None else image.to(self.dtype)
+        )
+
+
+class _ExplicitAttention(nn.Module):
+    """Attention spelled out as products and a float32 softmax, so that exporters cannot choose its types."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        weights = scores.float().softmax(dim=-1).to(v.dtype)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+class _Float32LayerNorm(nn.Module):
+    """A LayerNorm computed in float32, whatever comes in, whose result has the given dtype."""
+
+    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.float(), requires_grad=False)
+        self.bias = nn.Parameter(norm.bias.float(), requires_grad=False)
+        self.eps = norm.eps
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps).to(self.dtype)

@@ -1,0 +1,89 @@
+"""Engine targets, one file each, behind one small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdcmae.compile.parity import Arrays
+from kdcmae.errors import ConfigError
+from kdcmae.runtime.manifest import BatchRange, TensorSpec
+
+__all__ = ["TARGETS", "BuildRequest", "BuiltEngine", "Target", "load_target"]
+
+TARGETS = ("openvino", "trt", "onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What a target builds from.
+
+    Args:
+        graph: the ONNX file; its types already carry the precision.
+        folder: where the engine files go.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        inputs: of the engine, in order.
+        outputs: their names.
+        batch: sizes it must serve.
+    """
+
+    graph: Path
+    folder: Path
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    batch: BatchRange
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """What a target built.
+
+    Args:
+        engine: the manifest's engine section; ``file`` names the raw engine.
+        libraries: what the engine needs, by name and version.
+        executed: per layer class, how many layers compute in which precision, as the library reports it.
+        products: how many matrix products execute in which precision.
+        run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
+        unrunnable: why this machine cannot run the engine; empty where it can.
+    """
+
+    engine: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    executed: Mapping[str, Mapping[str, int]]
+    products: Mapping[str, int]
+    run: Callable[[Arrays], Arrays] | None
+    unrunnable: str = ""
+
+
+class Target(Protocol):
+    """A library that turns the ONNX graph into an engine."""
+
+    def require(self) -> None:
+        """Check that the library is here.
+
+        Raises:
+            MissingDependencyError: it is not; the message has the install line.
+        """
+
+    def build(self, request: BuildRequest) -> BuiltEngine:
+        """Build into ``request.folder``.
+
+        Raises:
+            EngineError: the library refused the graph; the message has its reason.
+        """
+
+
+def load_target(name: str) -> Target:
+    """The target called ``name``; its library is imported by :meth:`Target.require`, not before.
+
+    Raises:
+        ConfigError: no such target.
+    """
+    if name not in TARGETS:
+        raise ConfigError(f"target {name!r} is unknown; use one of {', '.join(TARGETS)}")
+    target: Target = import_module(f"kdcmae.compile.targets.{name}").TARGET
+    return target

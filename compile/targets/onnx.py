@@ -1,0 +1,98 @@
+"""ONNX Runtime engines: the exported graph itself; also the ladder's ONNX rung."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from kdcmae.compile.parity import Arrays
+from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.runtime.backend import import_library
+
+__all__ = ["TARGET", "OnnxRuntime", "run_session"]
+
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+
+
+class OnnxRuntime:
+    """Ships the ONNX graph for ONNX Runtime."""
+
+    def require(self) -> None:
+        _onnxruntime()
+
+    def build(self, request: BuildRequest) -> BuiltEngine:
+        ort = _onnxruntime()
+        shutil.copyfile(request.graph, request.folder / "model.onnx")
+        libraries = {"onnxruntime": ort.__version__}
+        if request.precision == "bf16":
+            return BuiltEngine(
+                engine={"file": "model.onnx", "device": "CUDA"},
+                libraries=libraries,
+                executed={},
+                products={},
+                run=None,
+                unrunnable="ONNX Runtime's CPU provider has no bfloat16 kernels",
+            )
+        executed = _optimised_types(request.graph)
+        return BuiltEngine(
+            engine={"file": "model.onnx", "device": "CPU"},
+            libraries=libraries,
+            executed=executed,
+            products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
+            run=lambda feed: run_session(request.folder / "model.onnx", feed),
+        )
+
+
+TARGET = OnnxRuntime()
+
+
+def run_session(path: Path, feed: Arrays) -> Arrays:
+    """Run an ONNX file on the CPU with ONNX Runtime.
+
+    Args:
+        path: the file.
+        feed: inputs by name.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    ort = _onnxruntime()
+    session = ort.InferenceSession(path, _quiet(ort), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _onnxruntime() -> Any:
+    return import_library("onnxruntime", extra="onnx")
+
+
+def _quiet(ort: Any) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; it warns about every constant it cannot fold
+    return options
+
+
+def _optimised_types(graph: Path) -> dict[str, dict[str, int]]:
+    """Node classes by output precision in the graph ONNX Runtime really executes, casts it inserted included."""
+    import onnx
+
+    ort = _onnxruntime()
+    with tempfile.TemporaryDirectory() as folder:
+        options = _quiet(ort)
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    declared = (*optimised.graph.value_info, *optimised.graph.output)
+    types = {info.name: info.type.tensor_type.elem_type for info in declared}
+    types |= {tensor.name: tensor.data_type for tensor in optimised.graph.initializer}
+    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for node in optimised.graph.node:
+        # The optimiser does not declare the results of casts it inserted; then the node's constants tell its type.
+        precisions = [names[types[name]] for name in (*node.output, *node.input) if types.get(name) in names]
+        if precisions:
+            counts[node.op_type][precisions[0]] += 1
+    return {kind: dict(found) for kind, found in sorted(counts.items())}

@@ -1,0 +1,135 @@
+"""TensorRT engines: full TensorRT (10 or 11) where it is installed, TensorRT for RTX otherwise.
+
+Both have the same builder. The network is strongly typed, so the types of the ONNX graph are the precision. The
+plan is written raw, so that trtexec and C++ load it too. TensorRT for RTX builds ahead of time without a GPU, for
+every compute capability it is portable to; full TensorRT builds for the GPU at hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
+from kdcmae.runtime.cuda import Device
+from kdcmae.runtime.tensorrt import import_tensorrt
+
+__all__ = ["TARGET", "TensorRt"]
+
+# The names that TensorRT's types have here.
+_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+_RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120", "SM121")
+
+
+class TensorRt:
+    """Builds a plan from the ONNX graph."""
+
+    def require(self) -> None:
+        _bindings()
+
+    def build(self, request: BuildRequest) -> BuiltEngine:
+        trt, flavour = _bindings()
+        logger = _logger(trt)
+        builder = trt.Builder(logger)
+        network, parser = _parse(trt, builder, logger, request.graph)
+        config = builder.create_builder_config()
+        config.add_optimization_profile(_profile(builder, request))
+        capabilities = _target_all_capabilities(trt, config) if flavour == "tensorrt_rtx" else ()
+        executed = _layer_precisions(network)
+        plan = builder.build_serialized_network(network, config)
+        del parser  # it owns the weights, so it had to outlive the build
+        if plan is None:
+            raise EngineError(f"{flavour} {trt.__version__} could not build the engine: {logger.reason()}")
+        (request.folder / "engine.plan").write_bytes(plan)
+        return BuiltEngine(
+            engine={"file": "engine.plan", "flavour": flavour, "compute_capabilities": list(capabilities)},
+            libraries={flavour: trt.__version__},
+            executed=executed,
+            products=executed["MATRIX_MULTIPLY"],
+            run=None,
+            unrunnable=_unrunnable(),
+        )
+
+
+TARGET = TensorRt()
+
+
+def _bindings() -> tuple[ModuleType, str]:
+    """The TensorRT module and its flavour: full TensorRT where it is installed.
+
+    Raises:
+        MissingDependencyError: neither flavour is installed.
+    """
+    try:
+        return import_tensorrt("tensorrt"), "tensorrt"
+    except MissingDependencyError:
+        return import_tensorrt("tensorrt_rtx"), "tensorrt_rtx"
+
+
+def _unrunnable() -> str:
+    try:
+        Device(0).close()
+    except DeviceError:
+        return "no CUDA device"
+    return ""
+
+
+def _logger(trt: ModuleType) -> Any:
+    """A logger that keeps errors for the exception instead of printing them."""
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+        def reason(self) -> str:
+            return "; ".join(self.errors[-3:]) or "no reason given"
+
+    return Logger()
+
+
+def _parse(trt: ModuleType, builder: Any, logger: Any, graph: Path) -> tuple[Any, Any]:
+    """The network of an ONNX file, and the parser that owns its weights."""
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(f"TensorRT {trt.__version__} does not take this graph: {'; '.join(problems[:3])}")
+    return network, parser
+
+
+def _profile(builder: Any, request: BuildRequest) -> Any:
+    profile = builder.create_optimization_profile()
+    for spec in request.inputs:
+        sizes = (request.batch.min, request.batch.opt, request.batch.max)
+        profile.set_shape(spec.name, *((size, *spec.shape[1:]) for size in sizes))
+    return profile
+
+
+def _target_all_capabilities(trt: ModuleType, config: Any) -> tuple[str, ...]:
+    config.num_compute_capabilities = len(_RTX_CAPABILITIES)
+    for index, name in enumerate(_RTX_CAPABILITIES):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in _RTX_CAPABILITIES)
+
+
+def _layer_precisions(network: Any) -> dict[str, dict[str, int]]:
+    """Layers by class and output precision, which is what executes: the network is strongly typed.
+
+    Only float outputs count: shapes and indices are integers.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        precision = _PRECISIONS.get(layer.get_output(0).dtype.name)
+        if precision is not None:
+            counts[layer.type.name][precision] += 1
+    return {kind: dict(found) for kind, found in sorted(counts.items())}

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kdcmae import KDCMAEClassifier, load_classifier
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.compile.cli import main, parse_batch, read_labels
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
+
+SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = KDCMAEClassifier.from_preset("tiny", num_classes=3, labels=("dog", "rain", "violin"), **SMALLEST)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_checkpoint(model, path)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:2:4"), ("bf16", "2")])
+def test_openvino(precision, batch, checkpoint, tmp_path):
+    folder = tmp_path / "engine"
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", precision, "--batch", batch,
+                 "--output", folder, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    manifest = json.loads(result.stdout)["manifest"]
+    assert [rung["name"] for rung in manifest["parity"]] == ["lowered", "onnx", "engine", "artifact"]
+    assert {rung["status"] for rung in manifest["parity"]} == {"passed"}
+    assert manifest["precision"]["asked"] == precision
+    assert manifest["labels"] == ["dog", "rain", "violin"]
+    assert {path.name for path in folder.iterdir()} == {
+        "model.xml", "model.bin", "manifest.json", "labels.txt", "golden.npz"
+    }  # fmt: skip
+    with load_engine(folder) as engine:
+        assert engine.self_test().passed
+
+
+def test_fp32_engine_agrees_with_the_checkpoint(checkpoint, tmp_path):
+    assert run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "e").exit_code == 0
+    generator = np.random.default_rng(1)
+    audio = generator.standard_normal((1, 64, 128), dtype=np.float32)
+    image = generator.standard_normal((1, 3, 32, 32), dtype=np.float32)
+    with load_engine(tmp_path / "e") as engine, torch.inference_mode():
+        expected = load_classifier(checkpoint)(torch.from_numpy(audio), torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(engine.infer({"audio": audio, "image": image})["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:8:64"), ("bf16", "2")])
+def test_tensorrt_is_built_and_everything_before_execution_verified(precision, batch, checkpoint, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    folder = tmp_path / "engine"
+    result = run("--target", "trt", "--checkpoint", checkpoint, "--precision", precision, "--batch", batch,
+                 "--output", folder)  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    manifest = Manifest.read(folder)
+    verify_files(folder, manifest)
+    status = {rung["name"]: rung["status"] for rung in manifest.parity}
+    assert status["lowered"] == status["onnx"] == "passed"
+    if not torch.cuda.is_available():
+        assert status["engine"] == status["artifact"] == "skipped"
+        assert "built, not executed: no CUDA device" in result.stdout
+    executed = manifest.precision["executed"]
+    assert set(executed["MATRIX_MULTIPLY"]) == {precision, "fp32"} if precision != "fp32" else {"fp32"}
+    assert set(executed["NORMALIZATION"]) == {"fp32"}
+    assert set(executed["SOFTMAX"]) == {"fp32"}
+    assert (folder / "engine.plan").read_bytes()[:4] in (b"ftrt", b"vtrt")  # raw: full TensorRT or TensorRT for RTX
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnx(precision, checkpoint, tmp_path):
+    result = run("--target", "onnx", "--checkpoint", checkpoint, "--precision", precision, "--output", tmp_path / "e",
+                 "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["manifest"]["precision"]["products"].keys() == {"fp32"}
+    with load_engine(tmp_path / "e") as engine:
+        assert engine.self_test().passed
+
+
+def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, monkeypatch):
+    import kdcmae.compile.build as build
+
+    honest = build.run_session
+    monkeypatch.setattr(build, "run_session", lambda *args: {"logits": honest(*args)["logits"] * 1.01})
+    folder = tmp_path / "engine"
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder)
+    assert result.exit_code == 1
+    assert "first rung out of tolerance is 'onnx'" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_build_keeps_the_old_engine(checkpoint, tmp_path, monkeypatch):
+    folder = tmp_path / "engine"
+    assert run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder).exit_code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device", "model.bin")
+
+    monkeypatch.setattr("openvino.save_model", full_disk)
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder, "--precision", "bf16")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "error: model.bin: No space left on device"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+def test_random_weights_are_named_as_such(tmp_path):
+    result = run("--target", "openvino", "--preset", "tiny", "--output", tmp_path / "e")
+    assert result.exit_code == 2
+    assert "add --random-weights" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --checkpoint FILE or --preset"),
+        (["--preset", "tiny", "--checkpoint", "x.pth"], "give either --checkpoint FILE or --preset"),
+        (["--checkpoint", "absent.pth"], "absent.pth: No such file"),
+        (["--preset", "tiny", "--random-weights", "--batch", "8:1"], "--batch '8:1'"),
+        (["--preset", "tiny", "--random-weights", "--labels", "absent.txt"], "absent.txt: cannot read labels"),
+    ],
+)
+def test_wrong_use(arguments, message):
+    result = run("--target", "openvino", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("target", ["openvino", "trt"])
+def test_a_missing_library_gives_the_install_line(target, checkpoint, tmp_path):
+    """A None in sys.modules makes an import fail the way an absent package does."""
+    blocked = ("openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    code = (
+        f"import sys\nfor name in {blocked}: sys.modules[name] = None\n"
+        "from kdcmae.compile.cli import main\n"
+        f"main(['--target', {target!r}, '--checkpoint', {str(checkpoint)!r}, '--output', {str(tmp_path / 'e')!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 3
+    assert f"pip install 'kdcmae[{target}]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_batches():
+    assert parse_batch("8") == BatchRange(8, 8, 8)
+    assert parse_batch("1:8:64") == BatchRange(1, 8, 64)
+    for text in ("", "0", "1:2", "8:4:2", "a"):
+        with pytest.raises(ConfigError, match="neither a size"):
+            parse_batch(text)
+
+
+def test_labels(tmp_path):
+    text, table = tmp_path / "labels.txt", tmp_path / "labels.csv"
+    text.write_text("dog\nrain\n\n")
+    table.write_text('index,mid,display_name\n1,/m/b,"Rain, heavy"\n0,/m/a,Dog\n')
+    assert read_labels(text) == ("dog", "rain")
+    assert read_labels(table) == ("Dog", "Rain, heavy")
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="index,mid,display_name"):
+        read_labels(table)

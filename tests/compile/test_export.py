@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kdcmae import KDCMAEClassifier
+from kdcmae.compile import export
+from kdcmae.compile.lowering import LoweredClassifier
+from kdcmae.compile.parity import TOLERANCE, relative_error
+from kdcmae.compile.targets.onnx import run_session
+from kdcmae.runtime.manifest import BatchRange
+
+
+def build(modality: str = "audiovisual") -> KDCMAEClassifier:
+    torch.manual_seed(0)
+    return KDCMAEClassifier.from_preset(
+        "tiny", num_classes=5, modality=modality, specific_depth=1, audio_length=128, image_size=64
+    ).eval()
+
+
+def reference(classifier: KDCMAEClassifier, inputs: dict) -> np.ndarray:
+    with torch.inference_mode():
+        return classifier(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """A dynamic-batch export per precision."""
+    folder = tmp_path_factory.mktemp("graphs")
+    classifier = build()
+    for precision in ("fp32", "fp16", "bf16"):
+        lowered = LoweredClassifier(classifier, precision)
+        export.export_onnx(lowered, classifier.config, BatchRange(1, 2, 4), folder / f"{precision}.onnx")
+    return classifier, folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_dynamic_graph_serves_every_batch(precision, batch, graphs):
+    classifier, folder = graphs
+    inputs = export.example_inputs(classifier.config, batch)
+    logits = run_session(folder / f"{precision}.onnx", inputs)["logits"]
+    assert relative_error(logits, reference(classifier, inputs)) < TOLERANCE[precision]
+
+
+def test_a_widened_bfloat16_graph_runs_and_agrees(graphs, tmp_path):
+    classifier, folder = graphs
+    export.widened(folder / "bf16.onnx", tmp_path / "wide.onnx")
+    inputs = export.example_inputs(classifier.config, 2)
+    logits = run_session(tmp_path / "wide.onnx", inputs)["logits"]
+    assert relative_error(logits, reference(classifier, inputs)) < TOLERANCE["bf16"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_norms_and_softmax_stay_float32(precision, graphs):
+    _, folder = graphs
+    graph = onnx.load(folder / f"{precision}.onnx").graph
+    declared = (*graph.value_info, *graph.output, *graph.input)
+    types = {info.name: info.type.tensor_type.elem_type for info in declared}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    found = defaultdict(set)
+    for node in graph.node:
+        found[node.op_type] |= {types[node.input[0]], types[node.output[0]]}
+    half = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+    assert found["LayerNormalization"] == {onnx.TensorProto.FLOAT}
+    assert found["Softmax"] == {onnx.TensorProto.FLOAT}
+    assert found["ReduceMean"] == {onnx.TensorProto.FLOAT}
+    assert found["MatMul"] == {half}
+    assert found["Gelu"] == {half}
+
+
+@pytest.mark.parametrize(("modality", "names"), [("audio", {"audio"}), ("video", {"image"})])
+def test_single_modality_models_take_one_input(modality, names, tmp_path):
+    classifier = build(modality)
+    path = tmp_path / "graph.onnx"
+    export.export_onnx(LoweredClassifier(classifier, "fp32"), classifier.config, BatchRange(1, 1, 1), path)
+    assert {value.name for value in onnx.load(path).graph.input} == names
+    inputs = export.example_inputs(classifier.config, 1)
+    assert relative_error(run_session(path, inputs)["logits"], reference(classifier, inputs)) < 1e-5
+
+
+def test_a_static_graph_has_its_batch_baked_in(tmp_path):
+    classifier = build("video")
+    path = tmp_path / "graph.onnx"
+    export.export_onnx(LoweredClassifier(classifier, "fp32"), classifier.config, BatchRange(3, 3, 3), path)
+    (image,) = onnx.load(path).graph.input
+    assert [axis.dim_value for axis in image.type.tensor_type.shape.dim] == [3, 3, 64, 64]
