@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.errors import ConfigError
+from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import BatchRange, Manifest, digest
 
 __all__ = ["main"]
@@ -76,24 +76,6 @@ def parse_batch(text: str) -> BatchRange:
     return BatchRange(*sizes)
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a text file (one per line) or the published CSV (index,mid,display_name).
-
-    Raises:
-        DataError: not readable as text, or a CSV without a display_name column.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read labels: {getattr(error, 'strerror', None) or error}") from error
-    if path.suffix.lower() != ".csv":
-        return tuple(line.strip() for line in lines if line.strip())
-    rows = list(csv.DictReader(lines))
-    if not rows or "display_name" not in rows[0]:
-        raise DataError(f"{path}: a label CSV needs the columns index,mid,display_name")
-    return tuple(row["display_name"] for row in sorted(rows, key=lambda row: int(row["index"])))
-
-
 def _load(
     *,
     checkpoint: Path | None,
@@ -117,7 +99,8 @@ def _load(
             "give either --checkpoint FILE or --preset base|small|tiny --random-weights; "
             "this version ships no trained model"
         )
-    from kdcmae import KDCMAEClassifier, load_classifier
+    from kdcmae import load_classifier
+    from kdcmae.compile.untrained import untrained_classifier
 
     if checkpoint is not None:
         classifier = load_classifier(checkpoint, **overrides)
@@ -125,11 +108,7 @@ def _load(
         return classifier, {"name": checkpoint.stem, "source": source, "random_weights": False}
     if not random_weights:
         raise ConfigError(f"--preset {preset} has no trained weights; add --random-weights to compile it untrained")
-    import torch
-
-    torch.manual_seed(0)
-    overrides.setdefault("num_classes", len(overrides.get("labels", ())) or 527)
-    classifier = KDCMAEClassifier.from_preset(str(preset), **overrides).eval()
+    classifier = untrained_classifier(str(preset), **overrides)
     return classifier, {"name": preset, "source": f"preset {preset}, seed 0", "random_weights": True}
 
 

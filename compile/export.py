@@ -32,7 +32,7 @@ def require_exporter() -> None:
         try:
             __import__(library)
         except ImportError as error:
-            raise MissingDependencyError(library, extra="onnx") from error
+            raise MissingDependencyError(library, install="kdcmae[onnx]") from error
 
 
 def input_specs(config: ClassifierConfig) -> tuple[TensorSpec, ...]:

@@ -63,7 +63,7 @@ def load_pretrained(path: str | os.PathLike[str], **overrides: Any) -> KDCMAE:
         ConfigError: an unknown override or one that contradicts the file.
     """
     state, stored = _read(Path(path), kind="pretraining")
-    inferred = stored or {**_infer_encoder(state, path), **_infer_decoder(state, path)}
+    inferred = stored or _with_heads({**_infer_encoder(state, path), **_infer_decoder(state, path)}, overrides, path)
     config = configs.from_mapping(PretrainingConfig, {**inferred, **overrides})
     return _filled(KDCMAE, config, state, path)
 
@@ -89,7 +89,9 @@ def load_classifier(
     state, stored = _read(Path(path), kind="classifier")
     if modality is not None:
         overrides["modality"] = modality
-    inferred = stored or {**_infer_encoder(state, path), "num_classes": _infer_classes(state, path)}
+    inferred = stored or _with_heads(
+        {**_infer_encoder(state, path), "num_classes": _infer_classes(state, path)}, overrides, path
+    )
     config = configs.from_mapping(ClassifierConfig, {**inferred, **overrides})
     return _filled(KDCMAEClassifier, config, state, path).eval()
 
@@ -196,7 +198,6 @@ def _infer_encoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
         "image_size": math.isqrt(video_tokens) * patch_size,
         "patch_size": patch_size,
         "embed_dim": width,
-        "num_heads": _assumed_heads(width, 64, "num_heads", path),
         "specific_depth": _depth(state, "blocks_a"),
         "unified_depth": _depth(state, "blocks_u"),
         "mlp_ratio": hidden / width,
@@ -211,7 +212,6 @@ def _infer_decoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
     return {
         "decoder_embed_dim": width,
         "decoder_depth": _depth(state, "decoder_blocks"),
-        "decoder_num_heads": _assumed_heads(width, 32, "decoder_num_heads", path),
     }
 
 
@@ -222,15 +222,24 @@ def _infer_classes(state: Mapping[str, Tensor], path: object) -> int:
     return _shape(state, "mlp_head.1.weight", 2)[0]
 
 
-def _assumed_heads(width: int, head_dim: int, setting: str, path: object) -> int:
-    heads = max(1, width // head_dim)
-    if width != heads * head_dim:
-        logger.warning(
-            "%s: a width of %d is not a multiple of %d; assuming %s=%d, pass the right number if the model "
-            "was trained with another",
-            path, width, head_dim, setting, heads,
-        )  # fmt: skip
-    return heads
+# Shapes do not tell the number of heads; published heads are this wide.
+_HEAD_WIDTHS = {"num_heads": ("embed_dim", 64), "decoder_num_heads": ("decoder_embed_dim", 32)}
+
+
+def _with_heads(sizes: dict[str, Any], overrides: Mapping[str, Any], path: object) -> dict[str, Any]:
+    """Add the published number of heads where the caller gives none, with a warning where that is a guess."""
+    for setting, (width_name, head_width) in _HEAD_WIDTHS.items():
+        if width_name not in sizes or setting in overrides:
+            continue
+        width = sizes[width_name]
+        heads = max(1, width // head_width)
+        if width != heads * head_width:
+            logger.warning(
+                "%s: %s=%d is not a multiple of %d; assuming %s=%d, pass the right number if it is another",
+                path, width_name, width, head_width, setting, heads,
+            )  # fmt: skip
+        sizes[setting] = heads
+    return sizes
 
 
 def _depth(state: Mapping[str, Tensor], blocks: str) -> int:

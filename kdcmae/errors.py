@@ -8,6 +8,7 @@ offending value and the fix, in one line where it can. ``exit_code`` is what the
 from __future__ import annotations
 
 __all__ = [
+    "BrokenDependencyError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -68,17 +69,23 @@ class DeviceError(KdcmaeError):
     exit_code = 3
 
 
+class BrokenDependencyError(KdcmaeError):
+    """A library this needs is installed but cannot be imported."""
+
+    exit_code = 3
+
+
 class MissingDependencyError(KdcmaeError):
     """A library this needs is not installed.
 
     Args:
         library: the module that failed to import, such as ``"openvino"``.
-        extra: the kdcmae extra that brings it, such as ``"openvino"``.
+        install: what to hand to ``pip install``, such as ``"kdcmae[openvino]"``.
     """
 
     exit_code = 3
 
-    def __init__(self, library: str, *, extra: str) -> None:
-        super().__init__(f"{library} is not installed; install it with: pip install 'kdcmae[{extra}]'")
+    def __init__(self, library: str, *, install: str) -> None:
+        super().__init__(f"{library} is not installed; install it with: pip install '{install}'")
         self.library = library
-        self.extra = extra
+        self.install = install

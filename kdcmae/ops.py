@@ -48,7 +48,7 @@ def set_backend(name: Backend) -> None:
     if name not in get_args(Backend):
         raise ConfigError(f"backend={name!r} is unknown; use one of {', '.join(get_args(Backend))}")
     if name == "triton" and not _TRITON_INSTALLED:
-        raise MissingDependencyError("triton", extra="train")
+        raise MissingDependencyError("triton", install="kdcmae[train]")
     _backend = name
 
 
@@ -130,10 +130,10 @@ def embed_patches(
         (V*B, n, D), view-major; (B, L, D) without ``ids_keep``.
 
     Raises:
-        ConfigError: shapes that do not fit each other; or backend ``triton``, and the kernels do not serve this
-            device, dtype or gradient.
+        ConfigError: shapes or dtypes that do not fit each other; or backend ``triton``, and the kernels do not
+            serve this device, dtype or gradient.
     """
-    _check_shapes(pixels, weight, pos_embed, ids_keep)
+    _check_patches(pixels, weight, pos_embed, ids_keep)
     if _takes_kernel(pixels, gradient=False):
         from kdcmae.kernels.patch_embed import op
 
@@ -171,22 +171,24 @@ def _triton_interprets() -> bool:
     return triton.knobs.runtime.interpret
 
 
-def _check_shapes(pixels: Tensor, weight: Tensor, pos_embed: Tensor, ids_keep: Tensor | None) -> None:
+def _check_patches(pixels: Tensor, weight: Tensor, pos_embed: Tensor, ids_keep: Tensor | None) -> None:
     patch_size = weight.shape[-1]
-    channels = 1 if pixels.ndim == 3 else pixels.shape[1]
-    height, width = pixels.shape[-2:]
-    if pixels.ndim not in (3, 4) or weight.shape[1] != channels or height % patch_size or width % patch_size:
+    sides = pixels.shape[-2:]
+    known = pixels.ndim in (3, 4) and weight.shape[1] == (1 if pixels.ndim == 3 else pixels.shape[1])
+    if not known or any(side % patch_size for side in sides):
         raise ConfigError(
             f"pixels {tuple(pixels.shape)} do not fit patch weights {tuple(weight.shape)}; give a spectrogram "
             f"(batch, frames, mel bins) or an image (batch, channels, height, width) with sides a multiple of "
             f"{patch_size}"
         )
-    patches = (height // patch_size) * (width // patch_size)
+    patches = (sides[0] // patch_size) * (sides[1] // patch_size)
     if pos_embed.shape[1] != patches:
         raise ConfigError(
             f"pos_embed {tuple(pos_embed.shape)} has {pos_embed.shape[1]} positions, but pixels "
             f"{tuple(pixels.shape)} have {patches} patches; trim or interpolate the table"
         )
+    if pixels.dtype != weight.dtype and not torch.is_autocast_enabled(pixels.device.type):
+        raise ConfigError(f"pixels are {pixels.dtype} and patch weights {weight.dtype}; convert one or use autocast")
     if ids_keep is not None and (ids_keep.ndim != 3 or ids_keep.shape[1] != len(pixels)):
         raise ConfigError(
             f"ids_keep {tuple(ids_keep.shape)} must be (views, batch, kept) with batch {len(pixels)}, as in pixels"

@@ -176,3 +176,13 @@ def test_wrong_overrides(published):
         load_classifier(published, numheads=2)
     with pytest.raises(ConfigError, match="num_heads=7"):
         load_classifier(published, num_heads=7)
+
+
+def test_heads_are_guessed_aloud(tmp_path, caplog):
+    torch.manual_seed(0)
+    narrow = KDCMAEClassifier.from_preset("tiny", num_classes=3, **{**SMALLEST, "embed_dim": 48, "num_heads": 3})
+    path = save(narrow.state_dict(), tmp_path / "narrow.pth")
+    assert load_classifier(path, num_heads=3).config.num_heads == 3
+    assert not caplog.records
+    assert load_classifier(path).config.num_heads == 1
+    assert "assuming num_heads=1" in caplog.text

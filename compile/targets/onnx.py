@@ -66,7 +66,7 @@ def run_session(path: Path, feed: Arrays) -> Arrays:
 
 
 def _onnxruntime() -> Any:
-    return import_library("onnxruntime", extra="onnx")
+    return import_library("onnxruntime", install="kdcmae[onnx]")
 
 
 def _quiet(ort: Any) -> Any:

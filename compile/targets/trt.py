@@ -15,7 +15,7 @@ from typing import Any
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
-from kdcmae.runtime.tensorrt import import_tensorrt
+from kdcmae.runtime.tensorrt import error_logger, import_tensorrt
 
 __all__ = ["TARGET", "TensorRt"]
 
@@ -32,10 +32,11 @@ class TensorRt:
 
     def build(self, request: BuildRequest) -> BuiltEngine:
         trt, flavour = _bindings()
-        logger = _logger(trt)
+        logger = error_logger(trt)
         builder = trt.Builder(logger)
         network, parser = _parse(trt, builder, logger, request.graph)
         config = builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 that is asked for is float32
         config.add_optimization_profile(_profile(builder, request))
         capabilities = _target_all_capabilities(trt, config) if flavour == "tensorrt_rtx" else ()
         executed = _layer_precisions(network)
@@ -75,24 +76,6 @@ def _unrunnable() -> str:
     except DeviceError:
         return "no CUDA device"
     return ""
-
-
-def _logger(trt: ModuleType) -> Any:
-    """A logger that keeps errors for the exception instead of printing them."""
-
-    class Logger(trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-        def reason(self) -> str:
-            return "; ".join(self.errors[-3:]) or "no reason given"
-
-    return Logger()
 
 
 def _parse(trt: ModuleType, builder: Any, logger: Any, graph: Path) -> tuple[Any, Any]:

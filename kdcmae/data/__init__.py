@@ -1,0 +1,1 @@
+"""Clips: decoding them, and making synthetic ones."""

@@ -29,7 +29,7 @@ FRAMES_PER_CLIP = 10
 
 _TOLERANCE_S = 0.25  # containers round durations, and audio and video seldom end together
 
-Kind = Literal["audio", "video"]
+_Kind = Literal["audio", "video"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,14 +100,14 @@ class _Mono:
 
     def __init__(self) -> None:
         self._parts: list[NDArray[np.int16]] = []
-        self._format: tuple[str, str, int] | None = None
+        self._source: tuple[str, str, int] | None = None
         self._resampler: AudioResampler | None = None
 
     def add(self, frame: av.AudioFrame) -> None:
-        format = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if format != self._format:  # streams may change it on the way, a resampler takes only one
+        source = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if source != self._source:  # streams may change it on the way, a resampler takes only one
             self._flush()
-            self._format = format
+            self._source = source
             self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
         frame.pts = None
         self._resample(frame)
@@ -159,7 +159,7 @@ def _complete(path: Path, pictures: _Spread) -> NDArray[np.uint8]:
     return pictures.frames()
 
 
-def _decode(path: Path, sinks: Mapping[Kind, _Sink]) -> None:
+def _decode(path: Path, sinks: Mapping[_Kind, _Sink]) -> None:
     with _opened(path) as container:
         sink_of = {_stream(path, container, kind).index: sink for kind, sink in sinks.items()}
         for index in sink_of:
@@ -169,7 +169,7 @@ def _decode(path: Path, sinks: Mapping[Kind, _Sink]) -> None:
                 sink_of[packet.stream_index].add(frame)
 
 
-def _survey(path: Path, *kinds: Kind) -> dict[Kind, int]:
+def _survey(path: Path, *kinds: _Kind) -> dict[_Kind, int]:
     """See, without decoding, that the streams are there and reach as far as the file declares.
 
     Returns:
@@ -177,7 +177,8 @@ def _survey(path: Path, *kinds: Kind) -> dict[Kind, int]:
     """
     with _opened(path) as container:
         wanted = {kind: _stream(path, container, kind).index for kind in kinds}
-        spans = {stream.index: _Span() for stream in (*container.streams.audio, *container.streams.video)}
+        streams = (*container.streams.audio, *container.streams.video)
+        spans = {stream.index: _Span() for stream in streams if not _is_cover(stream)}
         for packet in container.demux([container.streams[index] for index in spans]):
             spans[packet.stream_index].add(packet)
         for index, span in spans.items():
@@ -185,11 +186,11 @@ def _survey(path: Path, *kinds: Kind) -> dict[Kind, int]:
             if span.ends_corrupt:
                 raise DataError(f"{path}: is truncated: the last packet of its {stream.type} is incomplete")
             if stream.duration is not None and stream.time_base is not None:
-                declared_s = float(stream.duration * stream.time_base)
-                _require_length(path, span.end_s - span.start_s, declared_s, f"its {stream.type}")
+                declared_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+                _require_end(path, span.end_s, declared_s, f"its {stream.type}")
         if container.duration is not None:  # counted from zero, not from the first packet
             last_s = max(span.end_s for span in spans.values())
-            _require_length(path, last_s, container.duration / av.time_base, "it")
+            _require_end(path, last_s, container.duration / av.time_base, "it")
         return {kind: spans[index].packets for kind, index in wanted.items()}
 
 
@@ -199,8 +200,7 @@ class _Span:
     def __init__(self) -> None:
         self.packets = 0
         self.ends_corrupt = False  # only the last packet counts: streams joined in MPEG-TS have one at each seam
-        self.start_s = float("inf")
-        self.end_s = float("-inf")
+        self.end_s = 0.0
 
     def add(self, packet: av.Packet[Any]) -> None:
         if packet.size == 0 or packet.is_discard:
@@ -208,22 +208,21 @@ class _Span:
         self.packets += 1
         self.ends_corrupt = packet.is_corrupt
         if packet.pts is not None:
-            self.start_s = min(self.start_s, float(packet.pts * packet.time_base))
             self.end_s = max(self.end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 
 
-def _require_length(path: Path, length_s: float, declared_s: float, what: str) -> None:
-    if length_s < declared_s - _TOLERANCE_S:
-        raise DataError(f"{path}: is truncated: {what} ends after {max(length_s, 0):.2f} of {declared_s:.2f} s")
+def _require_end(path: Path, end_s: float, declared_s: float, what: str) -> None:
+    if end_s < declared_s - _TOLERANCE_S:
+        raise DataError(f"{path}: is truncated: {what} ends after {end_s:.2f} of {declared_s:.2f} s")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """Open a clip; ffmpeg's errors become one line that names the file."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a clip")
     if not path.exists():
         raise DataError(f"{path}: no such file")
+    if not path.is_file():
+        raise DataError(f"{path}: is a {'folder' if path.is_dir() else 'device or pipe'}, not a clip")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty (0 bytes)")
     try:
@@ -264,10 +263,15 @@ def _head(path: Path) -> bytes:
         return file.read(8)
 
 
-def _stream(path: Path, container: InputContainer, kind: Kind) -> Stream:
+def _stream(path: Path, container: InputContainer, kind: _Kind) -> Stream:
     stream = container.streams.best(kind)
-    if stream is None or stream.disposition & Disposition.attached_pic:  # a cover picture is no video
+    if stream is None or _is_cover(stream):
         raise DataError(f"{path}: has no {kind} stream")
     if stream.codec_context is None:
         raise DataError(f"{path}: its {kind} stream uses a codec that this build of ffmpeg cannot decode")
     return stream
+
+
+def _is_cover(stream: Stream) -> bool:
+    """A picture of a song's cover, which containers store as a video stream of one frame."""
+    return bool(stream.disposition & Disposition.attached_pic)

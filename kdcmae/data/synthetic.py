@@ -43,7 +43,7 @@ def write_clip(
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with av.open(partial, "w", format="mp4") as container:
+        with av.open(os.path.abspath(partial), "w", format="mp4") as container:
             _encode(container, _checked_waveform(waveform), sample_rate_hz, _checked_frames(frames), fps)
         os.replace(partial, path)
     except av.FFmpegError as error:
@@ -62,7 +62,7 @@ def demo_clip(path: str | os.PathLike[str], seconds: float = 4.0, seed: int = 0)
     """
     fps, sample_rate_hz = 25, 48_000
     rng = np.random.default_rng(seed)
-    colour, ground = rng.integers(160, 256, 3), rng.integers(0, 96, 3)
+    colour, ground = rng.permutation([255, 144, 32]), rng.integers(0, 96, 3)
     turns, phase, low_hz = rng.uniform(0.5, 1.5), rng.uniform(0, 2 * np.pi), rng.uniform(200, 400)
 
     def height(time_s: NDArray[np.float64]) -> NDArray[np.float64]:

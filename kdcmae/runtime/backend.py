@@ -11,7 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import ConfigError, EngineError, EngineVersionError, MissingDependencyError
+from kdcmae.errors import (
+    BrokenDependencyError,
+    ConfigError,
+    EngineError,
+    EngineVersionError,
+    MissingDependencyError,
+)
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
 
 __all__ = [
@@ -43,21 +49,25 @@ class Backend(Protocol):
         ...
 
 
-def import_library(name: str, *, extra: str) -> ModuleType:
+def import_library(name: str, *, install: str) -> ModuleType:
     """Import an engine library when an engine needs it.
+
+    Args:
+        name: of the module.
+        install: what brings it, in pip's words.
 
     Raises:
         MissingDependencyError: it is not installed; the message holds the install line.
-        EngineError: it is installed, but one of its own parts fails to load.
+        BrokenDependencyError: it is installed, but one of its own parts fails to load.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
-            raise EngineError(f"{name} is installed but does not import: {error}; reinstall it") from error
-        raise MissingDependencyError(name, extra=extra) from error
+            raise BrokenDependencyError(f"{name} is installed but does not import: {error}; reinstall it") from error
+        raise MissingDependencyError(name, install=install) from error
     except (ImportError, OSError) as error:
-        raise EngineError(f"{name} is installed but does not import: {error}; reinstall it") from error
+        raise BrokenDependencyError(f"{name} is installed but does not import: {error}; reinstall it") from error
 
 
 def engine_option(manifest: Manifest, option: str, choices: tuple[str, ...]) -> str:
@@ -150,9 +160,8 @@ def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 def _fits(shape: tuple[int | None, ...], spec: TensorSpec, batch: BatchRange) -> bool:
     fixed_batch = batch.min if batch.min == batch.max else None
     promised = [fixed_batch if axis == BATCH_AXIS else axis for axis in spec.shape]
-    return len(shape) == len(promised) and all(
-        size is None or size == axis for size, axis in zip(shape, promised, strict=True)
-    )
+    same_rank = len(shape) == len(promised)
+    return same_rank and all(size in (None, axis) for size, axis in zip(shape, promised, strict=True))
 
 
 def _built_with(manifest: Manifest, library: str) -> str:

@@ -20,6 +20,7 @@ from kdcmae.errors import ConfigError, EngineError, EngineInputError
 from kdcmae.runtime.backend import Arrays, Backend
 from kdcmae.runtime.manifest import BATCH_AXIS, Manifest, TensorSpec, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_audio, prepare_image
+from kdcmae.runtime.scores import scores
 
 __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
 
@@ -172,9 +173,9 @@ class Engine:
         logits = self.infer(feed)[self.manifest.outputs[0].name].reshape(-1, len(self.labels))[0]
         if not np.isfinite(logits).all():
             raise EngineError(f"engine {self.folder} gave logits that are not finite; run its self_test()")
-        scores = _SCORES[self.manifest.scores](logits.astype(np.float64))
-        best = np.argsort(-scores, kind="stable")[:top]
-        return [Prediction(self.labels[index], float(scores[index])) for index in best]
+        likelihood = scores(logits, self.manifest.scores)
+        best = np.argsort(-likelihood, kind="stable")[:top]
+        return [Prediction(self.labels[index], float(likelihood[index])) for index in best]
 
     def self_test(self) -> SelfTest:
         """Run the inputs stored beside the engine and compare with the reference outputs stored there too.
@@ -224,18 +225,6 @@ def _given(argument: str, array: NDArray[Any] | None, spec: TensorSpec) -> NDArr
     if not isinstance(array, np.ndarray):
         raise EngineInputError(f"input {spec.name} needs a {argument} as a numpy array, got {_kind(array)}")
     return array
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0.0, -logits))
-
-
-_SCORES = {"softmax": _softmax, "sigmoid": _sigmoid}
 
 
 def _check_feed(feed: Arrays, manifest: Manifest) -> None:

@@ -343,7 +343,7 @@ def _check_labels(labels: Any, logits: TensorSpec) -> None:
     _require(isinstance(labels, tuple), "labels", "a list of texts", labels)
     for index, label in enumerate(labels):
         _check_text(f"labels[{index}]", label)
-        _require(len(label.splitlines()) == 1, f"labels[{index}]", "a single line", label)
+        _require(label.splitlines() == [label], f"labels[{index}]", "a single line", label)
     classes = logits.shape[-1]
     if labels and len(labels) != classes:
         raise EngineError(f"field labels has {len(labels)} labels, but output {logits.name} has {classes} classes")

@@ -49,7 +49,7 @@ class ONNXBackend:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
-        ort = import_library("onnxruntime", extra="onnx")
+        ort = import_library("onnxruntime", install="kdcmae[onnx]")
         require_same_or_newer(manifest, "onnxruntime", ort.__version__)
         provider = _provider(ort, device or manifest.engine.get("device", "CPU"))
         options = ort.SessionOptions()

@@ -44,7 +44,7 @@ def import_openvino() -> ModuleType:
         MissingDependencyError: OpenVINO is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return import_library("openvino", extra="openvino")
+    return import_library("openvino", install="kdcmae[openvino]")
 
 
 def executed_precision(compiled: Any) -> dict[str, dict[str, int]]:

@@ -227,7 +227,8 @@ def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Pr
     Raises:
         DataError: empty, not finite, out of range, shorter than 25 ms, or an odd shape, dtype or sample rate.
     """
-    features = fbank(resample(waveform, sample_rate_hz))[: preprocessing.audio_frames]
+    samples = FRAME_LENGTH + FRAME_SHIFT * (preprocessing.audio_frames - 1)
+    features = fbank(resample(waveform, sample_rate_hz)[:samples])
     padded = np.zeros((1, preprocessing.audio_frames, MEL_BINS), dtype=np.float32)
     padded[0, : len(features)] = features
     return (padded - np.float32(preprocessing.fbank_mean)) / np.float32(preprocessing.fbank_std)

@@ -1,7 +1,7 @@
 """TensorRT plans, of full TensorRT and of TensorRT for RTX, which share one interface under two module names.
 
-Everything up to the CUDA driver has been run against a driver that works on host memory; running a real plan
-takes a CUDA device.
+Not yet verified on a GPU: the calls have run against a stand-in for the CUDA driver that works on host memory,
+and real plans have been built and refused for want of a device, not executed.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def import_tensorrt(flavour: str) -> ModuleType:
         MissingDependencyError: this flavour is not installed.
     """
     try:
-        return import_library(flavour, extra="trt")
+        return import_library(flavour, install="tensorrt" if flavour == "tensorrt" else "kdcmae[trt]")
     except MissingDependencyError:
         if flavour != "tensorrt_rtx":
             raise
-    return import_library("tensorrt_rtx_bindings", extra="trt")
+    return import_library("tensorrt_rtx_bindings", install="kdcmae[trt]")
 
 
 def error_logger(trt: Any) -> Any:

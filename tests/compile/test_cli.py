@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from kdcmae import KDCMAEClassifier, load_classifier
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile.cli import main, parse_batch, read_labels
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.compile.cli import main, parse_batch
+from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
@@ -163,14 +163,3 @@ def test_batches():
     for text in ("", "0", "1:2", "8:4:2", "a"):
         with pytest.raises(ConfigError, match="neither a size"):
             parse_batch(text)
-
-
-def test_labels(tmp_path):
-    text, table = tmp_path / "labels.txt", tmp_path / "labels.csv"
-    text.write_text("dog\nrain\n\n")
-    table.write_text('index,mid,display_name\n1,/m/b,"Rain, heavy"\n0,/m/a,Dog\n')
-    assert read_labels(text) == ("dog", "rain")
-    assert read_labels(table) == ("Dog", "Rain, heavy")
-    table.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="index,mid,display_name"):
-        read_labels(table)

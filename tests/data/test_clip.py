@@ -247,6 +247,22 @@ def test_a_sample_rate_that_changes_on_the_way(tmp_path: Path) -> None:
         assert tone_level(half)[0] == pytest.approx(TONE_HZ, abs=3)
 
 
+def test_sound_that_starts_late_is_not_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    source = media(tmp_path / "source.mp4")
+    with av.open(source) as reader, av.open(path, "w") as writer:
+        copies = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
+        for packet in reader.demux():
+            if packet.size == 0:
+                continue
+            if packet.stream.type == "audio":
+                packet.pts, packet.dts = (stamp + round(1.5 / packet.time_base) for stamp in (packet.pts, packet.dts))
+            packet.stream = copies[packet.stream.index]
+            writer.mux(packet)
+    assert len(read_waveform(path)) == pytest.approx(2 * 16000, abs=3000)
+    assert grey(read_clip(path).frames)[9] == 45
+
+
 def test_metadata_in_another_encoding_does_not_matter(tmp_path: Path) -> None:
     path = media(tmp_path / "clip.mkv")
     content = path.read_bytes()
@@ -281,6 +297,11 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     assert refusal(tmp_path) == "is a folder, not a clip"
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert refusal(tmp_path / "pipe.mp4") == "is a device or pipe, not a clip"
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -331,6 +352,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         container.mux(sound.encode(chunk))
         container.mux(sound.encode(None))
     assert refusal(path) == "has no video stream"
+    assert len(read_waveform(path)) == pytest.approx(16000, abs=1000)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,12 @@ def test_without_x264_it_is_mpeg4(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read_clip(path).frames.shape == (10, 48, 64, 3)
 
 
+def test_odd_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip("a:b [1].mp4", SOUND, 16000, pictures(10), 25)
+    assert read_clip("a:b [1].mp4").frames.shape == (10, 48, 64, 3)
+
+
 @pytest.mark.parametrize(
     ("sound", "rate", "frames", "fps", "message"),
     [

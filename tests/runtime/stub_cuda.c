@@ -1,5 +1,6 @@
-// A CUDA driver whose device memory is host memory. It checks the order of calls as the real one would, and counts
-// what is held, so that the tests see wrong arguments, work outside a context, and leaks.
+// A CUDA driver whose device memory is host memory. Like the real one it wants a context and lets copies to the host
+// arrive late; it counts what is held. So the tests see wrong arguments, work outside a context, results read before
+// the stream is done, and leaks.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,9 +12,10 @@ int stub_init_status = SUCCESS;
 size_t stub_host_limit = 1 << 28;
 int stub_held = 0;       // device memory, host memory, streams and context references
 int stub_depth = 0;      // contexts pushed and not popped
-int stub_pending = 0;    // copies since the last synchronisation
+int stub_pending = 0;    // copies to the host that wait for the synchronisation
 
 static char context, stream;
+static struct { void *to, *from; size_t size; } pending[16];
 
 #define NEED_CONTEXT if (stub_depth == 0) return INVALID_CONTEXT
 
@@ -45,7 +47,13 @@ int cuStreamCreate(void **out, unsigned flags) {
     stub_held++;
     return flags == 1 ? SUCCESS : INVALID_VALUE;
 }
-int cuStreamSynchronize(void *which) { NEED_CONTEXT; stub_pending = 0; return which == &stream ? SUCCESS : INVALID_VALUE; }
+int cuStreamSynchronize(void *which) {
+    NEED_CONTEXT;
+    for (; stub_pending > 0; stub_pending--) {
+        memcpy(pending[stub_pending - 1].to, pending[stub_pending - 1].from, pending[stub_pending - 1].size);
+    }
+    return which == &stream ? SUCCESS : INVALID_VALUE;
+}
 int cuStreamDestroy_v2(void *which) { NEED_CONTEXT; stub_held--; return which == &stream ? SUCCESS : INVALID_VALUE; }
 
 // Device addresses are offset from the memory they stand for, so that mixing them up with host ones crashes.
@@ -71,12 +79,14 @@ int cuMemFreeHost(void *host) { NEED_CONTEXT; free(host); stub_held--; return SU
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *which) {
     NEED_CONTEXT;
     memcpy((void *)(to - OFFSET), from, size);
-    stub_pending++;
     return which == &stream ? SUCCESS : INVALID_VALUE;
 }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *which) {
     NEED_CONTEXT;
-    memcpy(to, (void *)(from - OFFSET), size);
+    if (stub_pending == 16) return OUT_OF_MEMORY;
+    pending[stub_pending].to = to;
+    pending[stub_pending].from = (void *)(from - OFFSET);
+    pending[stub_pending].size = size;
     stub_pending++;
     return which == &stream ? SUCCESS : INVALID_VALUE;
 }

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kdcmae.errors import EngineError, EngineVersionError, MissingDependencyError
+from kdcmae.errors import BrokenDependencyError, EngineVersionError, MissingDependencyError
 from kdcmae.runtime.backend import bfloat16_to_float32, import_library, require_same_or_newer, require_same_release
 
 NEVER_INSTALLED = "kdcmae_test_library"
 
 
 @given(arrays(np.uint16, st.integers(0, 20)))
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 def test_bfloat16_is_the_upper_half_of_float32(bits: np.ndarray) -> None:
     values = bfloat16_to_float32(bits)
     assert values.dtype == np.float32
@@ -33,7 +33,7 @@ def test_a_library_that_is_not_there() -> None:
     with pytest.raises(
         MissingDependencyError, match=rf"{NEVER_INSTALLED} is not installed.*pip install 'kdcmae\[onnx\]'"
     ):
-        import_library(NEVER_INSTALLED, extra="onnx")
+        import_library(NEVER_INSTALLED, install="kdcmae[onnx]")
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_a_library_that_is_there_but_broken_says_why(
 ) -> None:
     (tmp_path / f"{NEVER_INSTALLED}.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EngineError, match=f"is installed but does not import: {reason}; reinstall it"):
-        import_library(NEVER_INSTALLED, extra="onnx")
+    with pytest.raises(BrokenDependencyError, match=f"is installed but does not import: {reason}; reinstall it"):
+        import_library(NEVER_INSTALLED, install="kdcmae[onnx]")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,13 @@ def test_inputs_of_any_memory_layout_give_the_same_and_stay_as_they_are(engine: 
         np.testing.assert_array_equal(array, x)
 
 
+def test_backends_get_contiguous_arrays(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(engine.backend, "infer", lambda feed: seen.extend(feed.values()) or {})
+    engine.infer({"x": np.zeros((5, 4, 2), np.float32).T.swapaxes(1, 2)})
+    assert [array.flags.c_contiguous for array in seen] == [True]
+
+
 @pytest.mark.parametrize(
     ("feed", "message"),
     [

@@ -46,12 +46,17 @@ def test_upsampling_leaves_no_image() -> None:
 
 @given(sample_rate_hz=st.integers(1000, 200_000), samples=st.integers(1, 400))
 @settings(max_examples=40, deadline=None)
-def test_any_rate_gives_the_right_length_and_keeps_a_constant(sample_rate_hz: int, samples: int) -> None:
+def test_any_rate_gives_the_right_length(sample_rate_hz: int, samples: int) -> None:
     resampled = resample(np.full(samples, 0.5, np.float32), sample_rate_hz)
     assert len(resampled) == -(-samples * 16000 // sample_rate_hz)
     assert resampled.dtype == np.float32
-    assert np.isfinite(resampled).all()
-    assert np.abs(resampled).max() < 0.6
+    assert np.abs(resampled).max() < 1.0  # ringing at the ends, but nothing that grows
+
+
+@pytest.mark.parametrize("sample_rate_hz", [*RATES_HZ, 12347, 192000])
+def test_a_constant_stays_constant(sample_rate_hz: int) -> None:
+    resampled = resample(np.full(sample_rate_hz // 4, 0.5, np.float32), sample_rate_hz)
+    np.testing.assert_allclose(middle(resampled), 0.5, atol=1e-6)
 
 
 def test_16_khz_passes_through() -> None:

@@ -1,0 +1,177 @@
+"""How calls are timed, and the statistics over what was timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+__all__ = [
+    "STABLE_VARIATION",
+    "Latency",
+    "Schedule",
+    "SpeedRatio",
+    "Verdict",
+    "plan_rounds",
+    "speed_ratio",
+    "summarize",
+    "time_window",
+    "verdict",
+]
+
+STABLE_VARIATION = 0.025  # coefficient of variation of the window medians; above it no winner is named
+
+_MIN_ROUNDS = 10  # a percentile bootstrap over fewer window pairs gives intervals that are too narrow
+_SHORT_WINDOW_S = 0.5
+
+Verdict = Literal["faster", "slower", "no difference", "unstable"]
+
+
+def time_window(
+    call: Callable[[], object], seconds: float, *, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Time single calls, back to back, for one window.
+
+    One call before the window is not timed: it brings caches and threads back after another subject's turn.
+
+    Args:
+        call: what to time.
+        seconds: length of the window; the call that crosses its end is the last, so there is at least one.
+        clock: gives seconds.
+
+    Returns:
+        The latency of each call in ms.
+    """
+    call()
+    latencies_ms = []
+    start = clock()
+    while True:
+        begin = clock()
+        call()
+        end = clock()
+        latencies_ms.append((end - begin) * 1e3)
+        if end - start >= seconds:
+            return latencies_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The turns of an interleaved run.
+
+    Args:
+        rounds: how often every subject has its turn.
+        window_s: length of one turn.
+    """
+
+    rounds: int
+    window_s: float
+
+
+def plan_rounds(seconds: float, slowest_call_s: float) -> Schedule:
+    """Divide the time into many short windows, or into as few as the statistics bear where calls are slow.
+
+    Args:
+        seconds: timed seconds per subject.
+        slowest_call_s: what one call of the slowest subject takes.
+    """
+    rounds = max(_MIN_ROUNDS, int(seconds / max(_SHORT_WINDOW_S, slowest_call_s)))
+    return Schedule(rounds=rounds, window_s=seconds / rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """What single calls took, over all windows.
+
+    Args:
+        p50_ms, p90_ms, p99_ms: percentiles, interpolated between calls.
+        mean_ms: arithmetic mean.
+        coefficient_of_variation: standard deviation over mean of the single calls.
+        count: timed calls.
+        window_medians_ms: the median of each window, in the order they ran.
+        window_variation: coefficient of variation of those medians.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    coefficient_of_variation: float
+    count: int
+    window_medians_ms: tuple[float, ...]
+    window_variation: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether the windows agree well enough to compare this with anything."""
+        return self.window_variation <= STABLE_VARIATION
+
+
+def summarize(windows_ms: Sequence[Sequence[float]]) -> Latency:
+    """Summarise the calls of two or more windows.
+
+    Args:
+        windows_ms: per window the latencies that :func:`time_window` gave.
+    """
+    calls = np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms])
+    medians = np.array([np.median(window) for window in windows_ms])
+    p50, p90, p99 = np.percentile(calls, (50, 90, 99))
+    return Latency(
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        mean_ms=float(calls.mean()),
+        coefficient_of_variation=_coefficient_of_variation(calls),
+        count=len(calls),
+        window_medians_ms=tuple(medians.tolist()),
+        window_variation=_coefficient_of_variation(medians),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedRatio:
+    """How many times as fast as the reference, with the bounds of its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def speed_ratio(
+    reference_ms: Sequence[float], subject_ms: Sequence[float], *, resamples: int = 10_000, seed: int = 0
+) -> SpeedRatio:
+    """Speed against a reference from interleaved windows: the geometric mean of the ratios of window pairs.
+
+    The two windows of a pair ran one after the other, so noise that lasts longer than that cancels out of their
+    ratio. The interval is a percentile bootstrap over pairs.
+
+    Args:
+        reference_ms: median of each of the reference's windows.
+        subject_ms: median of the subject's window in the same rounds.
+        resamples: bootstrap samples.
+        seed: of the bootstrap.
+    """
+    logs = np.log(np.asarray(reference_ms)) - np.log(np.asarray(subject_ms))
+    draws = np.random.default_rng(seed).integers(len(logs), size=(resamples, len(logs)))
+    low, high = np.quantile(logs[draws].mean(axis=1), (0.025, 0.975))
+    return SpeedRatio(ratio=float(np.exp(logs.mean())), low=float(np.exp(low)), high=float(np.exp(high)))
+
+
+def verdict(speed: SpeedRatio, *, stable: bool) -> Verdict:
+    """What may be said about a speed ratio.
+
+    Args:
+        speed: the ratio and its interval.
+        stable: both latencies behind it are.
+    """
+    if not stable:
+        return "unstable"
+    if speed.low > 1:
+        return "faster"
+    return "slower" if speed.high < 1 else "no difference"
+
+
+def _coefficient_of_variation(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / values.mean())

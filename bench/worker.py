@@ -1,0 +1,188 @@
+"""One process per subject, so that load time, first inference and peak memory are the subject's own.
+
+The parent asks, the worker answers, and only one worker is ever asked at a time. A worker that crashes or hangs
+takes nothing else down.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from kdcmae import host
+from kdcmae.bench.subjects import Arrays, Facts, Subject, example_inputs
+from kdcmae.bench.timing import time_window
+from kdcmae.errors import DeviceError, EngineError, KdcmaeError
+from kdcmae.runtime import SelfTest
+
+__all__ = ["FirstInference", "Loaded", "OpenSubject", "Worker"]
+
+OpenSubject = Callable[[str, int], Subject]  # source, threads
+
+_MISSING_HERE = 3  # exit code of errors that say this machine lacks something
+_EXIT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A loaded subject, and what loading took, the import of its library included."""
+
+    facts: Facts
+    load_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstInference:
+    """What the first call after loading took, and what it computed."""
+
+    outputs: Arrays
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Refusal:
+    message: str
+    missing_here: bool
+
+
+class Worker:
+    """The parent's side: starts the process and asks it.
+
+    Args:
+        source: what :func:`kdcmae.bench.subjects.open_subject` opens.
+        threads: CPU threads the subject may use.
+        timeout_s: how long one answer may take before the worker counts as hung.
+        open_subject: opens the source; importable by name, because another process calls it.
+    """
+
+    def __init__(self, source: str, *, threads: int, timeout_s: float, open_subject: OpenSubject) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._timeout_s = timeout_s
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve,
+            args=(theirs, source, threads, open_subject),
+            name=f"kdcmae-bench {source}",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()  # the worker's copy is now the only one: when it ends, we read the end of the stream
+
+    def load(self) -> Loaded:
+        """Load the subject."""
+        return self._ask("load")
+
+    def first_inference(self, batch: int, seed: int) -> FirstInference:
+        """Run it for the first time, on seeded inputs."""
+        return self._ask("first_inference", batch, seed)
+
+    def self_test(self) -> SelfTest | None:
+        """Run its own self-test."""
+        return self._ask("self_test")
+
+    def window(self, seconds: float) -> list[float]:
+        """Time it for one window on the inputs of the first inference; latencies in ms."""
+        return self._ask("window", seconds)
+
+    def peak_rss_bytes(self) -> int | None:
+        """Its process's largest resident memory so far."""
+        return self._ask("peak_rss_bytes")
+
+    def close(self) -> None:
+        """End the process; closing twice is harmless."""
+        self._connection.close()  # the worker reads the end of the stream and returns
+        self._process.join(_EXIT_TIMEOUT_S)
+        self._kill()
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """One answer of the worker.
+
+        Raises:
+            DeviceError: the subject needs what this machine lacks.
+            EngineError: the subject refused, crashed or hung.
+        """
+        try:
+            self._connection.send((method, arguments))
+            if not self._connection.poll(self._timeout_s):
+                self._kill()
+                raise EngineError(f"gave no answer within {self._timeout_s:g} s (--timeout) and was stopped")
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join(_EXIT_TIMEOUT_S)
+            raise EngineError(f"crashed: {_explain_exit(self._process.exitcode)}") from error
+        if isinstance(answer, _Refusal):
+            raise (DeviceError if answer.missing_here else EngineError)(answer.message)
+        return answer
+
+    def _kill(self) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+class _Session:
+    """The worker's side: holds the subject between questions."""
+
+    def __init__(self, source: str, threads: int, open_subject: OpenSubject) -> None:
+        self._open = lambda: open_subject(source, threads)
+        self._subject: Subject
+        self._inputs: Arrays
+
+    def load(self) -> Loaded:
+        start = time.perf_counter()
+        self._subject = self._open()
+        return Loaded(facts=self._subject.facts, load_ms=(time.perf_counter() - start) * 1e3)
+
+    def first_inference(self, batch: int, seed: int) -> FirstInference:
+        self._inputs = example_inputs(self._subject.facts.inputs, batch, seed=seed)
+        start = time.perf_counter()
+        outputs = self._subject.run(self._inputs)
+        return FirstInference(outputs=outputs, latency_ms=(time.perf_counter() - start) * 1e3)
+
+    def self_test(self) -> SelfTest | None:
+        return self._subject.self_test()
+
+    def window(self, seconds: float) -> list[float]:
+        return time_window(lambda: self._subject.run(self._inputs), seconds)
+
+    def peak_rss_bytes(self) -> int | None:
+        return host.peak_rss_bytes()
+
+
+def _serve(connection: Connection, source: str, threads: int, open_subject: OpenSubject) -> None:
+    """Answer questions until the parent closes the connection or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends the workers
+    os.dup2(sys.stderr.fileno(), 1)  # what libraries print must not mix with the report on stdout
+    session = _Session(source, threads, open_subject)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            method, arguments = connection.recv()
+            connection.send(_answer(session, method, arguments))
+
+
+def _answer(session: _Session, method: str, arguments: tuple[Any, ...]) -> Any:
+    """What the session says, or why it refuses. Anything unforeseen ends the worker, traceback and all."""
+    try:
+        return getattr(session, method)(*arguments)
+    except KdcmaeError as error:
+        return _Refusal(message=str(error), missing_here=error.exit_code == _MISSING_HERE)
+    except OSError as error:
+        return _Refusal(message=str(error), missing_here=False)
+
+
+def _explain_exit(code: int | None) -> str:
+    if code is None:
+        return "it closed its connection but does not end"
+    if code >= 0:
+        return f"its process ended with exit code {code}; what it printed is above"
+    name = signal.Signals(-code).name
+    hint = "; most often the system was out of memory" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{hint}"

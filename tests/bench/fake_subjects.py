@@ -1,0 +1,74 @@
+"""Subjects without a model, for the processes that benchmark workers start: imported there by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcmae.bench.subjects import Arrays, Facts
+from kdcmae.errors import CheckpointError, DeviceError
+from kdcmae.runtime import SelfTest
+from kdcmae.runtime.manifest import BatchRange, TensorSpec
+
+TOLERANCE = 1e-3
+
+
+def open_fake(source: str, threads: int) -> FakeSubject:
+    """A subject that behaves as its name says."""
+    if source == "no device":
+        raise DeviceError("it needs a CUDA device")
+    if source == "broken file":
+        raise CheckpointError("broken file is truncated")
+    if source == "no folder":
+        raise FileNotFoundError(2, "No such file or directory", "no folder")
+    if source == "crash at load":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if source == "bug at load":
+        raise ZeroDivisionError("a bug")
+    if source == "hang at load":
+        time.sleep(60)
+    if source == "slow load":
+        time.sleep(1)
+    if source == "chatter":
+        os.write(1, b"a library printed this\n")
+    return FakeSubject(source, threads)
+
+
+@dataclass
+class FakeSubject:
+    """Doubles its input; ``name`` says what else."""
+
+    name: str
+    threads: int
+    calls: int = 0
+
+    @property
+    def facts(self) -> Facts:
+        columns = 5 if self.name == "other inputs" else 4
+        return Facts(
+            kind="torch eager" if self.name.startswith("torch") else "fake engine",
+            computes_in="fp32",
+            inputs=(TensorSpec("x", ("batch", columns), "float32", "noise"),),
+            batch=BatchRange(8, 8, 8) if self.name == "batch of 8" else None,
+        )
+
+    def run(self, inputs: Arrays) -> Arrays:
+        self.calls += 1
+        if self.name == "crash when timed" and self.calls > 3:
+            sys.exit(7)
+        factor = {"slightly off": 2 + 1e-4, "wrong": 2.5, "not a number": np.nan}.get(self.name, 2.0)
+        time.sleep(1e-4)
+        if self.name == "other outputs":
+            return {"scores": inputs["x"]}
+        return {"logits": inputs["x"] * factor}
+
+    def self_test(self) -> SelfTest | None:
+        if self.name.startswith("torch"):
+            return None
+        error = {"failing self-test": 0.5, "self-test not finite": float("inf")}.get(self.name, 1e-5)
+        return SelfTest(max_error={"logits": error}, tolerance={"logits": TOLERANCE})

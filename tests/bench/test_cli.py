@@ -1,0 +1,124 @@
+"""The command line, end to end with a real checkpoint and its engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kdcmae.bench import cli
+from kdcmae.bench.cli import main
+
+QUICK = ["--seconds", "0.02", "--warm-up", "0", "--threads", "1"]
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    """Runs the command line in this process."""
+    monkeypatch.setattr(cli, "exit_on_sigterm", lambda: None)  # it would outlive the test
+
+    def invoke(*arguments: object):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+def test_an_engine_beside_its_checkpoint(invoke, checkpoint, engine_folder, tmp_path):
+    output = tmp_path / "results" / "bench.json"
+    result = invoke(*QUICK, engine_folder, checkpoint, "--json", "--output", output)
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content == json.loads(output.read_text())
+    assert [path.name for path in output.parent.iterdir()] == ["bench.json"]
+    engine, model = content["rows"]
+    assert (engine["subject"], model["subject"]) == (str(engine_folder), str(checkpoint))
+    assert content["reference"] == 1
+    assert engine["self_test"]["passed"]
+    assert engine["parity"]["passed"]
+    assert engine["parity"]["error"] <= 1e-4
+    for row in content["rows"]:
+        assert row["status"] in {"measured", "unstable"}
+        assert row["latency"]["count"] >= 10
+    # PyTorch alone takes more than the whole engine process: each process shows its own memory.
+    assert engine["peak_rss_bytes"] < model["peak_rss_bytes"]
+
+
+def test_the_table_goes_to_stdout_and_progress_to_stderr(invoke, engine_folder):
+    result = invoke(engine_folder, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "Latency in ms" in result.stdout
+    assert "reference" in result.stdout
+    assert "load " in result.stderr
+    assert "Latency" not in result.stderr
+
+
+def test_a_damaged_engine_fails_and_the_other_is_measured(invoke, compiled, engine_folder):
+    with (engine_folder / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    result = invoke(engine_folder, compiled, *QUICK, "--json")
+    assert result.exit_code == 1
+    damaged, whole = json.loads(result.stdout)["rows"]
+    assert damaged["status"] == "failed"
+    assert "model.onnx has changed" in damaged["reason"]
+    assert whole["latency"] is not None
+
+
+def test_a_missing_file_is_one_line_and_exit_code_2(invoke, tmp_path):
+    result = invoke(tmp_path / "nothing.pth")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path}/nothing.pth does not exist")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--batch", "0", "x"], ["--seconds", "0", "x"], ["--sec-onds", "x"]])
+def test_wrong_use_is_exit_code_2(invoke, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_that_of_the_benchmark(invoke, option):
+    text = invoke(option).stdout
+    assert text.startswith("Usage: main [OPTIONS] SUBJECT...")
+    assert "--seconds" in text
+    assert "Commands:" not in text
+
+
+def test_help_loads_neither_torch_nor_an_engine_library():
+    code = (
+        "import sys; from kdcmae.bench.cli import main; main(['--help'], standalone_mode=False); "
+        "sys.exit(bool({'torch', 'openvino', 'onnxruntime', 'numpy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_other_commands_live_beside_the_default():
+    @click.group(cls=type(main))
+    def group():
+        """A group."""
+
+    @group.command("run", hidden=True)
+    @click.argument("subjects", nargs=-1)
+    @click.option("--batch", type=int)
+    def run(subjects, batch):
+        """Run subjects."""
+        click.echo(f"run {subjects} {batch}")
+
+    @group.command()
+    def compare():
+        """Compare two reports."""
+        click.echo("compare")
+
+    runner = CliRunner()
+    assert runner.invoke(group, ["compare"]).output == "compare\n"
+    assert runner.invoke(group, ["a", "b", "--batch", "2"]).output == "run ('a', 'b') 2\n"
+    assert runner.invoke(group, ["--batch", "2", "compare"]).output == "run ('compare',) 2\n"
+    text = runner.invoke(group, ["--help"]).output
+    assert "Run subjects." in text
+    assert "compare  Compare two reports." in text

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcmae import KDCMAEClassifier
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.cli import main
+from kdcmae.cli import predict as predict_module
+from kdcmae.cli.predict import CheckpointPredictor, ModelFacts
+from kdcmae.compile.cli import main as compile_main
+from kdcmae.data.clip import read_clip
+from kdcmae.data.synthetic import write_clip
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.preprocessing import Preprocessing
+
+LABELS = ("dog [barking]", "rain", "speech", "engine")
+SMALL = {"audio_length": 32, "image_size": 64, "embed_dim": 32, "num_heads": 2, "specific_depth": 1}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["predict", *map(str, arguments)])
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def scores(clip: Mapping[str, Any]) -> dict[str, float]:
+    return {prediction["label"]: prediction["score"] for prediction in clip["predictions"]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a checkpoint of a very small model."""
+
+    def write(**overrides: Any) -> Path:
+        torch.manual_seed(0)
+        options = {"num_classes": len(LABELS), "labels": LABELS, **SMALL, **overrides}
+        model = KDCMAEClassifier.from_preset("tiny", **options)
+        path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+        save_checkpoint(model, path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Callable[..., Path]) -> Path:
+    return checkpoint()
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as an ONNX engine for batches of 2 to 4: ten frames need several, one frame needs filling."""
+    folder = tmp_path_factory.mktemp("engine") / "onnx"
+    arguments = ["--target", "onnx", "--checkpoint", str(model), "--output", str(folder), "--batch", "2:3:4"]
+    result = CliRunner().invoke(compile_main, arguments)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds whose frames look nothing like each other."""
+    path = tmp_path_factory.mktemp("clip") / "blocks [1].mp4"
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
+    write_clip(path, tone.astype(np.float32), 16000, blocks.repeat(16, axis=1).repeat(16, axis=2), 5)
+    return path
+
+
+def without(path: Path, kind: str, target: Path) -> Path:
+    """A copy of a clip that lacks one of its streams."""
+    with av.open(path) as reader, av.open(target, "w") as writer:
+        (kept,) = [stream for stream in reader.streams if stream.type != kind]
+        copy = writer.add_stream_from_template(kept)
+        for packet in reader.demux(kept):
+            if packet.size:
+                packet.stream = copy
+                writer.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("options", [(), ("--average-frames",)])
+def test_engine_and_checkpoint_agree(model: Path, engine: Path, clip: Path, options: tuple[str, ...]) -> None:
+    torch_scores = scores(answer(model, clip, *options)["clips"][0])
+    engine_scores = scores(answer(engine, clip, *options)["clips"][0])
+    assert list(torch_scores) == list(engine_scores)
+    assert engine_scores == pytest.approx(torch_scores, abs=1e-5)
+    assert sum(engine_scores.values()) == pytest.approx(1.0)
+
+
+def test_the_middle_frame_or_all_ten(engine: Path, clip: Path) -> None:
+    decoded = read_clip(clip)
+    with load_engine(engine) as loaded:
+        per_frame = [
+            {p.label: p.score for p in loaded.classify(decoded.waveform, decoded.sample_rate_hz, frame)}
+            for frame in decoded.frames
+        ]
+    assert scores(answer(engine, clip)["clips"][0]) == pytest.approx(per_frame[5], abs=1e-5)
+    average = {label: np.mean([frame[label] for frame in per_frame]) for label in LABELS}
+    assert scores(answer(engine, clip, "--average-frames")["clips"][0]) == pytest.approx(average, abs=1e-5)
+    assert max(abs(per_frame[0][label] - per_frame[5][label]) for label in LABELS) > 1e-3  # frames do matter
+
+
+def test_the_json_answer(engine: Path, clip: Path) -> None:
+    document = answer(engine, clip, clip, "--top", "2")
+    assert document["model"] == {
+        "path": str(engine),
+        "name": "small",
+        "runs_on": "onnx",
+        "modality": "audiovisual",
+        "random_weights": False,
+    }
+    assert len(document["clips"]) == 2
+    for result in document["clips"]:
+        assert result["path"] == str(clip)
+        first, second = result["predictions"]
+        assert first["score"] > second["score"]
+        assert result["decode_ms"] > 0
+        assert result["model_ms"] > 0
+
+
+def test_a_table_for_people(model: Path, clip: Path) -> None:
+    result = run(model, clip, "--top", "99")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == str(clip)
+    for label in LABELS:
+        assert sum(label in line for line in lines) == 1
+    assert "classified in" in lines[-1]
+    assert result.stderr == ""
+
+
+def test_several_clips_show_progress_on_stderr(model: Path, clip: Path) -> None:
+    result = run(model, clip, clip)
+    assert f"[2/2] {clip}" in result.stderr
+    assert "[2/2]" not in result.stdout
+
+
+def test_a_bad_clip_does_not_stop_the_others(model: Path, clip: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("this is no video")
+    result = run(model, bad, clip, "--json")
+    assert result.exit_code == 2
+    first, second = json.loads(result.stdout)["clips"]
+    assert first == {"path": str(bad), "error": f"{bad}: is not a media file, or its header is damaged"}
+    assert len(second["predictions"]) == len(LABELS)
+    assert f"error: {bad}: is not a media file" in result.stderr
+
+    result = run(model, bad, clip)
+    assert result.exit_code == 2
+    assert "rain" in result.stdout
+
+
+def test_an_audio_model_needs_no_pictures(checkpoint: Callable[..., Path], clip: Path, tmp_path: Path) -> None:
+    path = checkpoint(modality="audio")
+    sound = without(clip, "video", tmp_path / "sound.m4a")
+    assert scores(answer(path, sound)["clips"][0]) == pytest.approx(scores(answer(path, clip)["clips"][0]), abs=1e-6)
+    result = run(path, sound, "--average-frames")
+    assert result.exit_code == 2
+    assert "sees no frames" in result.stderr
+
+
+def test_a_video_model_needs_no_sound(checkpoint: Callable[..., Path], clip: Path, tmp_path: Path) -> None:
+    path = checkpoint(modality="video")
+    silent = without(clip, "audio", tmp_path / "silent.mp4")
+    assert scores(answer(path, silent)["clips"][0]) == pytest.approx(scores(answer(path, clip)["clips"][0]), abs=1e-6)
+
+
+def test_several_labels_may_be_true(checkpoint: Callable[..., Path], model: Path, clip: Path) -> None:
+    softmax = scores(answer(model, clip)["clips"][0])
+    sigmoid = scores(answer(checkpoint(multi_label=True), clip)["clips"][0])
+    odds = {label: score / (1 - score) for label, score in sigmoid.items()}
+    total = sum(odds.values())
+    assert {label: value / total for label, value in odds.items()} == pytest.approx(softmax, abs=1e-6)
+
+
+def test_checkpoint_options_reach_the_checkpoint(model: Path, engine: Path, clip: Path) -> None:
+    assert answer(model, clip, "--modality", "audio")["model"]["modality"] == "audio"
+    assert scores(answer(model, clip, "--num-heads", 4)["clips"][0]) != scores(answer(model, clip)["clips"][0])
+    result = run(engine, clip, "--num-heads", 4)
+    assert result.exit_code == 2
+    assert "--num-heads is for checkpoints" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "."])
+def test_what_is_no_model(name: str, clip: Path, tmp_path: Path) -> None:
+    result = run(tmp_path / name, clip)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+class Echo:
+    """A model whose logits are the first two mel bands of its input."""
+
+    def __init__(self, batch: tuple[int, int] = (1, 1), *, random_weights: bool = False) -> None:
+        self.batches: list[int] = []
+        self.facts = ModelFacts(
+            name="echo",
+            runs_on="nothing",
+            modality="audio",
+            labels=("low", "high"),
+            scores="softmax",
+            random_weights=random_weights,
+            preprocessing=Preprocessing(),
+            batch=batch,
+        )
+
+    def logits(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.batches.append(len(inputs["audio"]))
+        return inputs["audio"][:, 0, :2]
+
+
+def test_untrained_models_say_so(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for untrained in (True, False):
+        monkeypatch.setattr(predict_module, "load_predictor", lambda path, u=untrained: Echo(random_weights=u))
+        result = run("echo", clip, "--json")
+        assert json.loads(result.stdout)["model"]["random_weights"] is untrained
+        assert ("random weights" in result.stderr) is untrained
+
+
+def test_scores_that_are_not_finite_are_an_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Echo()
+    broken.facts = replace(broken.facts, preprocessing=Preprocessing(fbank_std=1e-45))
+    monkeypatch.setattr(predict_module, "load_predictor", lambda path: broken)
+    with np.errstate(all="ignore"):
+        result = run("echo", clip)
+    assert result.exit_code == 2
+    assert "not finite" in result.stderr
+
+
+@given(rows=st.integers(1, 25), smallest=st.integers(1, 6), extra=st.integers(0, 6))
+@settings(max_examples=40, deadline=None)
+def test_any_number_of_rows_goes_through_any_batch_range(rows: int, smallest: int, extra: int) -> None:
+    echo = Echo((smallest, smallest + extra))
+    audio = np.random.default_rng(0).random((rows, 3, 4), dtype=np.float32)
+    np.testing.assert_array_equal(predict_module._batched_logits(echo, {"audio": audio}), audio[:, 0, :2])
+    assert all(smallest <= size <= smallest + extra for size in echo.batches)
+
+
+def test_the_checkpoint_path_is_the_model_itself(model: Path) -> None:
+    from kdcmae import load_classifier
+
+    classifier = load_classifier(model)
+    rng = np.random.default_rng(0)
+    audio = rng.standard_normal((2, 32, 128), dtype=np.float32)
+    image = rng.standard_normal((2, 3, 64, 64), dtype=np.float32)
+    predictor = CheckpointPredictor(classifier, "small")
+    with torch.no_grad():
+        expected = classifier(audio=torch.from_numpy(audio), image=torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(predictor.logits({"audio": audio, "image": image}), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = f"from kdcmae.cli import main; main({arguments!r}, standalone_mode=False)"
+    assert loaded(code) == {"torch": False, "numpy": False, "av": False}
+
+
+def test_predicting_with_an_engine_loads_no_torch(engine: Path, clip: Path) -> None:
+    arguments = ["predict", str(engine), str(clip)]
+    code = f"from kdcmae.cli import main; main({arguments!r}, standalone_mode=False)"
+    assert loaded(code) == {"torch": False, "numpy": True, "av": True}
+
+
+def loaded(code: str) -> dict[str, bool]:
+    """Which heavy libraries a piece of Python imports."""
+    ending = "import json, sys; print(json.dumps({name: name in sys.modules for name in ('torch', 'numpy', 'av')}))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{ending}"], capture_output=True, text=True, check=True)
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(last, dict)
+    return last
+
+
+def test_the_group_lists_its_commands() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert "predict" in result.stdout
+    assert isinstance(main, click.Group)
+    result = CliRunner().invoke(main, ["nonsense"])
+    assert result.exit_code == 2
+    assert "No such command 'nonsense'" in result.stderr
