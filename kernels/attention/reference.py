@@ -44,7 +44,12 @@ def attend_runs(qkv: Tensor, lengths: Sequence[int], attend: Callable[[Tensor], 
     """Apply ``attend``, (B, L, 3*D) to (B, L, D), to each run of packed sequences of equal length."""
     runs = runs_of(lengths)
     pieces = qkv.split([length * count for length, count in runs])
-    return torch.cat([attend(piece.unflatten(0, run[::-1])).flatten(0, 1) for piece, run in zip(pieces, runs)])
+    return torch.cat(
+        [
+            attend(piece.unflatten(0, (count, length))).flatten(0, 1)
+            for piece, (length, count) in zip(pieces, runs, strict=True)
+        ]
+    )
 
 
 def runs_of(lengths: Sequence[int]) -> list[tuple[int, int]]:
