@@ -32,26 +32,25 @@ def main(output: Path) -> None:
     clip = output / "clip.mp4"
     note(f"\nA synthetic clip: {clip}")
     demo_clip(clip)
-    compile_module, bench_module, cli_module = "kdcmae.compile.cli", "kdcmae.bench.cli", "kdcmae.cli"
     fp32, bf16, trt = (output / name for name in ("openvino-fp32", "openvino-bf16", "trt-fp16"))
-    _run(compile_module, f"kdcmae-compile --target openvino {MODEL} --output {fp32}")
-    _run(compile_module, f"kdcmae-compile --target openvino {MODEL} --precision bf16 --output {bf16}")
-    _run(compile_module, f"kdcmae-compile --target trt {MODEL} --precision fp16 --batch 1:8:64 --output {trt}")
-    _run(bench_module, f"kdcmae-bench preset:tiny {fp32} {bf16} {trt} --seconds 3")
-    _run(cli_module, f"kdcmae predict {fp32} {clip}")
+    _run(f"kdcmae-compile --target openvino {MODEL} --output {fp32}")
+    _run(f"kdcmae-compile --target openvino {MODEL} --precision bf16 --output {bf16}")
+    _run(f"kdcmae-compile --target trt {MODEL} --precision fp16 --batch 1:8:64 --output {trt}")
+    _run(f"kdcmae-bench preset:tiny {fp32} {bf16} {trt} --seconds 3")
+    _run(f"kdcmae predict {fp32} {clip}")
     note(f"\nDone in {time.perf_counter() - start:.0f} s. These weights are random, so the labels mean nothing;")
     note("compile your own checkpoint with  kdcmae-compile --target openvino --checkpoint FILE")
 
 
-def _run(module: str, command: str) -> None:
-    """Show a command and run it with this interpreter.
+def _run(command: str) -> None:
+    """Show a command and run it as installed beside this interpreter.
 
     Raises:
         GateError: it failed.
     """
     note(f"\n$ {command}")
-    arguments = shlex.split(command)[1:]
-    result = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
+    name, *arguments = shlex.split(command)
+    result = subprocess.run([Path(sys.executable).with_name(name), *arguments], check=False)
     if result.returncode:
         raise GateError(f"{command!r} failed with exit code {result.returncode}")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -163,3 +164,28 @@ def test_batches():
     for text in ("", "0", "1:2", "8:4:2", "a"):
         with pytest.raises(ConfigError, match="neither a size"):
             parse_batch(text)
+
+
+def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path):
+    import openvino
+
+    folder = tmp_path / "engine"
+    arguments = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp16", "--output", folder)
+    assert run(*arguments).exit_code == 0
+    types = {}
+    for node in openvino.Core().read_model(folder / "model.xml").get_ops():
+        if node.get_type_name() in ("MVN", "Softmax", "ReduceMean", "Gelu"):
+            types.setdefault(node.get_type_name(), set()).add(node.get_output_element_type(0).to_string())
+    assert types == {"MVN": {"f32"}, "Softmax": {"f32"}, "ReduceMean": {"f32"}, "Gelu": {"f16"}}
+
+
+def test_a_terminated_build_leaves_nothing_behind(checkpoint, tmp_path):
+    folder = tmp_path / "engines" / "engine"
+    arguments = ["--target", "openvino", "--checkpoint", str(checkpoint), "--output", str(folder)]
+    code = f"from kdcmae.compile.cli import main; main({arguments!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob("engines/.engine.partial-*")):
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert list((tmp_path / "engines").iterdir()) == []
