@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,26 @@ import pytest
 import torch
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Interpret Triton kernels on the CPU; under ``-m gpu`` compile them.
+
+    This happens before Triton is imported: its functions are decorated one way or the other for good.
+    """
+    # Where memory is poisoned PyTorch also insists on a cuBLAS set to repeat its sums in one order.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    expression = config.option.markexpr
+    if "gpu" in expression and "not gpu" not in expression:
+        return
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        import triton.language as tl
+        from triton.runtime.interpreter import InterpretedFunction
+    except ImportError:
+        return
+    if not isinstance(tl.max, InterpretedFunction):
+        raise pytest.UsageError("triton was imported before TRITON_INTERPRET was set")
 
 
 def _folder(name: str, content: str) -> Path:

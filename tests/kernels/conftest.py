@@ -1,30 +1,12 @@
-"""Kernel tests run interpreted on the CPU, or, under ``-m gpu``, compiled on a GPU."""
+"""Kernel tests run interpreted on the CPU, or, under ``-m gpu``, compiled on a GPU; see tests/conftest.py."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Choose before Triton is imported: its functions are decorated one way or the other for good."""
-    # Where memory is poisoned PyTorch also insists on a cuBLAS set to repeat its sums in one order.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    expression = config.option.markexpr
-    if "gpu" in expression and "not gpu" not in expression:
-        return
-    os.environ["TRITON_INTERPRET"] = "1"
-    try:
-        import triton.language as tl
-        from triton.runtime.interpreter import InterpretedFunction
-    except ImportError:
-        return
-    if not isinstance(tl.max, InterpretedFunction):
-        raise pytest.UsageError("triton was imported before TRITON_INTERPRET was set; run tests/kernels on their own")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
