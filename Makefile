@@ -22,8 +22,14 @@ check: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(STAMP)
-	$(BIN)/python -m kdcmae.bench.suite
+# The base preset on this machine: OpenVINO engines against PyTorch in one interleaved run.
+BENCH_PRECISIONS := fp32 fp16 bf16
+
+bench: $(STAMP) $(BENCH_PRECISIONS:%=out/bench/openvino-%)
+	$(BIN)/kdcmae-bench preset:base $(BENCH_PRECISIONS:%=out/bench/openvino-%) --seconds 20 --output out/bench/base.json
+
+out/bench/openvino-%: $(STAMP)
+	$(BIN)/kdcmae-compile --target openvino --preset base --random-weights --precision $* --output $@
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

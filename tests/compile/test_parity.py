@@ -36,3 +36,9 @@ def test_a_passing_ladder_has_no_failure():
 
 def test_the_widest_precision_sets_the_tolerance():
     assert tolerance({"fp16", "bf16"}) == tolerance({"bf16"})
+
+
+def test_a_stage_may_run_the_first_samples_only():
+    ladder = Ladder({"logits": np.array([[1.0], [2.0]])})
+    assert ladder.climb("lowered", lambda: {"logits": np.array([[1.0]])}, tolerance=0.0, samples=1).status == "passed"
+    assert ladder.climb("lowered", lambda: {"logits": np.array([[1.0]])}, tolerance=0.0).status == "failed"
