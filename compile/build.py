@@ -26,7 +26,7 @@ from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 
-__all__ = ["CompileSettings", "compile_engine"]
+__all__ = ["CompileSettings", "compile_engine", "preflight"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -68,10 +68,7 @@ def compile_engine(
         MissingDependencyError: the target's library is not installed.
         EngineError: the export or the build failed; nothing was written.
     """
-    export.require_exporter()
-    target = targets.load_target(settings.target)
-    target.require()
-    package.check_destination(folder)
+    target = preflight(settings.target, folder)
     with package.staging(folder) as partial:
         build = _Build(classifier, partial, settings, step)
         graph = build.export()
@@ -83,6 +80,27 @@ def compile_engine(
             raise GateError(_explain(failure, folder))
         package.publish(partial, folder)
     return manifest
+
+
+def preflight(target_name: str, folder: Path) -> targets.Target:
+    """Fail before any work is done where a build cannot end well.
+
+    Args:
+        target_name: one of :data:`kdcmae.compile.targets.TARGETS`.
+        folder: where the engine would go.
+
+    Returns:
+        The target.
+
+    Raises:
+        MissingDependencyError: the exporter or the target's library is not installed.
+        EngineError: the destination holds something else than an engine.
+    """
+    export.require_exporter()
+    target = targets.load_target(target_name)
+    target.require()
+    package.check_destination(folder)
+    return target
 
 
 class _Build:

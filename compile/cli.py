@@ -43,12 +43,13 @@ def main(target: str, output: Path | None, precision: str, batch: str, as_json: 
     folder = output or Path("out") / f"{target}-{precision}"
     note(f"kdcmae-compile: {target}, {precision}, batch {batch} -> {folder}")
     step = Steps()
+    with step("load PyTorch"):
+        from kdcmae.compile.build import CompileSettings, compile_engine, preflight
+    preflight(target, folder)
     with step("load model"):
         classifier, model = _load(**model_options)
     if model["random_weights"]:
         note("  note: random weights; the engine is for trying things out, its labels mean nothing")
-    from kdcmae.compile.build import CompileSettings, compile_engine
-
     settings = CompileSettings(target=target, precision=precision, batch=batch_range, model=model)  # type: ignore[arg-type]
     manifest = compile_engine(classifier, folder, settings, step=step, seconds=step.seconds)
     if as_json:

@@ -40,11 +40,17 @@ def staging(folder: Path) -> Iterator[Path]:
 
     Args:
         folder: the destination; its parent is created.
+
+    Raises:
+        EngineError: its parent cannot be written to.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder)
     partial = folder.with_name(f".{folder.name}{_PARTIAL}{os.getpid()}")
-    partial.mkdir()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        partial.mkdir()
+    except OSError as error:
+        raise EngineError(f"cannot write to {folder.parent}: {error.strerror}; choose another --output") from error
     try:
         yield partial
     finally:

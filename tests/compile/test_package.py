@@ -95,3 +95,12 @@ def test_destinations_that_are_not_engines_are_refused(tmp_path):
     empty.mkdir()
     check_destination(empty)
     check_destination(tmp_path / "absent")
+
+
+def test_an_unwritable_parent_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(EngineError, match=r"cannot write to .*file: .*choose another --output"),
+        staging(tmp_path / "file" / "engine"),
+    ):
+        pass
