@@ -86,7 +86,9 @@ def test_help_is_that_of_the_benchmark(invoke, option):
     text = invoke(option).stdout
     assert text.startswith("Usage: main [OPTIONS] SUBJECT...")
     assert "--seconds" in text
-    assert "Commands:" not in text
+    assert "Commands:" in text
+    for command in ("kernels", "readme"):
+        assert f"\n  {command} " in text
 
 
 def test_help_loads_neither_torch_nor_an_engine_library():

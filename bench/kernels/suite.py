@@ -1,0 +1,135 @@
+"""A run from start to report: the device's ceilings, then case by case within the time allowed."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from importlib import metadata
+from typing import Any, Literal
+
+import torch
+
+import kdcmae
+from kdcmae import host
+from kdcmae.bench.environment import describe_environment
+from kdcmae.bench.kernels.attention import attention_cases
+from kdcmae.bench.kernels.case import Case, Profile
+from kdcmae.bench.kernels.ceilings import measure_ceilings
+from kdcmae.bench.kernels.clock import clock_for
+from kdcmae.bench.kernels.measure import measure_case
+from kdcmae.bench.kernels.patch_embed import patch_embed_cases
+from kdcmae.bench.kernels.profiles import ceiling_sizes, profile_for
+from kdcmae.bench.kernels.schema import Report, Settings
+from kdcmae.bench.kernels.step import step_cases
+from kdcmae.errors import DeviceError
+
+__all__ = ["Budget", "default_device", "describe_device", "run_kernel_benchmark", "slug"]
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Report], None]) -> Report:
+    """Check and time every case.
+
+    Args:
+        settings: how to run.
+        step: shows progress; a context manager per named step.
+        keep: called with the report so far after every case, so that a run that is cut short leaves something.
+
+    Raises:
+        DeviceError: this machine lacks the device.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA device here; add --device cpu for what a CPU can show, or --quick for a dry run")
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    environment = describe_environment()
+    profile, budget = profile_for(settings), Budget(60 * settings.minutes)
+    clock = clock_for(profile.device)
+    with step("measure ceilings"):
+        ceilings = measure_ceilings(
+            profile.device, clock, profile.dtype, ceiling_sizes(settings), seconds=budget.share(1, 300)
+        )
+    report = Report(
+        kdcmae_version=kdcmae.__version__,
+        created=created,
+        environment={**environment, "libraries": {**environment["libraries"], **_kernel_libraries()}},
+        device=describe_device(profile.device),
+        settings=settings,
+        ceilings=ceilings,
+    )
+    cases = _cases(profile, settings)
+    for index, case in enumerate(cases):
+        with step(case.name):
+            seconds = budget.share(case.weight, sum(one.weight for one in cases[index:]))
+            result = measure_case(case, clock, seconds=seconds, rounds=settings.rounds, seed=settings.seed)
+        report = replace(report, cases=(*report.cases, result))
+        keep(report)
+        gc.collect()  # compiled modules lie in cycles, and the next case needs their memory
+    return report
+
+
+class Budget:
+    """The time a run may take.
+
+    Args:
+        seconds: in all.
+        clock: gives seconds.
+    """
+
+    TIMED = 0.6  # of a case's share; the rest is for building, compiling and checking it
+
+    def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+
+    def share(self, weight: float, remaining: float) -> float:
+        """Timed seconds for what has ``weight`` among the ``remaining``, itself included; at least 0."""
+        return max(0.0, self.TIMED * (self._end - self._clock()) * weight / remaining)
+
+
+def default_device(*, quick: bool) -> Literal["cuda", "cpu"]:
+    """The GPU; a dry run makes do with the CPU."""
+    return "cpu" if quick and not torch.cuda.is_available() else "cuda"
+
+
+def slug(name: str) -> str:
+    """A device's name as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """What ran it."""
+    if device.type != "cuda":
+        return {"type": device.type, "name": host.cpu_name(), "threads": torch.get_num_threads()}
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "type": "cuda",
+        "name": facts.name,
+        "capability": f"{facts.major}.{facts.minor}",
+        "multiprocessors": facts.multi_processor_count,
+        "memory_bytes": facts.total_memory,
+        "l2_cache_bytes": facts.L2_cache_size,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def _cases(profile: Profile, settings: Settings) -> Sequence[Case]:
+    cases = [
+        *attention_cases(profile),
+        *patch_embed_cases(profile),
+        *step_cases(profile, compiled=settings.compiled),
+    ]
+    return [case for case in cases if case.kind in settings.kinds]
+
+
+def _kernel_libraries() -> dict[str, str]:
+    try:
+        return {"triton": metadata.version("triton")}
+    except metadata.PackageNotFoundError:
+        return {}
