@@ -11,7 +11,13 @@ from kdcmae.cli.common import KdcmaeGroup
 
 __all__ = ["main"]
 
-_COMMANDS = {"predict": "kdcmae.cli.predict"}
+_COMMANDS = {
+    "data": "kdcmae.cli.data",
+    "evaluate": "kdcmae.cli.evaluate",
+    "finetune": "kdcmae.cli.finetune",
+    "predict": "kdcmae.cli.predict",
+    "pretrain": "kdcmae.cli.pretrain",
+}
 
 
 class _LazyGroup(KdcmaeGroup):

@@ -1,0 +1,232 @@
+"""``kdcmae data``: make, extract, check and measure the clips that models learn from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdcmae.cli.common import KdcmaeGroup, exit_on_sigterm, json_option, note, print_json, progress_console
+from kdcmae.errors import GateError
+
+if TYPE_CHECKING:
+    from kdcmae.data.check import Problem
+
+__all__ = ["command"]
+
+_REPORT_FILE = "report.json"
+_SHOWN = 50  # problems that a table lists; --json has all
+_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
+
+_PATH = click.Path(path_type=Path)
+
+
+def _processes() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_processes_option = click.option(
+    "--processes", type=click.IntRange(min=1), default=_processes, show_default="one per core", help="To work in."
+)
+
+
+@click.group(name="data", cls=KdcmaeGroup)
+def command() -> None:
+    """Make, extract, check and measure clips.
+
+    MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
+    columns path, labels (separated by ';') and optionally id.
+    """
+    exit_on_sigterm()
+
+
+@command.command(name="synth")
+@click.argument("folder", metavar="OUT", type=_PATH)
+@click.option("--clips", type=click.IntRange(min=12), default=600, show_default=True, help="In all three splits.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the data set.")
+@_processes_option
+@json_option
+def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) -> None:
+    """Make AVSynth: short MP4 clips of twelve classes, with masks of what sounds.
+
+    70 % of the clips are for training, 15 % each for validation and testing. Equal seeds give equal clips.
+
+    \b
+    kdcmae data synth avsynth --clips 600
+    kdcmae finetune --data avsynth/train.jsonl
+    """
+    from kdcmae.data.avsynth.files import generate
+    from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
+
+    counts = {split: round(share * clips) for split, share in _SHARES.items() if split != "train"}
+    counts = {"train": clips - sum(counts.values()), **counts}
+    splits = {}
+    for split, count in counts.items():
+        with _progress(split, count) as on_clip:
+            manifest = generate(folder, clips=count, seed=seed, split=split, processes=processes, on_clip=on_clip)
+        splits[split] = {"manifest": str(manifest), "clips": count}
+        if not as_json:
+            click.echo(f"{count:>6} clips  {manifest}")
+    if as_json:
+        labels = str(folder / "labels.csv")
+        print_json({"avsynth_version": AVSYNTH_VERSION, "seed": seed, "splits": splits, "labels": labels})
+
+
+@command.command(name="extract")
+@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("folder", metavar="OUT", type=_PATH)
+@click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
+@_processes_option
+@json_option
+def extract_videos(manifest: Path, folder: Path, image_size: int, processes: int, as_json: bool) -> None:
+    """Turn videos into 16 kHz sound and ten frames, and a manifest of them.
+
+    Run again, it goes on where it stood. Clips that cannot be decoded are left out of the new manifest;
+    OUT/report.json says why.
+
+    \b
+    kdcmae data extract videos.csv extracted
+    kdcmae pretrain --data extracted/manifest.json
+    """
+    import json
+
+    from kdcmae.data.extract import MANIFEST_FILE, extract
+    from kdcmae.data.manifest import read_manifest
+
+    records = read_manifest(manifest)
+    with _progress("extract", len(records)) as on_clip:
+        outcome = extract(records, folder, image_size=image_size, processes=processes, on_clip=on_clip)
+    document = {"manifest": str(folder / MANIFEST_FILE), **asdict(outcome)}
+    (folder / _REPORT_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(f"{outcome.extracted} clips extracted, {outcome.kept} done before, {len(outcome.failed)} failed")
+        click.echo(document["manifest"])
+    if outcome.failed:
+        note(f"note: {len(outcome.failed)} clips failed; {folder / _REPORT_FILE} says why")
+
+
+@command.command(name="stats")
+@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.option(
+    "--audio-frames", type=click.IntRange(min=1), default=1024, show_default=True, help="That the model takes."
+)
+@_processes_option
+@json_option
+def stats(manifest: Path, audio_frames: int, processes: int, as_json: bool) -> None:
+    """Measure the mean and standard deviation of the spectrogram, padding included, as published."""
+    from kdcmae.data.manifest import read_manifest
+    from kdcmae.data.stats import spectrogram_stats
+
+    records = read_manifest(manifest)
+    with _progress("measure", len(records)) as on_clip:
+        measured = spectrogram_stats(records, audio_frames=audio_frames, processes=processes, on_clip=on_clip)
+    if as_json:
+        print_json({"audio_frames": audio_frames, **asdict(measured)})
+    else:
+        click.echo(f"fbank_mean {measured.mean:.4f}\nfbank_std  {measured.std:.4f}\nover {measured.clips} clips")
+    if measured.broken:
+        note(f"note: {len(measured.broken)} clips could not be read; `kdcmae data check` says why")
+
+
+@command.command(name="check")
+@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.option("--labels", "label_file", type=_PATH, help="The classes, as text or CSV; without it no label is checked.")
+@click.option("--shortest", "shortest_s", type=float, default=1.0, show_default=True, help="Seconds of sound.")
+@click.option("--silence", "silence_db", type=float, default=-60.0, show_default=True, help="Peak in dB full scale.")
+@_processes_option
+@json_option
+def check(
+    manifest: Path, label_file: Path | None, shortest_s: float, silence_db: float, processes: int, as_json: bool
+) -> None:
+    """Find missing, corrupt, short and silent clips and unknown labels before a long run does.
+
+    Every clip is read to its end. Exits with 1 if there are problems.
+    """
+    from kdcmae.data.check import check_clips
+    from kdcmae.data.manifest import LabelMap, read_manifest
+
+    records = read_manifest(manifest)
+    labels = None if label_file is None else LabelMap.read(label_file)
+    with _progress("check", len(records)) as on_clip:
+        problems = check_clips(
+            records, labels, shortest_s=shortest_s, silence_db=silence_db, processes=processes, on_clip=on_clip
+        )
+    affected = len({problem.clip_id for problem in problems})
+    if as_json:
+        print_json({"clips": len(records), "affected": affected, "problems": [asdict(item) for item in problems]})
+    else:
+        _show(problems)
+        click.echo(f"{len(records) - affected} of {len(records)} clips are fine")
+    if problems:
+        raise GateError(f"{affected} of {len(records)} clips have problems")
+
+
+@command.command(name="speed")
+@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Processes that read.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="To measure for.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips per batch.")
+@json_option
+def speed(manifest: Path, workers: int, seconds: float, batch_size: int, as_json: bool) -> None:
+    """Measure how many clips per second reach a model, as in the published finetuning, and in how much memory."""
+    from kdcmae.data.augment import Augmentation
+    from kdcmae.data.dataset import ClipDataset, DatasetSettings
+    from kdcmae.data.loader import training_loader
+    from kdcmae.data.manifest import read_manifest
+    from kdcmae.data.sampling import BatchSampler, Shuffled
+    from kdcmae.data.speed import measure_speed
+
+    records = read_manifest(manifest)
+    augmentation = Augmentation(frequency_mask=48, time_mask=192, mixup_rate=0.5)
+    dataset = ClipDataset(records, None, DatasetSettings(frames="random", augmentation=augmentation))
+    sampler = BatchSampler(Shuffled(len(records), seed=0), batch_size=min(batch_size, len(records)), drop_last=True)
+    measured = measure_speed(training_loader(dataset, sampler, workers=workers), seconds=seconds)
+    if as_json:
+        print_json({"workers": workers, "batch_size": batch_size, **asdict(measured)})
+        return
+    click.echo(f"{measured.clips_per_s:.1f} clips/s with {workers} workers, over {measured.seconds:.1f} s")
+    for name, peak_mb in (("this process", measured.peak_rss_mb), ("largest worker", measured.worker_peak_rss_mb)):
+        if peak_mb:
+            click.echo(f"{peak_mb:.0f} MB at most in {name}")
+
+
+@contextmanager
+def _progress(title: str, clips: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr; call what this gives once per clip."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=progress_console) as progress:
+        task = progress.add_task(title, total=clips)
+        yield lambda: progress.advance(task)
+
+
+def _show(problems: list[Problem]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not problems:
+        return
+    table = Table("clip", "problem", "detail")
+    for problem in problems[:_SHOWN]:
+        table.add_row(Text(problem.clip_id), problem.kind, Text(problem.detail, overflow="fold"))
+    console = Console(highlight=False)
+    console.print(table)
+    if len(problems) > _SHOWN:
+        console.print(f"and {len(problems) - _SHOWN} more; --json lists all")

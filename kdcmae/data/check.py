@@ -1,0 +1,115 @@
+"""Finds the clips of a manifest that a long run would stumble over, before it does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from kdcmae.config import Modality
+from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.manifest import ClipRecord, LabelMap
+from kdcmae.data.parallel import map_in_processes
+from kdcmae.data.reading import read_record
+from kdcmae.errors import DataError
+from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+
+__all__ = ["Problem", "ProblemKind", "check_clips"]
+
+ProblemKind = Literal["missing", "corrupt", "short", "silent", "label"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong with a clip.
+
+    Args:
+        clip_id: which.
+        kind: ``missing`` files, ``corrupt`` ones, ``short`` or ``silent`` sound, or a ``label`` that is missing or
+            unknown.
+        detail: in one line.
+    """
+
+    clip_id: str
+    kind: ProblemKind
+    detail: str
+
+
+def check_clips(
+    records: Sequence[ClipRecord],
+    labels: LabelMap | None,
+    *,
+    shortest_s: float = 1.0,
+    silence_db: float = -60.0,
+    processes: int = 1,
+    on_clip: Callable[[], object] = lambda: None,
+) -> list[Problem]:
+    """Read every clip to its end.
+
+    Args:
+        records: of the clips.
+        labels: the classes; None leaves labels unchecked.
+        shortest_s: sound shorter than this is a problem.
+        silence_db: sound that nowhere reaches this level, in dB of full scale, is a problem.
+        processes: that read.
+        on_clip: called for each clip done.
+    """
+    problems: list[Problem] = []
+    check = partial(_check, labels, shortest_s, silence_db)
+    for found in map_in_processes(check, records, processes=processes):
+        problems += found
+        on_clip()
+    return problems
+
+
+def _check(labels: LabelMap | None, shortest_s: float, silence_db: float, record: ClipRecord) -> list[Problem]:
+    found = itertools.chain(_label_problems(record, labels), _content_problems(record, shortest_s, silence_db))
+    return [Problem(clip_id=record.id, kind=kind, detail=detail) for kind, detail in found]
+
+
+def _label_problems(record: ClipRecord, labels: LabelMap | None) -> Iterator[tuple[ProblemKind, str]]:
+    if labels is None:
+        return
+    if not record.labels:
+        yield "label", "has no labels"
+    for label in record.labels:
+        try:
+            labels.index(label)
+        except DataError as error:
+            yield "label", str(error)
+
+
+def _content_problems(record: ClipRecord, shortest_s: float, silence_db: float) -> Iterator[tuple[ProblemKind, str]]:
+    if missing := [path for path in _files(record) if not path.exists()]:
+        others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        yield "missing", f"{missing[0]}{others}"
+        return
+    try:
+        waveform = read_record(record, _modality(record), range(FRAMES_PER_CLIP)).waveform
+    except DataError as error:
+        yield "corrupt", str(error)
+        return
+    if waveform is None:
+        return
+    seconds = len(waveform) / SAMPLE_RATE_HZ
+    if seconds < shortest_s:
+        yield "short", f"{seconds:.2f} s of sound"
+    peak_db = 20 * np.log10(max(float(np.abs(waveform).max(initial=0)), 1e-9))
+    if peak_db < silence_db:
+        yield "silent", f"its loudest sample is at {peak_db:.0f} dB of full scale"
+
+
+def _files(record: ClipRecord) -> list[Path]:
+    return [path for path in (record.video, record.wav, record.mask, *record.frames) if path is not None]
+
+
+def _modality(record: ClipRecord) -> Modality:
+    """What a clip has: manifests of extracted clips may leave out one half."""
+    if record.video is not None or (record.wav is not None and record.frames_folder is not None):
+        return "audiovisual"
+    return "audio" if record.wav is not None else "video"

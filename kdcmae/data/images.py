@@ -1,0 +1,98 @@
+"""Pictures in files: JPEG for the frames of extracted clips, PNG for masks and figures, with PyAV."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
+
+from kdcmae.errors import DataError
+
+__all__ = ["read_image", "write_image"]
+
+_BEST_JPEG = 2  # the quantiser of ffmpeg's mjpeg runs from 1 to 31; below 2 files grow and look the same
+
+_JFIF = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], dtype=np.float32)
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG file.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        DataError: no such file, neither JPEG nor PNG, damaged or truncated.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not content:
+        raise DataError(f"{path}: is empty (0 bytes)")
+    if content.startswith(b"\xff\xd8"):
+        name, complete = "mjpeg", b"\xff\xd9" in content[-64:]  # some writers pad what follows the end marker
+    elif content.startswith(b"\x89PNG"):
+        name, complete = "png", b"IEND" in content[-64:]
+    else:
+        raise DataError(f"{path}: is neither a JPEG nor a PNG file")
+    if not complete:
+        raise DataError(f"{path}: is truncated: its end marker is missing")
+    decoder = _codec(name, "r")
+    decoder.options = {"err_detect": "explode"}  # otherwise ffmpeg fills what it cannot decode with grey
+    try:
+        pictures = [*decoder.decode(av.Packet(content)), *decoder.decode(None)]
+    except av.FFmpegError as error:
+        raise DataError(f"{path}: is damaged: {error.strerror}") from error
+    if not pictures:
+        raise DataError(f"{path}: is damaged: it holds no picture")
+    return np.asarray(pictures[0].to_ndarray(format="rgb24"), dtype=np.uint8)
+
+
+def write_image(path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> None:
+    """Write a JPEG (.jpg, .jpeg; RGB, without chroma subsampling) or PNG (.png) file; its folder exists.
+
+    Args:
+        path: of the file; its suffix picks the format.
+        picture: (H, W, 3) uint8 RGB, or (H, W) uint8 grey levels.
+
+    Raises:
+        DataError: another suffix, shape or dtype.
+    """
+    path = Path(path)
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
+        raise DataError(f"picture of shape {picture.shape} and dtype {picture.dtype} must be (H, W[, 3]) uint8")
+    suffix = path.suffix.lower()
+    if suffix in (".jpg", ".jpeg") and picture.ndim == 3:
+        encoder, layout, planes = _codec("mjpeg", "w"), "yuvj444p", _jpeg_colours(picture)
+        encoder.qmin = encoder.qmax = _BEST_JPEG
+    elif suffix == ".png":
+        encoder, layout, planes = _codec("png", "w"), "rgb24" if picture.ndim == 3 else "gray", picture
+    else:
+        raise DataError(f"{path}: pictures are written as .jpg (RGB) or .png")
+    encoder.height, encoder.width = picture.shape[:2]
+    encoder.pix_fmt, encoder.time_base = layout, Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format=layout)
+    path.write_bytes(b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))))
+
+
+def _jpeg_colours(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB -> (3, H, W) YCbCr as JFIF defines it, rounded: ffmpeg truncates, which darkens."""
+    ycbcr = picture.astype(np.float32) @ _JFIF.T + np.array([0, 128, 128], dtype=np.float32)
+    return np.round(ycbcr).clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
+
+
+def _codec(name: str, mode: Literal["r", "w"]) -> VideoCodecContext:
+    codec = CodecContext.create(name, mode)
+    assert isinstance(codec, VideoCodecContext)
+    return codec

@@ -1,0 +1,309 @@
+"""Lists of clips: what a manifest says about each clip, and the map from labels to classes.
+
+Three formats are read: the published JSON over extracted sound and frames, and CSV or JSON lines over video files.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.errors import DataError
+from kdcmae.labels import read_labels
+
+__all__ = ["ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRecord:
+    """One clip: a video to decode, or the sound and frames extracted from one.
+
+    Args:
+        id: unique in its manifest, and fit for a file name.
+        labels: ids or names of its classes; empty for a clip without labels.
+        video: the video file.
+        wav: the extracted sound.
+        frames_folder: of the extracted frames, ``frame_0/ID.jpg`` to ``frame_9/ID.jpg``.
+        mask: a picture, white where the sounding object is in the middle frame; for localisation.
+    """
+
+    id: str
+    labels: tuple[str, ...] = ()
+    video: Path | None = None
+    wav: Path | None = None
+    frames_folder: Path | None = None
+    mask: Path | None = None
+
+    @property
+    def frames(self) -> tuple[Path, ...]:
+        """The extracted frame files, ten or none."""
+        if self.frames_folder is None:
+            return ()
+        return tuple(frame_path(self.frames_folder, self.id, number) for number in range(FRAMES_PER_CLIP))
+
+
+def frame_path(folder: Path, clip_id: str, number: int) -> Path:
+    """Where the published layout keeps frame ``number`` (0 to 9) of a clip."""
+    return folder / f"frame_{number}" / f"{clip_id}.jpg"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Classes in the order of a model's outputs.
+
+    Args:
+        names: what people read, one per class.
+        ids: what manifests may write instead of a name, one per class, such as AudioSet's ``/m/09x0r``.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> LabelMap:
+        """Read the published CSV (``index,mid,display_name``), or a text file with one name per line.
+
+        Raises:
+            DataError: not such a file, or one id or name for two classes.
+        """
+        path = Path(path)
+        names = read_labels(path)
+        ids = names
+        if path.suffix.lower() == ".csv":
+            rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+            if sorted(int(row["index"]) for row in rows) != list(range(len(rows))):
+                raise DataError(f"{path}: the column index must count from 0 without gaps")
+            if not all(row.get("mid") for row in rows):
+                raise DataError(f"{path}: a label CSV needs the columns index,mid,display_name")
+            ids = tuple(row["mid"] for row in sorted(rows, key=lambda row: int(row["index"])))
+        for values in (names, ids):
+            if repeated := next((value for value in values if values.count(value) > 1), None):
+                raise DataError(f"{path}: {repeated!r} stands for two classes")
+        return cls(names, ids)
+
+    @classmethod
+    def of_records(cls, records: Iterable[ClipRecord]) -> LabelMap:
+        """The labels that occur in a manifest, in alphabetical order."""
+        names = tuple(sorted({label for record in records for label in record.labels}))
+        return cls(names, names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: index for labels in (self.names, self.ids) for index, label in enumerate(labels)}
+
+    def index(self, label: str) -> int:
+        """The class of an id or name.
+
+        Raises:
+            DataError: no class has it.
+        """
+        if label not in self._index:
+            near = difflib.get_close_matches(label, self._index, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else " (several labels are separated by ';')"
+            raise DataError(f"unknown label {label!r}{hint}")
+        return self._index[label]
+
+    def multi_hot(self, labels: Iterable[str]) -> NDArray[np.float32]:
+        """(classes,) float32, one where a label's class is."""
+        target = np.zeros(len(self), dtype=np.float32)
+        target[[self.index(label) for label in labels]] = 1
+        return target
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[ClipRecord]:
+    """Read a list of clips. Paths in it are relative to its folder; whether they exist is not looked at.
+
+    Args:
+        path: ``.json``: ``{"data": [{"video_id", "wav", "video_path", "labels": "id,id"}]}``, as published, with
+            frames at ``video_path/frame_{0..9}/video_id.jpg``. ``.csv`` with a header, or ``.jsonl``: the fields
+            ``path`` of a video, and optionally ``labels`` separated by ``;``, ``id`` (otherwise the file's name
+            without its suffix) and ``mask``. In JSON, labels may also be a list. Other fields are ignored.
+
+    Raises:
+        DataError: cannot be read, a field is missing or has the wrong type, or two clips have one id.
+    """
+    path = Path(path)
+    readers = {".json": _published, ".csv": _csv, ".jsonl": _json_lines}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: a manifest is a .json, .csv or .jsonl file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    ids: dict[str, int] = {}
+    records: list[ClipRecord] = []
+    for place, record in readers[path.suffix.lower()](path, text):
+        first = ids.setdefault(record.id, len(records))
+        if first != len(records):
+            raise DataError(f"{place}: id {record.id!r} was used before, by clip {first + 1} of {len(records) + 1}")
+        records.append(record)
+    if not records:
+        raise DataError(f"{path}: lists no clips")
+    return records
+
+
+def write_manifest(path: Path, records: Sequence[ClipRecord], **facts: Any) -> None:
+    """Write ``.json`` (extracted clips) or ``.jsonl`` (videos), as :func:`read_manifest` reads it, in one step.
+
+    Args:
+        path: of the file; clips' paths are written relative to its folder.
+        records: at least one.
+        facts: more fields for every clip.
+    """
+    if path.suffix == ".json":
+        entries = [{**_published_entry(record, path.parent), **facts} for record in records]
+        text = json.dumps({"data": entries}, indent=1) + "\n"
+    else:
+        text = "".join(json.dumps({**_video_entry(record, path.parent), **facts}) + "\n" for record in records)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def parse_labels(value: Any, *, place: str, separator: str = ";") -> tuple[str, ...]:
+    """The labels in a field: a list of texts, or one text with separators; none if it is missing.
+
+    Raises:
+        DataError: neither of them; says where, which is ``place``.
+    """
+    if isinstance(value, list) and all(isinstance(label, str) and label for label in value):
+        return tuple(map(sys.intern, value))
+    if not isinstance(value, str) and value is not None:
+        raise DataError(f"{place}: field labels={value!r} must be text or a list of texts")
+    return tuple(sys.intern(part.strip()) for part in (value or "").split(separator) if part.strip())
+
+
+@lru_cache(maxsize=64)  # millions of clips share their folder of frames
+def _joined(folder: Path, value: str) -> Path:
+    return folder / value
+
+
+class _Entry:
+    """The fields of one clip, and where they stand."""
+
+    def __init__(self, place: str, fields: Any, folder: Path) -> None:
+        if not isinstance(fields, dict):
+            raise DataError(f"{place}: is {fields!r} instead of an object with fields")
+        self.place, self.fields, self.folder = place, fields, folder
+
+    def text(self, name: str) -> str | None:
+        value = self.fields.get(name)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str):
+            raise DataError(f"{self.place}: field {name}={value!r} must be text")
+        return value
+
+    def required(self, name: str) -> str:
+        value = self.text(name)
+        if value is None:
+            raise DataError(f"{self.place}: field {name} is missing or empty")
+        return value
+
+    def path(self, name: str) -> Path | None:
+        value = self.text(name)
+        return None if value is None else _joined(self.folder, value)
+
+    def id(self, name: str, default: str | None = None) -> str:
+        value = default if default and self.text(name) is None else self.required(name)
+        if "/" in value or "\\" in value or value in (".", ".."):
+            raise DataError(f"{self.place}: field {name}={value!r} must be fit for a file name")
+        return value
+
+    def labels(self, separator: str) -> tuple[str, ...]:
+        return parse_labels(self.fields.get("labels"), place=self.place, separator=separator)
+
+
+_Records = Iterator[tuple[str, ClipRecord]]  # each with the place in the file it comes from
+
+
+def _published(path: Path, text: str) -> _Records:
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+        raise DataError(f'{path}: field data is missing: a JSON manifest is {{"data": [...]}}')
+    for number, fields in enumerate(document["data"]):
+        entry = _Entry(f"{path}: data[{number}]", fields, path.parent)
+        record = ClipRecord(
+            id=entry.id("video_id"),
+            labels=entry.labels(","),
+            wav=entry.path("wav"),
+            frames_folder=entry.path("video_path"),
+        )
+        if record.wav is None and record.frames_folder is None:
+            raise DataError(f"{entry.place}: fields wav and video_path are both missing or empty")
+        yield entry.place, record
+
+
+def _csv(path: Path, text: str) -> _Records:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        if "path" not in (reader.fieldnames or ()):
+            raise DataError(f"{path}: line 1: column path is missing; the columns are path,labels and optionally id")
+        for fields in reader:
+            place = f"{path}: line {reader.line_num}"
+            if None in fields:
+                raise DataError(f"{place}: has more columns than the header; quote what holds a comma")
+            yield place, _video(_Entry(place, fields, path.parent))
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.reader.line_num}: is not CSV: {error}") from error
+
+
+def _json_lines(path: Path, text: str) -> _Records:
+    for number, line in enumerate(text.split("\n"), start=1):
+        place = f"{path}: line {number}"
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{place}: is not JSON: {error.msg}") from error
+        yield place, _video(_Entry(place, fields, path.parent))
+
+
+def _video(entry: _Entry) -> ClipRecord:
+    video = entry.required("path")
+    return ClipRecord(
+        id=entry.id("id", default=Path(video).stem),
+        labels=entry.labels(";"),
+        video=entry.folder / video,
+        mask=entry.path("mask"),
+    )
+
+
+def _published_entry(record: ClipRecord, folder: Path) -> dict[str, Any]:
+    # Names may hold commas where ids do not; the published code then has to be given ids.
+    separable = not any("," in label for label in record.labels)
+    return {
+        "video_id": record.id,
+        "wav": _relative(record.wav, folder),
+        "video_path": _relative(record.frames_folder, folder),
+        "labels": ",".join(record.labels) if separable else list(record.labels),
+    }
+
+
+def _video_entry(record: ClipRecord, folder: Path) -> dict[str, Any]:
+    entry = {"id": record.id, "path": _relative(record.video, folder), "labels": list(record.labels)}
+    return entry if record.mask is None else {**entry, "mask": _relative(record.mask, folder)}
+
+
+def _relative(path: Path | None, folder: Path) -> str | None:
+    return None if path is None else Path(os.path.relpath(path, folder)).as_posix()

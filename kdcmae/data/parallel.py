@@ -1,0 +1,73 @@
+"""One function over many items in several processes, in order, with few items waiting at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from kdcmae.errors import DataError
+
+__all__ = ["map_in_processes"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 8  # items per process that are started before their result is asked for
+
+
+def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], *, processes: int) -> Iterator[Result]:
+    """The results of a function, in the order of the items.
+
+    Args:
+        function: of a module, or a partial of one; it is sent to other processes.
+        items: taken a few at a time.
+        processes: 1 stays in this one. With more, a script that calls this keeps its own start behind
+            ``if __name__ == "__main__"``, as always with spawned processes.
+
+    Raises:
+        DataError: a process died, as a decoder may on a damaged file.
+    """
+    if processes == 1:
+        yield from map(function, items)
+        return
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    # Spawned, because a process that has threads, of torch or of numpy, cannot be forked safely.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
+    try:
+        remaining = iter(items)
+        waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, processes * _AHEAD))
+        while waiting:
+            _, first = waiting[0]
+            result = first.result()
+            waiting.popleft()
+            waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
+            yield result
+    except BrokenProcessPool as error:
+        suspects = ", ".join(str(item) for item, _ in list(waiting)[:processes])
+        raise DataError(f"a process died, killed or crashed by one of: {suspects}") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start() -> None:
+    """Set up a process of the pool, before numpy is loaded: one thread each, ended by its parent or with it."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its processes, which would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,83 @@
+"""How fast and in how much memory clips become batches, to know how many workers keep a GPU fed."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from kdcmae.data.loader import ClipLoader
+from kdcmae.host import peak_rss_bytes
+
+__all__ = ["LoaderSpeed", "measure_speed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSpeed:
+    """What was measured.
+
+    Args:
+        clips_per_s: that left the loader, after its first batch.
+        clips: that were counted.
+        seconds: that this took.
+        start_s: until the first batch, starting the workers included.
+        peak_rss_mb: of this process, PyTorch included; None where the system does not say.
+        worker_peak_rss_mb: of the largest worker, what it shares with this process included; 0 without workers.
+    """
+
+    clips_per_s: float
+    clips: int
+    seconds: float
+    start_s: float
+    peak_rss_mb: float | None
+    worker_peak_rss_mb: float | None
+
+
+def measure_speed(loader: ClipLoader, *, seconds: float) -> LoaderSpeed:
+    """Take batches for a while, and do nothing with them.
+
+    Args:
+        loader: of training batches.
+        seconds: to measure for, at least one batch.
+
+    Raises:
+        DataError: too many clips are broken.
+    """
+    batches = _endless(loader)
+    called = time.perf_counter()
+    next(batches)
+    start = time.perf_counter()
+    clips, passed = 0, 0.0
+    while passed < seconds or clips == 0:
+        clips += len(next(batches)["index"])
+        passed = time.perf_counter() - start
+    peak = peak_rss_bytes()
+    return LoaderSpeed(
+        clips_per_s=clips / passed,
+        clips=clips,
+        seconds=passed,
+        start_s=start - called,
+        peak_rss_mb=None if peak is None else peak / 1e6,
+        worker_peak_rss_mb=_largest_child_mb(),
+    )
+
+
+def _endless(loader: ClipLoader) -> Iterator[dict[str, Tensor]]:
+    for epoch in itertools.count():
+        yield from loader.batches(epoch)
+
+
+def _largest_child_mb() -> float | None:
+    """The largest resident memory that a process started by this one ever had."""
+    peaks = [0.0]
+    for child in multiprocessing.active_children():
+        status = Path(f"/proc/{child.pid}/status")
+        if not status.is_file():
+            return None
+        peaks += [int(line.split()[1]) * 1024 / 1e6 for line in status.read_text().splitlines() if "VmHWM:" in line]
+    return max(peaks)

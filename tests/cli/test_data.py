@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kdcmae.cli import main
+from kdcmae.data.manifest import read_manifest
+
+
+def run(*arguments: object) -> Result:
+    with patch("kdcmae.cli.data.exit_on_sigterm"):  # it would outlive the test
+        result = CliRunner().invoke(main, ["data", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def avsynth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "avsynth"
+    result = run("synth", folder, "--clips", 13, "--seed", 2, "--processes", 1, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert {split: entry["clips"] for split, entry in document["splits"].items()} == {"train": 9, "valid": 2, "test": 2}
+    assert (document["seed"], document["labels"]) == (2, str(folder / "labels.csv"))
+    assert [document["splits"][split]["manifest"] for split in ("train", "test")] == [
+        str(folder / "train.jsonl"),
+        str(folder / "test.jsonl"),
+    ]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extracted(avsynth: Path) -> Path:
+    folder = avsynth.parent / "extracted"
+    result = run("extract", avsynth / "valid.jsonl", folder, "--image-size", 64, "--processes", 1)
+    assert result.exit_code == 0
+    assert "2 clips extracted, 0 done before, 0 failed" in result.stdout
+    assert "extract" in result.stderr
+    return folder
+
+
+def test_synth_says_what_it_made(tmp_path: Path) -> None:
+    result = run("synth", tmp_path, "--clips", 12, "--processes", 1)
+    assert result.exit_code == 0
+    assert f"8 clips  {tmp_path / 'train.jsonl'}" in result.stdout
+    assert len(read_manifest(tmp_path / "valid.jsonl")) == 2
+
+
+def test_extract_resumes_and_reports_failures(avsynth: Path, extracted: Path) -> None:
+    (avsynth.parent / "text.mp4").write_text("no video")
+    with (avsynth.parent / "videos.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "labels"))
+        rows.writerows((record.video, record.labels[0]) for record in read_manifest(avsynth / "valid.jsonl"))
+        rows.writerow(("text.mp4", "rising disc"))
+    result = run("extract", avsynth.parent / "videos.csv", extracted, "--processes", 1, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["extracted"], document["kept"], list(document["failed"])) == (0, 2, ["text"])
+    assert "is not a media file" in document["failed"]["text"]
+    assert json.loads((extracted / "report.json").read_text()) == document
+    assert "1 clips failed" in result.stderr
+    assert len(read_manifest(document["manifest"])) == 2
+
+
+def test_stats(avsynth: Path, extracted: Path) -> None:
+    result = run("stats", extracted / "manifest.json", "--audio-frames", 192, "--processes", 1, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["clips"], document["audio_frames"], document["broken"]) == (2, 192, {})
+    shown = run("stats", avsynth / "valid.jsonl", "--audio-frames", 192, "--processes", 1)
+    assert f"fbank_mean {document['mean']:.4f}" in shown.stdout
+    assert f"fbank_std  {document['std']:.4f}" in shown.stdout
+
+
+def test_speed(extracted: Path) -> None:
+    result = run("speed", extracted / "manifest.json", "--workers", 0, "--seconds", 0, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["clips"] == 2
+    assert document["clips_per_s"] == pytest.approx(2 / document["seconds"])
+    assert document["worker_peak_rss_mb"] == 0
+    shown = run("speed", extracted / "manifest.json", "--workers", 0, "--seconds", 0)
+    assert "clips/s with 0 workers" in shown.stdout
+    assert "MB at most in this process" in shown.stdout
+
+
+def test_check_passes_what_is_fine(avsynth: Path) -> None:
+    result = run("check", avsynth / "test.jsonl", "--labels", avsynth / "labels.csv", "--processes", 1)
+    assert result.exit_code == 0
+    assert result.stdout == "2 of 2 clips are fine\n"
+
+
+def test_check_fails_what_is_not(avsynth: Path, tmp_path: Path) -> None:
+    source = (avsynth / "test.jsonl").read_text().splitlines()[0]
+    entry = {**json.loads(source), "path": str(avsynth / json.loads(source)["path"]), "labels": ["rising disk"]}
+    del entry["mask"]
+    missing = {"path": "none [1].mp4", "labels": ["rising disc"]}
+    (tmp_path / "clips.jsonl").write_text(f"{json.dumps(entry)}\n{json.dumps(missing)}\n")
+    arguments = ("check", tmp_path / "clips.jsonl", "--labels", avsynth / "labels.csv", "--processes", 1)
+    result = run(*arguments, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert (document["clips"], document["affected"]) == (2, 2)
+    assert [(item["clip_id"], item["kind"]) for item in document["problems"]] == [
+        ("test-000000", "label"),
+        ("none [1]", "missing"),
+    ]
+    assert "error: 2 of 2 clips have problems" in result.stderr
+    shown = run(*arguments)
+    assert shown.exit_code == 1
+    assert "none [1]" in shown.stdout
+    assert "did you mean" in shown.stdout
+    assert "0 of 2 clips are fine" in shown.stdout
+
+
+def test_long_lists_are_cut_on_the_screen_only(tmp_path: Path) -> None:
+    lines = "".join(f"none{number}.mp4\n" for number in range(60))
+    (tmp_path / "clips.csv").write_text(f"path\n{lines}")
+    assert "and 10 more; --json lists all" in run("check", tmp_path / "clips.csv", "--processes", 1).stdout
+    document = json.loads(run("check", tmp_path / "clips.csv", "--processes", 1, "--json").stdout)
+    assert len(document["problems"]) == 60
+
+
+@pytest.mark.parametrize("name", ["extract", "stats", "check"])
+def test_bad_manifests_are_wrong_use(name: str, tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("file\na.mp4\n")
+    output = [tmp_path / "out"] if name == "extract" else []
+    result = run(name, tmp_path / "clips.csv", *output)
+    assert result.exit_code == 2
+    assert "line 1: column path is missing" in result.stderr
+
+
+def test_help_names_the_commands() -> None:
+    result = run("--help")
+    for name in ("synth", "extract", "stats", "check", "speed"):
+        assert name in result.output

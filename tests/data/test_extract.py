@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcmae.data.clip import read_clip
+from kdcmae.data.extract import extract
+from kdcmae.data.images import read_image
+from kdcmae.data.manifest import ClipRecord, read_manifest
+from kdcmae.data.reading import read_record
+from kdcmae.data.synthetic import write_clip
+from kdcmae.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[ClipRecord]:
+    """Three short clips, the second of which is damaged."""
+    folder = tmp_path_factory.mktemp("videos")
+    records = []
+    for number in range(3):
+        path = folder / f"v{number}.mp4"
+        rng = np.random.default_rng(number)
+        pictures = [np.full((48, 64, 3), 10 * step + number, np.uint8) for step in range(20)]
+        write_clip(path, rng.uniform(-0.4, 0.4, 16000).astype(np.float32), 16000, pictures, 20)
+        records.append(ClipRecord(id=f"v{number}", labels=("a, b", f"class{number}"), video=path))
+    path = folder / "v1.mp4"
+    path.write_bytes(path.read_bytes()[:1000])
+    return records
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_published_layout(videos: list[ClipRecord], tmp_path: Path) -> None:
+    calls = []
+    outcome = extract(videos, tmp_path, image_size=32, on_clip=lambda: calls.append(1))
+    assert (outcome.extracted, outcome.kept, len(calls)) == (2, 0, 3)
+    assert list(outcome.failed) == ["v1"]
+    assert "truncated" in outcome.failed["v1"]
+    expected = {f"frames/frame_{number}/v{clip}.jpg" for number in range(10) for clip in (0, 2)}
+    assert files(tmp_path) == {"manifest.json", "audio/v0.wav", "audio/v2.wav"} | expected
+    entry = json.loads((tmp_path / "manifest.json").read_text())["data"][1]
+    assert entry == {"video_id": "v2", "wav": "audio/v2.wav", "video_path": "frames", "labels": ["a, b", "class2"]}
+
+
+def test_what_is_extracted_is_what_is_decoded(videos: list[ClipRecord], tmp_path: Path) -> None:
+    extract(videos[:1], tmp_path, image_size=32)
+    record = read_manifest(tmp_path / "manifest.json")[0]
+    assert videos[0].video is not None
+    clip, extracted = read_clip(videos[0].video), read_record(record, "audiovisual", range(10))
+    assert extracted.waveform is not None
+    np.testing.assert_array_equal(extracted.waveform, clip.waveform)
+    for ours, theirs in zip(extracted.frames, clip.frames, strict=True):
+        assert ours.shape == (32, 32, 3)
+        assert abs(float(ours.mean()) - float(theirs.mean())) <= 1
+
+
+def test_small_frames_are_cropped_but_not_enlarged(videos: list[ClipRecord], tmp_path: Path) -> None:
+    extract(videos[:1], tmp_path, image_size=224)
+    assert read_image(tmp_path / "frames/frame_5/v0.jpg").shape == (48, 48, 3)
+
+
+def test_a_second_run_goes_on_where_the_first_stood(videos: list[ClipRecord], tmp_path: Path) -> None:
+    extract(videos, tmp_path)
+    untouched = (tmp_path / "audio/v0.wav").stat().st_mtime_ns
+    (tmp_path / "frames/frame_4/v2.jpg").unlink()
+    (tmp_path / "audio/.v2.partial.wav").write_bytes(b"left by a run that was killed")
+    outcome = extract(videos, tmp_path)
+    assert (outcome.extracted, outcome.kept, list(outcome.failed)) == (1, 1, ["v1"])
+    assert (tmp_path / "audio/v0.wav").stat().st_mtime_ns == untouched
+    assert (tmp_path / "frames/frame_4/v2.jpg").exists()
+    assert not (tmp_path / "audio/.v2.partial.wav").exists()
+    assert [record.id for record in read_manifest(tmp_path / "manifest.json")] == ["v0", "v2"]
+
+
+def test_a_clip_appears_whole_or_not_at_all(
+    videos: list[ClipRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kdcmae.data.extract._write_wav", full)
+    with pytest.raises(OSError, match="No space"):
+        extract(videos[:1], tmp_path)
+    assert not any("wav" in name or "partial" in name for name in files(tmp_path))
+    monkeypatch.undo()
+    assert extract(videos[:1], tmp_path).extracted == 1
+
+
+def test_processes_change_nothing(videos: list[ClipRecord], tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert extract(videos, one) == extract(videos, two, processes=2)
+    assert files(one) == files(two)
+    for name in files(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_what_cannot_be_extracted(videos: list[ClipRecord], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of 1 clips can be decoded, such as .*v1\.mp4: is truncated"):
+        extract(videos[1:2], tmp_path)
+    with pytest.raises(DataError, match="'x' has no video: give a manifest of videos"):
+        extract([ClipRecord(id="x", wav=tmp_path / "x.wav")], tmp_path)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest, write_manifest
+from kdcmae.errors import DataError
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_published_format(tmp_path: Path) -> None:
+    entries = [
+        {"video_id": "a", "wav": "/audio/a.wav", "video_path": "/frames", "labels": "/m/1,/m/2"},
+        {"video_id": "b", "wav": "audio/b.wav", "video_path": "frames", "labels": ["one, and more"]},
+        {"video_id": "c", "wav": "audio/c.wav", "labels": ""},
+    ]
+    a, b, c = read_manifest(written(tmp_path / "clips.json", json.dumps({"data": entries})))
+    assert a == ClipRecord(id="a", labels=("/m/1", "/m/2"), wav=Path("/audio/a.wav"), frames_folder=Path("/frames"))
+    assert a.frames[3] == Path("/frames/frame_3/a.jpg")
+    assert len(a.frames) == 10
+    assert b.wav == tmp_path / "audio" / "b.wav"
+    assert b.labels == ("one, and more",)
+    assert c.frames == ()
+    assert c.labels == ()
+
+
+def test_csv(tmp_path: Path) -> None:
+    text = '\ufeffpath,labels,id,note\nvideos/a.mp4,"dog; cat, angry",x1,\n/abs/b.mp4,dog,,ignored\n'
+    x1, b = read_manifest(written(tmp_path / "clips.csv", text))
+    assert x1 == ClipRecord(id="x1", labels=("dog", "cat, angry"), video=tmp_path / "videos/a.mp4")
+    assert b == ClipRecord(id="b", labels=("dog",), video=Path("/abs/b.mp4"))
+
+
+def test_fields_may_hold_line_breaks(tmp_path: Path) -> None:
+    (record,) = read_manifest(written(tmp_path / "clips.csv", 'path,labels,note\na.mp4,dog,"two\nlines"\n'))
+    assert record.labels == ("dog",)
+    (record,) = read_manifest(written(tmp_path / "clips.jsonl", '{"path": "a.mp4", "labels": "dog\u2028cat"}\n'))
+    assert record.labels == ("dog\u2028cat",)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    text = '{"path": "a.mp4", "labels": ["x;y"], "mask": "m/a.png"}\n\n{"path": "b.mp4"}\n'
+    a, b = read_manifest(written(tmp_path / "clips.jsonl", text))
+    assert a == ClipRecord(id="a", labels=("x;y",), video=tmp_path / "a.mp4", mask=tmp_path / "m/a.png")
+    assert b.labels == ()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_what_is_written_is_read_back(suffix: str, tmp_path: Path) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    if suffix == ".json":
+        extracted = {"wav": tmp_path / "audio/a.wav", "frames_folder": tmp_path / "frames"}
+        records = [ClipRecord(id=name, labels=("x", "y, z"), **extracted) for name in "ab"]
+    else:
+        records = [ClipRecord(id="a", labels=("x;y",), video=tmp_path / "a.mp4", mask=tmp_path / "m.png")]
+    write_manifest(folder / f"clips{suffix}", records, version=3)
+    back = read_manifest(folder / f"clips{suffix}")
+    assert [(record.id, record.labels) for record in back] == [(record.id, record.labels) for record in records]
+    for field in ("video", "wav", "frames_folder", "mask"):
+        for ours, theirs in zip(back, records, strict=True):
+            path = getattr(ours, field)
+            assert (path and path.resolve()) == getattr(theirs, field)
+    assert '"version": 3' in (folder / f"clips{suffix}").read_text()
+    assert [file.name for file in folder.iterdir()] == [f"clips{suffix}"]
+
+
+def test_ids_without_commas_are_written_as_published(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "a.json", [ClipRecord(id="a", labels=("/m/1", "/m/2"), wav=tmp_path / "a.wav")])
+    entry = json.loads((tmp_path / "a.json").read_text())["data"][0]
+    assert entry == {"video_id": "a", "wav": "a.wav", "video_path": None, "labels": "/m/1,/m/2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "", r"a\.txt: a manifest is a \.json, \.csv or \.jsonl file"),
+        ("a.json", '{\n"data": [}', r"a\.json: line 2: is not JSON"),
+        ("a.json", "[]", r"field data is missing"),
+        ("a.json", '{"data": []}', r"lists no clips"),
+        ("a.json", '{"data": ["x"]}', r"data\[0\]: is 'x' instead of an object"),
+        ("a.json", '{"data": [{"wav": "a.wav"}]}', r"data\[0\]: field video_id is missing"),
+        ("a.json", '{"data": [{"video_id": 7, "wav": "a"}]}', r"data\[0\]: field video_id=7 must be text"),
+        ("a.json", '{"data": [{"video_id": "a"}]}', r"data\[0\]: fields wav and video_path are both missing"),
+        ("a.json", '{"data": [{"video_id": "../a", "wav": "a"}]}', r"video_id='\.\./a' must be fit for a file name"),
+        ("a.json", '{"data": [{"video_id": "a", "wav": "a", "labels": [1]}]}', r"data\[0\]: field labels=\[1\]"),
+        ("a.csv", "file,labels\n", r"line 1: column path is missing"),
+        ("a.csv", "path,labels\na.mp4,x\n,y\n", r"a\.csv: line 3: field path is missing"),
+        ("a.csv", "path,labels\na.mp4,x,y\n", r"line 2: has more columns than the header"),
+        ("a.csv", 'path,labels\n"a"b.mp4,x\n', r"line 2: is not CSV"),
+        ("a.csv", "path\nx/a.mp4\nb.mp4\ny/a.mp4\n", r"line 4: id 'a' was used before, by clip 1 of 3"),
+        ("a.jsonl", '{"path": "a.mp4"}\n{"path": ""}\n', r"a\.jsonl: line 2: field path is missing"),
+        ("a.jsonl", '{"path": "a.mp4"}\n{"path"\n', r"line 2: is not JSON"),
+        ("a.jsonl", "7\n", r"line 1: is 7 instead of an object"),
+    ],
+)
+def test_errors_say_where(name: str, text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_manifest(written(tmp_path / name, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        read_manifest(tmp_path / "none.csv")
+    (tmp_path / "a.csv").write_bytes(b"path\n\xff\xfe\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_manifest(tmp_path / "a.csv")
+
+
+LABEL_CSV = 'index,mid,display_name\n1,/m/b,"Dog, barking"\n0,/m/a,Speech\n'
+
+
+def test_labels_by_id_and_by_name(tmp_path: Path) -> None:
+    labels = LabelMap.read(written(tmp_path / "labels.csv", LABEL_CSV))
+    assert labels.names == ("Speech", "Dog, barking")
+    assert labels.ids == ("/m/a", "/m/b")
+    assert [labels.index(label) for label in ("/m/b", "Dog, barking", "Speech")] == [1, 1, 0]
+    np.testing.assert_array_equal(labels.multi_hot(["/m/b"]), np.array([0, 1], np.float32))
+    with pytest.raises(DataError, match=r"unknown label 'Speach' \(did you mean 'Speech'\?\)"):
+        labels.multi_hot(["Speach"])
+    with pytest.raises(DataError, match="separated by ';'"):
+        labels.index("xyz")
+
+
+def test_labels_from_text_and_from_records(tmp_path: Path) -> None:
+    assert LabelMap.read(written(tmp_path / "labels.txt", "dog\ncat\n")).names == ("dog", "cat")
+    records = [ClipRecord(id="a", labels=("dog", "cat")), ClipRecord(id="b", labels=("dog",))]
+    assert LabelMap.of_records(records).ids == ("cat", "dog")
+    assert len(LabelMap.of_records(records)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.csv", "index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "count from 0 without gaps"),
+        ("l.csv", "index,mid,display_name\n0,/m/a,A\n1,,B\n", "needs the columns"),
+        ("l.csv", "index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a' stands for two classes"),
+        ("l.txt", "dog\ncat\ndog\n", "'dog' stands for two classes"),
+    ],
+)
+def test_label_files_that_cannot_be_used(name: str, text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        LabelMap.read(written(tmp_path / name, text))

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdcmae.data.augment import Augmentation
+from kdcmae.data.dataset import ClipDataset, DatasetSettings
+from kdcmae.data.manifest import ClipRecord, LabelMap
+from kdcmae.data.shards import ShardLoader, ShardSettings, count_clips, read_shard
+from kdcmae.data.synthetic import demo_clip
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.runtime.preprocessing import Preprocessing
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # its workers
+WORKERS = pytest.mark.parametrize("workers", [0, 2])
+
+LABELS = LabelMap(("barking", "singing", "typing"), ("/m/1", "/m/2", "/m/3"))
+PLAIN = DatasetSettings(preprocessing=Preprocessing(audio_frames=32, image_size=16))
+TRAINING = DatasetSettings(
+    preprocessing=PLAIN.preprocessing, frames="random", augmentation=Augmentation(mixup_rate=0.5), seed=3
+)
+
+
+def members_of(record: ClipRecord) -> list[tuple[str, bytes]]:
+    assert record.wav is not None
+    frames = [(f"{record.id}.{number}.jpg", path.read_bytes()) for number, path in enumerate(record.frames)]
+    facts = json.dumps({"labels": list(record.labels)}).encode()
+    return [(f"{record.id}.json", facts), (f"{record.id}.wav", record.wav.read_bytes()), *frames]
+
+
+def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as shard:
+        for name, content in members:
+            member = tarfile.TarInfo(f"clips/{name}")
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def records(extracted) -> list[ClipRecord]:  # type: ignore[no-untyped-def]
+    return extracted(12)
+
+
+@pytest.fixture(scope="module")
+def shards(records: list[ClipRecord], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve clips in four shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    return [
+        write_shard(folder / f"{number}.tar", [pair for record in records[number::4] for pair in members_of(record)])
+        for number in range(4)
+    ]
+
+
+def loader(shards: list[Path], dataset: DatasetSettings = TRAINING, **settings: float) -> ShardLoader:
+    given = {"batch_size": 2, "clips": 12, "shuffled": 3, **settings}
+    return ShardLoader(shards, LABELS, dataset, ShardSettings(**given))  # type: ignore[arg-type]
+
+
+def assert_same(ours: list[dict[str, torch.Tensor]], theirs: list[dict[str, torch.Tensor]]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert torch.equal(a[name], b[name]), name
+
+
+def test_shards_hold_clips(shards: list[Path], records: list[ClipRecord]) -> None:
+    assert count_clips(shards) == 12
+    clips = list(read_shard(shards[1]))
+    assert [(clip.id, clip.labels) for clip in clips] == [(record.id, record.labels) for record in records[1::4]]
+
+
+def test_samples_are_those_of_the_files(shards: list[Path], records: list[ClipRecord]) -> None:
+    stream = loader(shards, PLAIN, batch_size=1, shuffled=1)
+    files = ClipDataset(records, LABELS, PLAIN)
+    number_of = {record.id: number for number, record in enumerate(records)}
+    seen = set()
+    for batch in stream.batches(0):
+        name = stream.clip_id(int(batch["index"][0]))
+        seen.add(name)
+        expected = files[number_of[name]]
+        for key in ("audio", "image", "target"):
+            assert torch.equal(batch[key][0], expected[key])
+    assert seen == number_of.keys()
+
+
+@WORKERS
+def test_an_epoch_repeats_and_resumes_at_any_batch(shards: list[Path], workers: int) -> None:
+    whole = list(loader(shards, workers=workers).batches(1))
+    assert len(whole) == loader(shards).batches_per_epoch == 6
+    assert all(batch["audio"].shape == (2, 32, 128) for batch in whole)
+    for start in (0, 1, 2, 5):
+        assert_same(list(loader(shards, workers=workers).batches(1, start)), whole[start:])
+    other = list(loader(shards, workers=workers).batches(2))
+    assert [batch["index"].tolist() for batch in other] != [batch["index"].tolist() for batch in whole]
+
+
+@WORKERS
+def test_readers_share_the_shards(shards: list[Path], workers: int) -> None:
+    ids = []
+    for rank in (0, 1):
+        stream = loader(shards, workers=workers, rank=rank, world_size=2, batch_size=1, shuffled=1)
+        assert stream.batches_per_epoch == 6
+        ids.append({stream.clip_id(int(batch["index"][0])) for batch in stream.batches(0)})
+    assert not ids[0] & ids[1]
+    assert len(ids[0] | ids[1]) == 12
+
+
+def test_a_reader_with_few_clips_starts_again(shards: list[Path]) -> None:
+    batches = list(loader(shards[:1], clips=10, shuffled=2).batches(0))
+    assert [len(batch["index"]) for batch in batches] == [2] * 5
+
+
+def test_videos_and_single_pictures(tmp_path: Path, records: list[ClipRecord]) -> None:
+    demo_clip(tmp_path / "v.mp4", seconds=1)
+    facts = b'{"labels": "/m/1; typing"}'
+    video = [("v.json", facts), ("v.mp4", (tmp_path / "v.mp4").read_bytes())]
+    single = [
+        ("s.json", facts),
+        ("s.wav", dict(members_of(records[0]))["clip0.wav"]),
+        ("s.jpg", records[0].frames[7].read_bytes()),
+    ]
+    shard = write_shard(tmp_path / "a.tar", [*video, *single])
+    batches = list(loader([shard], PLAIN, clips=4, batch_size=1, shuffled=1).batches(0))
+    assert {tuple(batch["target"][0].tolist()) for batch in batches} == {(1.0, 0.0, 1.0)}
+    assert all(batch["image"].std() > 0 for batch in batches)
+
+
+def test_a_broken_clip_is_replaced_by_another_and_counted(tmp_path: Path, records: list[ClipRecord]) -> None:
+    members = [pair for record in records[:6] for pair in members_of(record)]
+    broken = [(name, b"no sound" if name == "clip2.wav" else content) for name, content in members]
+    shard = write_shard(tmp_path / "a.tar", broken)
+    stream = loader([shard], clips=18, broken_limit=0.1)
+    for batch in stream.batches(0):
+        names = [stream.clip_id(index) for index in batch["index"].tolist()]
+        assert len(names) == 2
+        assert "clip2" not in names
+    assert stream.broken.reasons == {"clip2": "clip2.wav: is not a media file, or its header is damaged"}
+    with pytest.raises(DataError, match="1 of 18 clips cannot be used"):
+        list(loader([shard], clips=18, broken_limit=0.01).batches(0))
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("a.0.5.mp4", b"x")], r"has neither video nor sound, only json, 0\.5\.mp4; no name may have an early dot"),
+        ([("a.wav", b""), ("a.3.jpg", b"x")], "has no member 5.jpg"),
+    ],
+)
+def test_clips_that_lack_something(members: list[tuple[str, bytes]], reason: str, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "a.tar", [("a.json", b'{"labels": ["typing"]}'), *members])
+    with pytest.raises(DataError, match=reason):
+        list(loader([shard], PLAIN, clips=2, shuffled=1).batches(0))
+
+
+def test_shards_that_cannot_be_read(shards: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("no tar")
+    (tmp_path / "cut.tar").write_bytes(shards[0].read_bytes()[:30000])
+    empty = write_shard(tmp_path / "empty.tar", [])
+    for name in ("text.tar", "cut.tar", "none.tar"):
+        with pytest.raises(DataError, match=rf"{name}: is no tar file, or truncated"):
+            list(read_shard(tmp_path / name))
+    with pytest.raises(DataError, match=r"no clips in .*empty\.tar"):
+        list(loader([empty]).batches(0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "a.json: is not JSON"), (b"[]", r"a.json: is \[\] instead"), (b'{"labels": 3}', "labels=3")],
+)
+def test_labels_that_cannot_be_read(content: bytes, message: str, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "labels.tar", [("a.json", content)])
+    with pytest.raises(DataError, match=message):
+        list(read_shard(shard))
+
+
+def test_settings_that_do_not_fit(shards: list[Path]) -> None:
+    with pytest.raises(ConfigError, match=r"4 shards for 6 readers \(2 ranks, 3 workers\)"):
+        loader(shards, workers=3, world_size=2)
+    with pytest.raises(ConfigError, match="3 clips do not fill one batch"):
+        loader(shards, clips=3, batch_size=4)
+
+
+def test_members_may_be_compressed(records: list[ClipRecord], tmp_path: Path) -> None:
+    plain = write_shard(tmp_path / "a.tar", members_of(records[0]))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert next(read_shard(tmp_path / "a.tar.gz")).members == next(read_shard(plain)).members
+    assert len(next(read_shard(plain)).members) == 12
