@@ -26,12 +26,20 @@ from torch import Tensor, nn
 
 from kdcmae import config as configs
 from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.config import ClassifierConfig, Modality, PretrainingConfig
+from kdcmae.config import ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
 from kdcmae.errors import CheckpointError
 from kdcmae.pos_embed import fit_time
 from kdcmae.pretraining import KDCMAE
 
-__all__ = ["load_classifier", "load_pretrained", "save_checkpoint"]
+__all__ = [
+    "Transfer",
+    "init_classifier",
+    "load_classifier",
+    "load_pretrained",
+    "read_tensors",
+    "save_checkpoint",
+    "transfer",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +102,77 @@ def load_classifier(
     )
     config = configs.from_mapping(ClassifierConfig, {**inferred, **overrides})
     return _filled(KDCMAEClassifier, config, state, path).eval()
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What a new model took over from a checkpoint, as names of tensors.
+
+    Args:
+        taken: the model's tensors that the checkpoint filled.
+        fresh: the model's tensors that it did not.
+        left: the checkpoint's tensors that the model has no place for.
+    """
+
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def init_classifier(
+    pretrained: KDCMAE, *, num_classes: int, modality: Modality = "audiovisual", **overrides: Any
+) -> tuple[KDCMAEClassifier, Transfer]:
+    """A classifier to finetune: the encoder of a pretraining model and a fresh head.
+
+    Args:
+        pretrained: such as from :func:`load_pretrained`; it shares no memory with the classifier.
+        num_classes: width of the head.
+        modality: what will be finetuned.
+        overrides: other fields of :class:`~kdcmae.config.ClassifierConfig`, such as ``labels=``,
+            ``multi_label=`` or ``audio_length=`` (positions are trimmed or interpolated).
+
+    Returns:
+        The classifier in float32 on the CPU, in training mode, and what it took over.
+
+    Raises:
+        ConfigError: an unknown override, or a value out of range.
+        CheckpointError: overrides that make the encoder another one.
+    """
+    sizes = {field.name: getattr(pretrained.config, field.name) for field in dataclasses.fields(EncoderConfig)}
+    values = {**sizes, "num_classes": num_classes, "modality": modality, **overrides}
+    classifier = KDCMAEClassifier(configs.from_mapping(ClassifierConfig, values))
+    classifier.reset_parameters()
+    return classifier, transfer(pretrained.state_dict(), classifier)
+
+
+@torch.no_grad()
+def transfer(state: Mapping[str, Tensor], model: KDCMAE | KDCMAEClassifier) -> Transfer:
+    """Copy into a model every tensor it has a place for, audio positions trimmed or interpolated to fit.
+
+    Raises:
+        CheckpointError: tensors of another shape (listed).
+    """
+    state = _with_fitted_positions(state, model.config)
+    own = model.state_dict()
+    shared = own.keys() & state.keys()
+    if misshapen := _misshapen({name: state[name] for name in shared}, own):
+        raise CheckpointError(f"the checkpoint does not fit the model: {_some(misshapen)}")
+    for name in shared:
+        own[name].copy_(state[name])
+    return Transfer(
+        taken=tuple(name for name in own if name in shared),
+        fresh=tuple(name for name in own if name not in shared),
+        left=tuple(name for name in state if name not in shared),
+    )
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The float32 tensors of a file by published name, unchecked; for starting from other models, such as an MAE.
+
+    Raises:
+        CheckpointError: not readable, or not a file of tensors.
+    """
+    return _read(Path(path), kind="pretraining")[0]
 
 
 def save_checkpoint(
@@ -258,17 +337,11 @@ def _filled(kind: Any, config: Any, state: dict[str, Tensor], path: object) -> A
     """Build a model around the tensors, after checking that they fit one to one."""
     with torch.device("meta"):
         model: nn.Module = kind(config)
-    for name in ("pos_embed_a", "decoder_pos_embed_a"):
-        if name in state and state[name].ndim == 3 and state[name].shape[1] % config.audio_grid[0] == 0:
-            state[name] = fit_time(state[name], *config.audio_grid)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = _with_fitted_positions(state, config)
+    expected = model.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
+    misshapen = _misshapen(state, expected)
     problems = [
         f"{label}: {_some(names)}"
         for label, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
@@ -281,6 +354,24 @@ def _filled(kind: Any, config: Any, state: dict[str, Tensor], path: object) -> A
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return model
+
+
+def _with_fitted_positions(state: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
+    rows, _ = config.audio_grid
+    fitted = {
+        name: fit_time(state[name], *config.audio_grid)
+        for name in ("pos_embed_a", "decoder_pos_embed_a")
+        if name in state and state[name].ndim == 3 and state[name].shape[1] % rows == 0
+    }
+    return {**state, **fitted}
+
+
+def _misshapen(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
 
 
 def _some(names: list[str], limit: int = 12) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from kdcmae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "PRESETS",
@@ -27,9 +30,9 @@ __all__ = [
 
 Modality = Literal["audiovisual", "audio", "video"]
 AudioMask = Literal["random", "time", "frequency", "time_frequency"]
-
-_MODALITIES = ("audiovisual", "audio", "video")
-_AUDIO_MASKS = ("random", "time", "frequency", "time_frequency")
+Distillation = Literal["js", "kl", "none"]
+Latent = Literal["joint", "audio", "video"]
+Weighting = Literal["fixed", "uncertainty"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -110,9 +113,15 @@ class ObjectiveConfig:
         complementary: views keep disjoint patches; otherwise each draws its own permutation.
         audio_mask: which audio patches are removed together.
         norm_pix: reconstruct patches normalised to zero mean and unit variance.
-        reconstruction_weight, contrastive_weight, distillation_weight: weights of the three losses.
+        reconstruction_weight, contrastive_weight, distillation_weight: weights of the three losses; a term of
+            weight 0 is still reported.
+        weighting: ``fixed`` weights, or learned from them by ``uncertainty``.
         temperature: of the contrastive softmax.
         bidirectional: average both directions of the contrastive loss.
+        distillation: divergence between the views: Jensen-Shannon (``js``), softmax Kullback-Leibler with a
+            fixed teacher (``kl``), or ``none``.
+        distillation_temperature: of the softmax in ``kl``.
+        distilled_latents: which latents are compared: ``joint``, and the pooled ``audio`` and ``video``.
     """
 
     mask_ratio: float = 0.75
@@ -123,8 +132,12 @@ class ObjectiveConfig:
     reconstruction_weight: float = 1.0
     contrastive_weight: float = 0.01
     distillation_weight: float = 10.0
+    weighting: Weighting = "fixed"
     temperature: float = 0.05
     bidirectional: bool = False
+    distillation: Distillation = "js"
+    distillation_temperature: float = 1.0
+    distilled_latents: tuple[Latent, ...] = ("joint",)
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.mask_ratio < 1.0, f"mask_ratio={self.mask_ratio} must be in [0, 1)")
@@ -134,12 +147,29 @@ class ObjectiveConfig:
             f"{self.views} complementary views at mask_ratio={self.mask_ratio} need more patches than there are; "
             f"raise mask_ratio to {1 - 1 / self.views:.4g} or set complementary=False",
         )
-        _require(self.audio_mask in _AUDIO_MASKS, f"audio_mask={self.audio_mask!r} must be one of {_AUDIO_MASKS}")
+        object.__setattr__(self, "distilled_latents", tuple(self.distilled_latents))
+        for name, kind in (("audio_mask", AudioMask), ("distillation", Distillation), ("weighting", Weighting)):
+            _require_choice(name, getattr(self, name), kind)
+        for latent in self.distilled_latents:
+            _require_choice("distilled_latents", latent, Latent)
+        _require(len(self.distilled_latents) > 0, 'distilled_latents is empty; set distillation="none" instead')
         _require(
             self.audio_mask == "random" or self.views == 1 or not self.complementary,
             f"audio_mask={self.audio_mask!r} cannot be complementary over {self.views} views; set complementary=False",
         )
-        _require(self.temperature > 0, f"temperature={self.temperature} must be positive")
+        for name in ("temperature", "distillation_temperature"):
+            _require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be positive")
+        for name in ("reconstruction_weight", "contrastive_weight", "distillation_weight"):
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
+        _require(len(self.loss_weights) > 0, "every loss has weight 0; give one a positive weight")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term that counts."""
+        weights = {"reconstruction": self.reconstruction_weight, "contrastive": self.contrastive_weight}
+        if self.views > 1 and self.distillation != "none":
+            weights["distillation"] = self.distillation_weight
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +206,7 @@ class ClassifierConfig(EncoderConfig):
         super().__post_init__()
         object.__setattr__(self, "labels", tuple(self.labels))
         _require(self.num_classes >= 1, f"num_classes={self.num_classes} must be at least 1")
-        _require(self.modality in _MODALITIES, f"modality={self.modality!r} must be one of {_MODALITIES}")
+        _require_choice("modality", self.modality, Modality)
         _require(
             len(self.labels) in (0, self.num_classes),
             f"{len(self.labels)} labels for num_classes={self.num_classes}: give one label per class",
@@ -186,6 +216,11 @@ class ClassifierConfig(EncoderConfig):
     def label_names(self) -> tuple[str, ...]:
         """One name per class, made up where none were given."""
         return self.labels or tuple(f"class_{index}" for index in range(self.num_classes))
+
+
+def _require_choice(name: str, value: object, choices: Any) -> None:
+    """``choices`` is a ``Literal``."""
+    _require(value in get_args(choices), f"{name}={value!r} must be one of {', '.join(get_args(choices))}")
 
 
 def _require_heads(width: int, heads: int, width_name: str, heads_name: str) -> None:
@@ -216,7 +251,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     },
 }
 
-Config = TypeVar("Config", EncoderConfig, PretrainingConfig, ClassifierConfig)
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def preset(kind: type[Config], name: str, **overrides: Any) -> Config:

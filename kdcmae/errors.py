@@ -2,7 +2,7 @@
 
 Every error a user can cause or fix derives from :class:`KdcmaeError`; its message says what failed, the
 offending value and the fix, in one line where it can. ``exit_code`` is what the command line returns:
-1 a gate failed, 2 wrong use or bad input, 3 something needed is missing on this machine.
+1 a gate failed or a run had to stop, 2 wrong use or bad input, 3 something needed is missing on this machine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "GateError",
     "KdcmaeError",
     "MissingDependencyError",
+    "TrainingError",
 ]
 
 
@@ -59,6 +60,12 @@ class EngineVersionError(EngineError):
 
 class GateError(KdcmaeError):
     """The work was done, but a gate (parity, precision, accuracy) failed."""
+
+    exit_code = 1
+
+
+class TrainingError(KdcmaeError):
+    """A training run had to stop: its loss is no longer a number."""
 
     exit_code = 1
 

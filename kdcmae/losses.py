@@ -1,17 +1,31 @@
-"""The three losses of KDC-MAE (paper section 3) as plain functions of tensors."""
+"""The three losses of KDC-MAE (paper section 3) as functions of tensors, and how they are weighted.
+
+They compute in float32 whatever the latents' type; call them outside autocast. Where processes train together,
+a loss is this rank's part: its mean over ranks, and the mean of its gradients, are those of one process with
+all ranks' samples. Every rank must call it, with as many samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdcmae.collectives import gather_rows, rank
 from kdcmae.errors import ConfigError
 
-__all__ = ["contrastive_accuracy", "contrastive_loss", "distillation_loss", "reconstruction_loss"]
+__all__ = [
+    "FixedWeighting",
+    "UncertaintyWeighting",
+    "contrastive_accuracy",
+    "contrastive_loss",
+    "distillation_loss",
+    "reconstruction_loss",
+    "softmax_distillation_loss",
+]
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor, *, norm_pix: bool) -> Tensor:
@@ -37,28 +51,26 @@ def contrastive_loss(audio: Tensor, video: Tensor, *, temperature: float = 0.05,
     """InfoNCE between pooled audio and video latents; row i of one belongs to row i of the other.
 
     Args:
-        audio, video: (B, D).
+        audio, video: (B, D). The negatives are those of all ranks.
         temperature: divides the cosine similarities.
         bidirectional: average with the audio-to-video direction; the published default is video-to-audio only.
 
     Returns:
         A scalar.
     """
-    logits = _similarity(audio, video) / temperature
-    target = torch.arange(len(logits), device=logits.device)
-    loss = F.cross_entropy(logits, target)
+    loss = F.cross_entropy(_similarity(video, audio) / temperature, _own_columns(video))
     if bidirectional:
-        loss = (loss + F.cross_entropy(logits.T, target)) / 2
+        loss = (loss + F.cross_entropy(_similarity(audio, video) / temperature, _own_columns(audio))) / 2
     return loss
 
 
+@torch.no_grad()
 def contrastive_accuracy(audio: Tensor, video: Tensor, *, bidirectional: bool = False) -> Tensor:
     """Share of videos whose nearest audio is their own; the arguments of :func:`contrastive_loss`."""
-    logits = _similarity(audio, video)
-    target = torch.arange(len(logits), device=logits.device)
-    accuracy = (logits.argmax(dim=1) == target).float().mean()
+    accuracy = (_similarity(video, audio).argmax(dim=1) == _own_columns(video)).float().mean()
     if bidirectional:
-        accuracy = (accuracy + (logits.argmax(dim=0) == target).float().mean()) / 2
+        backward = (_similarity(audio, video).argmax(dim=1) == _own_columns(audio)).float().mean()
+        accuracy = (accuracy + backward) / 2
     return accuracy
 
 
@@ -66,29 +78,101 @@ def distillation_loss(latents: Sequence[Tensor]) -> Tensor:
     """Jensen-Shannon divergence between the views, averaged over pairs of views, unweighted.
 
     Args:
-        latents: per view, the (B, N, D) joint latent; N may differ between views. At least two.
+        latents: per view, the (B, N, D) latent; N may differ between views. At least two.
 
     Returns:
         (B,), one divergence per sample, in nats; gradients flow through both sides.
 
     Source: the published code. A latent becomes a distribution over channels by the token mean, shifted up by
-    the absolute value of its minimum over the batch and divided by the channel sum.
+    the absolute value of its minimum over the batch and divided by the channel sum. The published minimum is
+    over one device's samples, so its loss depends on how many devices share a batch; here it is over all ranks.
     """
-    if len(latents) < 2:
-        raise ConfigError(f"distillation compares views, but got {len(latents)}; give at least two latents")
-    distributions = [_channel_distribution(latent) for latent in latents]
-    pairs = [_jensen_shannon(p, q) for p, q in combinations(distributions, 2)]
-    return torch.stack(pairs).mean(dim=0)
+    return _mean_over_pairs([_shifted_distribution(latent) for latent in latents], _jensen_shannon)
 
 
-def _similarity(audio: Tensor, video: Tensor) -> Tensor:
-    """(B, B) cosines, rows videos and columns audios."""
-    return F.normalize(video, dim=-1) @ F.normalize(audio, dim=-1).T
+def softmax_distillation_loss(latents: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence from one view as fixed teacher to the other, averaged over both roles.
+
+    Args:
+        latents: per view, the (B, N, D) latent; N may differ between views. At least two.
+        temperature: divides the token means before the softmax over channels.
+
+    Returns:
+        (B,), one divergence per sample, in nats, averaged over pairs of views; gradients flow through the
+        student's side only.
+
+    Source: the divergence that the paper's text names. No factor temperature**2: the loss has a weight.
+    """
+    logs = [(latent.float().mean(dim=1) / temperature).log_softmax(dim=1) for latent in latents]
+    return _mean_over_pairs(logs, _teach_each_other)
 
 
-def _channel_distribution(latent: Tensor) -> Tensor:
-    mean = latent.mean(dim=1)
-    shifted = mean + mean.min().abs()
+class FixedWeighting(nn.Module):
+    """The weighted sum of the losses.
+
+    Args:
+        weights: the weight of each loss that counts, by name.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+
+    def forward(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Scalars by name -> a scalar; terms without a weight do not count."""
+        weighted = [weight * terms[name] for name, weight in self.weights.items()]
+        return torch.stack(weighted).sum()
+
+
+class UncertaintyWeighting(nn.Module):
+    """Learned weights: the sum over losses of loss / (2 s^2) + log s, with s learned per loss.
+
+    Args:
+        weights: the weight 1 / (2 s^2) that each loss starts from, by name.
+
+    Source: Kendall et al., Multi-Task Learning Using Uncertainty (CVPR 2018). The published KDC-MAE code detaches
+    the losses from its dynamic weights, which then learn nothing.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.names = tuple(weights)
+        self.log_sigma = nn.Parameter(-(2 * torch.tensor(list(weights.values()))).log() / 2)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The present weight of each loss."""
+        return dict(zip(self.names, self._factors().tolist(), strict=True))
+
+    def forward(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Scalars by name -> a scalar; terms without a weight do not count."""
+        losses = torch.stack([terms[name] for name in self.names])
+        return (self._factors() * losses + self.log_sigma).sum()
+
+    def _factors(self) -> Tensor:
+        return (-2 * self.log_sigma).exp() / 2
+
+
+def _similarity(queries: Tensor, keys: Tensor) -> Tensor:
+    """(B, world size * B) cosines between this rank's queries and every rank's keys."""
+    return F.normalize(queries.float(), dim=-1) @ gather_rows(F.normalize(keys.float(), dim=-1)).T
+
+
+def _own_columns(queries: Tensor) -> Tensor:
+    """(B,) the columns of :func:`_similarity` that belong to the queries."""
+    return rank() * len(queries) + torch.arange(len(queries), device=queries.device)
+
+
+def _mean_over_pairs(distributions: Sequence[Tensor], divergence: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    if len(distributions) < 2:
+        raise ConfigError(f"distillation compares views, but got {len(distributions)}; give at least two latents")
+    return torch.stack([divergence(p, q) for p, q in combinations(distributions, 2)]).mean(dim=0)
+
+
+def _shifted_distribution(latent: Tensor) -> Tensor:
+    mean = latent.float().mean(dim=1)
+    lowest = gather_rows(mean.min().reshape(1)).min()
+    shifted = mean + lowest.abs()
     return shifted / shifted.sum(dim=1, keepdim=True)
 
 
@@ -100,3 +184,10 @@ def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 def _kullback_leibler(p: Tensor, q: Tensor) -> Tensor:
     eps = 1e-12
     return (p * ((p + eps) / (q + eps)).log()).sum(dim=1)
+
+
+def _teach_each_other(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Both Kullback-Leibler divergences of two log-distributions, each from a teacher that gets no gradient."""
+    roles = ((log_p.detach(), log_q), (log_q.detach(), log_p))
+    divergences = [F.kl_div(student, teacher, reduction="none", log_target=True) for teacher, student in roles]
+    return (divergences[0] + divergences[1]).sum(dim=1) / 2

@@ -7,6 +7,7 @@ view k keeps ranks [k*n, (k+1)*n), so no token is kept twice (paper section 3.1)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from kdcmae.errors import ConfigError
 
-__all__ = ["View", "complementary_views", "independent_views", "kept_count", "structured_views"]
+__all__ = ["Generators", "View", "complementary_views", "independent_views", "kept_count", "structured_views"]
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""Source of randomness: one generator for a batch, one per sample, or the global one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def kept_count(length: int, mask_ratio: float) -> int:
 
 
 def complementary_views(
-    batch: int, length: int, mask_ratio: float, views: int, generator: torch.Generator | None = None
+    batch: int, length: int, mask_ratio: float, views: int, generator: Generators = None
 ) -> list[View]:
     """Disjoint random views of one permutation per sample.
 
@@ -60,7 +64,8 @@ def complementary_views(
         length: tokens L.
         mask_ratio: share of tokens removed from each view.
         views: how many; ``views * (1 - mask_ratio)`` must not exceed 1.
-        generator: source of randomness; its device is the views' device.
+        generator: source of randomness; its device is the views' device. One per sample makes a sample's views
+            independent of the batch around it.
 
     Raises:
         ConfigError: the views need more tokens than there are, or keep none.
@@ -76,7 +81,7 @@ def complementary_views(
 
 
 def independent_views(
-    batch: int, length: int, mask_ratio: float, views: int, generator: torch.Generator | None = None
+    batch: int, length: int, mask_ratio: float, views: int, generator: Generators = None
 ) -> list[View]:
     """Random views that each draw their own permutation; the arguments of :func:`complementary_views`."""
     kept = _checked_count(length, mask_ratio)
@@ -88,7 +93,7 @@ def structured_views(
     grid: tuple[int, int],
     mask_ratio: float,
     views: int,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     *,
     axes: str,
 ) -> list[View]:
@@ -132,11 +137,14 @@ def _view(ids_shuffle: Tensor, kept: int) -> View:
     return View(ids_keep=ids_shuffle[:, :kept], ids_restore=ids_shuffle.argsort(dim=1))
 
 
-def _noise(batch: int, length: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else None
-    return torch.rand(batch, length, generator=generator, device=device)
+def _noise(batch: int, length: int, generator: Generators) -> Tensor:
+    if generator is None:
+        return torch.rand(batch, length)
+    if isinstance(generator, torch.Generator):
+        return torch.rand(batch, length, generator=generator, device=generator.device)
+    return torch.stack([torch.rand(length, generator=one, device=one.device) for one in generator])
 
 
-def _drawn(batch: int, length: int, count: int, generator: torch.Generator | None) -> Tensor:
+def _drawn(batch: int, length: int, count: int, generator: Generators) -> Tensor:
     """(B, length) bool with exactly ``count`` True per row, at random."""
     return _noise(batch, length, generator).argsort(dim=1).argsort(dim=1) < count

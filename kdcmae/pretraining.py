@@ -6,7 +6,9 @@ them on the batch, view-major.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from kdcmae import config as configs
 from kdcmae import losses, masking
 from kdcmae.config import PretrainingConfig
 from kdcmae.decoder import AutoEncoder, patchify_audio, patchify_image
-from kdcmae.masking import View
+from kdcmae.masking import Generators, View
 
 __all__ = ["KDCMAE", "Latents", "MaskedPair", "PretrainingOutput"]
 
@@ -68,6 +70,8 @@ class KDCMAE(AutoEncoder):
         self.config = config
         self.pos_embed_a.requires_grad_(False)
         self.pos_embed_v.requires_grad_(False)
+        weighting = {"fixed": losses.FixedWeighting, "uncertainty": losses.UncertaintyWeighting}[config.weighting]
+        self.weighting = weighting(config.loss_weights)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> KDCMAE:
@@ -90,7 +94,7 @@ class KDCMAE(AutoEncoder):
         image: Tensor,
         *,
         pairs: list[MaskedPair] | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> PretrainingOutput:
         """Mask, encode, decode and score a batch.
 
@@ -98,7 +102,7 @@ class KDCMAE(AutoEncoder):
             audio: (B, T, 128) normalised fbank.
             image: (B, 3, 224, 224) normalised.
             pairs: the views to use; drawn at random where not given.
-            generator: source of the random masks.
+            generator: source of the random masks; one per sample makes them independent of the batch around it.
         """
         if pairs is None:
             pairs = self.sample_pairs(audio, generator)
@@ -106,9 +110,10 @@ class KDCMAE(AutoEncoder):
         predictions = [
             self.decode(latent.joint, pair.audio, pair.video) for latent, pair in zip(latents, pairs, strict=True)
         ]
-        return self._score(audio, image, pairs, latents, predictions)
+        with torch.autocast(audio.device.type, enabled=False):
+            return self._score(audio, image, pairs, latents, predictions)
 
-    def sample_pairs(self, audio: Tensor, generator: torch.Generator | None = None) -> list[MaskedPair]:
+    def sample_pairs(self, audio: Tensor, generator: Generators = None) -> list[MaskedPair]:
         """Draw the configured views for a batch shaped like ``audio`` (B, T, 128), on its device."""
         config, batch = self.config, len(audio)
         grid = (config.audio_grid[0], audio.shape[1] // config.patch_size)
@@ -165,8 +170,7 @@ class KDCMAE(AutoEncoder):
         config = self.config
         audio_target = patchify_audio(audio, config.patch_size)
         video_target = patchify_image(image, config.patch_size)
-        zero = audio.new_zeros(())
-        reconstruction_audio = reconstruction_video = contrastive = accuracy = distillation = zero
+        reconstruction_audio = reconstruction_video = contrastive = accuracy = audio.new_zeros(())
         for pair, latent, (audio_patches, video_patches) in zip(pairs, latents, predictions, strict=True):
             reconstruction_audio = reconstruction_audio + losses.reconstruction_loss(
                 audio_patches, audio_target, pair.audio.mask, norm_pix=config.norm_pix
@@ -175,29 +179,42 @@ class KDCMAE(AutoEncoder):
                 video_patches, video_target, pair.video.mask, norm_pix=config.norm_pix
             )
             contrastive = contrastive + losses.contrastive_loss(
-                latent.audio,
-                latent.video,
-                temperature=config.temperature,
-                bidirectional=config.bidirectional,
+                latent.audio, latent.video, temperature=config.temperature, bidirectional=config.bidirectional
             )
             accuracy = accuracy + losses.contrastive_accuracy(
                 latent.audio, latent.video, bidirectional=config.bidirectional
             ) / len(pairs)
-        if len(pairs) > 1:
-            distillation = losses.distillation_loss([latent.joint for latent in latents]).mean()
-        total = (
-            config.reconstruction_weight * (reconstruction_audio + reconstruction_video)
-            + config.contrastive_weight * contrastive
-            + config.distillation_weight * distillation
-        )
+        distillation = self._distil(latents)
+        terms = {
+            "reconstruction": reconstruction_audio + reconstruction_video,
+            "contrastive": contrastive,
+            "distillation": distillation,
+        }
         return PretrainingOutput(
-            loss=total,
+            loss=self.weighting(terms),
             reconstruction_audio=reconstruction_audio,
             reconstruction_video=reconstruction_video,
             contrastive=contrastive,
             contrastive_accuracy=accuracy,
             distillation=distillation,
         )
+
+    def _distil(self, latents: list[Latents]) -> Tensor:
+        """The configured divergence between the views, summed over the distilled latents."""
+        config = self.config
+        if len(latents) < 2 or config.distillation == "none":
+            return torch.zeros((), device=latents[0].joint.device)
+        divergences: dict[str, Callable[[list[Tensor]], Tensor]] = {
+            "js": losses.distillation_loss,
+            "kl": partial(losses.softmax_distillation_loss, temperature=config.distillation_temperature),
+        }
+        views = {
+            "joint": [latent.joint for latent in latents],
+            "audio": [latent.audio.unsqueeze(1) for latent in latents],
+            "video": [latent.video.unsqueeze(1) for latent in latents],
+        }
+        divergence = divergences[config.distillation]
+        return torch.stack([divergence(views[name]).mean() for name in config.distilled_latents]).sum()
 
 
 def _to(view: View, device: torch.device) -> View:

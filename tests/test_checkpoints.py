@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdcmae import KDCMAE, KDCMAEClassifier, load_classifier, load_pretrained
-from kdcmae.checkpoints import save_checkpoint
+from kdcmae.checkpoints import init_classifier, save_checkpoint
 from kdcmae.errors import CheckpointError, ConfigError
 
 SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
@@ -186,3 +186,35 @@ def test_heads_are_guessed_aloud(tmp_path, caplog):
     assert not caplog.records
     assert load_classifier(path).config.num_heads == 1
     assert "assuming num_heads=1" in caplog.text
+
+
+def test_a_classifier_takes_the_encoder_over_and_draws_its_head():
+    pretrained = KDCMAE.from_preset("tiny", **SMALLEST, **SMALLEST_DECODER)
+    classifier, transfer = init_classifier(pretrained, num_classes=3, modality="audio", labels=("a", "b", "c"))
+    assert (classifier.config.modality, classifier.labels) == ("audio", ("a", "b", "c"))
+    state, encoder = classifier.state_dict(), pretrained.state_dict()
+    assert set(transfer.fresh) == {f"mlp_head.{layer}.{part}" for layer in (0, 1) for part in ("weight", "bias")}
+    assert set(transfer.taken) | set(transfer.fresh) == set(state)
+    assert set(transfer.left) == set(encoder) - set(state)
+    assert all(torch.equal(state[name], encoder[name]) for name in transfer.taken)
+    assert classifier.training
+    assert classifier.pos_embed_a.requires_grad
+    assert state["norm.weight"].data_ptr() != encoder["norm.weight"].data_ptr()
+
+
+def test_a_classifier_of_another_length_trims_the_positions():
+    pretrained = KDCMAE.from_preset("tiny", **SMALLEST, **SMALLEST_DECODER)
+    classifier, transfer = init_classifier(pretrained, num_classes=3, audio_length=32)
+    assert classifier.pos_embed_a.shape[1] == pretrained.pos_embed_a.shape[1] // 2
+    assert "pos_embed_a" in transfer.taken
+    with pytest.raises(CheckpointError, match=r"pos_embed_v \(1, 4, 64\) instead of \(1, 16, 64\)"):
+        init_classifier(pretrained, num_classes=3, image_size=64)
+
+
+def test_learned_loss_weights_are_part_of_a_checkpoint(tmp_path):
+    model = KDCMAE.from_preset("tiny", **SMALLEST, **SMALLEST_DECODER, weighting="uncertainty")
+    with torch.no_grad():
+        model.weighting.log_sigma += 0.5
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(model, path)
+    assert load_pretrained(path).weighting.weights == model.weighting.weights

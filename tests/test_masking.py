@@ -73,3 +73,16 @@ def test_structured_views(axes, removed_columns, removed_rows):
         else:
             assert (full_columns == removed_columns).all()
             assert (full_rows == removed_rows).all()
+
+
+def test_a_generator_per_sample_makes_views_independent_of_the_batch():
+    def generators(samples):
+        return [torch.Generator().manual_seed(sample) for sample in samples]
+
+    for draw in (
+        lambda some: complementary_views(len(some), 16, 0.75, 2, some),
+        lambda some: structured_views(len(some), (4, 4), 0.5, 2, some, axes="time_frequency"),
+    ):
+        together, apart = draw(generators([5, 6, 7])), draw(generators([7, 5]))
+        for view, other in zip(together, apart, strict=True):
+            assert torch.equal(view.ids_restore[[2, 0]], other.ids_restore)

@@ -60,6 +60,55 @@ def test_loss_is_the_weighted_sum(batch):
     assert output.distillation > 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({"distillation": "none"}, {"reconstruction": 1.0, "contrastive": 0.01}),
+        ({"views": 1}, {"reconstruction": 1.0, "contrastive": 0.01}),
+        ({"contrastive_weight": 0.0}, {"reconstruction": 1.0, "distillation": 10.0}),
+        ({"distillation": "kl"}, {"reconstruction": 1.0, "contrastive": 0.01, "distillation": 10.0}),
+    ],
+)
+def test_objectives_by_configuration(batch, changes, counts):
+    model = build(**changes)
+    assert model.config.loss_weights == counts
+    output = model(**batch, generator=torch.Generator().manual_seed(1))
+    terms = {
+        "reconstruction": output.reconstruction_audio + output.reconstruction_video,
+        "contrastive": output.contrastive,
+        "distillation": output.distillation,
+    }
+    torch.testing.assert_close(output.loss, sum(weight * terms[name] for name, weight in counts.items()))
+    assert (output.distillation > 0) == ("distillation" in counts)
+
+
+@pytest.mark.parametrize("distillation", ["js", "kl"])
+def test_distilling_the_modalities_too_adds_their_divergences(batch, distillation):
+    alone = {
+        name: build(distilled_latents=(name,), distillation=distillation, distillation_temperature=0.5)(
+            **batch, generator=torch.Generator().manual_seed(1)
+        ).distillation
+        for name in ("joint", "audio", "video")
+    }
+    together = build(
+        distilled_latents=("joint", "audio", "video"), distillation=distillation, distillation_temperature=0.5
+    )(**batch, generator=torch.Generator().manual_seed(1)).distillation
+    assert len({value.item() for value in alone.values()}) == 3
+    torch.testing.assert_close(together, sum(alone.values()))
+
+
+def test_losses_do_not_lose_precision_under_autocast(batch):
+    model = build()
+    pairs = model.sample_pairs(batch["audio"], torch.Generator().manual_seed(1))
+    exact = model(**batch, pairs=pairs)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**batch, pairs=pairs)
+    for name in ("loss", "contrastive", "distillation"):
+        value = getattr(output, name)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, getattr(exact, name), rtol=0.1, atol=0.0)
+
+
 def test_a_few_steps_learn(batch):
     model = build()
     optimiser = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)

@@ -3,110 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
 from kdcmae.labels import read_labels
+from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kdcmae.classifier import KDCMAEClassifier
-    from kdcmae.runtime import Engine
-    from kdcmae.runtime.preprocessing import Preprocessing
-    from kdcmae.runtime.scores import Scores
-
 __all__ = ["command"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What the command needs to know about a model.
-
-    Args:
-        name: for people.
-        runs_on: what computes it, such as ``"openvino"`` or ``"torch"``.
-        modality: what it sees: ``"audiovisual"``, ``"audio"`` or ``"video"``.
-        labels: in the order of its logits.
-        scores: how its logits become scores.
-        random_weights: it was never trained.
-        preprocessing: of a clip.
-        batch: smallest and largest number of samples it takes at once.
-    """
-
-    name: str
-    runs_on: str
-    modality: str
-    labels: tuple[str, ...]
-    scores: Scores
-    random_weights: bool
-    preprocessing: Preprocessing
-    batch: tuple[int, int]
-
-
-class Predictor(Protocol):
-    """A model that turns prepared inputs into logits."""
-
-    facts: ModelFacts
-
-    def logits(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """``audio`` (B, T, 128) and ``image`` (B, 3, S, S), as far as the model sees them -> (B, classes)."""
-
-
-class EnginePredictor:
-    """A compiled engine; needs no torch."""
-
-    def __init__(self, engine: Engine) -> None:
-        from kdcmae.runtime.preprocessing import Preprocessing
-
-        self.engine = engine
-        manifest = engine.manifest
-        self.facts = ModelFacts(
-            name=manifest.model["name"],
-            runs_on=manifest.target,
-            modality=manifest.model["modality"],
-            labels=manifest.labels,
-            scores=manifest.scores,
-            random_weights=manifest.model["random_weights"],
-            preprocessing=Preprocessing.from_dict(manifest.preprocessing),
-            batch=(manifest.batch.min, manifest.batch.max),
-        )
-
-    def logits(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        return self.engine.infer(dict(inputs))[self.engine.manifest.outputs[0].name]
-
-
-class CheckpointPredictor:
-    """A finetuned checkpoint in PyTorch."""
-
-    def __init__(self, classifier: KDCMAEClassifier, name: str) -> None:
-        from kdcmae.runtime.preprocessing import Preprocessing
-
-        self.classifier = classifier
-        config = classifier.config
-        self.facts = ModelFacts(
-            name=name,
-            runs_on="torch",
-            modality=config.modality,
-            labels=classifier.labels,
-            scores="sigmoid" if config.multi_label else "softmax",
-            random_weights=False,
-            preprocessing=Preprocessing(audio_frames=config.audio_length, image_size=config.image_size),
-            batch=(1, 10),
-        )
-
-    def logits(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        import torch
-
-        with torch.inference_mode():
-            return self.classifier(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
 
 
 @click.command(name="predict", cls=KdcmaeCommand)
@@ -165,27 +77,6 @@ def command(
         raise SystemExit(DataError.exit_code)
 
 
-def load_predictor(path: Path, **overrides: Any) -> Predictor:
-    """Open an engine folder or a finetuned checkpoint.
-
-    Args:
-        path: a folder is an engine, a file is a checkpoint.
-        overrides: for :func:`kdcmae.load_classifier`; an engine takes none.
-
-    Raises:
-        KdcmaeError: it cannot be opened.
-    """
-    if path.is_dir():
-        if overrides:
-            raise ConfigError(f"{path} is an engine: --{next(iter(overrides)).replace('_', '-')} is for checkpoints")
-        from kdcmae.runtime import load_engine
-
-        return EnginePredictor(load_engine(path))
-    from kdcmae import load_classifier
-
-    return CheckpointPredictor(load_classifier(path, **overrides), path.stem)
-
-
 def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[int], top: int) -> dict[str, Any]:
     """Classify one clip.
 
@@ -209,7 +100,7 @@ def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[i
     start = time.perf_counter()
     inputs = _read_inputs(path, predictor.facts, frame_numbers)
     decoded = time.perf_counter()
-    logits = _batched_logits(predictor, inputs)
+    logits = batched_logits(predictor, inputs)
     done = time.perf_counter()
     if not np.isfinite(logits).all():
         raise KdcmaeError(f"{predictor.facts.name} gave logits that are not finite for {path}")
@@ -244,22 +135,6 @@ def _read_inputs(path: Path, facts: ModelFacts, frame_numbers: Sequence[int]) ->
     if frames is not None:
         inputs["image"] = np.concatenate([prepare_image(frames[i], facts.preprocessing) for i in frame_numbers])
     return inputs
-
-
-def _batched_logits(predictor: Predictor, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Logits of any number of rows, in batches the model takes; a batch that is too small is filled up."""
-    import numpy as np
-
-    smallest, largest = predictor.facts.batch
-    rows = len(next(iter(inputs.values())))
-    parts = []
-    for start in range(0, rows, largest):
-        batch = {name: array[start : start + largest] for name, array in inputs.items()}
-        given = min(largest, rows - start)
-        missing = max(0, smallest - given)
-        filled = {name: np.concatenate([array, array[-1:].repeat(missing, axis=0)]) for name, array in batch.items()}
-        parts.append(predictor.logits(filled)[:given])
-    return np.concatenate(parts)
 
 
 def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:

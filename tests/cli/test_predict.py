@@ -14,17 +14,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kdcmae import KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.cli import main
 from kdcmae.cli import predict as predict_module
-from kdcmae.cli.predict import CheckpointPredictor, ModelFacts
 from kdcmae.compile.cli import main as compile_main
 from kdcmae.data.clip import read_clip
 from kdcmae.data.synthetic import write_clip
+from kdcmae.predictors import ModelFacts
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.preprocessing import Preprocessing
 
@@ -215,8 +213,7 @@ def test_what_is_no_model(name: str, clip: Path, tmp_path: Path) -> None:
 class Echo:
     """A model whose logits are the first two mel bands of its input."""
 
-    def __init__(self, batch: tuple[int, int] = (1, 1), *, random_weights: bool = False) -> None:
-        self.batches: list[int] = []
+    def __init__(self, *, random_weights: bool = False) -> None:
         self.facts = ModelFacts(
             name="echo",
             runs_on="nothing",
@@ -225,11 +222,10 @@ class Echo:
             scores="softmax",
             random_weights=random_weights,
             preprocessing=Preprocessing(),
-            batch=batch,
+            batch=(1, 1),
         )
 
     def logits(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        self.batches.append(len(inputs["audio"]))
         return inputs["audio"][:, 0, :2]
 
 
@@ -249,28 +245,6 @@ def test_scores_that_are_not_finite_are_an_error(clip: Path, monkeypatch: pytest
         result = run("echo", clip)
     assert result.exit_code == 2
     assert "not finite" in result.stderr
-
-
-@given(rows=st.integers(1, 25), smallest=st.integers(1, 6), extra=st.integers(0, 6))
-@settings(max_examples=40, deadline=None)
-def test_any_number_of_rows_goes_through_any_batch_range(rows: int, smallest: int, extra: int) -> None:
-    echo = Echo((smallest, smallest + extra))
-    audio = np.random.default_rng(0).random((rows, 3, 4), dtype=np.float32)
-    np.testing.assert_array_equal(predict_module._batched_logits(echo, {"audio": audio}), audio[:, 0, :2])
-    assert all(smallest <= size <= smallest + extra for size in echo.batches)
-
-
-def test_the_checkpoint_path_is_the_model_itself(model: Path) -> None:
-    from kdcmae import load_classifier
-
-    classifier = load_classifier(model)
-    rng = np.random.default_rng(0)
-    audio = rng.standard_normal((2, 32, 128), dtype=np.float32)
-    image = rng.standard_normal((2, 3, 64, 64), dtype=np.float32)
-    predictor = CheckpointPredictor(classifier, "small")
-    with torch.no_grad():
-        expected = classifier(audio=torch.from_numpy(audio), image=torch.from_numpy(image)).numpy()
-    np.testing.assert_allclose(predictor.logits({"audio": audio, "image": image}), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"]])

@@ -1,0 +1,130 @@
+"""What ``kdcmae evaluate`` prints and writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcmae.cli.common import note, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["publish"]
+
+_CLASSES_SHOWN = 20
+
+# Names of the figures for people, and which are shares to show in percent.
+_NAMES = {
+    "accuracy": "accuracy (%)",
+    "mean_average_precision": "mAP (%)",
+    "average_precision": "AP (%)",
+    "auc": "AUC (%)",
+    "d_prime": "d'",
+    "classes_left_out": "classes no clip has",
+    "recall_at_1": "R@1 (%)",
+    "recall_at_5": "R@5 (%)",
+    "recall_at_10": "R@10 (%)",
+    "median_rank": "median rank",
+    "ciou": "cIoU@0.5 (%)",
+    "pointing": "peak on object (%)",
+    "side": "box side (% of frame)",
+    "norm_pix": "normalised patches",
+    "audio_mse": "audio masked MSE",
+    "video_mse": "video masked MSE",
+    "audio_constant_mse": "audio, one constant",
+    "video_constant_mse": "video, one constant",
+    "train_clips": "training clips",
+    "penalty": "ridge penalty",
+}
+
+
+def publish(document: Mapping[str, Any], output: Path | None, *, as_json: bool) -> None:
+    """Print a report, and write it to ``TASK.json`` in a folder.
+
+    Args:
+        document: ``task``, ``model``, ``data``, ``settings`` and ``result``; figures that could not be measured are
+            NaN, and become null.
+        output: the folder; made where it is missing.
+        as_json: print JSON rather than tables.
+    """
+    plain = _plain(document)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / f"{document['task']}.json"
+        path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        note(f"written to {output}")
+    if as_json:
+        print_json(plain)
+    elif plain["result"] is not None:
+        _show(plain)
+
+
+def _plain(value: Any) -> Any:
+    """The document as JSON can hold it: NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    model, data, result = document["model"], document["data"], dict(document["result"])
+    skipped = f", {len(data['skipped'])} skipped" if data["skipped"] else ""
+    console.print(Text(f"{document['task']} of {model['path']} ({model['runs_on']})"), soft_wrap=True)
+    console.print(Text(f"{data['clips']} clips of {data['manifest']}{skipped}"), soft_wrap=True)
+    result.update(result.pop("classification", {}))
+    result.pop("clips", None)
+    classes = result.pop("classes", ())
+    # A direction of retrieval, or a baseline, is a column of its own.
+    columns = {name.replace("_", " "): value for name, value in result.items() if isinstance(value, dict)}
+    figures = {name: value for name, value in result.items() if not isinstance(value, dict)}
+    if figures:
+        columns = {"model": figures, **columns}
+    _show_figures(console, columns)
+    if classes:
+        _show_classes(console, classes)
+
+
+def _show_figures(console: Console, columns: Mapping[str, Mapping[str, Any]]) -> None:
+    from rich.table import Column, Table
+
+    table = Table("", *(Column(name, justify="right") for name in columns))
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    for name in names:
+        cells = [_cell(name, column[name]) if name in column else "" for column in columns.values()]
+        table.add_row(_NAMES.get(name, name), *cells)
+    console.print(table)
+
+
+def _show_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    shown = ("clips", "accuracy", "average_precision", "auc")
+    hardest = sorted((entry for entry in classes if entry["clips"]), key=lambda entry: entry["average_precision"])
+    table = Table("class", *(Column(_NAMES.get(name, name), justify="right") for name in shown))
+    for entry in hardest[:_CLASSES_SHOWN]:
+        # Text, because a label may hold square brackets, which a plain string would read as markup.
+        table.add_row(Text(entry["label"]), *(_cell(name, entry[name]) for name in shown))
+    console.print(table)
+    if len(hardest) > _CLASSES_SHOWN:
+        console.print(f"the {_CLASSES_SHOWN} hardest of {len(hardest)} classes; --json and --output give all")
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    return f"{100 * value:.2f}" if "%" in _NAMES.get(name, "") else f"{value:.4g}"

@@ -1,0 +1,41 @@
+"""``kdcmae finetune``: learn the labels of clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcmae.cli.common import KdcmaeCommand
+from kdcmae.cli.train_common import run_options, start
+
+__all__ = ["command"]
+
+
+@click.command(name="finetune", cls=KdcmaeCommand)
+@run_options
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Classes: text or CSV; by default those that occur in the data."
+)
+@click.option(
+    "--modality", type=click.Choice(["audiovisual", "audio", "video"]), default="audiovisual", show_default=True
+)
+@click.option("--linear-probe", is_flag=True, help="Train the head alone, over a frozen encoder.")
+def command(modality: str, linear_probe: bool, overrides: tuple[str, ...], **options: Any) -> None:
+    """Finetune a pretrained model on labelled clips.
+
+    --checkpoint is a pretraining checkpoint, ours or a published one; without it the model starts from scratch.
+
+    \b
+    kdcmae finetune --data avsynth --checkpoint out/pretrained/model.safetensors --output out/finetuned
+    kdcmae finetune --data train.jsonl --validation test.jsonl --labels classes.csv --modality audio \\
+        --recipe vggsound-finetune --checkpoint cav-mae.pth --output out/vggsound
+
+    \b
+    Recipes: audioset20k-finetune, audioset2m-finetune, vggsound-finetune, avsynth-finetune.
+    """
+    from kdcmae.training.runs import finetuning_run
+
+    given = [f"modality={modality}", *(["trained=head"] if linear_probe else [])]
+    start("finetune", finetuning_run, overrides=(*given, *overrides), **options)

@@ -1,0 +1,137 @@
+"""The clips of a manifest as batches for the evaluation tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcmae.data.dataset import ClipDataset, DatasetSettings
+from kdcmae.data.images import read_image
+from kdcmae.data.loader import BROKEN_LIMIT, evaluation_loader
+from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
+from kdcmae.data.sampling import BatchSampler, InOrder
+from kdcmae.errors import DataError
+from kdcmae.runtime.preprocessing import resize_crop_matrices
+
+__all__ = ["EvaluationClips", "LoaderSettings", "label_map", "read_mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """How clips are read.
+
+    Args:
+        batch_size: clips per batch.
+        workers: processes that read ahead; 0 reads in this one.
+        broken_limit: largest share of the clips that may be unusable before the evaluation stops.
+    """
+
+    batch_size: int = 16
+    workers: int = 0
+    broken_limit: float = BROKEN_LIMIT
+
+
+class EvaluationClips:
+    """Every usable clip of a manifest once, in order.
+
+    Iterating gives batches: ``audio`` (B, T, 128), ``image`` (B, 3, S, S) or (B, 10, 3, S, S), as far as the modality
+    has them, ``target`` (B, C) with labels, and ``index`` (B,).
+
+    Args:
+        manifest: the file; see :func:`kdcmae.data.manifest.read_manifest`.
+        labels: the classes; None for batches without a target.
+        dataset: how clips become samples.
+        loader: how they are read.
+
+    Raises:
+        DataError: not a manifest, or, with ``labels``, a clip without labels or with an unknown one.
+    """
+
+    def __init__(
+        self, manifest: Path, labels: LabelMap | None, dataset: DatasetSettings, loader: LoaderSettings
+    ) -> None:
+        self.records: list[ClipRecord] = read_manifest(manifest)
+        self._image_size = dataset.preprocessing.image_size
+        self._loader = evaluation_loader(
+            ClipDataset(self.records, labels, dataset),
+            BatchSampler(InOrder(len(self.records)), batch_size=loader.batch_size),
+            workers=loader.workers,
+            broken_limit=loader.broken_limit,
+        )
+
+    def __len__(self) -> int:
+        """Batches."""
+        return self._loader.batches_per_epoch
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Clips that could not be used so far, and why."""
+        return self._loader.broken.reasons
+
+    @property
+    def has_masks(self) -> bool:
+        """Every clip names a mask of its sounding object."""
+        return all(record.mask is not None for record in self.records)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return iter(self._loader)
+
+    def masked(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Add ``mask`` (B, S, S) bool, true where the sounding object is, to batches of these clips.
+
+        Raises:
+            DataError: a clip without a mask, or one that cannot be read.
+        """
+        for batch in batches:
+            masks = [self._mask(self.records[number]) for number in batch["index"].tolist()]
+            yield {**batch, "mask": torch.stack(masks)}
+
+    def _mask(self, record: ClipRecord) -> Tensor:
+        if record.mask is None:
+            raise DataError(f"clip {record.id!r}: its manifest names no mask of the sounding object")
+        return read_mask(record.mask, self._image_size)
+
+
+def read_mask(path: Path, size: int) -> Tensor:
+    """A mask as the model sees its frame: resized and cropped like it.
+
+    Args:
+        path: a picture, white where the object is.
+        size: side of the model's image, in pixels.
+
+    Returns:
+        (size, size) bool, true where at least half of a pixel is white.
+
+    Raises:
+        DataError: not a readable picture.
+    """
+    white = read_image(path).mean(axis=-1) / 255
+    rows, columns = resize_crop_matrices(*white.shape, size)
+    return torch.from_numpy(np.asarray(rows @ white @ columns.T >= 0.5))
+
+
+def label_map(model_labels: tuple[str, ...], path: Path | None) -> LabelMap:
+    """The classes of a manifest in the order of a model's outputs.
+
+    Args:
+        model_labels: the model's own.
+        path: a label file; needed where the model's own labels are made up, or where the manifest writes ids.
+
+    Raises:
+        DataError: the file names other classes than the model.
+    """
+    if path is None:
+        return LabelMap(model_labels, model_labels)
+    labels = LabelMap.read(path)
+    if len(labels) != len(model_labels):
+        raise DataError(f"{path} names {len(labels)} classes and the model has {len(model_labels)}")
+    made_up = model_labels == tuple(f"class_{index}" for index in range(len(model_labels)))
+    for index, (ours, theirs) in enumerate(zip(labels.names, model_labels, strict=True)):
+        if ours != theirs and not made_up:
+            raise DataError(f"{path}: class {index} is {ours!r}, and the model calls it {theirs!r}")
+    return labels

@@ -1,0 +1,226 @@
+"""Inpainting: how well a pretraining model fills in the patches that were removed (paper section 4).
+
+Clips come as batches, mappings with ``audio`` (B, T, 128), ``image`` (B, 3, S, S) and ``index`` (B,), the clips'
+numbers: tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kdcmae import masking
+from kdcmae.config import AudioMask
+from kdcmae.decoder import patchify_audio, patchify_image, unpatchify_audio, unpatchify_image
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.evaluation.pictures import Picture, image_picture, side_by_side, spectrogram_picture, without_removed
+from kdcmae.masking import View
+from kdcmae.pretraining import KDCMAE, MaskedPair
+from kdcmae.runtime.preprocessing import Preprocessing
+
+__all__ = ["Filled", "Inpainting", "MaskSettings", "Reconstruction", "draw_reconstruction", "inpaint", "summarize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings:
+    """What is removed.
+
+    Args:
+        ratio: share of patches removed from each modality.
+        audio: which audio patches are removed together; image patches are removed at random.
+        seed: a clip's masks depend on it and on the clip's number alone.
+    """
+
+    ratio: float = 0.75
+    audio: AudioMask = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise ConfigError(f"mask ratio {self.ratio} must be between 0 and 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """One modality of a batch, on the CPU; ``...`` stands for (T, F) or (3, S, S).
+
+    Args:
+        given: (B, ...) what the clips hold.
+        removed: (B, ...) bool.
+        filled: (B, ...) the prediction where patches were removed, and else what was given.
+        error: (B,) mean squared error over the removed patches, in the values the model was trained to predict.
+        constant_error: (B,) the same of one constant per clip: the mean of its visible values, or 0 where the model
+            predicts normalised patches.
+    """
+
+    given: Tensor
+    removed: Tensor
+    filled: Tensor
+    error: Tensor
+    constant_error: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A batch filled in; ``index`` (B,) are the clips' numbers."""
+
+    index: Tensor
+    audio: Filled
+    image: Filled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpainting:
+    """What came out.
+
+    Args:
+        clips: how many were filled in.
+        norm_pix: errors are of patches normalised by their own mean and variance, which the model was trained to
+            predict; otherwise of normalised spectrograms and images.
+        audio_mse, video_mse: mean squared error over removed patches.
+        audio_constant_mse, video_constant_mse: of filling in one constant per clip; see :class:`Filled`.
+    """
+
+    clips: int
+    norm_pix: bool
+    audio_mse: float
+    video_mse: float
+    audio_constant_mse: float
+    video_constant_mse: float
+
+
+@torch.inference_mode()
+def inpaint(model: KDCMAE, batches: Iterable[Mapping[str, Tensor]], masks: MaskSettings) -> Iterator[Reconstruction]:
+    """Remove patches of every clip and let the model fill them in.
+
+    Args:
+        model: in evaluation mode. One trained with ``norm_pix`` predicts patches without their mean and contrast;
+            for its pictures they are taken from the removed patches themselves.
+        batches: of clips.
+        masks: what is removed.
+    """
+    device = model.mask_token.device
+    for batch in batches:
+        audio, image = batch["audio"].to(device), batch["image"].to(device)
+        pair = _pair(model, audio, batch["index"], masks)
+        (latents,) = model.encode(audio, image, [pair])
+        audio_patches, image_patches = model.decode(latents.joint, pair.audio, pair.video)
+        patch_size, norm_pix = model.config.patch_size, model.config.norm_pix
+        yield Reconstruction(
+            index=batch["index"],
+            audio=_fill(
+                audio_patches,
+                patchify_audio(audio, patch_size),
+                pair.audio.mask,
+                partial(unpatchify_audio, frames=audio.shape[1], patch_size=patch_size),
+                norm_pix=norm_pix,
+            ),
+            image=_fill(
+                image_patches,
+                patchify_image(image, patch_size),
+                pair.video.mask,
+                partial(unpatchify_image, height=image.shape[2], patch_size=patch_size),
+                norm_pix=norm_pix,
+            ),
+        )
+
+
+def summarize(reconstructions: Iterable[Reconstruction], *, norm_pix: bool) -> Inpainting:
+    """Mean errors over all clips.
+
+    Args:
+        reconstructions: from :func:`inpaint`.
+        norm_pix: of the model's configuration.
+
+    Raises:
+        DataError: no clips, or errors that are not finite.
+    """
+    errors = [
+        torch.stack([part for modality in (one.audio, one.image) for part in (modality.error, modality.constant_error)])
+        for one in reconstructions
+    ]
+    if not errors:
+        raise DataError("no clips to evaluate")
+    per_clip = torch.cat(errors, dim=1).double()
+    if not per_clip.isfinite().all():
+        raise DataError("the reconstruction errors are not finite; the checkpoint or a clip is damaged")
+    audio, audio_constant, video, video_constant = per_clip.mean(dim=1).tolist()
+    return Inpainting(
+        clips=per_clip.shape[1],
+        norm_pix=norm_pix,
+        audio_mse=audio,
+        video_mse=video,
+        audio_constant_mse=audio_constant,
+        video_constant_mse=video_constant,
+    )
+
+
+def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocessing) -> dict[str, Picture]:
+    """Draw one clip: what was given, what was left of it, and what the model made of that.
+
+    Args:
+        one: the batch.
+        row: of the clip in it.
+        preprocessing: of the images.
+
+    Returns:
+        The pictures ``audio`` and ``image``, three panels each.
+    """
+    given, filled, removed = (part[row].numpy() for part in (one.audio.given, one.audio.filled, one.audio.removed))
+    lowest, highest = float(given.min()), float(given.max())
+    before, after = (spectrogram_picture(values, lowest, highest) for values in (given, filled))
+    pictures = {"audio": side_by_side([before, without_removed(before, removed.T[::-1]), after])}
+    before, after = (
+        image_picture(values[row].numpy(), preprocessing) for values in (one.image.given, one.image.filled)
+    )
+    removed = one.image.removed[row, 0].numpy()
+    pictures["image"] = side_by_side([before, without_removed(before, removed), after])
+    return pictures
+
+
+def _pair(model: KDCMAE, audio: Tensor, index: Tensor, masks: MaskSettings) -> MaskedPair:
+    """One masked view per clip, each from the clip's own generator."""
+    config = model.config
+    grid = (config.audio_grid[0], audio.shape[1] // config.patch_size)
+    # Far apart for neighbouring seeds and clips: generators seeded alike draw alike.
+    generators = [torch.Generator().manual_seed(1_000_003 * masks.seed + number) for number in index.tolist()]
+    if masks.audio == "random":
+        (audio_view,) = masking.independent_views(len(audio), grid[0] * grid[1], masks.ratio, 1, generators)
+    else:
+        (audio_view,) = masking.structured_views(len(audio), grid, masks.ratio, 1, generators, axes=masks.audio)
+    (video_view,) = masking.independent_views(len(audio), config.video_tokens, masks.ratio, 1, generators)
+    return MaskedPair(audio=_to(audio_view, audio.device), video=_to(video_view, audio.device))
+
+
+def _to(view: View, device: torch.device) -> View:
+    return View(ids_keep=view.ids_keep.to(device), ids_restore=view.ids_restore.to(device))
+
+
+def _fill(
+    predicted: Tensor, target: Tensor, mask: Tensor, unpatchify: Callable[[Tensor], Tensor], *, norm_pix: bool
+) -> Filled:
+    """Compare and assemble (B, L, P) patches; ``mask`` (B, L) is 1 where they were removed."""
+    visible = (1 - mask)[..., None].expand_as(target)
+    mean, std = torch.zeros_like(target[..., :1]), torch.ones_like(target[..., :1])
+    constant = (target * visible).sum(dim=(1, 2), keepdim=True) / visible.sum(dim=(1, 2), keepdim=True)
+    if norm_pix:
+        mean, std = target.mean(dim=-1, keepdim=True), (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        constant = torch.zeros_like(constant)
+    wanted = (target - mean) / std
+    parts = {
+        "given": unpatchify(target),
+        "removed": unpatchify(1 - visible) > 0,
+        "filled": unpatchify(torch.where(visible > 0, target, predicted * std + mean)),
+        "error": _masked_error(predicted, wanted, mask),
+        "constant_error": _masked_error(constant, wanted, mask),
+    }
+    return Filled(**{name: part.cpu() for name, part in parts.items()})
+
+
+def _masked_error(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    """(B,) mean squared error over removed patches."""
+    return ((predicted - wanted).square().mean(dim=-1) * mask).sum(dim=1) / mask.sum(dim=1)

@@ -1,0 +1,110 @@
+"""Measures of scores against labels: accuracy, average precision, ROC AUC and d'. Exact, ties included.
+
+Shapes: N clips, C classes. Scores may be any numbers that rank; labels are multi-hot.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.errors import DataError
+
+__all__ = ["accuracy", "average_precision", "d_prime", "roc_auc"]
+
+Scores = NDArray[np.floating[Any]]
+Positives = NDArray[np.bool_]
+
+
+def accuracy(scores: Scores, positives: Positives) -> float:
+    """Share of labelled clips whose best class is one of theirs.
+
+    Args:
+        scores: (N, C).
+        positives: (N, C) bool; clips without a label do not count.
+
+    Returns:
+        In [0, 1]; where several classes share the best score, the share of them that are right. NaN if no clip
+        has a label.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
+    _check(scores, positives)
+    labelled = positives.any(axis=1)
+    if not labelled.any():
+        return math.nan
+    best = scores[labelled] == scores[labelled].max(axis=1, keepdims=True)
+    return float(((best & positives[labelled]).sum(axis=1) / best.sum(axis=1)).mean())
+
+
+def average_precision(scores: Scores, positives: Positives) -> float:
+    """Area under the precision-recall steps of one class.
+
+    Args:
+        scores: (N,).
+        positives: (N,) bool.
+
+    Returns:
+        The sum over distinct scores, best first, of precision times the recall gained; NaN without positives.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
+    taken, hits = _cumulative(scores, positives)
+    if not positives.any():
+        return math.nan
+    return float((hits / taken * np.diff(hits, prepend=0)).sum() / hits[-1])
+
+
+def roc_auc(scores: Scores, positives: Positives) -> float:
+    """Probability that a positive of one class scores above a negative, a tie counting one half.
+
+    Args:
+        scores: (N,).
+        positives: (N,) bool.
+
+    Returns:
+        In [0, 1]; NaN without positives or without negatives.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
+    taken, hits = _cumulative(scores, positives)
+    if positives.all() or not positives.any():
+        return math.nan
+    misses = np.diff(taken - hits, prepend=0)
+    tied = np.diff(hits, prepend=0)
+    # In halves, so that the count is a whole number.
+    won_halves = (misses * (2 * hits - tied)).sum()
+    return float(won_halves / (2 * hits[-1] * misses.sum()))
+
+
+def d_prime(auc: float) -> float:
+    """Distance between two unit normal distributions with this AUC: sqrt(2) * Phi^-1(AUC).
+
+    Returns:
+        Infinite where the AUC is 0 or 1, NaN where it is NaN.
+    """
+    if not 0 < auc < 1:
+        return {0.0: -math.inf, 1.0: math.inf}.get(auc, math.nan)
+    return math.sqrt(2) * NormalDist().inv_cdf(auc)
+
+
+def _cumulative(scores: Scores, positives: Positives) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Clips and positives at or above each distinct score, best first."""
+    _check(scores, positives)
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    return ends + 1, np.cumsum(positives[order], dtype=np.int64)[ends]
+
+
+def _check(scores: Scores, positives: Positives) -> None:
+    if scores.shape != positives.shape or scores.size == 0:
+        raise DataError(f"scores {scores.shape} and labels {positives.shape} must have one shape, not empty")
+    if not np.isfinite(scores).all():
+        raise DataError(f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite")

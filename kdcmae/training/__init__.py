@@ -1,0 +1,1 @@
+"""Pretraining and finetuning, on one process or many."""

@@ -1,0 +1,171 @@
+"""Processes that train together: joining them, spreading a model over them, and averaging what they measure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from kdcmae.collectives import world_size
+from kdcmae.errors import ConfigError, DeviceError
+from kdcmae.layers import Block
+from kdcmae.training.settings import Parallelism
+
+__all__ = ["Spread", "gathered", "joined", "mean_over_ranks", "spread"]
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[torch.device]:
+    """Join the other processes that ``torchrun`` started, if any, and leave them in the end.
+
+    Args:
+        device: ``cpu`` (ranks talk through gloo), ``cuda`` (nccl; this rank's GPU), or ``auto``.
+
+    Yields:
+        This process's device.
+
+    Raises:
+        DeviceError: no GPU where one was asked for.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA device on this machine; use --device cpu")
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    if "WORLD_SIZE" not in os.environ:
+        yield place
+        return
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield place
+        dist.barrier()  # ranks that leave a gloo group at different times abort at exit now and then
+    finally:
+        dist.destroy_process_group()
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over ranks of a tensor that has the same shape on each; NaN where one has NaN."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def gathered(value: Any) -> list[Any]:
+    """A small Python object of every rank, in rank order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+class Spread(Protocol):
+    """A model as the ranks hold it. State dicts are whole and on the CPU; shards give them to rank 0 only."""
+
+    module: nn.Module
+    """The model itself, whose parameters are optimised."""
+    model: nn.Module
+    """What to call, so that gradients are exchanged."""
+
+    def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of one of several batches; gradients are exchanged after the last."""
+
+    def model_state(self) -> dict[str, Any]: ...
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]: ...
+
+    def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None: ...
+
+
+def spread(model: nn.Module, parallel: Parallelism) -> Spread:
+    """Spread a model that lies on this rank's device over all ranks.
+
+    Raises:
+        ConfigError: sharding without other ranks.
+    """
+    if parallel == "fsdp":
+        return _Sharded(model)
+    return _Replicated(model) if world_size() > 1 else _Single(model)
+
+
+class _Single:
+    """The whole model in one process."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = self.model = model
+
+    def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def model_state(self) -> dict[str, Any]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return optimizer.state_dict()
+
+    def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
+        self.module.load_state_dict(model_state)
+        optimizer.load_state_dict(optimizer_state)
+
+
+class _Replicated(_Single):
+    """A copy in every process, gradients averaged by DistributedDataParallel."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        # Blocks hold three pairs of LayerNorms, and a stage of the model uses some of them only.
+        self.model = self.replicas = DistributedDataParallel(model, find_unused_parameters=True)
+
+    def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last else self.replicas.no_sync()
+
+
+class _Sharded:
+    """Every process holds a part of each tensor (FSDP2) and fetches a block's tensors when it runs."""
+
+    _whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    # Parameters that a stage of the model does not use have no optimiser state.
+    _partial = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+
+    def __init__(self, model: nn.Module) -> None:
+        if not dist.is_initialized():
+            raise ConfigError("parallel=fsdp shards over processes: start the run with torchrun")
+        for module in model.modules():
+            if isinstance(module, Block):
+                fully_shard(module)
+        self.shards: FSDPModule = fully_shard(model)
+        self.module = self.model = model  # sharded in place
+
+    def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
+        self.shards.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def model_state(self) -> dict[str, Any]:
+        return get_model_state_dict(self.model, options=self._whole)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return get_optimizer_state_dict(self.model, optimizer, options=self._whole)
+
+    def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
+        set_model_state_dict(self.model, model_state, options=self._whole)
+        set_optimizer_state_dict(self.model, optimizer, optimizer_state, options=self._partial)

@@ -1,0 +1,159 @@
+"""Named presets of a whole run. The table reproduces the published settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kdcmae.errors import ConfigError
+from kdcmae.training.settings import FinetuningSettings, TrainingSettings
+
+__all__ = ["RECIPES", "Recipe", "Stage", "default_recipe", "recipe"]
+
+Stage = Literal["pretrain", "finetune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings that belong together.
+
+    Args:
+        stage: what it trains.
+        about: one line for people.
+        training: of the loop.
+        preset, sizes: of the model where no checkpoint gives them; ``sizes`` differ from the preset's.
+        model: further fields of the model's configuration.
+        augmentation: fields of :class:`~kdcmae.data.augment.Augmentation` that differ from its defaults.
+    """
+
+    stage: Stage
+    about: str
+    training: TrainingSettings
+    preset: str = "base"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _pretraining(learning_rate: float, batch_size: int) -> TrainingSettings:
+    return TrainingSettings(
+        learning_rate=learning_rate, batch_size=batch_size, epochs=25, decay_start_epoch=10, decay_every_epochs=5
+    )
+
+
+# Two seconds of sound fill 198 spectrogram frames, and a picture has 112 by 112 pixels.
+_AVSYNTH_SIZES = {"audio_length": 208, "image_size": 112}
+_FINETUNING_AUGMENTATION = {"frequency_mask": 48, "time_mask": 192, "mixup_rate": 0.5}
+
+# Source: the CAV-MAE and KDC-MAE training scripts.
+RECIPES: Mapping[str, Recipe] = {
+    "audioset-pretrain-base": Recipe(stage="pretrain", about="AudioSet-2M, batch 48", training=_pretraining(5e-5, 48)),
+    "audioset-pretrain-plus": Recipe(
+        stage="pretrain", about="AudioSet-2M, batch 120", training=_pretraining(1e-4, 120)
+    ),
+    "audioset-pretrain-plusplus": Recipe(
+        stage="pretrain", about="AudioSet-2M, batch 256", training=_pretraining(2e-4, 256)
+    ),
+    "vggsound-pretrain": Recipe(
+        stage="pretrain", about="VGGSound, from an ImageNet MAE", training=_pretraining(1e-4, 120)
+    ),
+    "audioset20k-finetune": Recipe(
+        stage="finetune",
+        about="AudioSet-20K, 527 labels, several per clip",
+        training=FinetuningSettings(
+            learning_rate=5e-5,
+            batch_size=36,
+            epochs=15,
+            decay_start_epoch=5,
+            decay_every_epochs=1,
+            head_learning_rate_factor=100.0,
+            average_from_epoch=3,
+        ),
+        model={"multi_label": True},
+        augmentation=_FINETUNING_AUGMENTATION,
+    ),
+    "audioset2m-finetune": Recipe(
+        stage="finetune",
+        about="AudioSet-2M, 527 labels, several per clip",
+        training=FinetuningSettings(
+            learning_rate=1e-5,
+            batch_size=48,
+            epochs=10,
+            decay_start_epoch=2,
+            decay_every_epochs=1,
+            head_learning_rate_factor=50.0,
+            average_from_epoch=1,
+            balanced=True,
+        ),
+        model={"multi_label": True},
+        augmentation=_FINETUNING_AUGMENTATION,
+    ),
+    "vggsound-finetune": Recipe(
+        stage="finetune",
+        about="VGGSound, 309 labels, one per clip",
+        training=FinetuningSettings(
+            learning_rate=1e-4,
+            batch_size=48,
+            epochs=10,
+            decay_start_epoch=2,
+            decay_every_epochs=1,
+            head_learning_rate_factor=10.0,
+            average_from_epoch=3,
+            balanced=True,
+        ),
+        augmentation=_FINETUNING_AUGMENTATION,
+    ),
+    "avsynth-pretrain": Recipe(
+        stage="pretrain",
+        about="AVSynth, the tiny model",
+        training=TrainingSettings(
+            learning_rate=1e-3,
+            batch_size=32,
+            epochs=40,
+            decay_start_epoch=20,
+            decay_every_epochs=5,
+            warmup_steps=100,
+            clip_grad_norm=5.0,
+        ),
+        preset="tiny",
+        sizes=_AVSYNTH_SIZES,
+    ),
+    "avsynth-finetune": Recipe(
+        stage="finetune",
+        about="AVSynth, the tiny model",
+        training=FinetuningSettings(
+            learning_rate=5e-4,
+            batch_size=32,
+            epochs=20,
+            decay_start_epoch=10,
+            decay_every_epochs=3,
+            warmup_steps=50,
+            clip_grad_norm=5.0,
+            head_learning_rate_factor=10.0,
+            average_from_epoch=15,
+        ),
+        preset="tiny",
+        sizes=_AVSYNTH_SIZES,
+    ),
+}
+
+
+def default_recipe(data: str, stage: Stage) -> str:
+    """The recipe for data that no recipe was named for: AVSynth's own, or VGGSound's."""
+    return f"{'avsynth' if data.partition(':')[0] == 'avsynth' else 'vggsound'}-{stage}"
+
+
+def recipe(name: str, stage: Stage) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        ConfigError: no such recipe for this stage; the message names the nearest.
+    """
+    known = [other for other, entry in RECIPES.items() if entry.stage == stage]
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        raise ConfigError(f"unknown {stage} recipe {name!r}{hint}; recipes: {', '.join(known)}")
+    return RECIPES[name]

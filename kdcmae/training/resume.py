@@ -1,0 +1,68 @@
+"""The state of a run on disk: complete, and replaced atomically, so that a run killed at any moment can go on."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcmae.errors import CheckpointError
+
+__all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state"]
+
+
+def save_run_state(state: dict[str, Any], path: Path) -> None:
+    """Write a state; an older one is replaced only once the new one is complete and on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_run_state(path: Path) -> dict[str, Any]:
+    """Read a state back to the CPU.
+
+    Raises:
+        CheckpointError: not a readable state.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not the state of a run: {reason}; remove it to start over") from error
+
+
+def random_state() -> dict[str, Any]:
+    """The global generators of Python, NumPy and torch.
+
+    Training itself draws from none of them: masks, order and augmentation follow from the seed and the position.
+    """
+    numpy_state = dict(np.random.get_state(legacy=False))
+    numpy_state["state"] = {name: np.asarray(value).tolist() for name, value in numpy_state["state"].items()}
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put the global generators back to :func:`random_state`; GPUs only where there are as many as before."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

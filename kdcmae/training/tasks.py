@@ -1,0 +1,139 @@
+"""What is learned: a loss and its measurements from one batch, for pretraining and for finetuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.evaluation.inpainting import MaskSettings, draw_reconstruction, inpaint
+from kdcmae.evaluation.pictures import Picture
+from kdcmae.pretraining import KDCMAE, MaskedPair
+from kdcmae.runtime.preprocessing import Preprocessing
+
+__all__ = ["Batch", "FinetuningTask", "PretrainingTask", "Score", "Task", "seeded_pairs"]
+
+Batch = Mapping[str, Tensor]
+"""``audio`` (B, T, 128), ``image`` (B, 3, S, S), ``index`` (B,) int64 of the clips, ``target`` (B, C) with labels."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The loss to minimise, and what to report beside it: detached scalars by name."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What the training loop needs to know about what it trains."""
+
+    headline: tuple[str, ...]
+    """The metrics to show while training."""
+
+    def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
+        """Score one batch.
+
+        Args:
+            model: to be called, so that whatever wraps it sees the call.
+            batch: of this rank, on the model's device.
+            draw: random choices depend on this number and on the clips alone, not on how clips are spread.
+        """
+
+    def pictures(self, batch: Batch) -> dict[str, Picture]:
+        """What the model makes of a few clips, by name."""
+
+
+class PretrainingTask:
+    """Masked views of each clip, scored by the pretraining model.
+
+    Args:
+        module: the model itself, which knows its masks.
+        seed: of the masks.
+    """
+
+    headline: tuple[str, ...] = ("reconstruction", "contrastive", "distillation")
+
+    def __init__(self, module: KDCMAE, seed: int) -> None:
+        self.module = module
+        self.seed = seed
+
+    def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
+        pairs = seeded_pairs(self.module, batch, (self.seed, draw))
+        output = model(batch["audio"], batch["image"], pairs=pairs)
+        metrics = {
+            "loss": output.loss,
+            "reconstruction": output.reconstruction_audio + output.reconstruction_video,
+            "reconstruction_audio": output.reconstruction_audio,
+            "reconstruction_video": output.reconstruction_video,
+            "contrastive": output.contrastive,
+            "contrastive_accuracy": output.contrastive_accuracy,
+            "distillation": output.distillation,
+        }
+        return Score(output.loss, {name: value.detach() for name, value in metrics.items()})
+
+    def pictures(self, batch: Batch) -> dict[str, Picture]:
+        config = self.module.config
+        masks = MaskSettings(ratio=config.mask_ratio, audio=config.audio_mask, seed=self.seed)
+        preprocessing = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
+        (filled,) = inpaint(self.module, [batch], masks)
+        rows = [draw_reconstruction(filled, row, preprocessing) for row in range(len(batch["index"]))]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+class FinetuningTask:
+    """Labelled clips, scored by binary or softmax cross-entropy, as the classifier's scores are.
+
+    Args:
+        module: the classifier itself.
+        label_smoothing: share of a target's mass that is spread over all classes.
+    """
+
+    headline: tuple[str, ...] = ("loss", "accuracy")
+
+    def __init__(self, module: KDCMAEClassifier, label_smoothing: float) -> None:
+        self.config = module.config
+        self.label_smoothing = label_smoothing
+
+    def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
+        inputs = {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}[self.config.modality]
+        logits = model(**{name: batch[name] for name in inputs}).float()
+        loss = self._loss(logits, batch["target"])
+        hit = batch["target"].gather(1, logits.argmax(dim=1, keepdim=True)) > 0
+        return Score(loss, {"loss": loss.detach(), "accuracy": hit.float().mean()})
+
+    def pictures(self, batch: Batch) -> dict[str, Picture]:
+        return {}
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy against smoothed targets, which may be mixed or multi-hot."""
+        if not self.config.multi_label:
+            return F.cross_entropy(
+                logits, target / target.sum(dim=1, keepdim=True), label_smoothing=self.label_smoothing
+            )
+        smoothed = target * (1 - self.label_smoothing) + self.label_smoothing / target.shape[1]
+        return F.binary_cross_entropy_with_logits(logits, smoothed)
+
+
+def seeded_pairs(model: KDCMAE, batch: Batch, seeds: tuple[int, ...]) -> list[MaskedPair]:
+    """Draw each clip's views from its own index, so that they do not depend on the batch around it.
+
+    Args:
+        model: knows its masks.
+        batch: ``audio`` and ``index``.
+        seeds: further numbers that the views depend on.
+
+    Returns:
+        One pair of views per configured view, on the batch's device.
+    """
+    generators = []
+    for index in batch["index"].tolist():
+        seed = int(np.random.SeedSequence([*seeds, index]).generate_state(1, np.uint64)[0])
+        generators.append(torch.Generator().manual_seed(seed >> 1))  # torch takes 63 bits
+    return model.sample_pairs(batch["audio"], generators)

@@ -1,0 +1,149 @@
+"""What a run tells: one JSON line per logged step, TensorBoard where it is installed, and a progress line."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kdcmae.errors import DataError
+
+__all__ = ["MetricsLog", "ProgressLine", "TensorBoardTracker", "Tracker", "open_tensorboard", "read_metrics"]
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+class Tracker(Protocol):
+    """Something that is told how a run goes."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Measurements after ``step`` optimiser steps."""
+
+    def close(self) -> None: ...
+
+
+class MetricsLog:
+    """A JSON Lines file with one object per logged step.
+
+    Args:
+        path: of the file.
+        resume_step: lines of later steps, which a killed run wrote after its last saved state, are dropped.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int) -> None:
+        kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= resume_step]
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics log; a last line that was cut off is left out.
+
+    Raises:
+        DataError: another line is not JSON.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    metrics = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            metrics.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise DataError(f"{path}, line {number}: {error}; remove the file") from error
+    return metrics
+
+
+class TensorBoardTracker:
+    """Scalars and pictures for TensorBoard.
+
+    Args:
+        folder: of the event files.
+        resume_step: what a killed run wrote about later steps is hidden.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
+        """Show a (H, W, 3) RGB picture."""
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ProgressLine:
+    """One live line on a terminal; elsewhere a plain line every half minute.
+
+    Args:
+        console: where to, usually stderr.
+        total_steps: of the whole run.
+        done_steps: before this process.
+        clips_per_step: over all ranks.
+        headline: the metrics to show.
+    """
+
+    def __init__(
+        self, console: Console, *, total_steps: int, done_steps: int, clips_per_step: int, headline: tuple[str, ...]
+    ) -> None:
+        self._console, self._headline, self._clips_per_step = console, headline, clips_per_step
+        self._first_step, self._total_steps = done_steps, total_steps
+        self._start = self._last_line = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total_steps, completed=done_steps)
+        self._bar.start()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        now = time.perf_counter()
+        steps_per_second = (step - self._first_step) / max(now - self._start, 1e-9)
+        shown = [f"{name} {values[name]:.4g}" for name in self._headline if name in values]
+        line = "  ".join([*shown, f"{steps_per_second * self._clips_per_step:.1f} clips/s"])
+        self._bar.update(self._task, completed=step, description=line)
+        if self._bar.disable and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total_steps):
+            self._last_line = now
+            minutes_left = (self._total_steps - step) / max(steps_per_second, 1e-9) / 60
+            self._console.print(
+                f"step {step}/{self._total_steps}  {line}  {minutes_left:.1f} min left", markup=False, soft_wrap=True
+            )
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def open_tensorboard(output: Path, *, resume_step: int) -> TensorBoardTracker | None:
+    """TensorBoard's log of a run, where it is installed."""
+    if find_spec("tensorboard") is None:
+        return None
+    return TensorBoardTracker(output / "tensorboard", resume_step=resume_step)

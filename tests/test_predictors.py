@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcmae import KDCMAEClassifier
+from kdcmae.predictors import CheckpointPredictor, batched_logits, in_batches
+
+
+@given(rows=st.integers(1, 25), smallest=st.integers(1, 6), extra=st.integers(0, 6))
+@settings(max_examples=40, deadline=None)
+def test_any_number_of_rows_goes_through_any_batch_range(rows: int, smallest: int, extra: int) -> None:
+    sizes = []
+
+    def run(feed):
+        sizes.append(len(feed["audio"]))
+        return {"head": feed["audio"][:, 0, :2], "sum": feed["audio"].sum(axis=(1, 2)) + feed["image"]}
+
+    rng = np.random.default_rng(0)
+    inputs = {"audio": rng.random((rows, 3, 4), dtype=np.float32), "image": rng.random(rows, dtype=np.float32)}
+    outputs = in_batches(run, inputs, (smallest, smallest + extra))
+    assert list(outputs) == ["head", "sum"]
+    np.testing.assert_array_equal(outputs["head"], inputs["audio"][:, 0, :2])
+    np.testing.assert_array_equal(outputs["sum"], inputs["audio"].sum(axis=(1, 2)) + inputs["image"])
+    assert all(smallest <= size <= smallest + extra for size in sizes)
+
+
+def test_a_checkpoint_predicts_what_the_model_itself_does() -> None:
+    classifier = KDCMAEClassifier.from_preset(
+        "tiny", num_classes=4, audio_length=32, image_size=64, embed_dim=32, num_heads=2, specific_depth=1
+    ).eval()
+    rng = np.random.default_rng(0)
+    audio = rng.standard_normal((5, 32, 128), dtype=np.float32)
+    image = rng.standard_normal((5, 3, 64, 64), dtype=np.float32)
+    predictor = CheckpointPredictor(classifier, "small", batch_size=2)
+    with torch.no_grad():
+        expected = classifier(audio=torch.from_numpy(audio), image=torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(batched_logits(predictor, {"audio": audio, "image": image}), expected, atol=1e-5)

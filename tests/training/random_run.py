@@ -1,0 +1,110 @@
+"""A run over random clips, small enough for tests; also a script, for tests that kill it.
+
+As a script: ``random_run.py STAGE FOLDER [key=value ...] [--resume]``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from kdcmae import KDCMAE, KDCMAEClassifier
+from kdcmae.collectives import rank, world_size
+from kdcmae.data.broken import BrokenClips
+from kdcmae.training.loop import Run, Summary, Trainer
+from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
+from kdcmae.training.tasks import Batch, FinetuningTask, PretrainingTask
+
+SIZES = {"audio_length": 64, "image_size": 32, "embed_dim": 64, "num_heads": 1, "specific_depth": 1}
+DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 1}
+CLASSES = 3
+KINDS = {"pretrain": TrainingSettings, "finetune": FinetuningSettings}
+DEFAULTS = {
+    "learning_rate": 1e-3,
+    "epochs": 2,
+    "decay_start_epoch": 1,
+    "decay_every_epochs": 1,
+    "batch_size": 4,
+    "log_every_steps": 1,
+    "checkpoint_every_steps": 3,
+}
+
+
+class RandomBatches:
+    """Random clips in a seeded order; ``broken`` ones hold NaN."""
+
+    def __init__(self, settings: TrainingSettings, *, clips: int = 24, broken: tuple[int, ...] = ()) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.clips = {
+            "audio": torch.randn(clips, 64, 128, generator=generator),
+            "image": torch.randn(clips, 3, 32, 32, generator=generator),
+            "target": torch.eye(CLASSES)[torch.randint(CLASSES, (clips,), generator=generator)],
+            "index": torch.arange(clips),
+        }
+        for clip in broken:
+            self.clips["audio"][clip] = torch.nan
+        self.broken = BrokenClips(clips)
+        self.seed = settings.seed
+        self.whole = settings.batch_size // settings.accumulation_steps
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.clips["index"]) // self.whole
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.clips["index"]))
+        share = self.whole // world_size()
+        for number in range(start, self.batches_per_epoch):
+            first = number * self.whole + rank() * share
+            chosen = torch.from_numpy(order[first : first + share])
+            yield {name: tensor[chosen] for name, tensor in self.clips.items()}
+
+    def clip_id(self, index: int) -> str:
+        return f"clip_{index}"
+
+
+def random_run(
+    stage: str,
+    output: Path,
+    *,
+    model: Mapping[str, Any] | None = None,
+    batches: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Run:
+    """A run of either stage; ``changes`` are settings, ``model`` fields of its configuration."""
+    settings = KINDS[stage](**{**DEFAULTS, **changes})
+    source = RandomBatches(settings, **(batches or {}))
+    torch.manual_seed(settings.seed)
+    common = {"train": source, "settings": settings, "output": output}
+    if stage == "pretrain":
+        pretraining = KDCMAE.from_preset("tiny", **SIZES, **DECODER, **(model or {}))
+        return Run(model=pretraining, task=PretrainingTask(pretraining, settings.seed), **common)
+    classifier = KDCMAEClassifier.from_preset("tiny", num_classes=CLASSES, **SIZES, **(model or {}))
+    return Run(model=classifier, task=FinetuningTask(classifier, settings.label_smoothing), validation=source, **common)
+
+
+def trainer(run: Run, *, resume: bool = False) -> Trainer:
+    """A quiet trainer."""
+    return Trainer(run, device=torch.device("cpu"), resume=resume, console=Console(quiet=True))
+
+
+def train(run: Run, *, resume: bool = False) -> Summary:
+    """Run to the end, quietly."""
+    return trainer(run, resume=resume).fit()
+
+
+def main(stage: str, folder: str, *options: str) -> None:
+    torch.set_num_threads(1)
+    pairs = [option for option in options if option != "--resume"]
+    settings = parse_overrides(pairs, {"settings": KINDS[stage]})["settings"]
+    train(random_run(stage, Path(folder), **settings), resume="--resume" in options)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,104 @@
+"""The two commands, from AVSynth to a checkpoint, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kdcmae import load_classifier, load_pretrained
+from kdcmae.cli import main
+from kdcmae.cli.finetune import command as finetune
+from kdcmae.cli.pretrain import command as pretrain
+from kdcmae.training.recipes import RECIPES
+from kdcmae.training.tracking import read_metrics
+
+DATA = ("--data", "avsynth:8", "--validation", "avsynth:4")
+SHORT = {"epochs": 1, "batch_size": 4, "workers": 0, "log_every_steps": 1, "average_from_epoch": "none"}
+SIZES = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1}
+DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 1}
+
+
+def run(*arguments: object, **settings: object) -> Result:
+    pairs = [part for key, value in {**SHORT, **settings}.items() for part in ("--set", f"{key}={value}")]
+    return CliRunner().invoke(main, [*map(str, arguments), *pairs])
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> dict:
+    output = tmp_path_factory.mktemp("pretrained") / "new" / "folder"
+    result = run("pretrain", *DATA, "--output", output, "--json", **SIZES, **DECODER)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_pretraining_writes_a_checkpoint_a_log_and_its_settings(pretrained, tmp_path):
+    model = load_pretrained(pretrained["weights"])
+    assert (model.config.audio_length, model.config.image_size, model.config.embed_dim) == (208, 112, 64)
+    assert (pretrained["recipe"], pretrained["steps"], pretrained["broken"]) == ("avsynth-pretrain", 2, {})
+    assert {"loss", "distillation", "validation_contrastive"} <= pretrained["metrics"].keys()
+    folder = Path(pretrained["weights"]).parent
+    assert len(read_metrics(folder / "metrics.jsonl")) == 3  # two steps and a validation
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["batch_size"], settings["model.embed_dim"], settings["betas"]) == (4, 64, [0.95, 0.999])
+
+
+@pytest.mark.parametrize(("modality", "options"), [("audiovisual", ()), ("audio", ("--linear-probe",))])
+def test_finetuning_from_that_checkpoint(modality, options, pretrained, tmp_path):
+    weights = pretrained["weights"]
+    arguments = ("--checkpoint", weights, "--modality", modality, "--output", tmp_path, "--json")
+    result = run("finetune", *DATA, *arguments, *options)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["transfer"]["fresh"] == [f"mlp_head.{i}.{part}" for i in (0, 1) for part in ("weight", "bias")]
+    assert "decoder_pred_a.weight" in summary["transfer"]["left"]
+    classifier = load_classifier(summary["weights"])
+    assert classifier.config.modality == modality
+    assert (len(classifier.labels), classifier.labels[0]) == (12, "rising disc")
+    assert "accuracy" in summary["metrics"]
+
+
+def test_going_on_needs_resume(pretrained):
+    folder = Path(pretrained["weights"]).parent
+    again = run("pretrain", *DATA, "--output", folder, **SIZES, **DECODER)
+    assert again.exit_code == 2
+    assert "already holds a run; go on with --resume" in again.stderr
+    resumed = run("pretrain", *DATA, "--output", folder, "--resume", **{**SIZES, **DECODER, "epochs": 2})
+    assert resumed.exit_code == 0, resumed.output
+    assert "going on after step 2" in resumed.stderr
+    assert resumed.stdout.strip() == str(folder / "model.safetensors")
+    other = run("pretrain", "--data", "avsynth:9", "--output", folder, "--resume", **SIZES, **DECODER)
+    assert other.exit_code == 2
+    assert "holds a run with other settings: data.clips" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "settings", "message"),
+    [
+        ("pretrain", (), {"learning_rte": 1}, "did you mean 'learning_rate'"),
+        ("pretrain", (), {"balanced": "true"}, "unknown setting 'balanced'"),
+        ("pretrain", (), {"batch_size": 9}, "fill one batch of 9"),
+        ("pretrain", ("--recipe", "vggsound-pretrian"), {}, "did you mean 'vggsound-pretrain'"),
+        ("pretrain", ("--data", "avsynth:many"), {}, "such as avsynth:2000"),
+        ("pretrain", ("--data", "nothing.jsonl"), {}, "nothing.jsonl: cannot be read"),
+        ("pretrain", ("--checkpoint", "nothing.pth"), {}, "nothing.pth: No such file"),
+        ("pretrain", ("--checkpoint", "a.pth", "--preset", "tiny"), {}, "the sizes come from a.pth"),
+        ("pretrain", (), {"parallel": "fsdp"}, "torchrun"),
+        ("finetune", (), {"num_classes": 3}, "num_classes comes from the classes of the data"),
+        ("finetune", (), {"accumulation_steps": 3}, "not a multiple of accumulation_steps=3"),
+        ("finetune", ("--labels", "nothing.csv"), {}, "nothing.csv: cannot read labels"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(command, arguments, settings, message, tmp_path):
+    result = run(command, *DATA, "--output", tmp_path / "run", *arguments, **settings)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("command", "stage"), [(pretrain, "pretrain"), (finetune, "finetune")])
+def test_the_help_names_every_recipe(command, stage):
+    assert all(name in command.help for name, entry in RECIPES.items() if entry.stage == stage)

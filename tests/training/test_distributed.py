@@ -1,0 +1,77 @@
+"""Two ranks compute what one process computes with the same global batch."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdcmae.collectives import gather_rows
+from kdcmae.errors import ConfigError, DeviceError
+from kdcmae.training.distributed import joined, spread
+from kdcmae.training.tracking import read_metrics
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of the same runs on one process and on two ranks."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, str(HERE / "two_ranks.py"), str(two)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as ranks, pytest.MonkeyPatch.context() as patch:  # fmt: skip
+        patch.syspath_prepend(str(HERE))
+        module = importlib.import_module("two_ranks")
+        patch.setitem(module.RUNS, "sharded", {**module.RUNS["sharded"], "parallel": "ddp"})
+        module.run_all(one)
+        output, _ = ranks.communicate(timeout=120)
+        assert ranks.returncode == 0, output
+    return one, two
+
+
+@pytest.mark.parametrize("name", ["pretrain", "uncertainty", "finetune", "sharded"])
+def test_losses_and_weights_are_those_of_one_process(name, both):
+    one, two = (read_metrics(folder / name / "metrics.jsonl") for folder in both)
+    assert len(one) == len(two) >= 6
+    for here, there in zip(one, two, strict=True):
+        assert there == pytest.approx(here, rel=1e-5, abs=1e-6)
+    weights, spread_weights = (load_file(folder / name / "model.safetensors") for folder in both)
+    for tensor_name, tensor in weights.items():
+        # A view keeps one token of these small images: attention to itself does not depend on queries and keys, and
+        # Adam moves weights whose gradients are rounding noise by as much as any others.
+        if ".attn.qkv." not in tensor_name:
+            assert (spread_weights[tensor_name] - tensor).abs().median() < 1e-5, tensor_name
+
+
+@pytest.mark.parametrize("loss", ["one_direction", "bidirectional", "distillation", "softmax_distillation"])
+def test_gradients_are_those_of_one_process(loss, both):
+    one, two = (torch.tensor(json.loads((folder / "gradients.json").read_text())[loss]) for folder in both)
+    assert one.abs().max() > 1e-3
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+
+
+def test_without_other_ranks_rows_stay_as_they_are():
+    rows = torch.randn(2, 3)
+    assert gather_rows(rows) is rows
+
+
+def test_sharding_needs_torchrun():
+    with pytest.raises(ConfigError, match="torchrun"):
+        spread(torch.nn.Linear(2, 2), "fsdp")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named():
+    with pytest.raises(DeviceError, match="no CUDA device"), joined("cuda"):
+        pass

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdcmae import KDCMAE
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.errors import CheckpointError, ConfigError
+from kdcmae.training.initialise import start_finetuning, start_pretraining
+
+DIM, DECODER_DIM, PATCH = 64, 32, 16
+
+
+def block(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"norm1": (dim,), "norm2": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
+    shapes |= {"mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}
+    named = {f"{prefix}.{name}.weight": shape for name, shape in shapes.items()}
+    return named | {f"{prefix}.{name}.bias": shape[:1] for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def mae() -> dict[str, torch.Tensor]:
+    """An image MAE over 2 x 2 patches with the published names: two blocks, one decoder block."""
+    shapes = {
+        "cls_token": (1, 1, DIM), "pos_embed": (1, 5, DIM), "patch_embed.proj.weight": (DIM, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (DIM,), "norm.weight": (DIM,), "norm.bias": (DIM,),
+        "mask_token": (1, 1, DECODER_DIM), "decoder_pos_embed": (1, 5, DECODER_DIM),
+        "decoder_embed.weight": (DECODER_DIM, DIM), "decoder_embed.bias": (DECODER_DIM,),
+        "decoder_norm.weight": (DECODER_DIM,), "decoder_norm.bias": (DECODER_DIM,),
+        "decoder_pred.weight": (3 * PATCH**2, DECODER_DIM), "decoder_pred.bias": (3 * PATCH**2,),
+        **block("blocks.0", DIM), **block("blocks.1", DIM), **block("decoder_blocks.0", DECODER_DIM),
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def saved(tensors, path):
+    torch.save({"model": tensors}, path)
+    return path
+
+
+def test_an_image_mae_fills_every_place_it_should(mae, random_runs, tmp_path):
+    sizes = {**random_runs.SIZES, **random_runs.DECODER}
+    model, transfer = start_pretraining(saved(mae, tmp_path / "mae.pth"), preset="tiny", sizes=sizes, overrides={})
+    state = model.state_dict()
+    sources = {
+        "blocks_a.0.attn.qkv.weight": mae["blocks.0.attn.qkv.weight"],
+        "blocks_v.0.attn.qkv.weight": mae["blocks.0.attn.qkv.weight"],
+        "blocks_u.0.attn.qkv.weight": mae["blocks.1.attn.qkv.weight"],
+        "blocks_u.0.norm1.weight": mae["blocks.1.norm1.weight"],
+        "blocks_u.0.norm1_a.weight": mae["blocks.1.norm1.weight"],
+        "blocks_u.0.norm2_v.bias": mae["blocks.1.norm2.bias"],
+        "norm.weight": mae["norm.weight"],
+        "norm_a.weight": mae["norm.weight"],
+        "norm_v.bias": mae["norm.bias"],
+        "patch_embed_v.proj.weight": mae["patch_embed.proj.weight"],
+        "patch_embed_a.proj.weight": mae["patch_embed.proj.weight"].sum(1, keepdim=True),
+        "patch_embed_a.proj.bias": mae["patch_embed.proj.bias"],
+        "pos_embed_v": mae["pos_embed"][:, 1:],
+        "decoder_pos_embed_v": mae["decoder_pos_embed"][:, 1:],
+        "decoder_pred_v.weight": mae["decoder_pred.weight"],
+        "decoder_pred_a.weight": mae["decoder_pred.weight"][:256],
+        "decoder_pred_a.bias": mae["decoder_pred.bias"][:256],
+        "decoder_blocks.0.mlp.fc1.bias": mae["decoder_blocks.0.mlp.fc1.bias"],
+        "mask_token": mae["mask_token"],
+    }
+    for name, tensor in sources.items():
+        assert torch.equal(state[name], tensor), name
+    assert set(transfer.left) == {"cls_token"}
+    fresh = {name for name in transfer.fresh if ".norm" not in name}
+    assert fresh == {
+        *("modality_a", "modality_v", "decoder_modality_a", "decoder_modality_v"),
+        *("pos_embed_a", "decoder_pos_embed_a"),
+    }
+    # Of the norms, only those that a stage never uses stay as they were.
+    assert all(name.split(".")[2][-2:] in ("_a", "_v") and "blocks_u" not in name for name in transfer.fresh[-8:])
+    assert set(transfer.taken) | set(transfer.fresh) == set(state)
+
+
+def test_an_mae_of_another_shape_is_named(mae, random_runs, tmp_path):
+    sizes = {**random_runs.SIZES, **random_runs.DECODER}
+    path = saved(mae, tmp_path / "mae.pth")
+    with pytest.raises(CheckpointError, match="2 blocks, the model 3 specific and 1 unified"):
+        start_pretraining(path, preset="tiny", sizes=sizes, overrides={"specific_depth": 3})
+    with pytest.raises(CheckpointError, match=r"pos_embed_v \(1, 4, 64\) instead of \(1, 16, 64\)"):
+        start_pretraining(path, preset="tiny", sizes=sizes, overrides={"image_size": 64})
+    encoder = {name: tensor for name, tensor in mae.items() if "decoder" not in name}
+    with pytest.raises(CheckpointError, match=r"no decoder_pos_embed, decoder_pred\.weight"):
+        start_pretraining(saved(encoder, path), preset="tiny", sizes=sizes, overrides={})
+
+
+def test_going_on_from_a_pretraining_takes_its_sizes_and_new_objectives(random_runs, tmp_path):
+    earlier = KDCMAE.from_preset("tiny", **random_runs.SIZES, **random_runs.DECODER, mask_ratio=0.5)
+    save_checkpoint(earlier, tmp_path / "earlier.safetensors")
+    path = tmp_path / "earlier.safetensors"
+    model, transfer = start_pretraining(
+        path, preset="base", sizes={"image_size": 112}, overrides={"weighting": "uncertainty"}
+    )
+    assert (model.config.embed_dim, model.config.mask_ratio, model.config.weighting) == (64, 0.5, "uncertainty")
+    assert transfer.fresh == ("weighting.log_sigma",)
+    assert transfer.left == ()
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in earlier.state_dict().items())
+    classifier, transfer = start_finetuning(
+        path, preset="base", sizes={"image_size": 112}, overrides={"num_classes": 5, "modality": "audio"}
+    )
+    assert (classifier.config.image_size, classifier.config.modality, classifier.config.num_classes) == (32, "audio", 5)
+    assert set(transfer.fresh) == {f"mlp_head.{layer}.{part}" for layer in (0, 1) for part in ("weight", "bias")}
+
+
+def test_fresh_weights_and_unknown_settings():
+    sizes = {"embed_dim": 64, "num_heads": 1}
+    model, transfer = start_pretraining(None, preset="tiny", sizes=sizes, overrides={"views": 3})
+    assert transfer is None
+    assert (model.config.embed_dim, model.config.views) == (64, 3)
+    classifier, transfer = start_finetuning(None, preset="tiny", sizes=sizes, overrides={"num_classes": 5})
+    assert transfer is None
+    assert (classifier.config.embed_dim, classifier.config.num_classes) == (64, 5)
+    with pytest.raises(ConfigError, match="did you mean 'mask_ratio'"):
+        start_pretraining(None, preset="tiny", sizes={}, overrides={"mask_ration": 0.5})

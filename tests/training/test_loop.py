@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from kdcmae import load_classifier, load_pretrained
+from kdcmae.errors import ConfigError, TrainingError
+from kdcmae.training import loop
+from kdcmae.training.loop import Trainer
+from kdcmae.training.tracking import read_metrics
+
+
+def losses(folder) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if "validation_loss" not in line]
+
+
+def test_pretraining_learns_and_leaves_a_checkpoint(random_runs, tmp_path):
+    run = random_runs.random_run("pretrain", tmp_path, epochs=4)
+    summary = random_runs.train(run)
+    history = losses(tmp_path)
+    assert (summary.steps, summary.epochs, len(history)) == (24, 4, 24)
+    assert history[-1] < 0.95 * history[0]
+    assert summary.metrics["loss"] == history[-1]
+    assert summary.clips_per_second > 0
+    loaded = load_pretrained(summary.weights)
+    assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    rates = [line["learning_rate"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rates[::6] == [1e-3, 5e-4, 2.5e-4, 1.25e-4]
+
+
+def test_finetuning_learns_and_is_validated_after_each_epoch(random_runs, tmp_path):
+    summary = random_runs.train(random_runs.random_run("finetune", tmp_path, epochs=4, label_smoothing=0.0))
+    validated = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "validation_loss" in line]
+    assert [line["epoch"] for line in validated] == [1, 2, 3, 4]
+    assert validated[-1]["validation_loss"] < 0.8 * validated[0]["validation_loss"]
+    assert summary.metrics["validation_accuracy"] > 0.6
+    assert load_classifier(summary.weights).config.num_classes == random_runs.CLASSES
+
+
+def test_the_final_weights_are_the_average_over_epochs(random_runs, tmp_path, monkeypatch):
+    seen = []
+    add = loop.WeightAverage.add
+    monkeypatch.setattr(loop.WeightAverage, "add", lambda self, state: (seen.append(dict(state)), add(self, state)))
+    random_runs.train(random_runs.random_run("finetune", tmp_path, epochs=3, average_from_epoch=2))
+    assert len(seen) == 2
+    assert not torch.equal(seen[0]["mlp_head.1.weight"], seen[1]["mlp_head.1.weight"])
+    written = load_file(tmp_path / "model.safetensors")
+    for name, tensor in written.items():
+        torch.testing.assert_close(tensor, (seen[0][name] + seen[1][name]) / 2)
+
+
+def test_accumulated_batches_are_one_batch(random_runs, tmp_path):
+    curves = []
+    for accumulation in (1, 2, 4):
+        folder = tmp_path / str(accumulation)
+        random_runs.train(random_runs.random_run("finetune", folder, accumulation_steps=accumulation))
+        curves.append(losses(folder))
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_a_linear_probe_leaves_the_encoder_alone(random_runs, tmp_path):
+    run = random_runs.random_run("finetune", tmp_path, trained="head")
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    random_runs.train(run)
+    moved = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"mlp_head.0.weight", "mlp_head.0.bias", "mlp_head.1.weight", "mlp_head.1.bias"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_stays_near_full_precision(precision, random_runs, tmp_path):
+    curves = []
+    for name in ("fp32", precision):
+        folder = tmp_path / name
+        random_runs.train(random_runs.random_run("pretrain", folder, epochs=1, precision=name))
+        curves.append(losses(folder))
+    assert curves[0] != curves[1]
+    assert curves[1] == pytest.approx(curves[0], rel=0.02)
+
+
+def test_uncertainty_weights_learn_and_are_saved(random_runs, tmp_path):
+    run = random_runs.random_run("pretrain", tmp_path, epochs=1, model={"weighting": "uncertainty"})
+    before = dict(run.model.weighting.weights)
+    assert before == pytest.approx({"reconstruction": 1.0, "contrastive": 0.01, "distillation": 10.0})
+    summary = random_runs.train(run)
+    after = load_pretrained(summary.weights).weighting.weights
+    assert after == run.model.weighting.weights
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_gradients_are_clipped(random_runs, tmp_path):
+    random_runs.train(random_runs.random_run("pretrain", tmp_path, epochs=1, clip_grad_norm=1e-3))
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(line["grad_norm"] > 1e-3 for line in lines)  # before clipping
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_spoil(random_runs, tmp_path):
+    run = random_runs.random_run("pretrain", tmp_path, batches={"broken": (5,)})
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(epoch 1\): .*loss nan.*\bclip_5\b") as caught:
+        random_runs.train(run)
+    assert caught.value.exit_code == 1
+    assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
+    step = int(str(caught.value).split("step ")[1].split()[0])
+    assert len(losses(tmp_path)) == step - 1
+
+
+def test_logging_every_few_steps_keeps_the_last_of_an_epoch(random_runs, tmp_path):
+    random_runs.train(random_runs.random_run("pretrain", tmp_path, log_every_steps=4))
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [4, 6, 8, 12]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(random_runs, tmp_path):
+    random_runs.train(random_runs.random_run("pretrain", tmp_path))
+    with pytest.raises(ConfigError, match="already holds a run; go on with --resume"):
+        random_runs.train(random_runs.random_run("pretrain", tmp_path))
+    with pytest.raises(ConfigError, match=r"other settings: learning_rate: 0.001 -> 0.002"):
+        random_runs.train(random_runs.random_run("pretrain", tmp_path, learning_rate=2e-3), resume=True)
+
+
+def test_a_finished_run_resumes_to_its_own_summary(random_runs, tmp_path):
+    first = random_runs.train(random_runs.random_run("finetune", tmp_path))
+    again = random_runs.train(random_runs.random_run("finetune", tmp_path), resume=True)
+    assert (again.steps, again.metrics) == (first.steps, first.metrics)
+    assert len(losses(tmp_path)) == first.steps
+
+
+def test_too_few_clips_for_a_batch(random_runs, tmp_path):
+    run = random_runs.random_run("pretrain", tmp_path, batches={"clips": 3})
+    with pytest.raises(ConfigError, match="fewer clips than batch_size=4"):
+        random_runs.train(run)
+
+
+def test_the_progress_line_tells_losses_and_speed(random_runs, tmp_path):
+    console = Console(record=True, width=200, force_terminal=False)
+    run = random_runs.random_run("pretrain", tmp_path)
+    Trainer(run, device=torch.device("cpu"), resume=False, console=console).fit()
+    (line,) = console.export_text().splitlines()
+    assert line.startswith("step 12/12  reconstruction ")
+    assert all(word in line for word in ("contrastive", "distillation", "clips/s", "min left"))
+
+
+def test_batches_that_run_out_are_an_error(random_runs, tmp_path):
+    run = random_runs.random_run("pretrain", tmp_path)
+
+    class Short(random_runs.RandomBatches):
+        batches_per_epoch = 7
+
+    short = Short(run.settings)
+    short.batches = lambda epoch, start: iter(())
+    with pytest.raises(loop.DataError, match="epoch 1 ran out of clips after step 0"):
+        random_runs.train(dataclasses.replace(run, train=short))
+
+
+def test_metrics_are_plain_numbers(random_runs, tmp_path):
+    random_runs.train(random_runs.random_run("pretrain", tmp_path, epochs=1))
+    for line in read_metrics(tmp_path / "metrics.jsonl"):
+        assert all(isinstance(value, int | float) and math.isfinite(value) for value in line.values())

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from kdcmae.errors import DataError
+from kdcmae.training.tracking import MetricsLog, open_tensorboard, read_metrics
+
+
+def test_a_resumed_log_drops_what_came_after_the_saved_state(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, resume_step=0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": 1.0 / step})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')  # cut off by a kill
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+    log = MetricsLog(path, resume_step=2)
+    log.scalars(3, {"loss": 0.5})
+    log.close()
+    assert read_metrics(path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
+
+
+def test_a_log_that_is_something_else(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('hello\n{"step": 1}\n')
+    with pytest.raises(DataError, match="line 1"):
+        read_metrics(path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="TensorBoard is installed")
+def test_without_tensorboard_a_run_goes_on(tmp_path):
+    assert open_tensorboard(tmp_path, resume_step=0) is None
+
+
+def test_tensorboard_gets_scalars_and_pictures(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = open_tensorboard(tmp_path, resume_step=0)
+    tracker.scalars(1, {"loss": 0.5})
+    tracker.picture(1, "audio", np.zeros((8, 8, 3), dtype=np.uint8))
+    tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
+    assert events.Tags()["images"] == ["audio"]

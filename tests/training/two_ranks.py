@@ -1,0 +1,78 @@
+"""What two ranks compute, for test_distributed.py; started by torchrun: ``two_ranks.py FOLDER``.
+
+Also imported by that test, to compute the same in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from random_run import random_run, train
+
+from kdcmae.collectives import rank, world_size
+from kdcmae.losses import contrastive_loss, distillation_loss, softmax_distillation_loss
+from kdcmae.training.distributed import joined
+
+# Large weights, so that a wrong gradient of the losses that look across ranks bends the others' curves.
+ACROSS = {"contrastive_weight": 1.0, "bidirectional": True, "distilled_latents": ("joint", "audio", "video")}
+RUNS: dict[str, dict[str, Any]] = {
+    "pretrain": {"stage": "pretrain", "model": ACROSS},
+    "uncertainty": {
+        "stage": "pretrain",
+        "epochs": 1,
+        "model": {"weighting": "uncertainty", "complementary": False, "views": 3},
+    },
+    "finetune": {"stage": "finetune", "accumulation_steps": 2, "clip_grad_norm": 0.1, "average_from_epoch": 1},
+    "sharded": {
+        "stage": "pretrain",
+        "epochs": 1,
+        "batches": {"clips": 12},
+        "model": ACROSS,
+        "accumulation_steps": 2,
+        "clip_grad_norm": 0.1,
+        "parallel": "fsdp",
+    },
+}
+
+
+def gradients() -> dict[str, list[float]]:
+    """Gradients of a shared projection under each loss that looks across ranks, averaged as DDP does."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 6, 4, 8, generator=generator).chunk(world_size(), dim=1)[rank()]
+    start = torch.randn(8, 5, generator=generator)
+    losses = {
+        "one_direction": lambda a, v, _: contrastive_loss(a.mean(1), v.mean(1)),
+        "bidirectional": lambda a, v, _: contrastive_loss(a.mean(1), v.mean(1), bidirectional=True),
+        "distillation": lambda *views: distillation_loss(views).mean(),
+        "softmax_distillation": lambda *views: softmax_distillation_loss(views).mean(),
+    }
+    result = {}
+    for name, loss in losses.items():
+        weight = start.clone().requires_grad_()
+        loss(*(inputs @ weight)).backward()
+        gradient = weight.grad
+        if world_size() > 1:
+            torch.distributed.all_reduce(gradient)
+        result[name] = (gradient / world_size()).flatten().tolist()
+    return result
+
+
+def run_all(folder: Path) -> None:
+    """Every run in a folder of its own, and the gradients in a file."""
+    for name, settings in RUNS.items():
+        train(random_run(output=folder / name, **settings))
+    # The sharded run goes on from its last state for another epoch.
+    train(random_run(output=folder / "sharded", **{**RUNS["sharded"], "epochs": 2}), resume=True)
+    found = gradients()
+    if rank() == 0:
+        (folder / "gradients.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined("cpu"):
+        run_all(Path(sys.argv[1]))
