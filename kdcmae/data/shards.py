@@ -10,6 +10,7 @@ import itertools
 import json
 import tarfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -150,34 +151,35 @@ class _Stream(IterableDataset[dict[str, Any]]):
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         # Torch takes batches from its workers in turn, from the first on; batch k is due from reader k % workers.
         reader = (number + self._start) % workers
-        rng = np.random.default_rng([self._seed, self._epoch, self._settings.rank, reader])
-        stream = self._clips(self._settings.rank * workers + reader)
-        held = list(itertools.islice(stream, max(1, self._settings.shuffled)))
+        draws = self._draws(self._settings.rank * workers + reader)
         for batch in range(reader, self._settings.batches_per_epoch, workers):
-            drawn = []
-            for _ in range(self._settings.batch_size):
-                place = int(rng.integers(len(held)))
-                drawn.append(held[place])
-                held[place] = next(stream)
-            if batch >= self._start:
-                samples = [self._sample(clip, held) for clip in drawn]
-                yield {**collate([sample for sample, _ in samples]), "ids": [name for _, name in samples if name]}
+            drawn = itertools.islice(draws, self._settings.batch_size)
+            if batch < self._start:
+                deque(drawn, maxlen=0)
+                continue
+            samples = [self._sample(clip, held) for clip, held in drawn]
+            yield {**collate([sample for sample, _ in samples]), "ids": [name for _, name in samples if name]}
 
     @property
     def _seed(self) -> int:
         return self._maker.settings.seed
 
-    def _clips(self, reader: int) -> Iterator[ShardClip]:
-        """The clips of a reader's shards, over and over."""
+    def _draws(self, reader: int) -> Iterator[tuple[ShardClip, list[ShardClip]]]:
+        """The clips of a reader's shards, shuffled, over and over; each with the clips that are at hand beside it."""
         order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._shards))
         own = [self._shards[index] for index in order[reader :: self._settings.readers]]
-        for passed in itertools.count():
-            empty = True
+        rng = np.random.default_rng([self._seed, self._epoch, reader])
+        for _ in itertools.count():
+            held: list[ShardClip] = []
+            clip = None
             for clip in itertools.chain.from_iterable(map(read_shard, own)):
-                empty = False
-                yield clip
-            if empty:
-                raise DataError(f"no clips in {', '.join(map(str, own))} (pass {passed + 1})")
+                held.append(clip)
+                if len(held) > self._settings.shuffled:
+                    yield _taken(held, rng), held
+            if clip is None:
+                raise DataError(f"no clips in {', '.join(map(str, own))}")
+            while held:
+                yield _taken(held, rng), held
 
     def _sample(self, clip: ShardClip, held: list[ShardClip]) -> tuple[Sample, str]:
         """A clip's sample and id; in the place of a broken one, that of another clip at hand."""
@@ -186,10 +188,10 @@ class _Stream(IterableDataset[dict[str, Any]]):
             index = zlib.crc32(clip.id.encode())
             rng = np.random.default_rng([self._seed, self._epoch, index, attempt])
             try:
-                sample = self._maker.sample(clip, rng, partial(_any, held))
+                sample = self._maker.sample(clip, rng, partial(_any, [*held, clip]))
             except BrokenClipError as error:
                 broken.append((error.clip_id, error.reason))
-                clip = _any(held, rng)
+                clip = _any([*held, clip], rng)
             else:
                 return {**sample, "index": torch.tensor(index), "broken": broken}, clip.id
         return {"broken": broken}, ""
@@ -277,6 +279,13 @@ def _spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> Cli
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     return ClipRecord(id=clip.id, wav=media, frames_folder=folder)
+
+
+def _taken(clips: list[ShardClip], rng: np.random.Generator) -> ShardClip:
+    """Take one out; the last one fills its place."""
+    place = int(rng.integers(len(clips)))
+    clips[place], clips[-1] = clips[-1], clips[place]
+    return clips.pop()
 
 
 def _any(clips: list[ShardClip], rng: np.random.Generator) -> ShardClip:

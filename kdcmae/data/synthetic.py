@@ -93,6 +93,7 @@ def _encode(
 ) -> None:
     first = next(frames)
     video = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=fps)
+    video.codec_context.thread_count = 1  # with more, the same frames give other bytes from run to run
     video.height, video.width = first.shape[:2]
     video.pix_fmt = "yuv420p"
     audio = container.add_stream("aac", rate=sample_rate_hz)
@@ -100,6 +101,7 @@ def _encode(
 
     sound = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
     sound.sample_rate = sample_rate_hz
+    sound.pts, sound.time_base = 0, Fraction(1, sample_rate_hz)  # without these the sound starts 1024 samples late
     container.mux(audio.encode(sound))
     container.mux(audio.encode(None))
     for frame in chain([first], frames):

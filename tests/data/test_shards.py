@@ -114,6 +114,12 @@ def test_readers_share_the_shards(shards: list[Path], workers: int) -> None:
     assert len(ids[0] | ids[1]) == 12
 
 
+@WORKERS
+def test_an_epoch_shows_every_clip_once(shards: list[Path], workers: int) -> None:
+    indices = torch.cat([batch["index"] for batch in loader(shards, PLAIN, workers=workers).batches(0)])
+    assert len(set(indices.tolist())) == 12
+
+
 def test_a_reader_with_few_clips_starts_again(shards: list[Path]) -> None:
     batches = list(loader(shards[:1], clips=10, shuffled=2).batches(0))
     assert [len(batch["index"]) for batch in batches] == [2] * 5

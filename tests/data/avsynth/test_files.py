@@ -44,7 +44,7 @@ def test_clips_survive_their_encoding(folder: Path) -> None:
     spectra = [np.fft.rfft(part, 65536) for part in (made, clip.waveform)]
     products = np.fft.irfft(spectra[0].conj() * spectra[1])
     assert products.max() > 0.99 * np.linalg.norm(made) * np.linalg.norm(clip.waveform)
-    assert abs(int(products.argmax())) <= 1024  # AAC starts up to one of its frames late
+    assert int(products.argmax()) == 0
     for number in range(10):
         assert np.abs(clip.frames[number].astype(int) - frame(scene, 2 * number)).mean() < 8
 
@@ -78,5 +78,12 @@ def test_processes_and_more_clips_change_nothing(folder: Path, tmp_path: Path) -
     done = []
     generate(tmp_path, clips=5, seed=1, split="valid", processes=2, on_clip=lambda: done.append(1))
     assert len(done) == 5
-    for name in ("valid/valid-000003.mp4", "masks/valid-000003.png"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    ours, theirs = (read_manifest(made / "valid.jsonl")[3] for made in (tmp_path, folder))
+    assert ours.mask is not None
+    assert theirs.mask is not None
+    assert ours.mask.read_bytes() == theirs.mask.read_bytes()
+    assert ours.video is not None
+    assert theirs.video is not None
+    one, other = read_clip(ours.video), read_clip(theirs.video)
+    np.testing.assert_array_equal(one.waveform, other.waveform)
+    assert np.abs(one.frames.astype(int) - other.frames).mean() < 5  # an encoder with threads differs from run to run
