@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ class Tracker(Protocol):
 
 
 class MetricsLog:
-    """A JSON Lines file with one object per logged step.
+    """A JSON Lines file with one object per logged step; what is not a number there, such as NaN, is null.
 
     Args:
         path: of the file.
@@ -47,7 +48,8 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -128,7 +130,8 @@ class ProgressLine:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         now = time.perf_counter()
         steps_per_second = (step - self._first_step) / max(now - self._start, 1e-9)
-        shown = [f"{name} {values[name]:.4g}" for name in self._headline if name in values]
+        prefix = "validation_" if f"validation_{self._headline[0]}" in values else ""
+        shown = [f"{prefix}{name} {values[prefix + name]:.4g}" for name in self._headline]
         line = "  ".join([*shown, f"{steps_per_second * self._clips_per_step:.1f} clips/s"])
         self._bar.update(self._task, completed=step, description=line)
         if self._bar.disable and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total_steps):

@@ -54,6 +54,28 @@ def test_the_final_weights_are_the_average_over_epochs(random_runs, tmp_path, mo
         torch.testing.assert_close(tensor, (seen[0][name] + seen[1][name]) / 2)
 
 
+def test_more_epochs_go_on_as_one_run(random_runs, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    random_runs.train(random_runs.random_run("finetune", whole, epochs=3, average_from_epoch=1))
+    for epochs in (1, 3):
+        random_runs.train(random_runs.random_run("finetune", parts, epochs=epochs, average_from_epoch=1), resume=True)
+    assert losses(parts) == losses(whole)
+    expected = load_file(whole / "model.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(parts / "model.safetensors").items())
+
+
+def test_the_head_learns_faster(random_runs, tmp_path):
+    run = random_runs.random_run(
+        "finetune", tmp_path, epochs=1, batches={"clips": 4}, learning_rate=1e-3, head_learning_rate_factor=10.0
+    )
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    random_runs.train(run)
+    # Adam's first step moves every weight by the learning rate.
+    for name, rate in (("mlp_head.1.weight", 1e-2), ("blocks_u.0.mlp.fc1.weight", 1e-3)):
+        moved = (run.model.state_dict()[name] - before[name]).abs()
+        assert moved.max() == pytest.approx(rate, rel=1e-3)
+
+
 def test_accumulated_batches_are_one_batch(random_runs, tmp_path):
     curves = []
     for accumulation in (1, 2, 4):
@@ -93,20 +115,43 @@ def test_uncertainty_weights_learn_and_are_saved(random_runs, tmp_path):
     assert all(after[name] != before[name] for name in before)
 
 
-def test_gradients_are_clipped(random_runs, tmp_path):
-    random_runs.train(random_runs.random_run("pretrain", tmp_path, epochs=1, clip_grad_norm=1e-3))
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert all(line["grad_norm"] > 1e-3 for line in lines)  # before clipping
+def test_gradients_are_clipped(random_runs, tmp_path, monkeypatch):
+    norms = []
+    step = torch.optim.Adam.step
+
+    def watched(self, closure=None):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    for limit in (None, 1e-3):
+        run = random_runs.random_run("pretrain", tmp_path / str(limit), epochs=1, clip_grad_norm=limit)
+        random_runs.train(run)
+    whole, clipped = norms[:6], norms[6:]
+    assert min(whole) > 1e-3
+    assert clipped == pytest.approx([1e-3] * 6, rel=1e-3)
+    logged = [line["grad_norm"] for line in read_metrics(tmp_path / "None" / "metrics.jsonl")]
+    assert logged == pytest.approx(whole)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_spoil(random_runs, tmp_path):
     run = random_runs.random_run("pretrain", tmp_path, batches={"broken": (5,)})
-    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(epoch 1\): .*loss nan.*\bclip_5\b") as caught:
+    with pytest.raises(TrainingError, match=r"is not finite at step \d+ \(epoch 1\): .*loss nan.*\bclip_5\b") as caught:
         random_runs.train(run)
     assert caught.value.exit_code == 1
     assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
     step = int(str(caught.value).split("step ")[1].split()[0])
     assert len(losses(tmp_path)) == step - 1
+
+
+def test_a_gradient_that_is_not_finite_stops_too(random_runs, tmp_path):
+    run = random_runs.random_run("finetune", tmp_path)
+    # The square root of the distance to itself has a value, and no derivative.
+    run.task._loss = lambda logits, target: (logits - logits.detach()).square().sum().sqrt()
+    with pytest.raises(TrainingError, match=r"at step 1 \(epoch 1\): loss 0, accuracy .*, grad_norm nan"):
+        random_runs.train(run)
+    assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
 
 
 def test_logging_every_few_steps_keeps_the_last_of_an_epoch(random_runs, tmp_path):
@@ -142,6 +187,10 @@ def test_the_progress_line_tells_losses_and_speed(random_runs, tmp_path):
     (line,) = console.export_text().splitlines()
     assert line.startswith("step 12/12  reconstruction ")
     assert all(word in line for word in ("contrastive", "distillation", "clips/s", "min left"))
+    run = random_runs.random_run("finetune", tmp_path / "finetune")
+    Trainer(run, device=torch.device("cpu"), resume=False, console=console).fit()
+    last = console.export_text().splitlines()[-1]
+    assert last.startswith("step 12/12  validation_loss ")
 
 
 def test_batches_that_run_out_are_an_error(random_runs, tmp_path):

@@ -24,6 +24,13 @@ def test_a_resumed_log_drops_what_came_after_the_saved_state(tmp_path):
     assert read_metrics(path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
 
 
+def test_what_is_not_a_number_is_null(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", resume_step=0)
+    log.scalars(1, {"grad_norm": float("inf"), "loss": 1.0})
+    log.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "grad_norm": None, "loss": 1.0}]
+
+
 def test_a_log_that_is_something_else(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('hello\n{"step": 1}\n')
