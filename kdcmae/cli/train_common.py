@@ -22,8 +22,10 @@ __all__ = ["run_options", "start"]
 
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
-    click.option("--data", required=True, help="Manifest (.json, .csv, .jsonl), or avsynth[:CLIPS]."),
-    click.option("--validation", help="Clips to measure on after each epoch, likewise."),
+    click.option(
+        "--data", required=True, help="Manifest (.json, .csv, .jsonl), folder of .tar shards, or avsynth[:CLIPS]."
+    ),
+    click.option("--validation", help="Manifest or avsynth[:CLIPS] to measure on after each epoch."),
     click.option("--output", type=_PATH, required=True, help="Folder for the weights, the log and the state."),
     click.option("--recipe", "recipe_name", help="Published settings to start from; an unknown name lists them."),
     click.option("--checkpoint", type=_PATH, help="Weights to start from."),
@@ -57,7 +59,7 @@ def start(
     Args:
         stage: whose recipes to take.
         assemble: makes the run of a request.
-        recipe_name: None for the recipe of the data.
+        recipe_name: None for AVSynth's own, or VGGSound's for other data.
         resume: go on with the run in the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         as_json: print one JSON object at the end.
@@ -66,11 +68,12 @@ def start(
     from kdcmae.collectives import rank
     from kdcmae.training.distributed import joined
     from kdcmae.training.loop import Trainer
-    from kdcmae.training.recipes import default_recipe, recipe
+    from kdcmae.training.recipes import recipe
     from kdcmae.training.runs import Request
+    from kdcmae.training.sources import is_avsynth
 
     exit_on_sigterm()
-    name = recipe_name or default_recipe(request["data"], stage)
+    name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     with joined(device) as place:
         run, transfer = assemble(Request(recipe=recipe(name, stage), **request))
         trainer = Trainer(run, device=place, resume=resume, console=progress_console)

@@ -253,6 +253,7 @@ class Trainer:
             measured = self._validate(self.run.validation)
             self.metrics.update({f"validation_{name}": value for name, value in measured.items()})
             self._report({"epoch": position.epoch + 1, **self.metrics})
+        # A picture is drawn by the first rank alone, which does not hold the whole of a sharded model.
         if self.tensorboard is not None and self._pictured is not None and self.settings.parallel != "fsdp":
             for name, picture in self.run.task.pictures(self._pictured).items():
                 self.tensorboard.picture(position.step, name, picture)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kdcmae.errors import ConfigError
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
-__all__ = ["RECIPES", "Recipe", "Stage", "default_recipe", "recipe"]
+__all__ = ["RECIPES", "Recipe", "Stage", "recipe"]
 
 Stage = Literal["pretrain", "finetune"]
 
@@ -138,11 +138,6 @@ RECIPES: Mapping[str, Recipe] = {
         sizes=_AVSYNTH_SIZES,
     ),
 }
-
-
-def default_recipe(data: str, stage: Stage) -> str:
-    """The recipe for data that no recipe was named for: AVSynth's own, or VGGSound's."""
-    return f"{'avsynth' if data.partition(':')[0] == 'avsynth' else 'vggsound'}-{stage}"
 
 
 def recipe(name: str, stage: Stage) -> Recipe:

@@ -1,55 +1,185 @@
-"""Clips as the batches of a run: every rank's share of each, in an order that the seed and the epoch decide."""
+"""Where clips come from, and every rank's share of them in batches."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from kdcmae.collectives import rank, world_size
-from kdcmae.data.dataset import ClipDataset
-from kdcmae.data.loader import ClipLoader, evaluation_loader, training_loader
+from kdcmae.data.avsynth.memory import AVSynth
+from kdcmae.data.dataset import ClipDataset, DatasetSettings
+from kdcmae.data.loader import evaluation_loader, training_loader
+from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
+from kdcmae.data.reading import Reader
 from kdcmae.data.sampling import Balanced, BatchSampler, InOrder, Order, Shuffled, balance_weights
-from kdcmae.errors import ConfigError
+from kdcmae.data.shards import ShardLoader, ShardSettings, count_clips
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.training.loop import BatchSource
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
-__all__ = ["training_batches", "validation_batches"]
+__all__ = ["ClipList", "ClipSource", "Shards", "is_avsynth", "open_source"]
+
+_AVSYNTH = "avsynth"
+_AVSYNTH_CLIPS = {"train": 2000, "valid": 300}
 
 
-def training_batches(dataset: ClipDataset, settings: TrainingSettings) -> ClipLoader:
-    """Batches to learn from; the last, incomplete one of an epoch is left out.
+class ClipSource(Protocol):
+    """Clips that a run can learn from or be measured on."""
+
+    def classes(self, given: LabelMap | None) -> LabelMap:
+        """The classes to learn: those given, or those that occur.
+
+        Raises:
+            ConfigError: none given, and these clips do not tell.
+        """
+
+    def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
+        """Batches to learn from; the last, incomplete one of an epoch is left out.
+
+        Args:
+            labels: the classes; None for batches without a target.
+            data: how clips become samples.
+            settings: of the run.
+
+        Raises:
+            ConfigError: the ranks cannot share a batch evenly, or there are too few clips for one.
+            DataError: a clip without labels where they are needed.
+        """
+
+    def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
+        """Batches to measure on, in order; the arguments and errors of :meth:`training`.
+
+        Every clip is measured once, except where ranks have to work in step, as in pretraining and where a model is
+        sharded: there they leave the last, incomplete batch out.
+        """
+
+    def identity(self, settings: TrainingSettings) -> dict[str, Any]:
+        """What decides which clips a batch holds, besides the settings that a resumed run has to keep."""
+
+
+def is_avsynth(data: str) -> bool:
+    """Whether this names AVSynth rather than a file."""
+    return data.partition(":")[0] == _AVSYNTH and not Path(data).exists()
+
+
+def open_source(data: str, *, split: str) -> ClipSource:
+    """The clips of a manifest, of a folder of shards, or of AVSynth, made as they are read.
 
     Args:
-        dataset: of the clips; with labels where they are drawn in a balanced way.
-        settings: of the run.
+        data: the manifest; or ``avsynth`` or the folder, with ``:CLIPS`` behind it for another number of AVSynth's
+            clips, or to spare counting those of the shards.
+        split: of AVSynth: ``train`` or ``valid``.
 
     Raises:
-        ConfigError: the ranks cannot share a batch evenly, or there are too few clips for one.
+        DataError: not a manifest, or a folder without shards.
+        ConfigError: no number of clips behind the colon.
     """
-    order: Order = Shuffled(len(dataset), seed=settings.seed)
-    if isinstance(settings, FinetuningSettings) and settings.balanced and dataset.labels is not None:
-        order = Balanced(balance_weights(dataset.records, dataset.labels), seed=settings.seed)
-    sampler = _sampler(order, settings, drop_last=True)
-    return training_loader(dataset, sampler, **_reading(settings))
+    name, count = _split_count(data)
+    if is_avsynth(name):
+        synth = AVSynth(split, clips=count or _AVSYNTH_CLIPS[split])
+        return ClipList(synth.records, synth.labels, synth.read)
+    if not Path(name).is_dir():
+        return ClipList(read_manifest(name))
+    shards = sorted(Path(name).glob("*.tar"))
+    if not shards:
+        raise DataError(f"{name}: holds no .tar files; give a manifest, or a folder of shards")
+    return Shards(shards, clips=count or count_clips(shards))
 
 
-def validation_batches(dataset: ClipDataset, settings: TrainingSettings) -> ClipLoader:
-    """Batches to measure on, in order.
+def _split_count(data: str) -> tuple[str, int | None]:
+    """A name, and the number of clips behind its colon where it can have one."""
+    name, colon, count = data.rpartition(":")
+    if not colon or Path(data).exists() or not (name == _AVSYNTH or Path(name).is_dir()):
+        return data, None
+    if not (count.isascii() and count.isdigit() and int(count) > 0):
+        raise ConfigError(f"data={data}: write a number of clips, such as {name}:2000")
+    return name, int(count)
 
-    Every clip is measured once, except where ranks have to work in step, as in pretraining and where a model is
-    sharded: there they leave the last, incomplete batch out.
+
+@dataclass(frozen=True, eq=False)
+class ClipList:
+    """Clips one by one.
 
     Args:
-        dataset: of the clips.
-        settings: of the run.
-
-    Raises:
-        ConfigError: the ranks cannot share a batch evenly, or there are too few clips for one.
+        records: the clips.
+        labels: their classes; None for those that occur.
+        read: gets a clip's sound and frames; None for from its files.
     """
-    in_step = not isinstance(settings, FinetuningSettings) or settings.parallel == "fsdp"
-    make_loader = training_loader if in_step else evaluation_loader
-    sampler = _sampler(InOrder(len(dataset)), settings, drop_last=in_step)
-    return make_loader(dataset, sampler, **_reading(settings))
+
+    records: Sequence[ClipRecord]
+    labels: LabelMap | None = None
+    read: Reader | None = None
+
+    def classes(self, given: LabelMap | None) -> LabelMap:
+        return given or self.labels or LabelMap.of_records(self.records)
+
+    def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
+        dataset = ClipDataset(self.records, labels, data, self.read)
+        order: Order = Shuffled(len(dataset), seed=settings.seed)
+        if _balanced(settings) and labels is not None:
+            order = Balanced(balance_weights(self.records, labels), seed=settings.seed)
+        return training_loader(dataset, _sampler(order, settings, drop_last=True), **_reading(settings))
+
+    def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
+        dataset = ClipDataset(self.records, labels, data, self.read)
+        in_step = not isinstance(settings, FinetuningSettings) or settings.parallel == "fsdp"
+        make_loader = training_loader if in_step else evaluation_loader
+        sampler = _sampler(InOrder(len(dataset)), settings, drop_last=in_step)
+        return make_loader(dataset, sampler, **_reading(settings))
+
+    def identity(self, settings: TrainingSettings) -> dict[str, Any]:
+        return {"data.clips": _digest(f"{record.id} {record.labels}" for record in self.records)}
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """Clips streamed from tar files; which ones a batch holds depends on how many processes read.
+
+    Args:
+        paths: the files.
+        clips: in an epoch.
+    """
+
+    paths: Sequence[Path]
+    clips: int
+
+    def classes(self, given: LabelMap | None) -> LabelMap:
+        if given is None:
+            raise ConfigError(f"the classes of {self.paths[0].parent} are not known beforehand; use --labels FILE")
+        return given
+
+    def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
+        if _balanced(settings):
+            raise ConfigError("balanced sampling draws clips one by one: give a manifest, or set balanced=false")
+        streaming = ShardSettings(
+            batch_size=_share(settings),
+            clips=self.clips,
+            rank=rank(),
+            world_size=world_size(),
+            workers=settings.workers,
+            broken_limit=settings.broken_limit,
+        )
+        return ShardLoader(self.paths, labels, data, streaming)
+
+    def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
+        raise ConfigError(f"{self.paths[0].parent}: shards have no order to measure in; give a manifest")
+
+    def identity(self, settings: TrainingSettings) -> dict[str, Any]:
+        shards = _digest(path.name for path in self.paths)
+        return {"data.clips": f"{self.clips} {shards}", "data.readers": (world_size(), settings.workers)}
+
+
+def _balanced(settings: TrainingSettings) -> bool:
+    return isinstance(settings, FinetuningSettings) and settings.balanced
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _reading(settings: TrainingSettings) -> dict[str, Any]:
@@ -61,11 +191,15 @@ def _reading(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def _sampler(order: Order, settings: TrainingSettings, *, drop_last: bool) -> BatchSampler:
+    return BatchSampler(order, batch_size=_share(settings), rank=rank(), world_size=world_size(), drop_last=drop_last)
+
+
+def _share(settings: TrainingSettings) -> int:
+    """Clips per batch of one rank."""
     shares = world_size() * settings.accumulation_steps
     if settings.batch_size % shares:
         raise ConfigError(
             f"batch_size={settings.batch_size} is not a multiple of {shares} "
             f"({world_size()} ranks, accumulation_steps={settings.accumulation_steps})"
         )
-    size = settings.batch_size // shares
-    return BatchSampler(order, batch_size=size, rank=rank(), world_size=world_size(), drop_last=drop_last)
+    return settings.batch_size // shares

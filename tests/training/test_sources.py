@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import tarfile
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.dataset import ClipDataset, DatasetSettings
+from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.reading import RawClip
-from kdcmae.errors import ConfigError
+from kdcmae.errors import ConfigError, DataError
 from kdcmae.training.recipes import RECIPES
 from kdcmae.training.settings import TrainingSettings
-from kdcmae.training.sources import training_batches, validation_batches
+from kdcmae.training.sources import ClipList, Shards, is_avsynth, open_source
 
 CLIPS = 18
 
@@ -24,18 +25,26 @@ def fast_read(record, modality, frame_numbers) -> RawClip:
 
 
 @pytest.fixture
-def dataset() -> ClipDataset:
+def clips() -> ClipList:
     """Sixteen clips of one class and one each of two others."""
     synth = AVSynth("train", clips=CLIPS)
     names = synth.labels.names
     records = [
         dataclasses.replace(record, labels=(names[max(0, number - 15)],)) for number, record in enumerate(synth.records)
     ]
-    return ClipDataset(records, synth.labels, DatasetSettings(), fast_read)
+    return ClipList(records, synth.labels, fast_read)
 
 
 def settings(stage: str, **changes) -> TrainingSettings:
     return dataclasses.replace(RECIPES[f"avsynth-{stage}"].training, batch_size=4, workers=0, **changes)
+
+
+def training(clips, settings: TrainingSettings):
+    return clips.training(clips.classes(None), DatasetSettings(seed=settings.seed), settings)
+
+
+def validation(clips, settings: TrainingSettings):
+    return clips.validation(clips.classes(None), DatasetSettings(), settings)
 
 
 def all_drawn(source) -> list[int]:
@@ -46,8 +55,8 @@ def drawn(source, epoch: int = 0, start: int = 0) -> list[list[int]]:
     return [batch["index"].tolist() for batch in source.batches(epoch, start)]
 
 
-def test_an_epoch_of_training_is_a_shuffle_without_its_last_incomplete_batch(dataset):
-    source = training_batches(dataset, settings("pretrain"))
+def test_an_epoch_of_training_is_a_shuffle_without_its_last_incomplete_batch(clips):
+    source = training(clips, settings("pretrain"))
     assert source.batches_per_epoch == 4
     first, second = drawn(source), drawn(source, epoch=1)
     assert first != second
@@ -55,29 +64,87 @@ def test_an_epoch_of_training_is_a_shuffle_without_its_last_incomplete_batch(dat
         assert [len(batch) for batch in epoch] == [4, 4, 4, 4]
         assert len({index for batch in epoch for index in batch}) == 16
     assert drawn(source, start=3) == first[3:]
-    assert drawn(training_batches(dataset, settings("pretrain", seed=1))) != first
+    assert drawn(training(clips, settings("pretrain", seed=1))) != first
 
 
-def test_balanced_sampling_draws_rare_classes_as_often(dataset):
-    balanced = training_batches(dataset, settings("finetune", balanced=True))
+def test_balanced_sampling_draws_rare_classes_as_often(clips):
+    balanced = training(clips, settings("finetune", balanced=True))
     counts = Counter(index for epoch in range(12) for batch in drawn(balanced, epoch) for index in batch)
     rare = counts[16] + counts[17]
     assert rare / sum(counts.values()) == pytest.approx(2 / 3, abs=0.08)  # three classes, two of them rare
 
 
-def test_finetuning_validates_every_clip_once_and_pretraining_whole_batches(dataset):
-    assert all_drawn(validation_batches(dataset, settings("finetune"))) == list(range(CLIPS))
-    assert all_drawn(validation_batches(dataset, settings("pretrain"))) == list(range(16))
-    assert all_drawn(validation_batches(dataset, settings("finetune", parallel="fsdp"))) == list(range(16))
+def test_finetuning_validates_every_clip_once_and_pretraining_whole_batches(clips):
+    assert all_drawn(validation(clips, settings("finetune"))) == list(range(CLIPS))
+    assert all_drawn(validation(clips, settings("pretrain"))) == list(range(16))
+    assert all_drawn(validation(clips, settings("finetune", parallel="fsdp"))) == list(range(16))
 
 
-def test_accumulated_batches_are_parts_of_the_batch(dataset):
-    whole = drawn(training_batches(dataset, settings("pretrain")))
-    parts = drawn(training_batches(dataset, settings("pretrain", accumulation_steps=2)))
+def test_accumulated_batches_are_parts_of_the_batch(clips):
+    whole = drawn(training(clips, settings("pretrain")))
+    parts = drawn(training(clips, settings("pretrain", accumulation_steps=2)))
     assert [parts[2 * number] + parts[2 * number + 1] for number in range(4)] == whole
 
 
-def test_ranks_that_cannot_share_a_batch(dataset, monkeypatch):
+def test_ranks_that_cannot_share_a_batch(clips, monkeypatch):
     monkeypatch.setattr("kdcmae.training.sources.world_size", lambda: 3)
     with pytest.raises(ConfigError, match="batch_size=4 is not a multiple of 3"):
-        training_batches(dataset, settings("pretrain"))
+        training(clips, settings("pretrain"))
+
+
+def test_names_of_sources(tmp_path):
+    synth = open_source("avsynth:5", split="valid")
+    assert [record.id for record in synth.records] == [record.id for record in AVSynth("valid", clips=5).records]
+    assert len(synth.classes(None)) == 12
+    assert is_avsynth("avsynth")
+    assert not is_avsynth("avsynthetic.jsonl")
+    manifest = tmp_path / "two.jsonl"
+    manifest.write_text('{"path": "a.mp4", "labels": ["dog"]}\n{"path": "b.mp4", "labels": ["cat", "dog"]}\n')
+    listed = open_source(str(manifest), split="train")
+    assert listed.classes(None).names == ("cat", "dog")
+    assert listed.classes(synth.classes(None)).names == synth.labels.names
+    with pytest.raises(ConfigError, match="avsynth:2000"):
+        open_source("avsynth:0", split="train")
+    with pytest.raises(DataError, match=r"holds no \.tar files"):
+        open_source(str(tmp_path), split="train")
+
+
+def test_a_resumed_run_must_have_the_same_clips(clips):
+    pretraining = settings("pretrain")
+    fewer = dataclasses.replace(clips, records=clips.records[:-1])
+    relabelled = dataclasses.replace(clips, records=[dataclasses.replace(r, labels=()) for r in clips.records])
+    assert len({other.identity(pretraining)["data.clips"] for other in (clips, fewer, relabelled)}) == 3
+    assert clips.identity(pretraining) == clips.identity(dataclasses.replace(pretraining, workers=5))
+
+
+@pytest.fixture
+def shards(tmp_path) -> Shards:
+    """Two shards of four clips, without anything to decode."""
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
+            for clip in range(4):
+                shard.addfile(tarfile.TarInfo(f"{number}-{clip}.mp4"))
+    source = open_source(str(tmp_path), split="train")
+    assert isinstance(source, Shards)
+    return source
+
+
+def test_shards_are_counted_or_the_count_is_given(shards):
+    assert shards.clips == 8
+    assert open_source(f"{shards.paths[0].parent}:100", split="train").clips == 100
+    labels = AVSynth("train", clips=1).labels
+    source = shards.training(labels, DatasetSettings(), settings("pretrain"))
+    assert source.batches_per_epoch == 2
+    assert shards.training(None, DatasetSettings(), settings("pretrain", accumulation_steps=2)).batches_per_epoch == 4
+
+
+def test_what_shards_cannot_do(shards):
+    finetuning = settings("finetune", balanced=True)
+    with pytest.raises(ConfigError, match="use --labels FILE"):
+        shards.classes(None)
+    with pytest.raises(ConfigError, match="balanced=false"):
+        shards.training(None, DatasetSettings(), finetuning)
+    with pytest.raises(ConfigError, match="give a manifest"):
+        shards.validation(None, DatasetSettings(), finetuning)
+    # Another number of readers gives other batches, so a resumed run must not change it.
+    assert shards.identity(finetuning) != shards.identity(dataclasses.replace(finetuning, workers=5))
