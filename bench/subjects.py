@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import SelfTest, load_engine
-from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
+from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from kdcmae import KDCMAEClassifier
 
-__all__ = ["Arrays", "Facts", "Subject", "check_source", "example_inputs", "open_subject"]
+__all__ = ["Arrays", "Facts", "Subject", "check_source", "open_subject"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -100,27 +99,6 @@ def open_subject(source: str, threads: int) -> Subject:
     return TorchSubject(load_classifier(source), threads)
 
 
-def example_inputs(specs: tuple[TensorSpec, ...], batch: int, *, seed: int) -> dict[str, NDArray[Any]]:
-    """Seeded inputs: standard-normal for floating-point tensors, the whole range for integer ones.
-
-    Args:
-        specs: the inputs to make.
-        batch: samples.
-        seed: of numpy's default generator.
-    """
-    generator = np.random.default_rng(seed)
-    arrays: dict[str, NDArray[Any]] = {}
-    for spec in specs:
-        shape = tuple(batch if axis == BATCH_AXIS else int(axis) for axis in spec.shape)
-        dtype = np.dtype(spec.dtype)
-        if dtype.kind == "f":
-            arrays[spec.name] = generator.standard_normal(shape, dtype=np.float32).astype(dtype)
-        else:
-            limits = np.iinfo(dtype)
-            arrays[spec.name] = generator.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
-    return arrays
-
-
 class TorchSubject:
     """A classifier in PyTorch: eager, float32, on the CPU.
 
@@ -132,12 +110,13 @@ class TorchSubject:
     def __init__(self, classifier: KDCMAEClassifier, threads: int) -> None:
         import torch
 
-        from kdcmae.compile.export import input_specs
+        from kdcmae.compile.models import classifier_model
 
         torch.set_num_threads(threads)
         self._torch = torch
         self._classifier = classifier.eval()
-        self.facts = Facts(kind=TORCH_EAGER, computes_in="fp32", inputs=input_specs(classifier.config), batch=None)
+        inputs = classifier_model(classifier).inputs
+        self.facts = Facts(kind=TORCH_EAGER, computes_in="fp32", inputs=inputs, batch=None)
 
     def run(self, inputs: Arrays) -> Arrays:
         """One forward pass."""

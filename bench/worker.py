@@ -18,10 +18,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from kdcmae import host
-from kdcmae.bench.subjects import Arrays, Facts, Subject, example_inputs
+from kdcmae.bench.subjects import Arrays, Facts, Subject
 from kdcmae.bench.timing import time_window
 from kdcmae.errors import DeviceError, EngineError, KdcmaeError
 from kdcmae.runtime import SelfTest
+from kdcmae.runtime.examples import example_inputs
 
 __all__ = ["FirstInference", "Loaded", "OpenSubject", "Worker"]
 

@@ -1,8 +1,7 @@
-"""The whole pipeline: a classifier in, a verified engine folder out."""
+"""The whole pipeline: a model in, a verified engine folder out."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
 import kdcmae
 from kdcmae import host
-from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.compile import export, package, parity, targets
-from kdcmae.compile.lowering import LoweredClassifier, Precision
+from kdcmae.compile import export, models, package, parity, targets
+from kdcmae.compile.lowering import Precision, lower
+from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Ladder
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.compile.targets.onnx import run_session
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
-from kdcmae.runtime.preprocessing import Preprocessing
 
 __all__ = ["CompileSettings", "compile_engine", "preflight"]
 
@@ -36,25 +36,23 @@ class CompileSettings:
     """What to build.
 
     Args:
-        target: one of :data:`kdcmae.compile.targets.TARGETS`.
+        target: one of :data:`kdcmae.runtime.manifest.TARGETS`.
         precision: of the matrix products.
         batch: sizes the engine must serve; min = max bakes the size in.
-        model: facts for the manifest: ``name``, ``source`` (a sentence), ``random_weights``.
     """
 
     target: str
     precision: Precision
     batch: BatchRange
-    model: dict[str, Any]
 
 
 def compile_engine(
-    classifier: KDCMAEClassifier, folder: Path, settings: CompileSettings, *, step: Step, seconds: dict[str, float]
+    model: EngineModel, folder: Path, settings: CompileSettings, *, step: Step, seconds: dict[str, float]
 ) -> Manifest:
     """Build, verify and publish an engine folder.
 
     Args:
-        classifier: the model, float32, on the CPU.
+        model: what becomes the engine.
         folder: where the engine goes; an engine there is replaced, but only by one that passed.
         settings: what to build.
         step: shows progress; a context manager per named step.
@@ -70,10 +68,10 @@ def compile_engine(
     """
     target = preflight(settings.target, folder)
     with package.staging(folder) as partial:
-        build = _Build(classifier, partial, settings, step)
-        graph = build.export()
-        build.verify_onnx(graph)
-        built = build.engine(target, graph)
+        build = _Build(model, partial, settings, step)
+        program = build.export()
+        graph = build.export_onnx(program) if target.reads_onnx else None
+        built = build.engine(target, program, graph)
         manifest = build.package(built, seconds)
         failure = build.ladder.first_failure
         if failure is not None:
@@ -86,7 +84,7 @@ def preflight(target_name: str, folder: Path) -> targets.Target:
     """Fail before any work is done where a build cannot end well.
 
     Args:
-        target_name: one of :data:`kdcmae.compile.targets.TARGETS`.
+        target_name: one of :data:`kdcmae.runtime.manifest.TARGETS`.
         folder: where the engine would go.
 
     Returns:
@@ -96,9 +94,10 @@ def preflight(target_name: str, folder: Path) -> targets.Target:
         MissingDependencyError: the exporter or the target's library is not installed.
         EngineError: the destination holds something else than an engine.
     """
-    export.require_exporter()
     target = targets.load_target(target_name)
     target.require()
+    if target.reads_onnx:
+        export.require_exporter()
     package.check_destination(folder)
     return target
 
@@ -106,60 +105,63 @@ def preflight(target_name: str, folder: Path) -> targets.Target:
 class _Build:
     """One build in its staging folder, with the inputs and the ladder that its stages share."""
 
-    def __init__(self, classifier: KDCMAEClassifier, folder: Path, settings: CompileSettings, step: Step) -> None:
-        self.classifier = classifier
+    def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step) -> None:
+        self.model = model
         self.folder = folder
         self.settings = settings
         self.step = step
-        config, batch = classifier.config, settings.batch
+        self.limit = parity.TOLERANCE[settings.precision]
+        batch = settings.batch
         # Two samples where the engine takes them: one would not show a batch axis that got mixed up.
-        self.inputs = export.example_inputs(config, min(batch.max, max(batch.min, 2)))
+        self.inputs = example_inputs(model.inputs, min(batch.max, max(batch.min, 2)))
         with step("reference outputs (torch)"):
-            self.reference = _run_torch(classifier, self.inputs)
+            self.reference = models.run(model, model.module, self.inputs)
         self.ladder = Ladder(self.reference)
 
-    def export(self) -> Path:
-        """Lower the model and write it as ONNX, climbing the ladder on the way."""
-        precision, config, step = self.settings.precision, self.classifier.config, self.step
-        limit = parity.TOLERANCE[precision]
-        graph = self.folder / "graph.onnx"
+    def export(self) -> ExportedProgram:
+        """Lower the model and trace it, climbing the ladder on the way."""
+        precision, model, step = self.settings.precision, self.model, self.step
         with step(f"lower to {precision}"):
-            lowered = LoweredClassifier(self.classifier, precision)
+            lowered = lower(model.module, precision)
             # One sample is enough here, and PyTorch's half precision is slow on most CPUs.
             first = {name: array[:1] for name, array in self.inputs.items()}
-            self.ladder.climb("lowered", lambda: _run_torch(lowered, first), tolerance=limit, samples=1)
-        with step("export to ONNX"):
-            export.export_onnx(lowered, config, self.settings.batch, graph)
-        return graph
+            self.ladder.climb("lowered", lambda: models.run(model, lowered, first), tolerance=self.limit, samples=1)
+        with step("export the program"):
+            return export.export_program(model, lowered, self.settings.batch)
 
-    def verify_onnx(self, graph: Path) -> None:
-        """Run the graph with ONNX Runtime."""
-        limit = parity.TOLERANCE[self.settings.precision]
+    def export_onnx(self, program: ExportedProgram) -> Path:
+        """Write the program as ONNX and run that with ONNX Runtime."""
+        graph = self.folder / "graph.onnx"
+        with self.step("export to ONNX"):
+            export.export_onnx(self.model, program, graph)
         with self.step("verify ONNX"):
             if self.settings.precision == "bf16":
                 wide = self.folder / "widened.onnx"
                 export.widened(graph, wide)
                 note = "bfloat16 widened to float32: ONNX Runtime's CPU provider has no bfloat16 kernels"
-                self.ladder.climb("onnx", lambda: run_session(wide, self.inputs), tolerance=limit, note=note)
+                self.ladder.climb("onnx", lambda: run_session(wide, self.inputs), tolerance=self.limit, note=note)
                 wide.unlink()
             else:
-                self.ladder.climb("onnx", lambda: run_session(graph, self.inputs), tolerance=limit)
+                self.ladder.climb("onnx", lambda: run_session(graph, self.inputs), tolerance=self.limit)
+        return graph
 
-    def engine(self, target: targets.Target, graph: Path) -> BuiltEngine:
-        """Build the engine from the graph, which is removed, and run it where this machine can."""
+    def engine(self, target: targets.Target, program: ExportedProgram, graph: Path | None) -> BuiltEngine:
+        """Build the engine and run it where this machine can; the graph is removed."""
         settings = self.settings
         with self.step(f"build {settings.target} engine"):
             built = target.build(
                 BuildRequest(
+                    program=program,
                     graph=graph,
                     folder=self.folder,
                     precision=settings.precision,
-                    inputs=export.input_specs(self.classifier.config),
+                    inputs=self.model.inputs,
                     outputs=tuple(self.reference),
                     batch=settings.batch,
                 )
             )
-        graph.unlink()
+        if graph is not None:
+            graph.unlink()
         run = built.run
         if run is None:
             self.ladder.skip("engine", _not_executed(built) if built.unrunnable else "executed as the artifact")
@@ -193,24 +195,17 @@ class _Build:
             return engine.infer(self.inputs)
 
     def _manifest(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
-        config, settings = self.classifier.config, self.settings
-        parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
-        preprocessing = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
+        model, settings = self.model, self.settings
         return Manifest(
             kdcmae_version=kdcmae.__version__,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            model={
-                **settings.model,
-                "modality": config.modality,
-                "parameters": parameters,
-                "config": _plain(dataclasses.asdict(config)),
-            },
-            labels=self.classifier.labels,
-            scores="sigmoid" if config.multi_label else "softmax",
-            inputs=export.input_specs(config),
-            outputs=export.output_specs(config),
+            model=dict(model.facts),
+            labels=model.labels,
+            scores=model.scores,
+            inputs=model.inputs,
+            outputs=model.outputs,
             batch=settings.batch,
-            preprocessing=preprocessing.to_dict(),
+            preprocessing=model.preprocessing.to_dict(),
             target=settings.target,  # type: ignore[arg-type]
             libraries=dict(built.libraries),
             engine=dict(built.engine),
@@ -228,12 +223,6 @@ class _Build:
         )
 
 
-def _run_torch(module: torch.nn.Module, inputs: Arrays) -> Arrays:
-    with torch.inference_mode():
-        logits = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    return {"logits": logits.numpy()}
-
-
 def _ran_in(built: BuiltEngine) -> str:
     return f"matrix products in {', '.join(sorted(built.products))}"
 
@@ -248,8 +237,3 @@ def _explain(rung: parity.Rung, folder: Path) -> str:
         f"parity: the first rung out of tolerance is {rung.name!r}: {worst} differs by {rung.errors[worst]:.1e} of its "
         f"largest value, allowed {rung.tolerance:.0e}; {folder} was not written"
     )
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, as JSON will have them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.export import ExportedProgram
 
-from kdcmae.compile.lowering import LoweredClassifier
-from kdcmae.config import ClassifierConfig
+from kdcmae.compile.models import EngineModel
 from kdcmae.errors import EngineError, MissingDependencyError
-from kdcmae.runtime.manifest import BatchRange, TensorSpec
+from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.manifest import BatchRange
 
-__all__ = ["OPSET", "example_inputs", "export_onnx", "input_specs", "output_specs", "require_exporter", "widened"]
+__all__ = ["OPSET", "export_onnx", "export_program", "require_exporter", "widened"]
 
 OPSET = 20  # the first with Gelu; LayerNormalization is in since 17
 
@@ -35,83 +37,56 @@ def require_exporter() -> None:
             raise MissingDependencyError(library, install="kdcmae[onnx]") from error
 
 
-def input_specs(config: ClassifierConfig) -> tuple[TensorSpec, ...]:
-    """The inputs of an engine for this model, in order."""
-    audio = TensorSpec(
-        name="audio",
-        shape=("batch", config.audio_length, config.mel_bins),
-        dtype="float32",
-        description="log-mel filterbank (frames of 10 ms, mel bands), normalised with the manifest's mean and std",
-    )
-    image = TensorSpec(
-        name="image",
-        shape=("batch", 3, config.image_size, config.image_size),
-        dtype="float32",
-        description="RGB frame (channels, rows, columns), normalised with the manifest's mean and std",
-    )
-    return {"audiovisual": (audio, image), "audio": (audio,), "video": (image,)}[config.modality]
-
-
-def output_specs(config: ClassifierConfig) -> tuple[TensorSpec, ...]:
-    """The outputs of an engine for this model."""
-    return (
-        TensorSpec(
-            name="logits",
-            shape=("batch", config.num_classes),
-            dtype="float32",
-            description="one logit per line of labels.txt",
-        ),
-    )
-
-
-def example_inputs(config: ClassifierConfig, batch: int, *, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Seeded standard-normal inputs, the distribution that normalised inputs have.
+def export_program(model: EngineModel, module: nn.Module, batch: BatchRange) -> ExportedProgram:
+    """Trace the lowered module once; every target builds from this program.
 
     Args:
-        config: sizes and modality.
-        batch: samples.
-        seed: of numpy's default generator.
-    """
-    generator = np.random.default_rng(seed)
-    return {
-        spec.name: generator.standard_normal((batch, *spec.shape[1:]), dtype=np.float32)  # type: ignore[arg-type]
-        for spec in input_specs(config)
-    }
-
-
-def export_onnx(module: LoweredClassifier, config: ClassifierConfig, batch: BatchRange, path: Path) -> None:
-    """Export to one ONNX file with named inputs and outputs.
-
-    Args:
-        module: the lowered classifier.
-        config: of the classifier.
+        model: whose inputs the module takes.
+        module: the model's module, lowered.
         batch: a range exports a dynamic batch axis; a single size is baked in.
+
+    Raises:
+        EngineError: the module cannot be traced.
+    """
+    dynamic = batch.min != batch.max
+    # torch.export takes an axis of size 1 for a constant, so a dynamic batch is traced with 2.
+    arrays = example_inputs(model.inputs, 2 if dynamic else batch.opt)
+    kwargs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    axes = {0: torch.export.Dim("batch", min=1, max=batch.max)} if dynamic else None
+    shapes = dict.fromkeys(arrays, axes)
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (), kwargs, dynamic_shapes=shapes)
+    except TorchDynamoException as error:
+        raise EngineError(f"the model cannot be exported: {str(error).splitlines()[0]}") from error
+
+
+def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> None:
+    """Write a program as one ONNX file with named inputs and outputs.
+
+    Args:
+        model: names the inputs and outputs.
+        program: what :func:`export_program` gave.
         path: the file to write.
 
     Raises:
         EngineError: the exporter failed.
     """
-    dynamic = batch.min != batch.max
-    # torch.export takes an axis of size 1 for a constant, so a dynamic batch is traced with 2.
-    arrays = example_inputs(config, 2 if dynamic else batch.opt)
     with torch.inference_mode(), _quiet_exporter():
         try:
-            program = torch.onnx.export(
-                module,
-                (),
-                kwargs={name: torch.from_numpy(array) for name, array in arrays.items()},
+            exported = torch.onnx.export(
+                program,
                 dynamo=True,
-                input_names=list(arrays),
-                output_names=[spec.name for spec in output_specs(config)],
-                dynamic_shapes={name: {0: torch.export.Dim.DYNAMIC} for name in arrays} if dynamic else None,
+                input_names=[spec.name for spec in model.inputs],
+                output_names=[spec.name for spec in model.outputs],
                 opset_version=OPSET,
                 verbose=False,
                 external_data=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise EngineError(f"the ONNX export failed: {str(error).splitlines()[0]}") from error
-    assert program is not None
-    program.save(path, external_data=False)
+    assert exported is not None
+    exported.save(path, external_data=False)
 
 
 def widened(path: Path, target: Path) -> None:

@@ -15,42 +15,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.layers import Attention, Block
+from kdcmae.layers import Attention, Block, PatchEmbed
 
-__all__ = ["DTYPES", "LoweredClassifier", "Precision"]
+__all__ = ["DTYPES", "Precision", "lower"]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class LoweredClassifier(nn.Module):
-    """A classifier whose matrix products run in one dtype, with float32 inputs and logits.
+def lower(module: nn.Module, precision: Precision) -> nn.Module:
+    """A copy whose matrix products run in one dtype, with float32 outputs.
 
     Args:
-        model: copied, not changed.
+        module: float32; copied, not changed. A frontend inside it stays float32.
         precision: of weights, matrix products and the residual stream.
     """
+    dtype = DTYPES[precision]
+    lowered = copy.deepcopy(module).to(dtype).eval().requires_grad_(False)
+    for parent in list(lowered.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Attention):
+                setattr(parent, name, _ExplicitAttention(child))
+            elif isinstance(child, PatchEmbed):
+                setattr(parent, name, _CastingPatchEmbed(child, dtype))
+            elif isinstance(child, nn.LayerNorm):
+                # The norms inside blocks feed matrix products; the others feed pooling and the head.
+                setattr(parent, name, _Float32LayerNorm(child, dtype if isinstance(parent, Block) else torch.float32))
+        if isinstance(parent, KDCMAEClassifier):
+            parent.mlp_head.float()
+    return lowered
 
-    def __init__(self, model: KDCMAEClassifier, precision: Precision) -> None:
+
+class _CastingPatchEmbed(nn.Module):
+    """A patch embedding that takes float32 pixels, whatever it computes in."""
+
+    def __init__(self, embed: PatchEmbed, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = DTYPES[precision]
-        self.model = copy.deepcopy(model).to(self.dtype).eval().requires_grad_(False)
-        for parent in list(self.model.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, Attention):
-                    setattr(parent, name, _ExplicitAttention(child))
-                elif isinstance(child, nn.LayerNorm):
-                    # The norms inside blocks feed matrix products; the others feed pooling and the head.
-                    dtype = self.dtype if isinstance(parent, Block) else torch.float32
-                    setattr(parent, name, _Float32LayerNorm(child, dtype))
-        self.model.mlp_head.float()
+        self.embed = embed
+        self.dtype = dtype
 
-    def forward(self, audio: Tensor | None = None, image: Tensor | None = None) -> Tensor:
-        """Logits (B, C) float32 from float32 inputs; the paths of :class:`kdcmae.KDCMAEClassifier`."""
-        return self.model(
-            None if audio is None else audio.to(self.dtype), None if image is None else image.to(self.dtype)
-        )
+    def forward(self, pixels: Tensor, *others: Tensor | None) -> Tensor:
+        return self.embed(pixels.to(self.dtype), *others)
 
 
 class _ExplicitAttention(nn.Module):

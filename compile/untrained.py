@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.pretraining import KDCMAE
 
-__all__ = ["untrained_classifier"]
+__all__ = ["untrained_autoencoder", "untrained_classifier"]
 
 AUDIOSET_CLASSES = 527
 
@@ -24,3 +25,15 @@ def untrained_classifier(preset: str, **overrides: Any) -> KDCMAEClassifier:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         return KDCMAEClassifier.from_preset(preset, **overrides).eval()
+
+
+def untrained_autoencoder(preset: str, **overrides: Any) -> KDCMAE:
+    """A pretraining model, likewise.
+
+    Args:
+        preset: ``base``, ``small`` or ``tiny``.
+        overrides: fields of :class:`~kdcmae.config.PretrainingConfig`.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return KDCMAE.from_preset(preset, **overrides).eval()

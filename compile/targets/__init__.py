@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kdcmae.compile.parity import Arrays
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.manifest import BatchRange, TensorSpec
+from kdcmae.runtime.manifest import TARGETS, BatchRange, TensorSpec
 
-__all__ = ["TARGETS", "BuildRequest", "BuiltEngine", "Target", "load_target"]
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
-TARGETS = ("openvino", "trt", "onnx")
+__all__ = ["BuildRequest", "BuiltEngine", "Target", "load_target"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class BuildRequest:
     """What a target builds from.
 
     Args:
-        graph: the ONNX file; its types already carry the precision.
+        program: the traced model; its types already carry the precision.
+        graph: the same as an ONNX file, for targets that read one.
         folder: where the engine files go.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         inputs: of the engine, in order.
@@ -30,7 +32,8 @@ class BuildRequest:
         batch: sizes it must serve.
     """
 
-    graph: Path
+    program: ExportedProgram
+    graph: Path | None
     folder: Path
     precision: str
     inputs: tuple[TensorSpec, ...]
@@ -60,7 +63,13 @@ class BuiltEngine:
 
 
 class Target(Protocol):
-    """A library that turns the ONNX graph into an engine."""
+    """A library that turns the traced model into an engine.
+
+    Args:
+        reads_onnx: it builds from an ONNX file rather than from the program.
+    """
+
+    reads_onnx: bool
 
     def require(self) -> None:
         """Check that the library is here.
@@ -85,5 +94,5 @@ def load_target(name: str) -> Target:
     """
     if name not in TARGETS:
         raise ConfigError(f"target {name!r} is unknown; use one of {', '.join(TARGETS)}")
-    target: Target = import_module(f"kdcmae.compile.targets.{name}").TARGET
+    target: Target = import_module(f"kdcmae.compile.targets.{name.replace('-', '_')}").TARGET
     return target

@@ -20,10 +20,13 @@ _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
 class OnnxRuntime:
     """Ships the ONNX graph for ONNX Runtime."""
 
+    reads_onnx = True
+
     def require(self) -> None:
         _onnxruntime()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
+        assert request.graph is not None
         ort = _onnxruntime()
         shutil.copyfile(request.graph, request.folder / "model.onnx")
         libraries = {"onnxruntime": ort.__version__}

@@ -20,10 +20,13 @@ _DATA_ONLY = ("Const", "Input", "Output")
 class OpenVino:
     """Converts the ONNX graph to IR and compiles it for the CPU."""
 
+    reads_onnx = True
+
     def require(self) -> None:
         import_openvino()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
+        assert request.graph is not None
         ov = import_openvino()
         hint, path = _HINTS[request.precision], request.folder / "model.xml"
         try:

@@ -27,10 +27,13 @@ _RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120", "SM121")
 class TensorRt:
     """Builds a plan from the ONNX graph."""
 
+    reads_onnx = True
+
     def require(self) -> None:
         _bindings()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
+        assert request.graph is not None
         trt, flavour = _bindings()
         logger = error_logger(trt)
         builder = trt.Builder(logger)

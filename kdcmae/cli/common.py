@@ -10,8 +10,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ from kdcmae.errors import KdcmaeError
 __all__ = [
     "KdcmaeCommand",
     "KdcmaeGroup",
+    "LazyGroup",
     "Steps",
     "exit_on_sigterm",
     "json_option",
@@ -72,6 +74,45 @@ class KdcmaeGroup(click.Group):
     """A group whose commands are :class:`KdcmaeCommand`."""
 
     command_class = KdcmaeCommand
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules of their own, each as ``command``, imported when asked for.
+
+    Args:
+        modules: where each command is, by its name.
+        default: the command that gets the arguments where none is named; its help is the group's.
+    """
+
+    def __init__(self, *args: Any, modules: Mapping[str, str], default: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._modules = modules
+        self._default = default
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(name for name in self._modules if name != self._default)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._modules:
+            return None
+        command = import_module(self._modules[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if self._default is not None and (not args or args[0] not in {*self._modules, *ctx.help_option_names}):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self._default is None:
+            super().format_help(ctx, formatter)
+            return
+        default = self.get_command(ctx, self._default)
+        assert default is not None
+        with click.Context(default, info_name=ctx.info_name, **self.context_settings) as default_ctx:
+            default.format_help(default_ctx, formatter)
+        self.format_commands(ctx, formatter)
 
 
 def exit_on_sigterm() -> None:

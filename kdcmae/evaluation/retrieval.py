@@ -109,7 +109,7 @@ class EngineFeatures:
         if not {AUDIO_FEATURES, VIDEO_FEATURES} <= set(outputs):
             raise EngineError(
                 f"engine {engine.folder} gives only {', '.join(outputs)}; retrieval needs {AUDIO_FEATURES} and "
-                f"{VIDEO_FEATURES}: evaluate the pretraining checkpoint instead"
+                f"{VIDEO_FEATURES}: compile the pretraining checkpoint with --task features"
             )
         self.engine = engine
 

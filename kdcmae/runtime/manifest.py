@@ -15,18 +15,18 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kdcmae.errors import EngineError, EngineIntegrityError, EngineVersionError
 
-__all__ = ["BATCH_AXIS", "SCHEMA_VERSION", "BatchRange", "Manifest", "TensorSpec", "digest", "verify_files"]
+__all__ = ["BATCH_AXIS", "SCHEMA_VERSION", "TARGETS", "BatchRange", "Manifest", "TensorSpec", "digest", "verify_files"]
 
 SCHEMA_VERSION = 1
-BATCH_AXIS = "batch"
+BATCH_AXIS: Final = "batch"
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.txt"
 
-_TARGETS = ("openvino", "trt", "onnx")
+TARGETS = ("openvino", "trt", "onnx")
 _SCORES = ("softmax", "sigmoid")
 _MODALITIES = ("audiovisual", "audio", "video")
 _INPUT_DTYPES = ("float32", "float16", "uint8", "int8", "int16", "int32", "int64")
@@ -123,7 +123,7 @@ class Manifest:
         _check_tensors("outputs", self.outputs, _OUTPUT_DTYPES)
         _check_labels(self.labels, self.outputs[0])
         _check_batch(self.batch)
-        _check_choice("target", self.target, _TARGETS)
+        _check_choice("target", self.target, TARGETS)
         for field in ("preprocessing", "libraries", "engine", "precision", "build", "files"):
             _check_mapping(field, getattr(self, field))
         for name, version in self.libraries.items():

@@ -19,6 +19,7 @@ from kdcmae.bench.suite import run_benchmark
 from kdcmae.bench.worker import OpenSubject
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.build import CompileSettings, compile_engine
+from kdcmae.compile.models import classifier_model
 from kdcmae.runtime.manifest import BatchRange
 
 SETTINGS = Settings(batch=2, threads=1, seconds=0.02, warm_up_s=0.001, timeout_s=60)
@@ -63,9 +64,9 @@ def checkpoint(classifier: KDCMAEClassifier, tmp_path: Path) -> Path:
 def compiled(classifier: KDCMAEClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That classifier as an ONNX Runtime engine; tests change a copy of it."""
     folder = tmp_path_factory.mktemp("compiled") / "engine"
-    model = {"name": "tiny", "source": "a test", "random_weights": True}
-    settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1), model=model)
-    compile_engine(classifier, folder, settings, step=nullcontext, seconds={})
+    model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
+    settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1))
+    compile_engine(model, folder, settings, step=nullcontext, seconds={})
     return folder
 
 

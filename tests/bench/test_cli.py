@@ -6,12 +6,10 @@ import json
 import subprocess
 import sys
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from kdcmae.bench import cli
-from kdcmae.bench.cli import main
+from kdcmae.bench.cli import main, run
 
 QUICK = ["--seconds", "0.02", "--warm-up", "0", "--threads", "1"]
 
@@ -19,7 +17,7 @@ QUICK = ["--seconds", "0.02", "--warm-up", "0", "--threads", "1"]
 @pytest.fixture
 def invoke(monkeypatch):
     """Runs the command line in this process."""
-    monkeypatch.setattr(cli, "exit_on_sigterm", lambda: None)  # it would outlive the test
+    monkeypatch.setattr(run, "exit_on_sigterm", lambda: None)  # it would outlive the test
 
     def invoke(*arguments: object):
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -98,29 +96,3 @@ def test_help_loads_neither_torch_nor_an_engine_library():
     )
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-
-
-def test_other_commands_live_beside_the_default():
-    @click.group(cls=type(main))
-    def group():
-        """A group."""
-
-    @group.command("run", hidden=True)
-    @click.argument("subjects", nargs=-1)
-    @click.option("--batch", type=int)
-    def run(subjects, batch):
-        """Run subjects."""
-        click.echo(f"run {subjects} {batch}")
-
-    @group.command()
-    def compare():
-        """Compare two reports."""
-        click.echo("compare")
-
-    runner = CliRunner()
-    assert runner.invoke(group, ["compare"]).output == "compare\n"
-    assert runner.invoke(group, ["a", "b", "--batch", "2"]).output == "run ('a', 'b') 2\n"
-    assert runner.invoke(group, ["--batch", "2", "compare"]).output == "run ('compare',) 2\n"
-    text = runner.invoke(group, ["--help"]).output
-    assert "Run subjects." in text
-    assert "compare  Compare two reports." in text

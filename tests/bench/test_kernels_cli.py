@@ -12,8 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kdcmae.bench import cli
-from kdcmae.bench.cli import main
+from kdcmae.bench.cli import kernels, main
 from kdcmae.bench.kernels import step, suite
 from kdcmae.bench.kernels.readme import BEGIN, END
 from kdcmae.bench.kernels.schema import Settings
@@ -27,7 +26,7 @@ STEP = {"kernels", "reference", "published", "published, fused attention"}
 @pytest.fixture
 def invoke(monkeypatch):
     """Runs the command line in this process, on a machine without a GPU, and without interpreting kernels."""
-    monkeypatch.setattr(cli, "exit_on_sigterm", lambda: None)  # it would outlive the test
+    monkeypatch.setattr(kernels, "exit_on_sigterm", lambda: None)  # it would outlive the test
     monkeypatch.setattr(step, "kernel_obstacle", lambda profile: "needs a CUDA device")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 

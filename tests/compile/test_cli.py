@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from kdcmae import KDCMAEClassifier, load_classifier
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile.cli import main, parse_batch
+from kdcmae.compile.cli import main
+from kdcmae.compile.cli.build import parse_batch
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
@@ -123,13 +124,12 @@ def test_a_failed_build_keeps_the_old_engine(checkpoint, tmp_path, monkeypatch):
 def test_random_weights_are_named_as_such(tmp_path):
     result = run("--target", "openvino", "--preset", "tiny", "--output", tmp_path / "e")
     assert result.exit_code == 2
-    assert "add --random-weights" in result.stderr
+    assert "--preset has no trained weights and needs --random-weights" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either --checkpoint FILE or --preset"),
         (["--preset", "tiny", "--checkpoint", "x.pth"], "give either --checkpoint FILE or --preset"),
         (["--checkpoint", "absent.pth"], "absent.pth: No such file"),
         (["--preset", "tiny", "--random-weights", "--batch", "8:1"], "--batch '8:1'"),

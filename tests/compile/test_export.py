@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,9 +10,11 @@ import torch
 
 from kdcmae import KDCMAEClassifier
 from kdcmae.compile import export
-from kdcmae.compile.lowering import LoweredClassifier
+from kdcmae.compile.lowering import lower
+from kdcmae.compile.models import EngineModel, classifier_model
 from kdcmae.compile.parity import TOLERANCE, relative_error
 from kdcmae.compile.targets.onnx import run_session
+from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BatchRange
 
 
@@ -20,6 +23,12 @@ def build(modality: str = "audiovisual") -> KDCMAEClassifier:
     return KDCMAEClassifier.from_preset(
         "tiny", num_classes=5, modality=modality, specific_depth=1, audio_length=128, image_size=64
     ).eval()
+
+
+def write_onnx(classifier: KDCMAEClassifier, precision: str, batch: BatchRange, path: Path) -> EngineModel:
+    model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
+    export.export_onnx(model, export.export_program(model, lower(model.module, precision), batch), path)
+    return model
 
 
 def reference(classifier: KDCMAEClassifier, inputs: dict) -> np.ndarray:
@@ -33,31 +42,30 @@ def graphs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("graphs")
     classifier = build()
     for precision in ("fp32", "fp16", "bf16"):
-        lowered = LoweredClassifier(classifier, precision)
-        export.export_onnx(lowered, classifier.config, BatchRange(1, 2, 4), folder / f"{precision}.onnx")
-    return classifier, folder
+        model = write_onnx(classifier, precision, BatchRange(1, 2, 4), folder / f"{precision}.onnx")
+    return classifier, model.inputs, folder
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_a_dynamic_graph_serves_every_batch(precision, batch, graphs):
-    classifier, folder = graphs
-    inputs = export.example_inputs(classifier.config, batch)
+    classifier, specs, folder = graphs
+    inputs = example_inputs(specs, batch)
     logits = run_session(folder / f"{precision}.onnx", inputs)["logits"]
     assert relative_error(logits, reference(classifier, inputs)) < TOLERANCE[precision]
 
 
 def test_a_widened_bfloat16_graph_runs_and_agrees(graphs, tmp_path):
-    classifier, folder = graphs
+    classifier, specs, folder = graphs
     export.widened(folder / "bf16.onnx", tmp_path / "wide.onnx")
-    inputs = export.example_inputs(classifier.config, 2)
+    inputs = example_inputs(specs, 2)
     logits = run_session(tmp_path / "wide.onnx", inputs)["logits"]
     assert relative_error(logits, reference(classifier, inputs)) < TOLERANCE["bf16"]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_norms_and_softmax_stay_float32(precision, graphs):
-    _, folder = graphs
+    *_, folder = graphs
     graph = onnx.load(folder / f"{precision}.onnx").graph
     declared = (*graph.value_info, *graph.output, *graph.input)
     types = {info.name: info.type.tensor_type.elem_type for info in declared}
@@ -77,15 +85,15 @@ def test_norms_and_softmax_stay_float32(precision, graphs):
 def test_single_modality_models_take_one_input(modality, names, tmp_path):
     classifier = build(modality)
     path = tmp_path / "graph.onnx"
-    export.export_onnx(LoweredClassifier(classifier, "fp32"), classifier.config, BatchRange(1, 1, 1), path)
+    model = write_onnx(classifier, "fp32", BatchRange(1, 1, 1), path)
     assert {value.name for value in onnx.load(path).graph.input} == names
-    inputs = export.example_inputs(classifier.config, 1)
+    inputs = example_inputs(model.inputs, 1)
     assert relative_error(run_session(path, inputs)["logits"], reference(classifier, inputs)) < 1e-5
 
 
 def test_a_static_graph_has_its_batch_baked_in(tmp_path):
     classifier = build("video")
     path = tmp_path / "graph.onnx"
-    export.export_onnx(LoweredClassifier(classifier, "fp32"), classifier.config, BatchRange(3, 3, 3), path)
+    write_onnx(classifier, "fp32", BatchRange(3, 3, 3), path)
     (image,) = onnx.load(path).graph.input
     assert [axis.dim_value for axis in image.type.tensor_type.shape.dim] == [3, 3, 64, 64]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdcmae import KDCMAEClassifier
-from kdcmae.compile.lowering import DTYPES, LoweredClassifier
+from kdcmae.compile.lowering import DTYPES, lower
 from kdcmae.compile.parity import TOLERANCE
 
 
@@ -29,7 +29,7 @@ def inputs() -> dict[str, torch.Tensor]:
 def test_lowered_stays_within_the_precision_tolerance(precision, given, classifier, inputs):
     feed = {name: inputs[name] for name in given}
     expected = classifier(**feed)
-    lowered = LoweredClassifier(classifier, precision)(**feed)
+    lowered = lower(classifier, precision)(**feed)
     assert lowered.dtype == torch.float32
     assert (lowered - expected).abs().max() / expected.abs().max() < TOLERANCE[precision]
 
@@ -37,7 +37,7 @@ def test_lowered_stays_within_the_precision_tolerance(precision, given, classifi
 @torch.inference_mode()
 def test_the_original_is_left_alone(classifier, inputs):
     before = classifier(**inputs)
-    LoweredClassifier(classifier, "fp16")
+    lower(classifier, "fp16")
     assert {p.dtype for p in classifier.parameters()} == {torch.float32}
     assert torch.equal(classifier(**inputs), before)
 
@@ -45,8 +45,8 @@ def test_the_original_is_left_alone(classifier, inputs):
 @torch.inference_mode()
 def test_large_activations_do_not_overflow_the_norms(classifier, inputs):
     """A residual stream of 1e4 squares to more than fp16 holds; LayerNorm in float32 does not mind."""
-    model = LoweredClassifier(classifier, "fp16")
-    norm = model.model.blocks_a[0].norm1
+    model = lower(classifier, "fp16")
+    norm = model.blocks_a[0].norm1
     huge = torch.full((1, 4, 128), 1e4, dtype=torch.float16)
     huge[..., ::2] = -1e4
     assert norm(huge).isfinite().all()

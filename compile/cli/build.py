@@ -1,4 +1,4 @@
-"""``kdcmae-compile``: a finetuned checkpoint in, a verified engine folder out."""
+"""``kdcmae-compile --target ...``: a checkpoint in, a verified engine folder out."""
 
 from __future__ import annotations
 
@@ -11,30 +11,25 @@ from rich.console import Console
 from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.compile.cli.model import load_model, model_options
 from kdcmae.errors import ConfigError
-from kdcmae.labels import read_labels
-from kdcmae.runtime.manifest import BatchRange, Manifest, digest
+from kdcmae.runtime.manifest import TARGETS, BatchRange, Manifest
 
-__all__ = ["main"]
+__all__ = ["command", "parse_batch"]
 
 
-@click.command(cls=KdcmaeCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--target", type=click.Choice(["openvino", "trt", "onnx"]), required=True, help="What to compile for.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="A finetuned CAV-MAE or KDC-MAE checkpoint.")
-@click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="A model size, with --random-weights.")
-@click.option("--random-weights", is_flag=True, help="Compile an untrained model of the --preset's size.")
+@click.command(cls=KdcmaeCommand)
+@click.option("--target", type=click.Choice(TARGETS), required=True, help="What to compile for.")
+@model_options
 @click.option("--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
 @click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Class names: one per line, or index,mid,display_name.")
-@click.option("--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What was finetuned.")
-@click.option("--multi-label", is_flag=True, help="Scores are independent sigmoids (AudioSet), not one softmax.")
-@click.option("--num-heads", type=int, help="Attention heads, where they are not 64 wide.")
 @json_option
-def main(target: str, output: Path | None, precision: str, batch: str, as_json: bool, **model_options: Any) -> None:
-    """Compile a finetuned model to an engine folder and prove that it computes what the model computes.
+def command(target: str, output: Path | None, precision: str, batch: str, as_json: bool, **model_options: Any) -> None:
+    """Compile a model to an engine folder and prove that it computes what the model computes.
 
     \b
+    kdcmae-compile --target openvino                        the small trained model that is shipped here
     kdcmae-compile --target openvino --checkpoint model.pth --output out/ov
     kdcmae-compile --target trt --checkpoint model.pth --precision fp16 --batch 1:8:64
     """
@@ -47,11 +42,11 @@ def main(target: str, output: Path | None, precision: str, batch: str, as_json: 
         from kdcmae.compile.build import CompileSettings, compile_engine, preflight
     preflight(target, folder)
     with step("load model"):
-        classifier, model = _load(**model_options)
-    if model["random_weights"]:
+        model = load_model(**model_options)
+    if model.facts["random_weights"]:
         note("  note: random weights; the engine is for trying things out, its labels mean nothing")
-    settings = CompileSettings(target=target, precision=precision, batch=batch_range, model=model)  # type: ignore[arg-type]
-    manifest = compile_engine(classifier, folder, settings, step=step, seconds=step.seconds)
+    settings = CompileSettings(target=target, precision=precision, batch=batch_range)  # type: ignore[arg-type]
+    manifest = compile_engine(model, folder, settings, step=step, seconds=step.seconds)
     if as_json:
         print_json(
             {"engine": str(folder), "manifest": json.loads((folder / "manifest.json").read_text(encoding="utf-8"))}
@@ -75,42 +70,6 @@ def parse_batch(text: str) -> BatchRange:
     if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
         raise ConfigError(f"--batch {text!r} is neither a size like 8 nor a range MIN:OPT:MAX like 1:8:64")
     return BatchRange(*sizes)
-
-
-def _load(
-    *,
-    checkpoint: Path | None,
-    preset: str | None,
-    random_weights: bool,
-    labels: Path | None,
-    modality: str | None,
-    multi_label: bool,
-    num_heads: int | None,
-) -> tuple[Any, dict[str, Any]]:
-    """The classifier and the manifest's facts about where it came from."""
-    overrides: dict[str, Any] = {"multi_label": True} if multi_label else {}
-    if labels is not None:
-        overrides["labels"] = read_labels(labels)
-    if modality is not None:
-        overrides["modality"] = modality
-    if num_heads is not None:
-        overrides["num_heads"] = num_heads
-    if (checkpoint is None) == (preset is None):
-        raise ConfigError(
-            "give either --checkpoint FILE or --preset base|small|tiny --random-weights; "
-            "this version ships no trained model"
-        )
-    from kdcmae import load_classifier
-    from kdcmae.compile.untrained import untrained_classifier
-
-    if checkpoint is not None:
-        classifier = load_classifier(checkpoint, **overrides)
-        source = f"{checkpoint.name} sha256:{digest(checkpoint)}"
-        return classifier, {"name": checkpoint.stem, "source": source, "random_weights": False}
-    if not random_weights:
-        raise ConfigError(f"--preset {preset} has no trained weights; add --random-weights to compile it untrained")
-    classifier = untrained_classifier(str(preset), **overrides)
-    return classifier, {"name": preset, "source": f"preset {preset}, seed 0", "random_weights": True}
 
 
 def _report(folder: Path, manifest: Manifest) -> None:

@@ -1,0 +1,16 @@
+"""``kdcmae-bench``: engines and checkpoints side by side, with honest statistics."""
+
+from __future__ import annotations
+
+import click
+
+from kdcmae.cli.common import LazyGroup
+
+__all__ = ["main"]
+
+_MODULES = {name: f"kdcmae.bench.cli.{name}" for name in ("kernels", "readme", "run")}
+
+
+@click.group(cls=LazyGroup, modules=_MODULES, default="run", context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Benchmark engines and checkpoints."""

@@ -1,0 +1,5 @@
+"""``python -m kdcmae.bench.cli``."""
+
+from kdcmae.bench.cli import main
+
+main()

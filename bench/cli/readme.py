@@ -1,0 +1,28 @@
+"""``kdcmae-bench readme``: committed results into the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcmae.bench.cli.results import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, note
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=Path("README.md"))
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    show_default=True,
+    help="Where kernels-*.json lie.",
+)
+def command(file: Path, results: Path) -> None:
+    """Write the newest kernel results into a README, between its two markers."""
+    from kdcmae.bench.kernels.readme import update_readme
+
+    note(f"{file}: {'updated' if update_readme(file, results) else 'up to date'}")

@@ -1,0 +1,23 @@
+"""Where committed results lie, and how they get there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESULTS", "write_json"]
+
+RESULTS = Path("bench/results")
+
+
+def write_json(report: dict[str, Any], path: Path) -> None:
+    """Write the JSON atomically: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""``kdcmae-bench SUBJECT...``: compare engine folders and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcmae.bench.cli.results import write_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Samples per call."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads per subject.  [default: all usable CPUs]"
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Timed seconds per subject, in at least ten windows.",
+)
+@click.option(
+    "--warm-up",
+    "warm_up_s",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds each subject runs before it is timed.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds a subject may take for one step before it counts as hung.",
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to this file.")
+@json_option
+def command(
+    subjects: tuple[str, ...],
+    batch: int,
+    threads: int | None,
+    seconds: float,
+    warm_up_s: float,
+    timeout_s: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare engine folders and checkpoints: speed, start-up, memory, and whether they compute the same.
+
+    A SUBJECT is an engine folder, a finetuned checkpoint (PyTorch eager, float32, CPU), or preset:base,
+    preset:small, preset:tiny (the untrained model that kdcmae-compile --random-weights compiles).
+
+    Each subject has a process of its own. They take turns in short windows, so that noise hits all alike, and
+    outputs are compared before anything is timed: with the first PyTorch model, or else the first subject.
+
+    \b
+    kdcmae-bench out/openvino-bf16 model.pth
+    kdcmae-bench out/openvino-fp32 out/openvino-bf16 preset:base --json
+
+    Exit code: 1 where a subject failed or disagrees with the reference, 3 where none can run on this machine.
+    """
+    from kdcmae.bench.environment import usable_cpus
+    from kdcmae.bench.report import print_report
+    from kdcmae.bench.schema import Settings
+    from kdcmae.bench.subjects import check_source
+    from kdcmae.bench.suite import run_benchmark
+
+    exit_on_sigterm()
+    for subject in subjects:
+        check_source(subject)
+    settings = Settings(
+        batch=batch,
+        threads=threads or usable_cpus(),
+        seconds=seconds,
+        warm_up_s=warm_up_s,
+        timeout_s=timeout_s,
+    )
+    note(f"kdcmae-bench: {', '.join(subjects)}; batch {batch}, threads {settings.threads}")
+    report = run_benchmark(subjects, settings, step=Steps())
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
+    if output is not None:
+        write_json(report.to_dict(), output)
+    raise SystemExit(report.exit_code)

@@ -1,0 +1,161 @@
+"""What becomes an engine: a module with named inputs and outputs, and the facts that its manifest needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.config import EncoderConfig
+from kdcmae.evaluation.retrieval import AUDIO_FEATURES, VIDEO_FEATURES
+from kdcmae.pretraining import KDCMAE
+from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
+from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.scores import Scores
+
+__all__ = ["EngineModel", "classifier_model", "feature_model", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EngineModel:
+    """A model as the compiler takes it.
+
+    Args:
+        module: float32, on the CPU, in evaluation mode; takes the inputs by name and returns a tuple of the outputs,
+            in order.
+        inputs, outputs: of the module and of the engine, the batch axis first.
+        preprocessing: how a clip becomes the inputs.
+        labels: class names; empty for a model that does not classify.
+        scores: how logits become scores.
+        facts: of the manifest's ``model`` section.
+    """
+
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    scores: Scores
+    facts: Mapping[str, Any]
+
+
+def classifier_model(classifier: KDCMAEClassifier, *, given: tuple[str, ...] = (), **facts: Any) -> EngineModel:
+    """The logits of a classifier.
+
+    Args:
+        classifier: in evaluation mode.
+        given: which inputs an engine of an audiovisual model gets, ``audio`` or ``image``: the path for a missing
+            modality; by default all that the model was finetuned with.
+        facts: ``name``, ``source`` (a sentence) and ``random_weights``, for the manifest.
+    """
+    config = classifier.config
+    specs = _input_specs(config)
+    names = given or {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}[config.modality]
+    logits = TensorSpec(
+        name="logits",
+        shape=(BATCH_AXIS, config.num_classes),
+        dtype="float32",
+        description="one logit per line of labels.txt",
+    )
+    return EngineModel(
+        module=_Logits(classifier),
+        inputs=tuple(specs[name] for name in names),
+        outputs=(logits,),
+        preprocessing=_preprocessing(config),
+        labels=classifier.labels,
+        scores="sigmoid" if config.multi_label else "softmax",
+        facts={**facts, **_describe(classifier, config), "modality": config.modality},
+    )
+
+
+def feature_model(model: KDCMAE, **facts: Any) -> EngineModel:
+    """The pooled, unmasked features of a pretraining model, for retrieval.
+
+    Args:
+        model: in evaluation mode.
+        facts: ``name``, ``source`` (a sentence) and ``random_weights``, for the manifest.
+    """
+    config = model.config
+    outputs = tuple(
+        TensorSpec(
+            name=name,
+            shape=(BATCH_AXIS, config.embed_dim),
+            dtype="float32",
+            description=f"{kind} tokens after their final LayerNorm, averaged; compare by cosine",
+        )
+        for name, kind in ((AUDIO_FEATURES, "audio"), (VIDEO_FEATURES, "video"))
+    )
+    return EngineModel(
+        module=_Features(model),
+        inputs=tuple(_input_specs(config).values()),
+        outputs=outputs,
+        preprocessing=_preprocessing(config),
+        labels=(),
+        scores="softmax",
+        facts={**facts, **_describe(model, config), "modality": "audiovisual"},
+    )
+
+
+def run(model: EngineModel, module: nn.Module, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run a module that takes the model's inputs, such as its lowered form.
+
+    Returns:
+        The outputs by name.
+    """
+    with torch.inference_mode():
+        outputs = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    return {spec.name: output.numpy() for spec, output in zip(model.outputs, outputs, strict=True)}
+
+
+class _Logits(nn.Module):
+    def __init__(self, classifier: KDCMAEClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, audio: Tensor | None = None, image: Tensor | None = None) -> tuple[Tensor]:
+        return (self.classifier(audio, image),)
+
+
+class _Features(nn.Module):
+    def __init__(self, model: KDCMAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, audio: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        audio_tokens, video_tokens = self.model.forward_features(audio, image)
+        return audio_tokens.mean(dim=1), video_tokens.mean(dim=1)
+
+
+def _input_specs(config: EncoderConfig) -> dict[str, TensorSpec]:
+    audio = TensorSpec(
+        name="audio",
+        shape=(BATCH_AXIS, config.audio_length, config.mel_bins),
+        dtype="float32",
+        description="log-mel filterbank (frames of 10 ms, mel bands), normalised with the manifest's mean and std",
+    )
+    image = TensorSpec(
+        name="image",
+        shape=(BATCH_AXIS, 3, config.image_size, config.image_size),
+        dtype="float32",
+        description="RGB frame (channels, rows, columns), normalised with the manifest's mean and std",
+    )
+    return {"audio": audio, "image": image}
+
+
+def _preprocessing(config: EncoderConfig) -> Preprocessing:
+    return Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
+
+
+def _describe(module: nn.Module, config: EncoderConfig) -> dict[str, Any]:
+    settings = dataclasses.asdict(config)
+    return {
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        # JSON has lists only, and a manifest that was read has to equal the one that was written.
+        "config": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
+    }

@@ -1,0 +1,24 @@
+"""The small model that ships in the package: trained on AVSynth, used where no checkpoint is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from kdcmae.errors import CheckpointError
+
+__all__ = ["checkpoint"]
+
+_FOLDER = Path(__file__).parent
+
+
+def checkpoint(kind: Literal["classifier", "pretrained"]) -> Path:
+    """The file of the finetuned classifier, or of the pretrained model that it started from.
+
+    Raises:
+        CheckpointError: this installation has no such file.
+    """
+    path = _FOLDER / f"{kind}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"this installation ships no {path.name}; name a checkpoint")
+    return path
