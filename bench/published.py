@@ -1,8 +1,9 @@
 """The published formulation of the pretraining step: the baseline that ours is measured against.
 
 Every patch is embedded by a convolution and three quarters are thrown away by a gather whose index is repeated over
-the width; each view has an encoder pass of its own; queries, keys and values are copied apart before attention. It
-computes the same losses as :class:`kdcmae.KDCMAE`, from the same weights.
+the width; each view has an encoder and a decoder pass of its own; queries, keys and values are copied apart before
+attention; every patch is predicted and compared with the target, and a mask picks the removed ones. It computes the
+same losses as :class:`kdcmae.KDCMAE`, from the same weights.
 
 Source: the code of CAV-MAE (ICLR 2023), which KDC-MAE extends. Where it is ambiguous the cheaper reading is taken:
 the patches are embedded once for all views, and each view puts its tokens back with its own ``ids_restore``.
@@ -18,7 +19,11 @@ from torch import Tensor, nn
 
 from kdcmae import KDCMAE
 from kdcmae.config import PretrainingConfig
-from kdcmae.layers import Attention
+from kdcmae.decoder import patchify_audio, patchify_image
+from kdcmae.layers import Attention, tokens_from
+from kdcmae.linear import Linear
+from kdcmae.losses import reconstruction_loss
+from kdcmae.masking import View
 from kdcmae.pos_embed import trim_time
 from kdcmae.pretraining import Latents, MaskedPair
 
@@ -61,6 +66,10 @@ class PublishedKDCMAE(KDCMAE):
         super().__init__(config)
         for block in (*self.blocks_a, *self.blocks_v, *self.blocks_u, *self.decoder_blocks):
             block.attn = _UnpackedAttention(block.attn, attend)
+        for parent in list(self.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, Linear):
+                    setattr(parent, name, nn.Linear(child.in_features, child.out_features))
 
     @classmethod
     def sharing(cls, model: KDCMAE, attend: Attend = explicit_attention) -> PublishedKDCMAE:
@@ -86,6 +95,39 @@ class PublishedKDCMAE(KDCMAE):
             for pair in pairs
         ]
 
+    def reconstruct(
+        self, audio: Tensor, image: Tensor, pairs: list[MaskedPair], latents: list[Latents]
+    ) -> tuple[Tensor, Tensor]:
+        """Predict and score every patch, view by view; as :meth:`kdcmae.KDCMAE.reconstruct`."""
+        audio_losses, video_losses = [], []
+        for pair, latent in zip(pairs, latents, strict=True):
+            audio_patches, video_patches = self.decode(latent.joint, pair.audio, pair.video)
+            with torch.autocast(audio.device.type, enabled=False):
+                audio_losses.append(self._masked_error(audio_patches, patchify_audio(audio), pair.audio))
+                video_losses.append(self._masked_error(video_patches, patchify_image(image), pair.video))
+        return torch.stack(audio_losses).sum(), torch.stack(video_losses).sum()
+
+    def decode(self, joint: Tensor, audio_view: View, video_view: View) -> tuple[Tensor, Tensor]:
+        """Put tokens back in their places, then decode; arguments and result as in :meth:`kdcmae.KDCMAE.decode`."""
+        rows, length = self.config.audio_grid[0], audio_view.ids_restore.shape[1]
+        audio, video = self.decoder_embed(joint).tensor_split([audio_view.ids_keep.shape[1]], dim=1)
+        x = torch.cat([self._restore(audio, audio_view), self._restore(video, video_view)], dim=1)
+        positions = trim_time(self.decoder_pos_embed_a, rows, length // rows)
+        x = x + torch.cat([positions, self.decoder_pos_embed_v], dim=1)
+        x = torch.cat([x[:, :length] + self.decoder_modality_a, x[:, length:] + self.decoder_modality_v], dim=1)
+        for block in self.decoder_blocks:
+            x = block(x)
+        x = self.decoder_norm(x)
+        return self.decoder_pred_a(x[:, :length]), self.decoder_pred_v(x[:, length:])
+
+    def _restore(self, visible: Tensor, view: View) -> Tensor:
+        length = view.ids_restore.shape[1]
+        filling = self.mask_token.repeat(len(visible), length - visible.shape[1], 1)
+        return _gather(torch.cat([visible, filling.to(visible.dtype)], dim=1), view.ids_restore)
+
+    def _masked_error(self, prediction: Tensor, target: Tensor, view: View) -> Tensor:
+        return reconstruction_loss(prediction, target, view.mask, norm_pix=self.config.norm_pix)
+
     def _encode_view(self, audio: Tensor, video: Tensor) -> Latents:
         for block in self.blocks_a:
             audio = block(audio)
@@ -108,10 +150,10 @@ class _UnpackedAttention(nn.Module):
         self.proj = attention.proj
         self._attend = attend
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         context = self._attend(q.contiguous(), k.contiguous(), v.contiguous())
-        return self.proj(context.transpose(1, 2).flatten(2))
+        return self.proj(tokens_from(start, context.transpose(1, 2).flatten(2)))
 
 
 def _embed_all(pixels: Tensor, proj: nn.Conv2d, pos_embed: Tensor, modality: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ precision goes wrong there first.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.layers import Attention, Block, PatchEmbed
+from kdcmae.layers import Attention, Block, PatchEmbed, tokens_from
 
 __all__ = ["DTYPES", "Precision", "lower"]
 
@@ -28,11 +28,16 @@ def lower(module: nn.Module, precision: Precision) -> nn.Module:
     """A copy whose matrix products run in one dtype, with float32 outputs.
 
     Args:
-        module: float32; copied, not changed. A frontend inside it stays float32.
+        module: float32; not changed. The result may share its memory. A frontend inside it stays float32.
         precision: of weights, matrix products and the residual stream.
     """
     dtype = DTYPES[precision]
-    lowered = copy.deepcopy(module).to(dtype).eval().requires_grad_(False)
+    # Cast one by one while copying, and shared where the type stays: a copy of everything would hold the weights twice.
+    casts: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+        for parameter in module.parameters()
+    }
+    lowered = copy.deepcopy(module, casts).to(dtype).eval().requires_grad_(False)
     for parent in list(lowered.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Attention):
@@ -68,11 +73,11 @@ class _ExplicitAttention(nn.Module):
         self.qkv = attention.qkv
         self.proj = attention.proj
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         weights = scores.float().softmax(dim=-1).to(v.dtype)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+        return self.proj(tokens_from(start, (weights @ v).transpose(1, 2).flatten(2)))
 
 
 class _Float32LayerNorm(nn.Module):

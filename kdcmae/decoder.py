@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcmae.config import PretrainingConfig
 from kdcmae.encoder import Encoder
 from kdcmae.layers import Block
+from kdcmae.linear import Linear
 from kdcmae.masking import View
 from kdcmae.pos_embed import sincos_2d, trim_time
 
@@ -24,7 +26,7 @@ class AutoEncoder(Encoder):
     def __init__(self, config: PretrainingConfig) -> None:
         super().__init__(config)
         dim, patch_pixels = config.decoder_embed_dim, config.patch_size**2
-        self.decoder_embed = nn.Linear(config.embed_dim, dim)
+        self.decoder_embed = Linear(config.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.decoder_modality_a = nn.Parameter(torch.zeros(1, 1, dim))
         self.decoder_modality_v = nn.Parameter(torch.zeros(1, 1, dim))
@@ -35,8 +37,8 @@ class AutoEncoder(Encoder):
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.decoder_pred_a = nn.Linear(dim, patch_pixels)
-        self.decoder_pred_v = nn.Linear(dim, 3 * patch_pixels)
+        self.decoder_pred_a = Linear(dim, patch_pixels)
+        self.decoder_pred_v = Linear(dim, 3 * patch_pixels)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -54,30 +56,58 @@ class AutoEncoder(Encoder):
             Audio patches (B, L_a, 256) in (frequency, time) order and image patches (B, L_v, 768) in
             (row, column, channel) order, as :func:`patchify_audio` and :func:`patchify_image` make them.
         """
-        tokens = self.decoder_embed(joint)
-        audio, video = tokens.split([audio_view.ids_keep.shape[1], video_view.ids_keep.shape[1]], dim=1)
-        rows, _ = self.encoder_config.audio_grid
-        audio_length = audio_view.ids_restore.shape[1]
-        positions = trim_time(self.decoder_pos_embed_a, rows, audio_length // rows)
-        x = torch.cat(
-            [
-                self._restore(audio, audio_view) + positions + self.decoder_modality_a,
-                self._restore(video, video_view) + self.decoder_pos_embed_v + self.decoder_modality_v,
-            ],
-            dim=1,
-        )
+        x = self._decoder_tokens(joint, audio_view, video_view)
         for block in self.decoder_blocks:
             x = block(x)
-        x = self.decoder_norm(x)
-        return self.decoder_pred_a(x[:, :audio_length]), self.decoder_pred_v(x[:, audio_length:])
-
-    def _restore(self, visible: Tensor, view: View) -> Tensor:
-        """Put (B, n, D) visible tokens back in their places, the mask token everywhere else: (B, L, D)."""
-        batch, length = view.ids_restore.shape
-        filled = torch.cat(
-            [visible, self.mask_token.expand(batch, length - visible.shape[1], -1).to(visible.dtype)], dim=1
+        kept_a, kept_v = audio_view.ids_keep.shape[1], video_view.ids_keep.shape[1]
+        removed_a = audio_view.ids_restore.shape[1] - kept_a
+        visible_a, visible_v, audio, video = self.decoder_norm(x).tensor_split(
+            [kept_a, kept_a + kept_v, kept_a + kept_v + removed_a], dim=1
         )
-        return filled[torch.arange(batch, device=visible.device).unsqueeze(1), view.ids_restore]
+        return (
+            _restore(self.decoder_pred_a(torch.cat([visible_a, audio], dim=1)), audio_view),
+            _restore(self.decoder_pred_v(torch.cat([visible_v, video], dim=1)), video_view),
+        )
+
+    def decode_removed(self, joint: Tensor, audio_view: View, video_view: View) -> tuple[Tensor, Tensor]:
+        """Predict the removed patches only, which is all that the reconstruction loss looks at.
+
+        Args:
+            joint, audio_view, video_view: as for :meth:`decode`.
+
+        Returns:
+            Audio patches (B, L_a - n_a, 256) and image patches (B, L_v - n_v, 768), in the order of
+            ``View.ids_removed``.
+        """
+        x = self._decoder_tokens(joint, audio_view, video_view)
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
+            x = block(x)
+        x = self.decoder_norm(last(x, start=joint.shape[1]))
+        audio, video = x.tensor_split([audio_view.ids_removed.shape[1]], dim=1)
+        return self.decoder_pred_a(audio), self.decoder_pred_v(video)
+
+    def _decoder_tokens(self, joint: Tensor, audio_view: View, video_view: View) -> Tensor:
+        """(B, L_a + L_v, D) decoder input: visible audio, visible video, removed audio, removed video.
+
+        Attention does not care about order: positions go where their tokens are, instead of tokens to their places.
+        """
+        rows, _ = self.encoder_config.audio_grid
+        positions_a = trim_time(self.decoder_pos_embed_a, rows, audio_view.ids_restore.shape[1] // rows)
+
+        def places(audio_ids: Tensor, video_ids: Tensor) -> Tensor:
+            audio = F.embedding(audio_ids, positions_a.squeeze(0)) + self.decoder_modality_a
+            video = F.embedding(video_ids, self.decoder_pos_embed_v.squeeze(0)) + self.decoder_modality_v
+            return torch.cat([audio, video], dim=1)
+
+        visible = self.decoder_embed(joint) + places(audio_view.ids_keep, video_view.ids_keep)
+        removed = self.mask_token + places(audio_view.ids_removed, video_view.ids_removed)
+        return torch.cat([visible, removed], dim=1)
+
+
+def _restore(packed: Tensor, view: View) -> Tensor:
+    """Put (B, L, P) patches, kept ones first, back in their places."""
+    return packed.gather(1, view.ids_restore.unsqueeze(-1).expand(-1, -1, packed.shape[-1]))
 
 
 def patchify_audio(audio: Tensor, patch_size: int = 16) -> Tensor:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcmae import ops
+from kdcmae.linear import Linear
 
-__all__ = ["Attention", "Block", "Mlp", "Norms", "PatchEmbed", "initialise"]
+__all__ = ["Attention", "Block", "Mlp", "Norms", "PatchEmbed", "initialise", "tokens_from"]
 
 Norms = Literal["shared", "audio", "video"]
 """Which pair of LayerNorms a block uses: norm1/norm2, norm1_a/norm2_a or norm1_v/norm2_v."""
@@ -45,11 +46,12 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(ops.attention(self.qkv(x), self.num_heads))
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """(B, L, D) -> (B, L - start, D): what the tokens from ``start`` on gather from all of them."""
+        return self.proj(tokens_from(start, ops.attention(self.qkv(x), self.num_heads)))
 
 
 class Mlp(nn.Module):
@@ -57,8 +59,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -78,15 +80,23 @@ class Block(nn.Module):
         self.norm2_v = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, norms: Norms = "shared") -> Tensor:
-        """(B, L, D) -> (B, L, D), through the LayerNorms that ``norms`` names."""
+    def forward(self, x: Tensor, norms: Norms = "shared", start: int = 0) -> Tensor:
+        """(B, L, D) -> (B, L - start, D), through the LayerNorms that ``norms`` names.
+
+        Tokens before ``start`` are attended to, but nothing else is computed for them.
+        """
         norm1, norm2 = {
             "shared": (self.norm1, self.norm2),
             "audio": (self.norm1_a, self.norm2_a),
             "video": (self.norm1_v, self.norm2_v),
         }[norms]
-        x = x + self.attn(norm1(x))
+        x = tokens_from(start, x) + self.attn(norm1(x), start)
         return x + self.mlp(norm2(x))
+
+
+def tokens_from(start: int, x: Tensor) -> Tensor:
+    """The tokens of (B, L, D) from ``start`` on; an exported graph gets no slice that takes everything."""
+    return x[:, start:] if start else x
 
 
 def initialise(module: nn.Module) -> None:

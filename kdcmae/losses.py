@@ -23,6 +23,7 @@ __all__ = [
     "contrastive_accuracy",
     "contrastive_loss",
     "distillation_loss",
+    "normalised_patches",
     "reconstruction_loss",
     "softmax_distillation_loss",
 ]
@@ -41,10 +42,15 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor, *, nor
         A scalar.
     """
     if norm_pix:
-        mean = target.mean(dim=-1, keepdim=True)
-        target = (target - mean) / (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        target = normalised_patches(target)
     per_patch = (prediction - target).square().mean(dim=-1)
     return (per_patch * mask).sum() / mask.sum()
+
+
+def normalised_patches(patches: Tensor) -> Tensor:
+    """Each of (B, L, P) patches with zero mean and unit (unbiased) variance."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
 
 
 def contrastive_loss(audio: Tensor, video: Tensor, *, temperature: float = 0.05, bidirectional: bool = False) -> Tensor:

@@ -38,6 +38,11 @@ class View:
         """(B, L) float32: 1 for a removed token, 0 for a kept one."""
         return (self.ids_restore >= self.ids_keep.shape[1]).float()
 
+    @property
+    def ids_removed(self) -> Tensor:
+        """(B, L - n) int64, the removed tokens in the order in which ``ids_restore`` ranks them."""
+        return self.ids_restore.argsort(dim=1)[:, self.ids_keep.shape[1] :]
+
     @classmethod
     def from_ids_restore(cls, ids_restore: Tensor, kept: int) -> View:
         """The view whose first ``kept`` ranks are visible.

@@ -107,11 +107,9 @@ class KDCMAE(AutoEncoder):
         if pairs is None:
             pairs = self.sample_pairs(audio, generator)
         latents = self.encode(audio, image, pairs)
-        predictions = [
-            self.decode(latent.joint, pair.audio, pair.video) for latent, pair in zip(latents, pairs, strict=True)
-        ]
+        reconstruction = self.reconstruct(audio, image, pairs, latents)
         with torch.autocast(audio.device.type, enabled=False):
-            return self._score(audio, image, pairs, latents, predictions)
+            return self._score(reconstruction, latents)
 
     def sample_pairs(self, audio: Tensor, generator: Generators = None) -> list[MaskedPair]:
         """Draw the configured views for a batch shaped like ``audio`` (B, T, 128), on its device."""
@@ -148,6 +146,30 @@ class KDCMAE(AutoEncoder):
         per_view = (tensor.chunk(len(pairs)) for tensor in (joint, pooled_audio, pooled_video))
         return [Latents(*parts) for parts in zip(*per_view, strict=True)]
 
+    def reconstruct(
+        self, audio: Tensor, image: Tensor, pairs: list[MaskedPair], latents: list[Latents]
+    ) -> tuple[Tensor, Tensor]:
+        """Decode the removed patches of every view in one pass, and score them.
+
+        Args:
+            audio: (B, T, 128). image: (B, 3, 224, 224).
+            pairs, latents: the views and what :meth:`encode` made of them.
+
+        Returns:
+            The audio and the video reconstruction loss, summed over the views.
+        """
+        audio_view = _stacked([pair.audio for pair in pairs])
+        video_view = _stacked([pair.video for pair in pairs])
+        joint = torch.cat([latent.joint for latent in latents])
+        predicted_audio, predicted_video = self.decode_removed(joint, audio_view, video_view)
+        patch_size = self.config.patch_size
+        with torch.autocast(audio.device.type, enabled=False):
+            # Every view removes as many patches, so their sum of means is one mean times their number.
+            return (
+                len(pairs) * self._mean_error(predicted_audio, patchify_audio(audio, patch_size), audio_view),
+                len(pairs) * self._mean_error(predicted_video, patchify_image(image, patch_size), video_view),
+            )
+
     def forward_features(self, audio: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Unmasked features for retrieval and localisation.
 
@@ -159,31 +181,23 @@ class KDCMAE(AutoEncoder):
         """
         return self.unified(self.audio_tokens(audio), "audio"), self.unified(self.video_tokens(image), "video")
 
-    def _score(
-        self,
-        audio: Tensor,
-        image: Tensor,
-        pairs: list[MaskedPair],
-        latents: list[Latents],
-        predictions: list[tuple[Tensor, Tensor]],
-    ) -> PretrainingOutput:
+    def _mean_error(self, predicted: Tensor, patches: Tensor, view: View) -> Tensor:
+        """Mean squared error of (V*B, L - n, P) removed patches against (B, L, P) ones."""
+        target = losses.normalised_patches(patches) if self.config.norm_pix else patches
+        sample = torch.arange(len(view.ids_keep), device=patches.device).unsqueeze(1) % len(patches)
+        return (predicted - target[sample, view.ids_removed]).square().mean()
+
+    def _score(self, reconstruction: tuple[Tensor, Tensor], latents: list[Latents]) -> PretrainingOutput:
         config = self.config
-        audio_target = patchify_audio(audio, config.patch_size)
-        video_target = patchify_image(image, config.patch_size)
-        reconstruction_audio = reconstruction_video = contrastive = accuracy = audio.new_zeros(())
-        for pair, latent, (audio_patches, video_patches) in zip(pairs, latents, predictions, strict=True):
-            reconstruction_audio = reconstruction_audio + losses.reconstruction_loss(
-                audio_patches, audio_target, pair.audio.mask, norm_pix=config.norm_pix
-            )
-            reconstruction_video = reconstruction_video + losses.reconstruction_loss(
-                video_patches, video_target, pair.video.mask, norm_pix=config.norm_pix
-            )
+        reconstruction_audio, reconstruction_video = reconstruction
+        contrastive = accuracy = reconstruction_audio.new_zeros(())
+        for latent in latents:
             contrastive = contrastive + losses.contrastive_loss(
                 latent.audio, latent.video, temperature=config.temperature, bidirectional=config.bidirectional
             )
             accuracy = accuracy + losses.contrastive_accuracy(
                 latent.audio, latent.video, bidirectional=config.bidirectional
-            ) / len(pairs)
+            ) / len(latents)
         distillation = self._distil(latents)
         terms = {
             "reconstruction": reconstruction_audio + reconstruction_video,
@@ -215,6 +229,14 @@ class KDCMAE(AutoEncoder):
         }
         divergence = divergences[config.distillation]
         return torch.stack([divergence(views[name]).mean() for name in config.distilled_latents]).sum()
+
+
+def _stacked(views: list[View]) -> View:
+    """Views of one batch as one view of the batch repeated, view-major."""
+    return View(
+        ids_keep=torch.cat([view.ids_keep for view in views]),
+        ids_restore=torch.cat([view.ids_restore for view in views]),
+    )
 
 
 def _to(view: View, device: torch.device) -> View:

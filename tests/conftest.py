@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Kernels are interpreted on the CPU. Triton decorates its functions one way or the other when it is first imported, and
 # other conftests may import it, so this comes first.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Machines are of different speed, and a test that fails has to fail again.
+settings.register_profile("kdcmae", deadline=None, derandomize=True)
+settings.load_profile("kdcmae")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -29,6 +34,14 @@ def _folder(name: str, content: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"no {folder}: {content} are not at hand")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine cache of this test session, in the place of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["KDCMAE_CACHE"] = str(folder)
     return folder
 
 

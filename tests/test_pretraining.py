@@ -6,6 +6,9 @@ import torch
 from kdcmae import KDCMAE, KDCMAEClassifier
 from kdcmae.decoder import patchify_audio, patchify_image, unpatchify_audio, unpatchify_image
 from kdcmae.errors import DataError
+from kdcmae.losses import reconstruction_loss
+from kdcmae.masking import View
+from kdcmae.pretraining import MaskedPair
 
 TINY = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "decoder_embed_dim": 32, "decoder_num_heads": 1}
 
@@ -128,15 +131,46 @@ def test_structured_masks(batch, audio_mask):
     assert model(**batch, generator=torch.Generator().manual_seed(1)).loss.isfinite()
 
 
-def test_a_restored_token_lands_in_its_own_place():
+def test_the_decoder_does_not_depend_on_the_order_of_visible_tokens(batch):
+    """A token keeps its place by its position alone, so that every view's predictions come back in pixel order."""
+    model = build(views=1)
+    (pair,) = model.sample_pairs(batch["audio"], torch.Generator().manual_seed(3))
+    order = torch.randperm(pair.audio.ids_keep.shape[1], generator=torch.Generator().manual_seed(4))
+    ids_restore = torch.cat([pair.audio.ids_keep[:, order], pair.audio.ids_removed.flip(1)], dim=1).argsort(dim=1)
+    other = MaskedPair(View.from_ids_restore(ids_restore, len(order)), pair.video)
+    predicted = [
+        model.decode(latents.joint, one.audio, one.video)
+        for one in (pair, other)
+        for latents in model.encode(**batch, pairs=[one])
+    ]
+    for first, second in zip(*predicted, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_removed_patches_are_decoded_as_among_all_patches(batch):
     model = build(views=2)
-    pairs = model.sample_pairs(torch.zeros(2, 256, 128), torch.Generator().manual_seed(3))
-    for pair in pairs:
-        tokens = pair.audio.ids_keep.unsqueeze(-1).float().expand(-1, -1, 32)
-        restored = model._restore(tokens, pair.audio)
-        places = torch.arange(restored.shape[1]).float().view(1, -1, 1)
-        visible = ~pair.audio.mask.bool().unsqueeze(-1)
-        assert torch.equal(torch.where(visible, restored, places), places.expand_as(restored))
+    pairs = model.sample_pairs(batch["audio"], torch.Generator().manual_seed(3))
+    for pair, latents in zip(pairs, model.encode(**batch, pairs=pairs), strict=True):
+        every = model.decode(latents.joint, pair.audio, pair.video)
+        removed = model.decode_removed(latents.joint, pair.audio, pair.video)
+        for patches, some, view in zip(every, removed, (pair.audio, pair.video), strict=True):
+            sample = torch.arange(len(patches)).unsqueeze(1)
+            torch.testing.assert_close(some, patches[sample, view.ids_removed], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_reconstruction_is_the_loss_over_all_patches_summed_over_views(batch, norm_pix):
+    model = build(views=3, norm_pix=norm_pix)
+    pairs = model.sample_pairs(batch["audio"], torch.Generator().manual_seed(3))
+    output = model(**batch, pairs=pairs)
+    expected_audio = expected_video = 0.0
+    for pair, latents in zip(pairs, model.encode(**batch, pairs=pairs), strict=True):
+        audio, video = model.decode(latents.joint, pair.audio, pair.video)
+        targets = patchify_audio(batch["audio"]), patchify_image(batch["image"])
+        expected_audio += reconstruction_loss(audio, targets[0], pair.audio.mask, norm_pix=norm_pix)
+        expected_video += reconstruction_loss(video, targets[1], pair.video.mask, norm_pix=norm_pix)
+    torch.testing.assert_close(output.reconstruction_audio, expected_audio)
+    torch.testing.assert_close(output.reconstruction_video, expected_video)
 
 
 def test_shorter_audio_uses_the_first_columns(batch):

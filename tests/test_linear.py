@@ -1,0 +1,59 @@
+"""A linear layer computes the same with either library."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kdcmae.linear import Linear
+
+
+def build(dtype: torch.dtype = torch.float32) -> tuple[Linear, torch.Tensor]:
+    torch.manual_seed(0)
+    return Linear(24, 40, dtype=dtype), torch.randn(2, 7, 24, dtype=dtype, requires_grad=True)
+
+
+def trains_with_onednn(output: torch.Tensor) -> bool:
+    return "OneDnn" in type(output.grad_fn).__name__
+
+
+def with_gradients(layer: Linear, x: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return output, *torch.autograd.grad(output.square().sum(), (x, layer.weight, layer.bias))
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("rows", [slice(None), slice(2, 5)])
+def test_output_and_gradients_are_those_of_linear(rows):
+    layer, whole = build()
+    x = whole[:, rows]
+    output = layer(x)
+    assert trains_with_onednn(output)
+    expected = with_gradients(layer, whole, F.linear(x, layer.weight, layer.bias))
+    for found, right in zip(with_gradients(layer, whole, output), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_frozen_gets_no_gradient():
+    layer, x = build()
+    layer.weight.requires_grad_(False)
+    layer(x.detach()).sum().backward()
+    assert layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, torch.full((40,), 14.0))
+
+
+def test_other_numbers_and_inference_take_the_usual_way():
+    layer, x = build()
+    with torch.no_grad():
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    layer, x = build(torch.float64)
+    assert not trains_with_onednn(layer(x))
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=0, atol=0)
+
+
+def test_it_exports_as_linear():
+    layer, x = build()
+    graph = torch.export.export(layer, (x.detach(),)).graph
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.linear.default]
