@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "MODALITY_INPUTS",
     "PRESETS",
     "ClassifierConfig",
     "EncoderConfig",
@@ -29,6 +30,12 @@ __all__ = [
 ]
 
 Modality = Literal["audiovisual", "audio", "video"]
+MODALITY_INPUTS: Mapping[str, tuple[str, ...]] = {
+    "audiovisual": ("audio", "image"),
+    "audio": ("audio",),
+    "video": ("image",),
+}
+"""The inputs that a model of each modality takes."""
 AudioMask = Literal["random", "time", "frequency", "time_frequency"]
 Distillation = Literal["js", "kl", "none"]
 Latent = Literal["joint", "audio", "video"]
@@ -211,6 +218,11 @@ class ClassifierConfig(EncoderConfig):
             len(self.labels) in (0, self.num_classes),
             f"{len(self.labels)} labels for num_classes={self.num_classes}: give one label per class",
         )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what the classifier takes: ``audio``, ``image``, or both."""
+        return MODALITY_INPUTS[self.modality]
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ autocast: power spectra reach 1e9 and their logarithm amplifies what half precis
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kdcmae.runtime.preprocessing import (
+    FRAME_LENGTH,
     FRAME_SHIFT,
     LOG_FLOOR,
     Preprocessing,
@@ -23,7 +26,14 @@ from kdcmae.runtime.preprocessing import (
     resize_crop_matrices,
 )
 
-__all__ = ["AudioFrontend", "Fbank", "ImageFrontend"]
+__all__ = ["AnySizeImageFrontend", "AudioFrontend", "Fbank", "ImageFrontend"]
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where autocast is on. Where it is off there is nothing to turn off, and exporters get a graph without blocks."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 class _Float32Module(nn.Module):
@@ -65,7 +75,7 @@ class Fbank(_Float32Module):
         Returns:
             (B, frames, 128) float32, frames = 1 + (S - 400) // 160.
         """
-        with torch.autocast(waveform.device.type, enabled=False):
+        with _without_autocast(waveform.device):
             spectrum = F.conv1d(waveform.float()[:, None], self.kernel, stride=FRAME_SHIFT)
             real, imaginary = spectrum.chunk(2, dim=1)
             power = (real.square() + imaginary.square()).transpose(1, 2)
@@ -86,40 +96,35 @@ class AudioFrontend(nn.Module):
         self.audio_frames = facts.audio_frames
         self.mean, self.std = facts.fbank_mean, facts.fbank_std
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, samples: Tensor | None = None) -> Tensor:
         """Filterbank, padded with zeros or cut, then normalised.
 
         Args:
-            waveform: (B, S) in [-1, 1], 16 kHz mono, at least 400 samples. Its length decides where the padding
-                starts: silence appended to it is not padding.
+            waveform: (B, S) in [-1, 1], 16 kHz mono, at least 400 samples.
+            samples: (B,) integers, how much of each row is sound: frames that reach beyond it become padding, which
+                silence appended to the sound would not. None where all of it is.
 
         Returns:
             (B, audio_frames, 128) float32.
         """
         features = self.fbank(waveform)[:, : self.audio_frames]
+        if samples is not None:
+            ends = torch.arange(features.shape[1], device=waveform.device) * FRAME_SHIFT + FRAME_LENGTH
+            features = torch.where((ends <= samples[:, None])[..., None], features, 0.0)
         padded = F.pad(features, (0, 0, 0, self.audio_frames - features.shape[1]))
         return (padded - self.mean) / self.std
 
 
-class ImageFrontend(_Float32Module):
-    """RGB frames of one size -> the model's image input.
+class _ImageFrontend(_Float32Module):
+    """Resizing and cropping as two matrix products, then normalisation."""
 
-    Args:
-        height, width: of the frames, in pixels.
-        preprocessing: the model's; the default is that of the published models.
-    """
-
-    rows: Tensor
-    columns: Tensor
     mean: Tensor
     std: Tensor
 
-    def __init__(self, height: int, width: int, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(self, preprocessing: Preprocessing | None) -> None:
         super().__init__()
         facts = preprocessing or Preprocessing()
-        rows, columns = resize_crop_matrices(height, width, facts.image_size)
-        self.constant("rows", rows)
-        self.constant("columns", columns.T)
+        self.image_size = facts.image_size
         self.constant("mean", np.array(facts.image_mean)[:, None, None])
         self.constant("std", np.array(facts.image_std)[:, None, None])
 
@@ -133,6 +138,69 @@ class ImageFrontend(_Float32Module):
             (B, 3, image_size, image_size) float32.
         """
         pixels = frames.float()
-        with torch.autocast(frames.device.type, enabled=False):
-            square = self.rows @ pixels.permute(0, 3, 1, 2) @ self.columns
+        with _without_autocast(frames.device):
+            rows, columns = self.matrices(frames)
+            square = rows @ pixels.permute(0, 3, 1, 2) @ columns.T
             return (square.clamp(0, 255) / 255 - self.mean) / self.std
+
+    def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (image_size, H) and columns (image_size, W), as :func:`resize_crop_matrices` gives them."""
+        raise NotImplementedError
+
+
+class ImageFrontend(_ImageFrontend):
+    """RGB frames of one size -> the model's image input.
+
+    Args:
+        height, width: of the frames, in pixels.
+        preprocessing: the model's; the default is that of the published models.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, height: int, width: int, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__(preprocessing)
+        rows, columns = resize_crop_matrices(height, width, self.image_size)
+        self.constant("rows", rows)
+        self.constant("columns", columns)
+
+    def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rows, self.columns
+
+
+class AnySizeImageFrontend(_ImageFrontend):
+    """RGB frames -> the model's image input; the matrices are made from the frames' size, in a traced graph too.
+
+    Args:
+        preprocessing: the model's; the default is that of the published models.
+    """
+
+    def __init__(self, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__(preprocessing)
+
+    def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        _, height, width, _ = frames.shape
+        device = frames.device
+        short = torch.minimum(_whole_number(height, device), _whole_number(width, device))
+        return self._matrix(height, short), self._matrix(width, short)
+
+    def _matrix(self, length: int, short: Tensor) -> Tensor:
+        """:func:`resize_crop_matrix`, with positions as whole numbers so that float32 suffices."""
+        device = short.device
+        size = _whole_number(length, device)
+        resized = self.image_size * size // short
+        excess = resized - self.image_size
+        first = excess // 2 + excess % 2 * (excess // 2 % 2)  # halves round to even
+        centres = (2 * (first + torch.arange(self.image_size, device=device)) + 1) * size
+        positions = (2 * torch.arange(length, device=device) + 1) * resized
+        distance = (positions - centres[:, None]).abs().float() / (2 * torch.maximum(size, resized)).float()
+        near = (1.5 * distance - 2.5) * distance.square() + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+        return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _whole_number(size: int, device: torch.device) -> Tensor:
+    """A size as a tensor: exporters know minimum and division of tensors, not of the symbols that stand for sizes."""
+    return torch.scalar_tensor(size, dtype=torch.int64, device=device)

@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-__all__ = ["cpu_name", "describe_host", "peak_rss_bytes"]
+__all__ = ["cpu_features", "cpu_name", "describe_host", "peak_rss_bytes"]
 
 
 def describe_host() -> dict[str, str | int]:
@@ -29,6 +29,26 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+# The instructions that decide what compiled code runs on, and how fast, as Linux names them.
+_FEATURES = (
+    *("avx", "avx2", "fma", "f16c", "bmi1", "bmi2"),
+    *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vbmi2", "avx512ifma"),
+    *("avx512_bitalg", "avx512_vpopcntdq", "gfni", "vaes", "vpclmulqdq"),
+    *("avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
+)
+
+
+def cpu_features() -> frozenset[str]:
+    """Vector and matrix instructions of this processor, as Linux names them; empty where the system does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split()) & frozenset(_FEATURES)
+    return frozenset()
 
 
 def peak_rss_bytes() -> int | None:

@@ -189,7 +189,7 @@ def _check_patches(pixels: Tensor, weight: Tensor, pos_embed: Tensor, ids_keep: 
         )
     if pixels.dtype != weight.dtype and not torch.is_autocast_enabled(pixels.device.type):
         raise ConfigError(f"pixels are {pixels.dtype} and patch weights {weight.dtype}; convert one or use autocast")
-    if ids_keep is not None and (ids_keep.ndim != 3 or ids_keep.shape[1] != len(pixels)):
+    if ids_keep is not None and (ids_keep.ndim != 3 or ids_keep.shape[1] != pixels.shape[0]):
         raise ConfigError(
             f"ids_keep {tuple(ids_keep.shape)} must be (views, batch, kept) with batch {len(pixels)}, as in pixels"
         )

@@ -5,7 +5,7 @@ Importing this loads no heavy library, and opening an engine loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdcmae.runtime.preprocessing import Preprocessing
     from kdcmae.runtime.scores import Scores
 
-    Arrays = Mapping[str, NDArray[np.float32]]
+    Arrays = Mapping[str, NDArray[Any]]
 
 __all__ = [
     "CheckpointPredictor",
@@ -64,8 +64,16 @@ class Predictor(Protocol):
 
     facts: ModelFacts
 
+    def prepare(
+        self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
+    ) -> dict[str, NDArray[Any]]:
+        """What :meth:`logits` takes for one clip, one row per frame, from (S,) at 16 kHz and (H, W, 3) RGB."""
+
     def logits(self, inputs: Arrays) -> NDArray[np.float32]:
-        """``audio`` (B, T, 128) and ``image`` (B, 3, S, S), as far as the model sees them -> (B, classes)."""
+        """``audio`` (B, T, 128) and ``image`` (B, 3, S, S), as far as the model sees them -> (B, classes).
+
+        An engine with the preprocessing inside takes what :meth:`prepare` gives instead.
+        """
 
 
 class EnginePredictor:
@@ -86,6 +94,13 @@ class EnginePredictor:
             preprocessing=Preprocessing.from_dict(manifest.preprocessing),
             batch=(manifest.batch.min, manifest.batch.max),
         )
+
+    def prepare(
+        self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
+    ) -> dict[str, NDArray[Any]]:
+        from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+
+        return self.engine.prepare(waveform, SAMPLE_RATE_HZ, frames)
 
     def logits(self, inputs: Arrays) -> NDArray[np.float32]:
         return self.engine.infer(dict(inputs))[self.engine.manifest.outputs[0].name]
@@ -115,6 +130,14 @@ class CheckpointPredictor:
             preprocessing=Preprocessing(audio_frames=config.audio_length, image_size=config.image_size),
             batch=(1, batch_size),
         )
+
+    def prepare(
+        self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
+    ) -> dict[str, NDArray[Any]]:
+        from kdcmae.runtime.feeding import from_clip
+        from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+
+        return from_clip(self.classifier.config.inputs, self.facts.preprocessing, waveform, SAMPLE_RATE_HZ, frames)
 
     def logits(self, inputs: Arrays) -> NDArray[np.float32]:
         import torch

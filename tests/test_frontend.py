@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcmae.frontend import AudioFrontend, Fbank, ImageFrontend
-from kdcmae.runtime.preprocessing import Preprocessing, fbank, prepare_audio, prepare_image
+from kdcmae.frontend import AnySizeImageFrontend, AudioFrontend, Fbank, ImageFrontend
+from kdcmae.runtime.preprocessing import Preprocessing, fbank, prepare_audio, prepare_image, resize_crop_matrices
 
 MODEL = Preprocessing()
 
@@ -61,6 +61,26 @@ def test_image_matches_the_numpy_preprocessing(height: int, width: int) -> None:
     pictures = frames(2, height, width)
     expected = np.concatenate([prepare_image(picture.numpy(), MODEL) for picture in pictures])
     torch.testing.assert_close(ImageFrontend(height, width)(pictures), torch.from_numpy(expected), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(360, 640), (640, 360), (224, 224), (101, 173), (225, 300), (641, 333), (16, 1920)]
+)
+def test_matrices_made_from_the_frames_are_those_made_beforehand(height: int, width: int) -> None:
+    pictures = frames(2, height, width)
+    rows, columns = AnySizeImageFrontend().matrices(pictures)
+    for made, right in zip((rows, columns), resize_crop_matrices(height, width, 224), strict=True):
+        torch.testing.assert_close(made, torch.tensor(right, dtype=torch.float32), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        AnySizeImageFrontend()(pictures), ImageFrontend(height, width)(pictures), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("samples", [400, 16000, 100000])
+def test_what_follows_the_samples_is_padding(waveform: Tensor, samples: int) -> None:
+    expected = prepare_audio(waveform[0, :samples].numpy(), 16000, MODEL)
+    audio = AudioFrontend()(waveform, torch.tensor([samples], dtype=torch.int32))
+    torch.testing.assert_close(audio, torch.from_numpy(expected), atol=2e-4, rtol=0)
 
 
 def test_facts_of_the_model_are_used(waveform: Tensor) -> None:

@@ -7,9 +7,9 @@ from typing import Literal
 
 from kdcmae.errors import CheckpointError
 
-__all__ = ["checkpoint"]
+__all__ = ["FOLDER", "checkpoint", "default_checkpoint"]
 
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def checkpoint(kind: Literal["classifier", "pretrained"]) -> Path:
@@ -18,7 +18,16 @@ def checkpoint(kind: Literal["classifier", "pretrained"]) -> Path:
     Raises:
         CheckpointError: this installation has no such file.
     """
-    path = _FOLDER / f"{kind}.safetensors"
+    path = FOLDER / f"{kind}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"this installation ships no {path.name}; name a checkpoint")
     return path
+
+
+def default_checkpoint() -> Path:
+    """The finetuned model that is used where none is named.
+
+    Raises:
+        CheckpointError: this installation lacks it.
+    """
+    return checkpoint("classifier")

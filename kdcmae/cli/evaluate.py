@@ -50,7 +50,7 @@ class Setup:
     """What every task takes from the command line."""
 
     model: Path
-    data: Path
+    data: str
     output: Path | None
     batch_size: int
     workers: int
@@ -78,19 +78,20 @@ class Setup:
         preprocessing: Preprocessing,
         labels: LabelMap | None,
         *,
-        manifest: Path | None = None,
+        train: str | None = None,
         modality: Modality = "audiovisual",
         frames: Frames = "middle",
     ) -> EvaluationClips:
-        """The clips of ``--data``, or of another manifest."""
+        """The clips of ``--data``, or those to fit on."""
         from kdcmae.data.dataset import DatasetSettings
         from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
 
         return EvaluationClips(
-            manifest or self.data,
+            train or self.data,
             labels,
             DatasetSettings(preprocessing=preprocessing, modality=modality, frames=frames),
             LoaderSettings(batch_size=self.batch_size, workers=self.workers, broken_limit=self.broken_limit),
+            split="test" if train is None else "train",
         )
 
     def pretrained(self, **overrides: Any) -> tuple[KDCMAE, Preprocessing]:
@@ -109,7 +110,7 @@ class Setup:
         document = {
             "task": task,
             "model": {"path": str(self.model), "runs_on": runs_on},
-            "data": {"manifest": str(self.data), "clips": len(clips.records) - len(skipped), "skipped": skipped},
+            "data": {"manifest": self.data, "clips": len(clips.records) - len(skipped), "skipped": skipped},
             "settings": facts,
             "result": None if result is None else asdict(result),
         }
@@ -117,8 +118,7 @@ class Setup:
 
 
 _COMMON = (
-    click.argument("model", metavar="MODEL", type=_PATH),
-    click.option("--data", type=_PATH, required=True, help="Manifest of the clips: .json, .csv or .jsonl."),
+    click.option("--data", required=True, help="Manifest of the clips (.json, .csv, .jsonl), or avsynth[:CLIPS]."),
     click.option("--output", type=_PATH, help="Folder for the report and the pictures."),
     click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips at once."),
     click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read."),
@@ -128,6 +128,7 @@ _COMMON = (
     json_option,
 )
 
+
 _labels_option = click.option("--labels", type=_PATH, help="Classes, where the model has none: text or CSV.")
 _pictures_option = click.option(
     "--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Clips to draw into --output."
@@ -136,39 +137,54 @@ _pictures_option = click.option(
 
 @click.group(name="evaluate", cls=KdcmaeGroup)
 def command() -> None:
-    """Measure a model on the clips of a manifest.
+    """Measure a model on the clips of a manifest, or of AVSynth.
 
     \b
+    kdcmae evaluate classification --data avsynth
     kdcmae evaluate classification model.safetensors --data test.jsonl
     kdcmae evaluate classification out/openvino-fp32 --data test.jsonl --frames all --json
     kdcmae evaluate retrieval pretrained.safetensors --data test.jsonl
     """
 
 
-def _task(name: str) -> Callable[[Callable[..., None]], click.Command]:
+_model = click.argument("model", metavar="MODEL", type=_PATH)
+_model_or_shipped = click.argument("model", metavar="[MODEL]", type=_PATH, required=False)
+
+
+def _task(name: str, model: Any = _model) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function that takes the :class:`Setup` and the task's own options."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(**options: Any) -> None:
             common = {field.name: options.pop(field.name) for field in fields(Setup)}
+            common["model"] = common["model"] or _shipped()
             function(Setup(**common), **options)
 
         decorated: Callable[..., None] = run
-        for option in reversed(_COMMON):
+        for option in reversed((model, *_COMMON)):
             decorated = option(decorated)
         return command.command(name, cls=KdcmaeCommand)(decorated)
 
     return decorate
 
 
-@_task("classification")
+def _shipped() -> Path:
+    """The model that ships with the package."""
+    from kdcmae.assets import default_checkpoint
+
+    model = default_checkpoint()
+    note("no model named: using the one that ships with the package")
+    return model
+
+
+@_task("classification", model=_model_or_shipped)
 @_labels_option
 @click.option("--frames", type=click.Choice(["middle", "all"]), default="middle", show_default=True)
 @_modality_option
-@click.option("--missing", type=click.Choice(["audio", "video"]), help="Withhold it from an audiovisual checkpoint.")
+@click.option("--missing", type=click.Choice(["audio", "video"]), help="Withhold it from an audiovisual model.")
 def classification(setup: Setup, labels: Path | None, frames: Frames, modality: Modality | None, missing: Any) -> None:
-    """Accuracy, mAP, AUC and d' of a finetuned checkpoint or an engine.
+    """Accuracy, mAP, AUC and d' of a finetuned checkpoint or an engine; of the shipped model where none is named.
 
     --frames all averages a clip's scores over its ten frames. --modality says what a checkpoint was finetuned on,
     where its file does not.
@@ -262,27 +278,27 @@ def localization(setup: Setup, pictures: int) -> None:
 
 
 @_task("probe")
-@click.option("--train", type=_PATH, required=True, help="Manifest of the clips to fit on.")
+@click.option("--train", required=True, help="Manifest of the clips to fit on, or avsynth[:CLIPS].")
 @_labels_option
 @_modality_option
-def probe(setup: Setup, train: Path, labels: Path | None, modality: Modality | None) -> None:
+def probe(setup: Setup, train: str, labels: Path | None, modality: Modality | None) -> None:
     """Fit a linear map on a pretraining checkpoint's frozen features, and measure it on --data."""
     from kdcmae.checkpoints import init_classifier
-    from kdcmae.data.manifest import LabelMap, read_manifest
+    from kdcmae.data.manifest import LabelMap
     from kdcmae.evaluation import probe as task
+    from kdcmae.evaluation.clips import classes_of
 
     model, preprocessing = setup.pretrained()
-    classes = LabelMap.read(labels) if labels is not None else LabelMap.of_records(read_manifest(train))
+    classes = LabelMap.read(labels) if labels is not None else classes_of(train)
     sees: Modality = modality or "audiovisual"
     encoder, _ = init_classifier(model, num_classes=len(classes), modality=sees)
     encoder.eval().to(setup.torch_device)
-    fitted, clips = (
-        setup.clips(preprocessing, classes, manifest=manifest, modality=sees) for manifest in (train, setup.data)
-    )
+    fitted = setup.clips(preprocessing, classes, train=train, modality=sees)
+    clips = setup.clips(preprocessing, classes, modality=sees)
     features = [task.pooled_features(encoder, _watched(part)) for part in (fitted, clips)]
     result = task.probe(features[0], features[1], classes.names)
     skipped = [{"clip": clip, "reason": reason} for clip, reason in fitted.skipped.items()]
-    setup.finish("probe", clips, "torch", result, modality=sees, train=str(train), train_skipped=skipped)
+    setup.finish("probe", clips, "torch", result, modality=sees, train=train, train_skipped=skipped)
 
 
 class _Gallery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,15 @@ from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["command"]
 
 
 @click.command(name="predict", cls=KdcmaeCommand)
-@click.argument("model", metavar="ENGINE_OR_CHECKPOINT", type=click.Path(path_type=Path))
-@click.argument("clips", metavar="CLIP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "paths", metavar="[ENGINE_OR_CHECKPOINT] CLIP...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels to show per clip.")
 @click.option("--average-frames", is_flag=True, help="Average the scores over ten frames; otherwise the middle one.")
 @click.option("--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What a checkpoint sees.")
@@ -31,8 +32,7 @@ __all__ = ["command"]
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names of a checkpoint: text or CSV.")
 @json_option
 def command(
-    model: Path,
-    clips: tuple[Path, ...],
+    paths: tuple[Path, ...],
     top: int,
     average_frames: bool,
     as_json: bool,
@@ -41,12 +41,16 @@ def command(
 ) -> None:
     """Print the top labels of each CLIP.
 
+    Where the first path is a video clip too, the model is the one that ships with the package.
+
     \b
+    kdcmae predict clip.mp4
     kdcmae predict out/openvino-fp32 clip.mp4
     kdcmae predict model.pth *.mp4 --average-frames --json
     """
     from kdcmae.data.clip import FRAMES_PER_CLIP
 
+    model, clips = _model_and_clips(paths)
     overrides = {name: value for name, value in options.items() if value is not None}
     if labels is not None:
         overrides["labels"] = read_labels(labels)
@@ -98,7 +102,7 @@ def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[i
     from kdcmae.runtime.scores import scores
 
     start = time.perf_counter()
-    inputs = _read_inputs(path, predictor.facts, frame_numbers)
+    inputs = _read_inputs(path, predictor, frame_numbers)
     decoded = time.perf_counter()
     logits = batched_logits(predictor, inputs)
     done = time.perf_counter()
@@ -114,27 +118,39 @@ def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[i
     }
 
 
-def _read_inputs(path: Path, facts: ModelFacts, frame_numbers: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
+    """Tell the model from the clips."""
+    if not _is_clip(paths[0]):
+        if len(paths) == 1:
+            raise ConfigError(f"{paths[0]} is no video clip: give a clip to classify")
+        return paths[0], paths[1:]
+    from kdcmae.assets import default_checkpoint
+
+    model = default_checkpoint()
+    note("no model named: using the one that ships with the package, which knows AVSynth's classes")
+    return model, paths
+
+
+def _is_clip(path: Path) -> bool:
+    """Whether a path is named like a video; models have other names."""
+    kind, _ = guess_type(path.name)
+    return kind is not None and kind.startswith("video/")
+
+
+def _read_inputs(path: Path, predictor: Predictor, frame_numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
     """Decode what the model sees, and no more; one row per frame."""
-    import numpy as np
-
     from kdcmae.data.clip import read_clip, read_frames, read_waveform
-    from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ, prepare_audio, prepare_image
 
-    if facts.modality == "audio":
-        waveform, frames = read_waveform(path), None
-    elif facts.modality == "video":
+    modality = predictor.facts.modality
+    if modality == "audio":
+        sound = predictor.prepare(read_waveform(path), None)
+        return {name: array.repeat(len(frame_numbers), axis=0) for name, array in sound.items()}
+    if modality == "video":
         waveform, frames = None, read_frames(path)
     else:
         clip = read_clip(path)
         waveform, frames = clip.waveform, clip.frames
-    inputs = {}
-    if waveform is not None:
-        audio = prepare_audio(waveform, SAMPLE_RATE_HZ, facts.preprocessing)
-        inputs["audio"] = np.repeat(audio, len(frame_numbers), axis=0)
-    if frames is not None:
-        inputs["image"] = np.concatenate([prepare_image(frames[i], facts.preprocessing) for i in frame_numbers])
-    return inputs
+    return predictor.prepare(waveform, [frames[number] for number in frame_numbers])
 
 
 def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.config import MODALITY_INPUTS
 from kdcmae.errors import DataError, KdcmaeError
 from kdcmae.evaluation.metrics import accuracy, average_precision, d_prime, roc_auc
 from kdcmae.predictors import Predictor, batched_logits
@@ -24,7 +25,6 @@ __all__ = ["ClassResult", "Classification", "Missing", "ScoredClips", "score_cli
 Missing = Literal["audio", "video"]
 """The modality withheld from an audiovisual model."""
 
-_INPUTS = {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}
 _MISSING_INPUT = {"audio": "audio", "video": "image"}
 
 
@@ -93,7 +93,7 @@ def score_clips(
         KdcmaeError: the model failed, or gave scores that are not finite.
     """
     facts = predictor.facts
-    names = _INPUTS[facts.modality]
+    names = MODALITY_INPUTS[facts.modality]
     if missing is not None:
         if facts.modality != "audiovisual":
             raise DataError(f"{facts.name} sees {facts.modality} alone: there is no {missing} to withhold from it")

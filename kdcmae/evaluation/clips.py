@@ -1,15 +1,18 @@
-"""The clips of a manifest as batches for the evaluation tasks."""
+"""The clips of a manifest, or of AVSynth, as batches for the evaluation tasks."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from kdcmae.data.avsynth.memory import open_avsynth
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.images import read_image
 from kdcmae.data.loader import BROKEN_LIMIT, evaluation_loader
@@ -18,7 +21,7 @@ from kdcmae.data.sampling import BatchSampler, InOrder
 from kdcmae.errors import DataError
 from kdcmae.runtime.preprocessing import resize_crop_matrices
 
-__all__ = ["EvaluationClips", "LoaderSettings", "label_map", "read_mask"]
+__all__ = ["EvaluationClips", "LoaderSettings", "classes_of", "label_map", "read_mask"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,28 +40,37 @@ class LoaderSettings:
 
 
 class EvaluationClips:
-    """Every usable clip of a manifest once, in order.
+    """Every usable clip once, in order.
 
     Iterating gives batches: ``audio`` (B, T, 128), ``image`` (B, 3, S, S) or (B, 10, 3, S, S), as far as the modality
     has them, ``target`` (B, C) with labels, and ``index`` (B,).
 
     Args:
-        manifest: the file; see :func:`kdcmae.data.manifest.read_manifest`.
+        data: a manifest, see :func:`kdcmae.data.manifest.read_manifest`; or ``avsynth[:CLIPS]``.
         labels: the classes; None for batches without a target.
         dataset: how clips become samples.
         loader: how they are read.
+        split: of AVSynth.
 
     Raises:
         DataError: not a manifest, or, with ``labels``, a clip without labels or with an unknown one.
     """
 
     def __init__(
-        self, manifest: Path, labels: LabelMap | None, dataset: DatasetSettings, loader: LoaderSettings
+        self,
+        data: str | os.PathLike[str],
+        labels: LabelMap | None,
+        dataset: DatasetSettings,
+        loader: LoaderSettings,
+        *,
+        split: str = "test",
     ) -> None:
-        self.records: list[ClipRecord] = read_manifest(manifest)
+        self._synth = open_avsynth(os.fspath(data), split=split)
+        self.records: list[ClipRecord] = read_manifest(data) if self._synth is None else self._synth.records
+        read = None if self._synth is None else self._synth.read
         self._image_size = dataset.preprocessing.image_size
         self._loader = evaluation_loader(
-            ClipDataset(self.records, labels, dataset),
+            ClipDataset(self.records, labels, dataset, read),
             BatchSampler(InOrder(len(self.records)), batch_size=loader.batch_size),
             workers=loader.workers,
             broken_limit=loader.broken_limit,
@@ -75,8 +87,8 @@ class EvaluationClips:
 
     @property
     def has_masks(self) -> bool:
-        """Every clip names a mask of its sounding object."""
-        return all(record.mask is not None for record in self.records)
+        """Every clip has a mask of its sounding object."""
+        return self._synth is not None or all(record.mask is not None for record in self.records)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return iter(self._loader)
@@ -92,6 +104,8 @@ class EvaluationClips:
             yield {**batch, "mask": torch.stack(masks)}
 
     def _mask(self, record: ClipRecord) -> Tensor:
+        if self._synth is not None:
+            return _resized(self._synth.read_mask(record).astype(np.float64), self._image_size)
         if record.mask is None:
             raise DataError(f"clip {record.id!r}: its manifest names no mask of the sounding object")
         return read_mask(record.mask, self._image_size)
@@ -110,9 +124,23 @@ def read_mask(path: Path, size: int) -> Tensor:
     Raises:
         DataError: not a readable picture.
     """
-    white = read_image(path).mean(axis=-1) / 255
+    return _resized(read_image(path).mean(axis=-1) / 255, size)
+
+
+def _resized(white: NDArray[np.float64], size: int) -> Tensor:
+    """(H, W) in [0, 1] -> (size, size) bool."""
     rows, columns = resize_crop_matrices(*white.shape, size)
     return torch.from_numpy(np.asarray(rows @ white @ columns.T >= 0.5))
+
+
+def classes_of(data: str) -> LabelMap:
+    """The classes that occur in a manifest, or those of AVSynth.
+
+    Raises:
+        DataError: not a manifest.
+    """
+    synth = open_avsynth(data, split="train")
+    return LabelMap.of_records(read_manifest(data)) if synth is None else synth.labels
 
 
 def label_map(model_labels: tuple[str, ...], path: Path | None) -> LabelMap:

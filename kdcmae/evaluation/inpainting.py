@@ -170,16 +170,25 @@ def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocess
     Returns:
         The pictures ``audio`` and ``image``, three panels each.
     """
-    given, filled, removed = (part[row].numpy() for part in (one.audio.given, one.audio.filled, one.audio.removed))
-    lowest, highest = float(given.min()), float(given.max())
-    before, after = (spectrogram_picture(values, lowest, highest) for values in (given, filled))
-    pictures = {"audio": side_by_side([before, without_removed(before, removed.T[::-1]), after])}
-    before, after = (
-        image_picture(values[row].numpy(), preprocessing) for values in (one.image.given, one.image.filled)
-    )
-    removed = one.image.removed[row, 0].numpy()
-    pictures["image"] = side_by_side([before, without_removed(before, removed), after])
-    return pictures
+    audio, image = one.audio, one.image
+    lowest, highest = float(audio.given[row].min()), float(audio.given[row].max())
+
+    def draw_audio(values: Tensor) -> Picture:
+        return spectrogram_picture(values.numpy(), lowest, highest)
+
+    def draw_image(values: Tensor) -> Picture:
+        return image_picture(values.numpy(), preprocessing)
+
+    return {
+        "audio": _panels(audio, row, draw_audio, audio.removed[row].T.flip(0)),
+        "image": _panels(image, row, draw_image, image.removed[row, 0]),
+    }
+
+
+def _panels(filled: Filled, row: int, draw: Callable[[Tensor], Picture], removed: Tensor) -> Picture:
+    """What was given, what was left of it and what the model made of that; ``removed`` lies as in the pictures."""
+    before, after = draw(filled.given[row]), draw(filled.filled[row])
+    return side_by_side([before, without_removed(before, removed.numpy()), after])
 
 
 def _pair(model: KDCMAE, audio: Tensor, index: Tensor, masks: MaskSettings) -> MaskedPair:

@@ -73,11 +73,11 @@ def pooled_features(encoder: KDCMAEClassifier, batches: Iterable[Mapping[str, Te
     Raises:
         DataError: no clips, or features that are not finite.
     """
-    names = {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}[encoder.config.modality]
     device = encoder.modality_a.device
     features, positives = [], []
     for batch in batches:
-        features.append(encoder.pooled(**{name: batch[name].to(device) for name in names}).cpu().double().numpy())
+        inputs = {name: batch[name].to(device) for name in encoder.config.inputs}
+        features.append(encoder.pooled(**inputs).cpu().double().numpy())
         positives.append((batch["target"] > 0).numpy())
     if not features:
         raise DataError("no clips to evaluate")

@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DeviceError, EngineError
 
-__all__ = ["Buffer", "Device"]
+__all__ = ["Buffer", "Device", "Driver", "Gpu", "describe_driver"]
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -49,6 +50,53 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoHAsync_v2": (_HANDLE, _ADDRESS, _SIZE, _HANDLE),
 }
 _STREAM_NON_BLOCKING = 1
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # of CUdevice_attribute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One CUDA device."""
+
+    name: str
+    compute_capability: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """The NVIDIA driver: the newest CUDA it runs, and its devices."""
+
+    cuda: tuple[int, int]
+    gpus: tuple[Gpu, ...]
+
+
+def describe_driver() -> Driver | None:
+    """What the driver is and sees; None where there is no driver. Takes no device and creates no context."""
+    try:
+        library = ctypes.CDLL(LIBRARY)
+        version, count = _INT(), _INT()
+        library.cuDriverGetVersion(ctypes.byref(version))
+        if library.cuInit(0) == 0:
+            library.cuDeviceGetCount(ctypes.byref(count))
+        gpus = tuple(_describe_gpu(library, ordinal) for ordinal in range(count.value))
+    except (OSError, AttributeError):
+        return None
+    return Driver(cuda=(version.value // 1000, version.value % 1000 // 10), gpus=gpus)
+
+
+def _describe_gpu(library: ctypes.CDLL, ordinal: int) -> Gpu:
+    device, major, minor, memory = _INT(), _INT(), _INT(), _SIZE()
+    name = ctypes.create_string_buffer(256)
+    library.cuDeviceGet(ctypes.byref(device), ordinal)
+    library.cuDeviceGetName(name, len(name), device)
+    library.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    library.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    return Gpu(
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{major.value}.{minor.value}",
+        memory_bytes=memory.value,
+    )
 
 
 class Device:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,20 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError, EngineError, EngineInputError
+from kdcmae.runtime import feeding
 from kdcmae.runtime.backend import Arrays, Backend
-from kdcmae.runtime.manifest import BATCH_AXIS, Manifest, TensorSpec, verify_files
-from kdcmae.runtime.preprocessing import Preprocessing, prepare_audio, prepare_image
+from kdcmae.runtime.manifest import Manifest, file_name, verify_files
+from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import scores
 
 __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
 
 GOLDEN_FILE = "golden.npz"
+MAIN = ""  # the engine itself, beside its variants
 
 # Imported when an engine of the target is loaded: each brings its library.
 _BACKENDS = {
     "openvino": ("kdcmae.runtime.openvino", "OpenVINOBackend"),
     "trt": ("kdcmae.runtime.tensorrt", "TensorRTBackend"),
     "onnx": ("kdcmae.runtime.onnx", "ONNXBackend"),
+    "aoti": ("kdcmae.runtime.aoti", "AOTIBackend"),
+    "torch-trt": ("kdcmae.runtime.torch_trt", "TorchTensorRTBackend"),
 }
 
 
@@ -91,21 +95,34 @@ def load_engine(folder: str | Path, *, device: str | None = None, threads: int |
         raise EngineError(f"the manifest of {folder} asks for what this kdcmae cannot do: {error}") from error
     module, name = _BACKENDS[manifest.target]
     load_backend = getattr(importlib.import_module(module), name)
-    return Engine(folder, manifest, preprocessing, load_backend(folder, manifest, device=device, threads=threads))
+    variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
+    load = partial(load_backend, folder, device=device, threads=threads)
+    return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load)
 
 
 class Engine:
     """A compiled model on its device; :func:`load_engine` makes it.
 
+    An engine may have variants: the same model for a clip without sound or without picture. They are loaded when they
+    are first needed, and :meth:`infer` and :meth:`classify` take the one that fits what they are given.
+
     Threads may share one engine: their calls run one after another. For calls that run at the same time, load
     the engine once per thread. It holds device memory until :meth:`close`, or the end of its ``with`` block.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, preprocessing: Preprocessing, backend: Backend) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifests: Mapping[str, Manifest],
+        preprocessing: Preprocessing,
+        load: Callable[[Manifest], Backend],
+    ) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.manifest = manifests[MAIN]
+        self._manifests = manifests
         self._preprocessing = preprocessing
-        self._backend: Backend | None = backend
+        self._load = load
+        self._backends: dict[str, Backend] | None = {MAIN: load(self.manifest)}
         self._lock = threading.Lock()
 
     @property
@@ -114,22 +131,26 @@ class Engine:
         return self.manifest.labels
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """Modalities the engine also takes alone."""
+        return self.manifest.variants
+
+    @property
     def backend(self) -> Backend:
         """The library's side of the engine.
 
         Raises:
             EngineError: the engine is closed.
         """
-        if self._backend is None:
-            raise EngineError(f"engine {self.folder} is closed; load it again")
-        return self._backend
+        return self._backend(MAIN)
 
     def infer(self, feed: Arrays) -> dict[str, NDArray[np.float32]]:
         """Run one batch.
 
         Args:
-            feed: one array per input of ``manifest.inputs``, of exactly its dtype and shape; all of one batch
-                size within ``manifest.batch``.
+            feed: one array per input of ``manifest.inputs``, or of a variant's, of exactly its dtype and shape; all of
+                one batch size within ``manifest.batch``. A ``waveform`` may be shorter than its input, and comes with
+                ``samples`` (how much of each row is sound) or counts as sound from end to end.
 
         Returns:
             One float32 array per output of ``manifest.outputs``, the caller's own.
@@ -138,10 +159,12 @@ class Engine:
             EngineInputError: a name, dtype, shape or batch size the engine does not take.
             EngineError: the engine is closed or failed.
         """
-        _check_feed(feed, self.manifest)
-        contiguous = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        feeding.check_mapping(feed)
+        variant = self._fitting(lambda manifest: feeding.needed(_names(manifest)) == feeding.needed(feed))
+        manifest = self._manifests[variant]
+        arrays = feeding.checked(feeding.completed(feed, manifest.inputs), manifest)
         with self._lock:
-            results = self.backend.infer(contiguous)
+            results = self._backend(variant).infer(arrays)
             # A copy, and under the lock: backends may return views of memory that the next call overwrites.
             return {name: np.array(result, dtype=np.float32) for name, result in results.items()}
 
@@ -152,9 +175,9 @@ class Engine:
 
         Args:
             waveform: (S,) or (channels, S), floating point in [-1, 1] or integers at full scale; None for an
-                engine without an audio input, which ignores it.
+                engine, or a variant of it, without an audio input.
             sample_rate: of the waveform in Hz.
-            frame: (H, W, 3) uint8 RGB; None for an engine without an image input, which ignores it.
+            frame: (H, W, 3) uint8 RGB; None for an engine, or a variant of it, without an image input.
             top: how many labels to return.
 
         Returns:
@@ -169,7 +192,8 @@ class Engine:
             raise EngineError(f"engine {self.folder} has no labels, so it cannot classify; use infer()")
         if top < 1:
             raise EngineInputError(f"top={top} must be at least 1")
-        feed = {spec.name: self._prepare(spec, waveform, sample_rate, frame) for spec in self.manifest.inputs}
+        inputs = self.prepare(waveform, sample_rate, None if frame is None else [frame])
+        feed = {name: np.repeat(array, self.manifest.batch.min, axis=0) for name, array in inputs.items()}
         logits = self.infer(feed)[self.manifest.outputs[0].name].reshape(-1, len(self.labels))[0]
         if not np.isfinite(logits).all():
             raise EngineError(f"engine {self.folder} gave logits that are not finite; run its self_test()")
@@ -177,28 +201,48 @@ class Engine:
         best = np.argsort(-likelihood, kind="stable")[:top]
         return [Prediction(self.labels[index], float(likelihood[index])) for index in best]
 
+    def prepare(
+        self, waveform: NDArray[Any] | None, sample_rate: int, frames: Sequence[NDArray[np.uint8]] | None
+    ) -> dict[str, NDArray[Any]]:
+        """What :meth:`infer` takes for one clip, raw or prepared as the engine was built, one row per frame.
+
+        Args:
+            waveform: as :meth:`classify` takes it.
+            sample_rate: of the waveform in Hz.
+            frames: of one size, each as :meth:`classify` takes it.
+
+        Raises:
+            EngineInputError: an input the engine needs is None.
+            DataError: a waveform or frame that cannot be used.
+        """
+        given = {source for source, value in (("waveform", waveform), ("frame", frames)) if value is not None}
+        variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= given)
+        return feeding.from_clip(_names(self._manifests[variant]), self._preprocessing, waveform, sample_rate, frames)
+
     def self_test(self) -> SelfTest:
         """Run the inputs stored beside the engine and compare with the reference outputs stored there too.
 
         Returns:
-            The errors and tolerances per output; ``passed`` sums them up.
+            The errors and tolerances per output, those of a variant as ``audio-logits``; ``passed`` sums them up.
 
         Raises:
             EngineError: the folder has no ``golden.npz``, or it lacks an array this engine needs.
         """
-        golden = _read_golden(self.folder / GOLDEN_FILE, self.manifest)
-        results = self.infer({spec.name: golden[f"input.{spec.name}"] for spec in self.manifest.inputs})
-        return SelfTest(
-            max_error={name: _relative_error(result, golden[f"output.{name}"]) for name, result in results.items()},
-            tolerance={name: float(golden[f"tolerance.{name}"]) for name in results},
-        )
+        max_error, tolerance = {}, {}
+        for variant, manifest in self._manifests.items():
+            golden = _read_golden(self.folder / file_name(GOLDEN_FILE, variant), manifest)
+            results = self.infer({spec.name: golden[f"input.{spec.name}"] for spec in manifest.inputs})
+            for name, result in results.items():
+                max_error[file_name(name, variant)] = _relative_error(result, golden[f"output.{name}"])
+                tolerance[file_name(name, variant)] = float(golden[f"tolerance.{name}"])
+        return SelfTest(max_error=max_error, tolerance=tolerance)
 
     def close(self) -> None:
         """Release the engine and the memory it holds; closing twice is harmless."""
         with self._lock:
-            if self._backend is not None:
-                self._backend.close()
-                self._backend = None
+            for backend in (self._backends or {}).values():
+                backend.close()
+            self._backends = None
 
     def __enter__(self) -> Engine:
         return self
@@ -208,73 +252,20 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _prepare(
-        self, spec: TensorSpec, waveform: NDArray[Any] | None, sample_rate: int, frame: NDArray[np.uint8] | None
-    ) -> NDArray[np.float32]:
-        """One input of the engine, repeated to the smallest batch it takes."""
-        if spec.name not in ("audio", "image"):
-            raise EngineError(f"engine {self.folder} takes {spec.name}, which no clip becomes; use infer()")
-        if spec.name == "audio":
-            sample = prepare_audio(_given("waveform", waveform, spec), sample_rate, self._preprocessing)
-        else:
-            sample = prepare_image(_given("frame", frame, spec), self._preprocessing)
-        return np.repeat(sample, self.manifest.batch.min, axis=0)
+    def _fitting(self, fits: Callable[[Manifest], bool]) -> str:
+        """The first that fits of the engine and its variants; the engine itself, which then says what is wrong."""
+        return next((variant for variant, manifest in self._manifests.items() if fits(manifest)), MAIN)
+
+    def _backend(self, variant: str) -> Backend:
+        if self._backends is None:
+            raise EngineError(f"engine {self.folder} is closed; load it again")
+        if variant not in self._backends:
+            self._backends[variant] = self._load(self._manifests[variant])
+        return self._backends[variant]
 
 
-def _given(argument: str, array: NDArray[Any] | None, spec: TensorSpec) -> NDArray[Any]:
-    if not isinstance(array, np.ndarray):
-        raise EngineInputError(f"input {spec.name} needs a {argument} as a numpy array, got {_kind(array)}")
-    return array
-
-
-def _check_feed(feed: Arrays, manifest: Manifest) -> None:
-    if not isinstance(feed, Mapping):
-        raise EngineInputError(f"the inputs must be a mapping from name to array, got {_kind(feed)}")
-    names = [spec.name for spec in manifest.inputs]
-    for name in feed:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the engine takes {', '.join(names)}"
-            raise EngineInputError(f"unexpected input {name!r}; {hint}")
-    for name in names:
-        if name not in feed:
-            raise EngineInputError(f"input {name} is missing; the engine takes {', '.join(names)}")
-    for spec in manifest.inputs:
-        _check_array(feed[spec.name], spec)
-    _check_batch(feed, manifest)
-
-
-def _check_array(array: NDArray[Any], spec: TensorSpec) -> None:
-    if not isinstance(array, np.ndarray):
-        raise EngineInputError(f"input {spec.name} must be a numpy array, got {_kind(array)}")
-    if array.dtype != np.dtype(spec.dtype):
-        raise EngineInputError(
-            f"input {spec.name} must be {spec.dtype}, got {array.dtype}; convert it with .astype('{spec.dtype}')"
-        )
-    if array.ndim != len(spec.shape):
-        raise EngineInputError(
-            f"input {spec.name} must have {len(spec.shape)} axes {_shape(spec)}, got {array.ndim} axes {array.shape}"
-        )
-    for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
-        if expected not in (BATCH_AXIS, size):
-            raise EngineInputError(
-                f"axis {axis} of input {spec.name} must be {expected}, got {size}; "
-                f"the engine takes {_shape(spec)}, not {array.shape}"
-            )
-
-
-def _check_batch(feed: Arrays, manifest: Manifest) -> None:
-    sizes = {spec.name: len(feed[spec.name]) for spec in manifest.inputs if spec.shape[0] == BATCH_AXIS}
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise EngineInputError(f"all inputs must have one batch size, got {found}")
-    low, high = manifest.batch.min, manifest.batch.max
-    for name, size in sizes.items():
-        if not low <= size <= high:
-            accepted = f"{low} only" if low == high else f"{low} to {high}"
-            raise EngineInputError(
-                f"input {name} has batch size {size}, the engine takes {accepted}; rebuild it with --batch for more"
-            )
+def _names(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(spec.name for spec in manifest.inputs)
 
 
 def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -294,11 +285,3 @@ def _relative_error(result: NDArray[np.float32], reference: NDArray[Any]) -> flo
         return float("inf")
     exact = reference.astype(np.float64)
     return float(np.abs(result - exact).max() / (np.abs(exact).max() or 1.0))
-
-
-def _shape(spec: TensorSpec) -> str:
-    return f"({', '.join(map(str, spec.shape))})"
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else type(value).__name__

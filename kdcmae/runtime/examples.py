@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
+from kdcmae.runtime.feeding import SAMPLES, WAVEFORM
+from kdcmae.runtime.manifest import TensorSpec
 
 __all__ = ["example_inputs"]
 
 
 def example_inputs(specs: tuple[TensorSpec, ...], batch: int, *, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Seeded inputs: standard-normal where they are float, as normalised inputs are; the whole range of integers.
+
+    A waveform is white noise in [-1, 1], and all of it is sound.
 
     Args:
         specs: the inputs to make.
@@ -23,9 +26,13 @@ def example_inputs(specs: tuple[TensorSpec, ...], batch: int, *, seed: int = 0) 
     generator = np.random.default_rng(seed)
     arrays: dict[str, NDArray[Any]] = {}
     for spec in specs:
-        shape = tuple(batch if axis == BATCH_AXIS else int(axis) for axis in spec.shape)
+        shape = spec.sizes(batch)
         dtype = np.dtype(spec.dtype)
-        if dtype.kind == "f":
+        if spec.name == WAVEFORM:
+            arrays[spec.name] = generator.uniform(-1, 1, shape).astype(dtype)
+        elif spec.name == SAMPLES:
+            arrays[spec.name] = np.full(shape, arrays[WAVEFORM].shape[1], dtype=dtype)
+        elif dtype.kind == "f":
             arrays[spec.name] = generator.standard_normal(shape, dtype=np.float32).astype(dtype)
         else:
             limits = np.iinfo(dtype)

@@ -8,37 +8,30 @@ compiler writes is checked by the same code that reads it inside an app.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import reprlib
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from kdcmae.errors import EngineError, EngineIntegrityError, EngineVersionError
+from kdcmae.errors import EngineError, EngineIntegrityError
+from kdcmae.runtime import schema
+from kdcmae.runtime.schema import BATCH_AXIS, FREE_AXES, MANIFEST_FILE, SCHEMA_VERSION
 
-__all__ = ["BATCH_AXIS", "SCHEMA_VERSION", "TARGETS", "BatchRange", "Manifest", "TensorSpec", "digest", "verify_files"]
+__all__ = [
+    "BATCH_AXIS",
+    "SCHEMA_VERSION",
+    "TARGETS",
+    "BatchRange",
+    "Manifest",
+    "TensorSpec",
+    "digest",
+    "file_name",
+    "verify_files",
+]
 
-SCHEMA_VERSION = 1
-BATCH_AXIS: Final = "batch"
-MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.txt"
 
-TARGETS = ("openvino", "trt", "onnx")
-_SCORES = ("softmax", "sigmoid")
-_MODALITIES = ("audiovisual", "audio", "video")
-_INPUT_DTYPES = ("float32", "float16", "uint8", "int8", "int16", "int32", "int64")
-_OUTPUT_DTYPES = ("float32", "float16", "bfloat16")
-_MODEL_FACTS: dict[str, type] = {
-    "name": str,
-    "parameters": int,
-    "modality": str,
-    "config": dict,
-    "source": str,
-    "random_weights": bool,
-}
+TARGETS = ("openvino", "trt", "torch-trt", "onnx", "aoti")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +40,26 @@ class TensorSpec:
 
     Args:
         name: the tensor's name in the engine file.
-        shape: axis sizes; the string ``"batch"`` marks the batch axis, which can only be the first.
+        shape: axis sizes; the string ``"batch"`` marks the batch axis, which can only be the first, and ``"height"``
+            and ``"width"`` are sides of a frame of any size from 16 to 1920 pixels.
         dtype: numpy's name of the element type (or ``"bfloat16"`` for an output).
         description: what the values are, units included.
     """
 
     name: str
-    shape: tuple[int | Literal["batch"], ...]
+    shape: tuple[int | Literal["batch", "height", "width"], ...]
     dtype: str
     description: str
+
+    def sizes(self, batch: int, bound: Literal["min", "opt", "max"] = "opt") -> tuple[int, ...]:
+        """The shape in numbers.
+
+        Args:
+            batch: samples.
+            bound: which of their sizes the axes of any size take.
+        """
+        free = {name: sizes[("min", "opt", "max").index(bound)] for name, sizes in FREE_AXES.items()}
+        return tuple((free | {BATCH_AXIS: batch})[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +86,15 @@ class Manifest:
         outputs: what the engine computes; the first holds the logits.
         batch: batch sizes the engine accepts.
         preprocessing: how a clip becomes the inputs, see :class:`kdcmae.runtime.preprocessing.Preprocessing`.
-        target: ``"openvino"``, ``"trt"`` or ``"onnx"``.
+        target: one of :data:`TARGETS`.
         libraries: version each library the engine needs had when the engine was built.
-        engine: ``file``, the raw engine's name in the folder, and the target's own options.
+        engine: ``file``, the raw engine's name in the folder, ``weights`` where those lie in a file that
+            several share, and the target's own options.
         precision: what was asked for and what was executed.
         parity: the rungs of the parity ladder.
         build: seconds, peak memory and host of the build.
+        variants: the same model for other inputs, in the same folder: files whose names start with the variant's name
+            and a hyphen, its own manifest among them.
         files: SHA-256 of every other file in the folder; filled in by :meth:`write`.
 
     Raises:
@@ -105,46 +112,51 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     batch: BatchRange
     preprocessing: dict[str, Any]
-    target: Literal["openvino", "trt", "onnx"]
+    target: Literal["openvino", "trt", "torch-trt", "onnx", "aoti"]
     libraries: dict[str, str]
     engine: dict[str, Any]
     precision: dict[str, Any]
     parity: list[dict[str, Any]]
     build: dict[str, Any]
+    variants: tuple[str, ...] = ()
     files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_schema_version(self.schema_version)
-        _check_text("kdcmae_version", self.kdcmae_version)
-        _require(_is_utc(self.created), "created", "an ISO 8601 time in UTC", self.created)
-        _check_model(self.model)
-        _check_choice("scores", self.scores, _SCORES)
-        _check_tensors("inputs", self.inputs, _INPUT_DTYPES)
-        _check_tensors("outputs", self.outputs, _OUTPUT_DTYPES)
-        _check_labels(self.labels, self.outputs[0])
-        _check_batch(self.batch)
-        _check_choice("target", self.target, TARGETS)
+        schema.check_schema_version(self.schema_version)
+        schema.check_text("kdcmae_version", self.kdcmae_version)
+        schema.require(schema.is_utc(self.created), "created", "an ISO 8601 time in UTC", self.created)
+        schema.check_model(self.model)
+        schema.check_choice("scores", self.scores, schema.SCORES)
+        schema.check_tensors("inputs", self.inputs, schema.INPUT_DTYPES)
+        schema.check_tensors("outputs", self.outputs, schema.OUTPUT_DTYPES)
+        schema.check_labels(self.labels, self.outputs[0])
+        schema.check_batch(self.batch)
+        schema.check_choice("target", self.target, TARGETS)
         for field in ("preprocessing", "libraries", "engine", "precision", "build", "files"):
-            _check_mapping(field, getattr(self, field))
+            schema.check_mapping(field, getattr(self, field))
         for name, version in self.libraries.items():
-            _check_text(f"libraries.{name}", version)
-        _check_file_name("engine.file", self.engine.get("file"))
-        _require(
+            schema.check_text(f"libraries.{name}", version)
+        for name in ("file", *({"weights"} & self.engine.keys())):
+            schema.check_file_name(f"engine.{name}", self.engine.get(name))
+        schema.require(
             isinstance(self.parity, list) and all(isinstance(rung, dict) for rung in self.parity),
             "parity",
             "a list of objects",
             self.parity,
         )
+        for variant in self.variants:
+            schema.check_choice("variants", variant, schema.MODALITIES)
         for name, sha256 in self.files.items():
-            _check_file_name("files", name)
-            _require(_is_sha256(sha256), f"files.{name}", "64 lower-case hexadecimal digits", sha256)
+            schema.check_file_name("files", name)
+            schema.require(schema.is_sha256(sha256), f"files.{name}", "64 lower-case hexadecimal digits", sha256)
 
     @classmethod
-    def read(cls, folder: str | Path) -> Manifest:
+    def read(cls, folder: str | Path, variant: str = "") -> Manifest:
         """Read and check the manifest of an engine folder; the other files are left to :func:`verify_files`.
 
         Args:
             folder: the engine folder.
+            variant: one of the folder's variants; empty for the engine itself.
 
         Returns:
             The manifest.
@@ -157,11 +169,11 @@ class Manifest:
         if not folder.is_dir():
             kind = "is not a folder" if folder.exists() else "does not exist"
             raise EngineError(f"{folder} {kind}; give the engine folder that kdcmae-compile wrote")
-        path = folder / MANIFEST_FILE
+        path = folder / file_name(MANIFEST_FILE, variant)
         if not path.is_file():
-            raise EngineError(f"{folder} has no {MANIFEST_FILE}; give an engine folder that kdcmae-compile wrote")
+            raise EngineError(f"{folder} has no {path.name}; give an engine folder that kdcmae-compile wrote")
         try:
-            content = json.loads(path.read_bytes(), parse_constant=_reject_constant)
+            content = json.loads(path.read_bytes(), parse_constant=schema.reject_constant)
         except (ValueError, RecursionError) as error:
             raise EngineError(f"{path} is not valid JSON ({error}); rebuild it with kdcmae-compile") from None
         try:
@@ -169,11 +181,12 @@ class Manifest:
         except EngineError as error:
             raise type(error)(f"{path}: {error}") from None
 
-    def write(self, folder: str | Path) -> Manifest:
+    def write(self, folder: str | Path, variant: str = "") -> Manifest:
         """Write ``labels.txt``, then ``manifest.json`` with the digest of every other file in the folder.
 
         Args:
-            folder: an existing folder that already holds the engine and whatever else belongs to it.
+            folder: an existing folder that already holds the engine and whatever else belongs to it, variants included.
+            variant: which variant of the folder this is; empty for the engine itself.
 
         Returns:
             The manifest as written, ``files`` included.
@@ -183,15 +196,32 @@ class Manifest:
                 value has no place in JSON.
         """
         folder = Path(folder)
+        path = folder / file_name(MANIFEST_FILE, variant)
         try:
             (folder / LABELS_FILE).write_bytes("".join(f"{label}\n" for label in self.labels).encode())
-            written = dataclasses.replace(self, files=_digests(folder))
+            shared = {LABELS_FILE, self.engine.get("weights")}
+            mine = [
+                found
+                for found in sorted(folder.iterdir())
+                if found.name.startswith(file_name("", variant)) or found.name in shared
+            ]
+            written = dataclasses.replace(self, files=_digests(path, mine))
             _check_listed(written)
             text = json.dumps(dataclasses.asdict(written), indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise EngineError(f"{folder / MANIFEST_FILE} cannot be written: {error}") from error
-        (folder / MANIFEST_FILE).write_bytes(f"{text}\n".encode())
+            raise EngineError(f"{path} cannot be written: {error}") from error
+        path.write_bytes(f"{text}\n".encode())
         return written
+
+
+def file_name(name: str, variant: str = "") -> str:
+    """What a file is called in the folder: a variant's start with its name.
+
+    Args:
+        name: of the engine's own file.
+        variant: empty for the engine itself.
+    """
+    return f"{variant}-{name}" if variant else name
 
 
 def digest(path: Path) -> str:
@@ -229,10 +259,10 @@ def verify_files(folder: str | Path, manifest: Manifest) -> None:
             )
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(manifest: Path, files: list[Path]) -> dict[str, str]:
     digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.name == MANIFEST_FILE:
+    for path in files:
+        if path == manifest:
             continue
         if path.is_symlink() or not path.is_file():
             raise EngineError(f"{path} is not a plain file; an engine folder holds nothing else")
@@ -241,154 +271,37 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _from_json(content: Any) -> Manifest:
-    _check_mapping("the whole file", content)
+    schema.check_mapping("the whole file", content)
+    content = {"variants": [], **content}  # engines built before there were any
     # Before anything else: a field that a later schema added must not read as a misspelling.
-    _check_schema_version(content.get("schema_version"))
-    fields = _keys("", content, (field.name for field in dataclasses.fields(Manifest)))
-    fields["labels"] = _sequence("labels", fields["labels"])
+    schema.check_schema_version(content.get("schema_version"))
+    fields = schema.keys("", content, (field.name for field in dataclasses.fields(Manifest)))
+    for name in ("labels", "variants"):
+        fields[name] = schema.sequence(name, fields[name])
     for role in ("inputs", "outputs"):
         fields[role] = tuple(
-            _tensor(f"{role}[{index}]", item) for index, item in enumerate(_sequence(role, fields[role]))
+            _tensor(f"{role}[{index}]", item) for index, item in enumerate(schema.sequence(role, fields[role]))
         )
-    fields["batch"] = BatchRange(**_keys("batch", fields["batch"], ("min", "opt", "max")))
+    fields["batch"] = BatchRange(**schema.keys("batch", fields["batch"], ("min", "opt", "max")))
     manifest = Manifest(**fields)
     _check_listed(manifest)
     return manifest
 
 
 def _tensor(field: str, content: Any) -> TensorSpec:
-    facts = _keys(field, content, ("name", "shape", "dtype", "description"))
-    facts["shape"] = _sequence(f"{field}.shape", facts["shape"])
+    facts = schema.keys(field, content, ("name", "shape", "dtype", "description"))
+    facts["shape"] = schema.sequence(f"{field}.shape", facts["shape"])
     return TensorSpec(**facts)
-
-
-def _keys(field: str, content: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The object itself, once it is known to hold exactly these keys."""
-    _check_mapping(field, content)
-    prefix = f"{field}." if field else ""
-    names = tuple(names)
-    for name in names:
-        if name not in content:
-            raise EngineError(f"field {prefix}{name} is missing; rebuild the engine with kdcmae-compile")
-    for name in content:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f", did you mean {near[0]}?" if near else f"; known are {', '.join(names)}"
-            raise EngineError(f"field {prefix}{name} is unknown{hint}")
-    return dict(content)
-
-
-def _sequence(field: str, value: Any) -> tuple[Any, ...]:
-    _require(isinstance(value, list), field, "a list", value)
-    return tuple(value)
-
-
-def _require(condition: bool, field: str, expected: str, value: Any) -> None:
-    if not condition:
-        raise EngineError(f"field {field} must be {expected}, got {reprlib.repr(value)}")
-
-
-def _check_schema_version(version: Any) -> None:
-    if version is None:
-        raise EngineError("field schema_version is missing; rebuild the engine with kdcmae-compile")
-    _require(_is_count(version), "schema_version", "a positive whole number", version)
-    if version != SCHEMA_VERSION:
-        fix = "update kdcmae" if version > SCHEMA_VERSION else "rebuild the engine with kdcmae-compile"
-        raise EngineVersionError(
-            f"the manifest has schema version {version}, this kdcmae reads version {SCHEMA_VERSION}; {fix}"
-        )
-
-
-def _check_mapping(field: str, value: Any) -> None:
-    _require(isinstance(value, Mapping), field, "an object", value)
-
-
-def _check_text(field: str, value: Any) -> None:
-    _require(isinstance(value, str) and value.strip() != "", field, "a text that is not empty", value)
-
-
-def _check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
-    _require(isinstance(value, str) and value in choices, field, f"one of {', '.join(choices)}", value)
-
-
-def _check_file_name(field: str, value: Any) -> None:
-    """Only a bare name is safe to join to the folder, on any operating system."""
-    plain = isinstance(value, str) and value not in ("", ".", "..", MANIFEST_FILE)
-    plain = plain and not any(character in "/\\:" or ord(character) < 32 for character in value)
-    _require(plain, field, "the plain name of a file in the folder", value)
-
-
-def _check_model(model: Any) -> None:
-    _check_mapping("model", model)
-    for fact, kind in _MODEL_FACTS.items():
-        if fact not in model:
-            raise EngineError(f"field model.{fact} is missing; rebuild the engine with kdcmae-compile")
-        _require(type(model[fact]) is kind, f"model.{fact}", f"of type {kind.__name__}", model[fact])
-    _check_choice("model.modality", model["modality"], _MODALITIES)
-
-
-def _check_tensors(field: str, tensors: Any, dtypes: tuple[str, ...]) -> None:
-    _require(isinstance(tensors, tuple) and len(tensors) > 0, field, "one tensor or more", tensors)
-    for index, tensor in enumerate(tensors):
-        where = f"{field}[{index}]"
-        _check_text(f"{where}.name", tensor.name)
-        _require(_is_shape(tensor.shape), f"{where}.shape", 'positive sizes, "batch" first or nowhere', tensor.shape)
-        _check_choice(f"{where}.dtype", tensor.dtype, dtypes)
-        _require(isinstance(tensor.description, str), f"{where}.description", "a text", tensor.description)
-    names = [tensor.name for tensor in tensors]
-    _require(len(set(names)) == len(names), field, "tensors of different names", names)
-
-
-def _check_labels(labels: Any, logits: TensorSpec) -> None:
-    _require(isinstance(labels, tuple), "labels", "a list of texts", labels)
-    for index, label in enumerate(labels):
-        _check_text(f"labels[{index}]", label)
-        _require(label.splitlines() == [label], f"labels[{index}]", "a single line", label)
-    classes = logits.shape[-1]
-    if labels and len(labels) != classes:
-        raise EngineError(f"field labels has {len(labels)} labels, but output {logits.name} has {classes} classes")
-
-
-def _check_batch(batch: BatchRange) -> None:
-    for bound in ("min", "opt", "max"):
-        size = getattr(batch, bound)
-        _require(_is_count(size), f"batch.{bound}", "a positive whole number", size)
-    _require(batch.min <= batch.opt <= batch.max, "batch", "ordered as min <= opt <= max", dataclasses.astuple(batch))
 
 
 def _check_listed(manifest: Manifest) -> None:
     """Every file that gets opened must be under a digest; OpenVINO opens the weights beside its .xml by itself."""
     file = manifest.engine["file"]
     needed = [file, LABELS_FILE]
-    if manifest.target == "openvino":
+    if "weights" in manifest.engine:
+        needed.append(manifest.engine["weights"])
+    elif manifest.target == "openvino":
         needed.append(f"{Path(file).stem}.bin")
     for name in needed:
         if name not in manifest.files:
             raise EngineError(f"field files does not list {name}; rebuild the engine with kdcmae-compile")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_shape(shape: Any) -> bool:
-    if not isinstance(shape, tuple) or not shape:
-        return False
-    sizes = shape[1:] if shape[0] == BATCH_AXIS else shape
-    return all(_is_count(size) for size in sizes)
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _is_utc(value: Any) -> bool:
-    try:
-        # Python 3.10 reads the offset +00:00 but not the letter Z.
-        return datetime.fromisoformat(value.replace("Z", "+00:00")).utcoffset() == timedelta(0)
-    except (AttributeError, TypeError, ValueError):
-        return False
-
-
-def _reject_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON number")

@@ -96,7 +96,9 @@ class OpenVINOBackend:
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
         path = folder / manifest.engine["file"]
         try:
-            self._compiled = core.compile_model(core.read_model(path), device, properties)
+            # Variants of one engine share their weights; without a file named, they lie beside the .xml.
+            weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
+            self._compiled = core.compile_model(core.read_model(path, weights), device, properties)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO {ov.__version__} cannot load {path} on {device}: {error}") from error
         self._outputs = [spec.name for spec in manifest.outputs]

@@ -130,6 +130,11 @@ class Preprocessing:
             if not valid(value):
                 raise ConfigError(f"preprocessing {field.name}={value!r} is not supported; it must be {wanted}")
 
+    @property
+    def audio_samples(self) -> int:
+        """Samples of the waveform that ``audio_frames`` frames see."""
+        return self.frame_length + self.frame_shift * (self.audio_frames - 1)
+
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -227,8 +232,7 @@ def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Pr
     Raises:
         DataError: empty, not finite, out of range, shorter than 25 ms, or an odd shape, dtype or sample rate.
     """
-    samples = FRAME_LENGTH + FRAME_SHIFT * (preprocessing.audio_frames - 1)
-    features = fbank(resample(waveform, sample_rate_hz)[:samples])
+    features = fbank(resample(waveform, sample_rate_hz)[: preprocessing.audio_samples])
     padded = np.zeros((1, preprocessing.audio_frames, MEL_BINS), dtype=np.float32)
     padded[0, : len(features)] = features
     return (padded - np.float32(preprocessing.fbank_mean)) / np.float32(preprocessing.fbank_std)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.errors import ConfigError, EngineError, MissingDependencyError
+from kdcmae.errors import BrokenDependencyError, ConfigError, EngineError, MissingDependencyError
 from kdcmae.runtime.backend import (
     Arrays,
     TensorType,
@@ -51,13 +51,18 @@ def import_tensorrt(flavour: str) -> ModuleType:
 
     Raises:
         MissingDependencyError: this flavour is not installed.
+        BrokenDependencyError: it does not load, or a file of its name takes its place.
     """
     try:
-        return import_library(flavour, install="tensorrt" if flavour == "tensorrt" else "kdcmae[trt]")
+        module = import_library(flavour, install="tensorrt" if flavour == "tensorrt" else "kdcmae[trt]")
     except MissingDependencyError:
         if flavour != "tensorrt_rtx":
             raise
-    return import_library("tensorrt_rtx_bindings", install="kdcmae[trt]")
+        module = import_library("tensorrt_rtx_bindings", install="kdcmae[trt]")
+    if not hasattr(module, "Runtime"):
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "a file")
+        raise BrokenDependencyError(f"{place} takes the place of the library {flavour}; rename it")
+    return module
 
 
 def error_logger(trt: Any) -> Any:
@@ -183,5 +188,4 @@ def _storage(spec: TensorSpec) -> np.dtype[Any]:
 
 
 def _largest_size_bytes(spec: TensorSpec, largest_batch: int) -> int:
-    sizes = [largest_batch if isinstance(axis, str) else axis for axis in spec.shape]
-    return math.prod(sizes) * _storage(spec).itemsize
+    return math.prod(spec.sizes(largest_batch, "max")) * _storage(spec).itemsize

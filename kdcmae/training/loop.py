@@ -8,7 +8,8 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.classifier import KDCMAEClassifier
@@ -137,7 +139,7 @@ class Trainer:
         self.spread = spread(run.model, self.settings.parallel)
         self.optimizer = build_optimizer(self.spread.module, self.settings)
         dtype = _autocast_dtype(self.settings.precision, device)
-        self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        self.precision = partial(_precision, device, dtype)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.average = WeightAverage()
         self.position = Position()
@@ -209,7 +211,7 @@ class Trainer:
         scores = []
         for number, batch in enumerate(group):
             with self.spread.accumulating(last=number == len(group) - 1):
-                with self.autocast:
+                with self.precision():
                     score = self.run.task.score(self.spread.model, batch, position.step * len(group) + number)
                 self.scaler.scale(score.loss / len(group)).backward()
             scores.append(score)
@@ -267,7 +269,7 @@ class Trainer:
         totals: dict[str, float] = defaultdict(float)
         self.spread.model.eval()
         for number, batch in enumerate(source.batches(0, 0)):
-            with self.autocast:
+            with self.precision():
                 score = self.run.task.score(self.spread.model, self._moved(batch), number)
             for name, value in {**score.metrics, "clips": torch.ones(())}.items():
                 totals[name] += value.item() * len(batch["index"])
@@ -359,6 +361,17 @@ def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+@contextmanager
+def _precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Compute in a dtype."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, dtype, enabled=dtype != torch.float32))
+        if device.type == "cpu" and dtype != torch.float32:
+            # The fused attention's backward takes most of a step on a CPU in bfloat16; the plain one is much faster.
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 def _averaged(scores: list[Score]) -> dict[str, float]:

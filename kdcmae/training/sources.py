@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from kdcmae.collectives import rank, world_size
-from kdcmae.data.avsynth.memory import AVSynth
+from kdcmae.data.avsynth.memory import NAME, open_avsynth
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.loader import evaluation_loader, training_loader
 from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
@@ -23,9 +23,6 @@ from kdcmae.training.loop import BatchSource
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
 __all__ = ["ClipList", "ClipSource", "Shards", "is_avsynth", "open_source"]
-
-_AVSYNTH = "avsynth"
-_AVSYNTH_CLIPS = {"train": 2000, "valid": 300}
 
 
 class ClipSource(Protocol):
@@ -64,7 +61,7 @@ class ClipSource(Protocol):
 
 def is_avsynth(data: str) -> bool:
     """Whether this names AVSynth rather than a file."""
-    return data.partition(":")[0] == _AVSYNTH and not Path(data).exists()
+    return data.partition(":")[0] == NAME and not Path(data).exists()
 
 
 def open_source(data: str, *, split: str) -> ClipSource:
@@ -79,10 +76,9 @@ def open_source(data: str, *, split: str) -> ClipSource:
         DataError: not a manifest, or a folder without shards.
         ConfigError: no number of clips behind the colon.
     """
-    name, count = _split_count(data)
-    if is_avsynth(name):
-        synth = AVSynth(split, clips=count or _AVSYNTH_CLIPS[split])
+    if (synth := open_avsynth(data, split=split)) is not None:
         return ClipList(synth.records, synth.labels, synth.read)
+    name, count = _split_count(data)
     if not Path(name).is_dir():
         return ClipList(read_manifest(name))
     shards = sorted(Path(name).glob("*.tar"))
@@ -92,9 +88,9 @@ def open_source(data: str, *, split: str) -> ClipSource:
 
 
 def _split_count(data: str) -> tuple[str, int | None]:
-    """A name, and the number of clips behind its colon where it can have one."""
+    """A folder, and the number of clips behind its colon; whatever else this names is left whole."""
     name, colon, count = data.rpartition(":")
-    if not colon or Path(data).exists() or not (name == _AVSYNTH or Path(name).is_dir()):
+    if not colon or Path(data).exists() or not Path(name).is_dir():
         return data, None
     if not (count.isascii() and count.isdigit() and int(count) > 0):
         raise ConfigError(f"data={data}: write a number of clips, such as {name}:2000")

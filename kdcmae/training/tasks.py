@@ -102,8 +102,7 @@ class FinetuningTask:
         self.label_smoothing = label_smoothing
 
     def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
-        inputs = {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}[self.config.modality]
-        logits = model(**{name: batch[name] for name in inputs}).float()
+        logits = model(**{name: batch[name] for name in self.config.inputs}).float()
         loss = self._loss(logits, batch["target"])
         hit = batch["target"].gather(1, logits.argmax(dim=1, keepdim=True)) > 0
         return Score(loss, {"loss": loss.detach(), "accuracy": hit.float().mean()})

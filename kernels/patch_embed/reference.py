@@ -58,7 +58,7 @@ def gather_patches(pixels: Tensor, ids_keep: Tensor, patch_size: int) -> Tensor:
     """
     grid = patch_grid(pixels, patch_size)
     columns = grid.shape[2]
-    sample = torch.arange(len(pixels), device=pixels.device).unsqueeze(1)
+    sample = torch.arange(pixels.shape[0], device=pixels.device).unsqueeze(1)  # len() would fix an exported batch
     return grid[sample, ids_keep // columns, ids_keep % columns].flatten(3).flatten(0, 1)
 
 

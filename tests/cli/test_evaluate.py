@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from kdcmae import KDCMAE, KDCMAEClassifier, load_classifier
+from kdcmae.assets import default_checkpoint
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.cli import main
 from kdcmae.compile.cli import main as compile_main
@@ -252,6 +253,22 @@ def test_probe(models: dict[str, Path], manifest: Callable[..., Path]) -> None:
     table = run("probe", models["pretrained"], "--train", data, "--data", data).stdout
     assert "ridge penalty" in table
     assert "mAP (%)" in table
+
+
+def test_avsynth_needs_no_files(models: dict[str, Path]) -> None:
+    """Its test split is measured on, its training split fitted on, and it has masks."""
+    assert answer("localization", models["pretrained"], "--data", "avsynth:6")["result"]["clips"] == 6
+    document = answer("probe", models["pretrained"], "--train", "avsynth:24", "--data", "avsynth:12")
+    assert document["data"]["manifest"] == "avsynth:12"
+    assert document["result"]["train_clips"] == 24
+    assert len(document["result"]["classification"]["classes"]) == 12
+
+
+def test_classification_without_a_model_measures_the_one_that_ships() -> None:
+    document = answer("classification", "--data", "avsynth:24")
+    assert Path(document["model"]["path"]) == default_checkpoint()
+    assert document["result"]["accuracy"] > 0.5
+    assert "MODEL" in run("retrieval", "--data", "avsynth:24").stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

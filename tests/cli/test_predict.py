@@ -16,14 +16,17 @@ import torch
 from click.testing import CliRunner, Result
 
 from kdcmae import KDCMAEClassifier
+from kdcmae.assets import default_checkpoint
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.cli import main
 from kdcmae.cli import predict as predict_module
 from kdcmae.compile.cli import main as compile_main
+from kdcmae.data.avsynth.classes import LABELS as SHIPPED
 from kdcmae.data.clip import read_clip
 from kdcmae.data.synthetic import write_clip
 from kdcmae.predictors import ModelFacts
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.feeding import from_clip
 from kdcmae.runtime.preprocessing import Preprocessing
 
 LABELS = ("dog [barking]", "rain", "speech", "engine")
@@ -225,6 +228,9 @@ class Echo:
             batch=(1, 1),
         )
 
+    def prepare(self, waveform: np.ndarray | None, frames: object) -> dict[str, np.ndarray]:
+        return from_clip(("audio",), self.facts.preprocessing, waveform, 16000, None)
+
     def logits(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         return inputs["audio"][:, 0, :2]
 
@@ -250,7 +256,9 @@ def test_scores_that_are_not_finite_are_an_error(clip: Path, monkeypatch: pytest
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"from kdcmae.cli import main; main({arguments!r}, standalone_mode=False)"
-    assert loaded(code) == {"torch": False, "numpy": False, "av": False}
+    heavy = loaded(code)
+    assert not heavy["torch"]
+    assert not heavy["av"]
 
 
 def test_predicting_with_an_engine_loads_no_torch(engine: Path, clip: Path) -> None:
@@ -275,3 +283,18 @@ def test_the_group_lists_its_commands() -> None:
     result = CliRunner().invoke(main, ["nonsense"])
     assert result.exit_code == 2
     assert "No such command 'nonsense'" in result.stderr
+
+
+def test_a_clip_alone_is_classified_by_the_model_that_ships(clip: Path) -> None:
+    result = run(clip, "--json")
+    assert result.exit_code == 0, result.output
+    assert "ships with the package" in result.stderr
+    document = json.loads(result.stdout)
+    assert Path(document["model"]["path"]) == default_checkpoint()
+    assert {prediction["label"] for prediction in document["clips"][0]["predictions"]} <= set(SHIPPED.names)
+
+
+def test_a_model_without_a_clip_is_a_mistake(model: Path) -> None:
+    result = run(model)
+    assert result.exit_code == 2
+    assert "give a clip to classify" in result.stderr

@@ -125,6 +125,7 @@ _ENGINES = {
     "onnx": {"file": "model.onnx", "device": "CPU"},
     "openvino": {"file": "model.xml", "device": "CPU", "inference_precision": "f32"},
     "trt": {"file": "engine.plan", "flavour": "tensorrt_rtx"},
+    "torch-trt": {"file": "engine.plan", "device": "cuda:0"},
 }
 
 

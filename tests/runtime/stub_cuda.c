@@ -30,6 +30,17 @@ int cuGetErrorName(int status, const char **name) {
 int cuDeviceGetCount(int *count) { *count = stub_device_count; return SUCCESS; }
 int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal < stub_device_count ? SUCCESS : 101; }
 
+int cuDriverGetVersion(int *version) { *version = 13010; return SUCCESS; }
+int cuDeviceGetName(char *name, int size, int device) {
+    strncpy(name, "Stand-in", size);
+    return device < 40 ? INVALID_VALUE : SUCCESS;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? 8 : attribute == 76 ? 9 : -1;
+    return device < 40 ? INVALID_VALUE : SUCCESS;
+}
+int cuDeviceTotalMem_v2(size_t *size, int device) { *size = 8u << 28; return device < 40 ? INVALID_VALUE : SUCCESS; }
+
 int cuDevicePrimaryCtxRetain(void **out, int device) {
     if (device < 40) return INVALID_VALUE;
     *out = &context;

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdcmae.errors import DeviceError, EngineError
-from kdcmae.runtime.cuda import Device
+from kdcmae.runtime.cuda import Device, Driver, Gpu, describe_driver
 
 
 def counter(stub: ctypes.CDLL, name: str) -> ctypes.c_int:
@@ -94,3 +94,16 @@ def test_a_driver_without_devices_is_a_device_error(stub_cuda: ctypes.CDLL) -> N
     with pytest.raises(DeviceError, match="no number 2 of 2"):
         Device(2)
     Device(1).close()
+
+
+def test_the_driver_and_its_devices_are_described(stub_cuda: ctypes.CDLL) -> None:
+    gpu = Gpu(name="Stand-in", compute_capability="8.9", memory_bytes=2**31)
+    assert describe_driver() == Driver(cuda=(13, 1), gpus=(gpu,))
+    ctypes.c_int.in_dll(stub_cuda, "stub_init_status").value = 100
+    assert describe_driver() == Driver(cuda=(13, 1), gpus=())
+    assert ctypes.c_int.in_dll(stub_cuda, "stub_held").value == 0
+
+
+def test_no_driver_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+    assert describe_driver() is None

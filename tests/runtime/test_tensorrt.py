@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from kdcmae.errors import (
+    BrokenDependencyError,
     ConfigError,
     DeviceError,
     EngineError,
@@ -25,6 +26,7 @@ from kdcmae.errors import (
 )
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec, verify_files
+from kdcmae.runtime.tensorrt import import_tensorrt
 
 OFFSET = 1 << 60  # of device addresses, see stub_cuda.c
 STORAGE = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16}
@@ -252,6 +254,21 @@ def test_full_tensorrt_is_another_flavour(
     tiny.edit(folder, lambda m: m.update(libraries={"tensorrt": "1.7.1"}))
     with load_engine(folder) as loaded:
         assert loaded.self_test().passed
+
+
+@pytest.mark.parametrize("content", ["# somebody's own file", None])
+def test_a_file_in_the_place_of_tensorrt_is_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "tensorrt.py" if content else tmp_path / "tensorrt"
+    place.write_text(content) if content else place.mkdir()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(BrokenDependencyError, match=rf"{place} takes the place of the library tensorrt; rename it"):
+            import_tensorrt("tensorrt")
+    finally:
+        sys.modules.pop("tensorrt", None)
 
 
 def test_options_that_make_no_sense_are_refused(tiny: Any, fake_gpu: SimpleNamespace) -> None:

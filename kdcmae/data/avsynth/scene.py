@@ -30,7 +30,7 @@ __all__ = [
     "sound",
 ]
 
-AVSYNTH_VERSION = 1  # of the scenes that a seed gives; any change of them gets another number
+AVSYNTH_VERSION = 2  # of the scenes that a seed gives; any change of them gets another number
 SPLITS = ("train", "valid", "test")
 
 CLIP_S = 2.0
@@ -41,11 +41,12 @@ FRAMES = round(CLIP_S * FPS)
 FRAME_NUMBERS = tuple(number * FRAMES // FRAMES_PER_CLIP for number in range(FRAMES_PER_CLIP))
 """Of the ten frames that a reader of the clip's file gets."""
 
-_RADII = (11.0, 18.0)
+_RADII = (13.0, 21.0)
 _HIGHEST_PITCH_HZ, _PITCH_OCTAVES = 880.0, 2.0  # of the smallest object, and down to that of the largest
 _PITCH_JITTER_OCTAVES = 0.15
+_GAINS_DB = (-16.0, -1.0)  # of the darkest object, and of the brightest
 _GAP_RADII = 1.35  # room around a resting place: the object pulses and moves
-_DISTRACTORS = (0.2, 0.4, 0.4)  # how often there are none, one, two
+_DISTRACTORS = (0.5, 0.5)  # how often there are none, one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,8 @@ def draw_scene(split: str, index: int, *, seed: int) -> Scene:
     others = sorted(LOOKS.keys() - looks_of(kind.sound))
     looks = [kind.look, *rng.choice(others, size=rng.choice(len(_DISTRACTORS), p=_DISTRACTORS), replace=False)]
     radii = rng.uniform(*_RADII, size=len(looks))
+    gains_db = rng.uniform(*_GAINS_DB, size=len(looks))
     places = _places(radii, rng)
-    bright_objects = bool(rng.random() < 0.5)
     objects = [
         SceneObject(
             look=str(look),
@@ -102,7 +103,7 @@ def draw_scene(split: str, index: int, *, seed: int) -> Scene:
             y=y,
             radius=radius,
             angle=rng.uniform(-0.4, 0.4),
-            colours=_object_colours(bright_objects, rng),
+            colours=_object_colours(gains_db[number], rng),
             performance=_performance(kind.sound if number == 0 else str(rng.choice(list(SOUNDS))), radius, rng),
         )
         for number, (look, radius, (x, y)) in enumerate(zip(looks, radii.tolist(), places, strict=True))
@@ -111,9 +112,9 @@ def draw_scene(split: str, index: int, *, seed: int) -> Scene:
         kind=kind,
         sounding=objects[0],
         silent=tuple(objects[1:]),
-        ground=_ground(bright_objects, rng),
-        gain=10 ** (rng.uniform(-15, -1) / 20),
-        noise_db=rng.uniform(-35, -10),
+        ground=_ground(rng),
+        gain=10 ** (gains_db[0] / 20),
+        noise_db=rng.uniform(-35, -20),
         grain=rng.uniform(0, 6),
         noise_seed=(*stream, 1),
     )
@@ -161,25 +162,26 @@ def _places(radii: NDArray[np.float64], rng: np.random.Generator) -> list[tuple[
             return [(float(x), float(y)) for x, y in places]
 
 
-def _object_colours(bright: bool, rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """Any hue; the texture's colour has another one, and another brightness."""
+def _object_colours(gain_db: float, rng: np.random.Generator) -> tuple[Colour, Colour]:
+    """Any hue, and the louder, the brighter; the texture's colour has another hue, and is darker."""
     hue, turn = rng.random(), rng.uniform(0.2, 0.8)
-    values = (
-        (rng.uniform(0.8, 1.0), rng.uniform(0.45, 0.6)) if bright else (rng.uniform(0.0, 0.15), rng.uniform(0.35, 0.5))
-    )
+    share = (gain_db - _GAINS_DB[0]) / (_GAINS_DB[1] - _GAINS_DB[0])
+    value = 0.4 + 0.55 * share + rng.uniform(-0.05, 0.05)
+    values = (value, 0.45 * value)
     body, marks = (
-        colorsys.hsv_to_rgb((hue + t) % 1, rng.uniform(0.5, 0.9), v) for t, v in zip((0, turn), values, strict=True)
+        colorsys.hsv_to_rgb((hue + t) % 1, rng.uniform(0.3, 0.7), v) for t, v in zip((0, turn), values, strict=True)
     )
     return body, marks
 
 
-def _ground(bright_objects: bool, rng: np.random.Generator) -> Ground:
-    """Dark behind bright objects, bright behind dark ones."""
-    low, high = (0.02, 0.3) if bright_objects else (0.65, 1.0)
-    first, second = (colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(low, high)) for _ in range(2))
+def _ground(rng: np.random.Generator) -> Ground:
+    """Darker than any object."""
+    first, second = (
+        colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.02, 0.12)) for _ in range(2)
+    )
     return Ground(
         colours=(first, second),
         angle=rng.uniform(0, 2 * np.pi),
         wave_pixels=rng.uniform(12, 60),
-        wave_height=rng.uniform(0, 0.4),
+        wave_height=rng.uniform(0, 0.3),
     )

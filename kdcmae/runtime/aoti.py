@@ -1,0 +1,99 @@
+"""AOTInductor packages: ``model.pt2``, machine code that PyTorch's compiler made for one kind of processor or GPU.
+
+The only backend beside Torch-TensorRT's that needs torch, which is imported when such an engine is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from kdcmae import host
+from kdcmae.errors import ConfigError, DeviceError, EngineError
+from kdcmae.runtime.backend import Arrays, engine_option, engine_threads, import_library, require_same_release
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["AOTIBackend"]
+
+DEVICES = ("cpu", "cuda")
+
+
+class AOTIBackend:
+    """An AOTInductor package on the device it was compiled for.
+
+    ``manifest.engine`` holds ``device`` (``"cpu"`` or ``"cuda"``), ``cpu_features`` or ``compute_capability`` (what
+    the code needs of it) and, optionally, ``threads``.
+
+    Args:
+        folder: the engine folder, its files already verified: a package is code that loading executes.
+        manifest: of that folder.
+        device: ``cuda:1`` and so on for another GPU than the first; the kind cannot change.
+        threads: CPU threads to use, for all of torch in this process; as the manifest says, or torch chooses, where
+            None.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+        EngineVersionError: the installed torch is another release than the one that compiled the package.
+        DeviceError: this machine lacks the GPU, or instructions the code was compiled for.
+        EngineError: torch cannot load the package.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
+        torch = import_library("torch", install="kdcmae")
+        require_same_release(manifest, "torch", torch.__version__, packages=("torch",))
+        kind = engine_option(manifest, "device", DEVICES)
+        self._device = device or kind
+        if self._device.partition(":")[0] != kind:
+            raise ConfigError(f"device={device!r}: this engine was compiled for {kind}; compile it again with --device")
+        count = engine_threads(manifest, threads)
+        if kind == "cpu":
+            _require_cpu(manifest)
+        else:
+            _require_gpu(torch, self._device, manifest)
+        if count is not None:
+            torch.set_num_threads(count)
+        path = folder / manifest.engine["file"]
+        index = int(self._device.partition(":")[2] or -1)
+        try:
+            self._model = torch._inductor.aoti_load_package(str(path), device_index=index)
+        except RuntimeError as error:
+            raise EngineError(f"torch {torch.__version__} cannot load {path}: {str(error).splitlines()[0]}") from error
+        self._torch = torch
+        self._outputs = [spec.name for spec in manifest.outputs]
+
+    def infer(self, feed: Arrays) -> Arrays:
+        """Run one batch."""
+        torch = self._torch
+        # Torch has no read-only tensors.
+        tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in feed.items()}
+        with torch.inference_mode():
+            results = self._model(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
+        return {name: result.cpu().numpy() for name, result in zip(self._outputs, results, strict=True)}
+
+    def close(self) -> None:
+        """Release the code, its weights and the files that torch unpacked."""
+        del self._model
+
+
+def _require_cpu(manifest: Manifest) -> None:
+    """Machine code for instructions that a processor lacks ends the process without a word."""
+    missing = sorted(set(manifest.engine.get("cpu_features", ())) - host.cpu_features())
+    if missing:
+        raise DeviceError(
+            f"the engine was compiled for a processor with {', '.join(missing)}, which this one lacks; "
+            f"compile it on this machine with kdcmae-compile"
+        )
+
+
+def _require_gpu(torch: ModuleType, device: str, manifest: Manifest) -> None:
+    if not torch.cuda.is_available():
+        raise DeviceError(f"the engine needs a CUDA device, torch {torch.__version__} finds none; install its driver")
+    found = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    built = manifest.engine.get("compute_capability")
+    if found != built:
+        raise DeviceError(
+            f"the engine was compiled for compute capability {built}, {device} has {found}; "
+            f"compile it on this machine with kdcmae-compile"
+        )

@@ -1,0 +1,99 @@
+"""Torch-TensorRT engines: ``model.ep``, an exported program whose graph holds TensorRT plans.
+
+Not yet verified on a GPU: the calls are checked against the signatures of the genuine package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError
+from kdcmae.runtime.backend import Arrays, import_library, require_same_release
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["TorchTensorRTBackend", "import_torch_tensorrt"]
+
+INSTALL = "kdcmae[torch-trt]"
+
+
+def import_torch_tensorrt() -> ModuleType:
+    """Import Torch-TensorRT, which needs TensorRT's own libraries beside it.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        BrokenDependencyError: it does not import, as without libnvinfer.
+    """
+    if "torch_tensorrt" not in sys.modules and importlib.util.find_spec("torch_tensorrt") is None:
+        raise MissingDependencyError("torch_tensorrt", install=INSTALL)
+    try:
+        # It prints to stdout when it fails, which may carry somebody's JSON.
+        with contextlib.redirect_stdout(sys.stderr):
+            return import_library("torch_tensorrt", install=INSTALL)
+    except (BrokenDependencyError, MissingDependencyError):
+        raise
+    except Exception as error:  # without libnvinfer it raises a bare Exception
+        raise BrokenDependencyError(
+            f"torch_tensorrt is installed but does not import: {str(error) or type(error).__name__}; "
+            f"install TensorRT's libraries with: pip install '{INSTALL}'"
+        ) from error
+
+
+class TorchTensorRTBackend:
+    """A program with TensorRT plans in it, on a CUDA device.
+
+    ``manifest.engine`` holds ``device`` (``"cuda:0"`` where it does not).
+
+    Args:
+        folder: the engine folder, its files already verified: the plans in a program are code.
+        manifest: of that folder.
+        device: another device than the manifest's.
+        threads: must be None: the plans run on the GPU.
+
+    Raises:
+        MissingDependencyError: Torch-TensorRT is not installed.
+        BrokenDependencyError: it is installed without TensorRT's libraries.
+        EngineVersionError: the installed release is another than the one that built the plans.
+        DeviceError: no CUDA device; raised before the program is loaded.
+        EngineError: the program cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
+        if threads is not None:
+            raise ConfigError(f"threads={threads} has no meaning for a Torch-TensorRT engine; leave it out")
+        torch_tensorrt = import_torch_tensorrt()
+        for library in ("torch_tensorrt", "tensorrt"):
+            require_same_release(
+                manifest, library, import_library(library, install=INSTALL).__version__, packages=(library,)
+            )
+        self._torch = import_library("torch", install="kdcmae")
+        self._device = str(device or manifest.engine.get("device", "cuda:0"))
+        if not self._torch.cuda.is_available():
+            raise DeviceError("Torch-TensorRT engines need a CUDA device, torch finds none; install the NVIDIA driver")
+        path = folder / manifest.engine["file"]
+        try:
+            with self._torch.cuda.device(self._device):
+                self._module = torch_tensorrt.load(str(path)).module()
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"torch_tensorrt {torch_tensorrt.__version__} cannot load {path}: {str(error).splitlines()[0]}"
+            ) from error
+        self._outputs = [spec.name for spec in manifest.outputs]
+
+    def infer(self, feed: Arrays) -> Arrays:
+        """Run one batch."""
+        torch = self._torch
+        # Torch has no read-only tensors.
+        tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in feed.items()}
+        with torch.inference_mode(), torch.cuda.device(self._device):
+            results = self._module(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
+        return {name: result.cpu().numpy() for name, result in zip(self._outputs, results, strict=True)}
+
+    def close(self) -> None:
+        """Release the program and its plans."""
+        del self._module

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kdcmae.cli import doctor as cli
+from kdcmae.cli import main
+from kdcmae.doctor import Problem
+from kdcmae.runtime.manifest import TARGETS
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["doctor", *arguments])
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_table_has_every_target_and_every_reason() -> None:
+    result = run()
+    assert result.exit_code == 0, result.output
+    for target in TARGETS:
+        assert target in result.stdout
+    assert "trt cannot run: no CUDA device" in result.stdout
+    assert "aoti has no int8 or fp8: quantised models are ONNX graphs" in result.stdout
+    assert "nothing is broken" in result.stdout
+
+
+def test_json_is_one_document() -> None:
+    document = json.loads(run("--json").stdout)
+    assert document["schema_version"] == 1
+    assert {report["target"] for report in document["targets"]} == set(TARGETS)
+    assert document["driver"] is None
+
+
+def test_something_broken_is_exit_code_1_with_its_fix(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    (tmp_path / "tensorrt.py").write_text("")
+    result = run()
+    assert result.exit_code == 1
+    assert f"rename {tmp_path / 'tensorrt.py'}" in result.stdout.replace("\n", "")
+    document = json.loads(run("--json").stdout)
+    assert [Problem(**problem).fix for problem in document["problems"]] == [f"rename {tmp_path / 'tensorrt.py'}"]
+
+
+@pytest.mark.parametrize(
+    ("target", "modules"),
+    [
+        ("openvino", ("openvino",)),
+        ("trt", ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")),
+        ("torch-trt", ("torch_tensorrt",)),
+        ("onnx", ("onnxruntime",)),
+    ],
+)
+def test_a_target_asked_for_and_missing_is_exit_code_3(target: str, modules: tuple[str, ...]) -> None:
+    code = (
+        f"import sys\nfor name in {modules}: sys.modules[name] = None\n"
+        f"from kdcmae.cli import main\nmain(['doctor', '--json', '--target', {target!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 3
+    assert f"pip install 'kdcmae[{target}]'" in result.stderr
+    assert json.loads(result.stdout)["targets"]
+
+
+def test_a_target_that_builds_here_is_exit_code_0() -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    assert run("--target", "openvino").exit_code == 0
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys; from kdcmae.doctor import diagnose; diagnose(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_shown_features_are_known() -> None:
+    from kdcmae import host
+
+    assert set(cli._SHOWN) <= set(host._FEATURES)

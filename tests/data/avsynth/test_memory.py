@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcmae.data.avsynth import memory
+from kdcmae.data.avsynth.memory import AVSynth, open_avsynth
+from kdcmae.data.avsynth.scene import FRAME_NUMBERS, draw_scene, frame, sound
+from kdcmae.errors import ConfigError
+
+
+def test_clips_are_those_of_their_scenes() -> None:
+    data = AVSynth("test", clips=3, seed=4)
+    clip = data.read(data.records[2], "audiovisual", [5, 0])
+    scene = draw_scene("test", 2, seed=4)
+    np.testing.assert_array_equal(clip.waveform, sound(scene))
+    for number, made in zip((5, 0), clip.frames, strict=True):
+        np.testing.assert_array_equal(made, frame(scene, FRAME_NUMBERS[number]))
+
+
+def test_what_was_made_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(memory, "sound", lambda scene: made.append("sound") or sound(scene))
+    monkeypatch.setattr(memory, "frame", lambda scene, number: made.append(f"{number}") or frame(scene, number))
+    data = AVSynth("train", clips=2)
+    first = data.read(data.records[0], "audiovisual", [1])
+    again = data.read(data.records[0], "audiovisual", [1, 2])
+    assert made == ["sound", "2", "4"]
+    np.testing.assert_array_equal(first.waveform, again.waveform)
+    np.testing.assert_array_equal(first.frames[0], again.frames[0])
+    data.read(data.records[1], "audio", [1])
+    assert made == ["sound", "2", "4", "sound"]
+
+
+def test_names_of_avsynth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_avsynth("avsynth:7", split="valid")
+    assert opened is not None
+    assert [record.id for record in opened.records[:1]] == ["valid-000000"]
+    assert len(opened.records) == 7
+    assert open_avsynth("train.jsonl", split="train") is None
+    for wrong in ("avsynth:", "avsynth:0", "avsynth:many"):
+        with pytest.raises(ConfigError, match="write a number of clips"):
+            open_avsynth(wrong, split="train")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "avsynth").mkdir()
+    assert open_avsynth("avsynth", split="train") is None
