@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +16,37 @@ from torch.export import ExportedProgram
 
 import kdcmae
 from kdcmae import host
-from kdcmae.compile import export, models, package, parity, targets
-from kdcmae.compile.lowering import Precision, lower
+from kdcmae.compile import cases, export, gates, memory, models, package, report, targets
+from kdcmae.compile.gates import Claim
+from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays, Ladder
+from kdcmae.compile.parity import Arrays, Case, Ladder
+from kdcmae.compile.quantize.accuracy import open_graph
+from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
+from kdcmae.compile.settings import QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
-from kdcmae.compile.targets.onnx import run_session
+from kdcmae.compile.targets.onnx import open_session
 from kdcmae.errors import GateError
-from kdcmae.runtime import load_engine
-from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
+from kdcmae.runtime import feeding, load_engine
+from kdcmae.runtime.capabilities import require_capable, require_device
+from kdcmae.runtime.manifest import Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine", "preflight"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class CompileSettings:
-    """What to build.
-
-    Args:
-        target: one of :data:`kdcmae.runtime.manifest.TARGETS`.
-        precision: of the matrix products.
-        batch: sizes the engine must serve; min = max bakes the size in.
-    """
-
-    target: str
-    precision: Precision
-    batch: BatchRange
+# What a self-test allows where the precision promises no largest error: this much more than the build measured.
+_SELF_TEST_SLACK = 2.0
 
 
 def compile_engine(
-    model: EngineModel, folder: Path, settings: CompileSettings, *, step: Step, seconds: dict[str, float]
+    model: EngineModel,
+    folder: Path,
+    settings: CompileSettings,
+    *,
+    step: Step,
+    seconds: dict[str, float],
+    exported: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Build, verify and publish an engine folder.
 
@@ -57,45 +56,57 @@ def compile_engine(
         settings: what to build.
         step: shows progress; a context manager per named step.
         seconds: what the steps took so far, as ``step`` fills it.
+        exported: called once the model's weights are needed no more, so that the caller can free them.
 
     Returns:
         The manifest as written.
 
     Raises:
-        GateError: a rung of the parity ladder is out of tolerance; nothing was written.
+        GateError: a rung of the parity ladder is out of its gate, or layers execute in another precision than
+            claimed; nothing was written.
         MissingDependencyError: the target's library is not installed.
         EngineError: the export or the build failed; nothing was written.
     """
-    target = preflight(settings.target, folder)
+    raw = any(spec.name in feeding.RAW for spec in model.inputs)
+    target = preflight(settings, folder, raw=raw)
     with package.staging(folder) as partial:
         build = _Build(model, partial, settings, step)
         program = build.export()
-        graph = build.export_onnx(program) if target.reads_onnx else None
-        built = build.engine(target, program, graph)
+        exported()
+        graph = build.quantize(build.export_onnx(program)) if target.reads_onnx else None
+        declared = gates.declared_products(program)
+        # A program holds all the weights: a target that reads ONNX builds without it.
+        request = build.request(None if target.reads_onnx else program, graph)
+        del program
+        built = build.engine(target, request, declared)
         manifest = build.package(built, seconds)
-        failure = build.ladder.first_failure
-        if failure is not None:
-            raise GateError(_explain(failure, folder))
         package.publish(partial, folder)
     return manifest
 
 
-def preflight(target_name: str, folder: Path) -> targets.Target:
+def preflight(settings: CompileSettings, folder: Path, *, raw: bool = False) -> targets.Target:
     """Fail before any work is done where a build cannot end well.
 
     Args:
-        target_name: one of :data:`kdcmae.runtime.manifest.TARGETS`.
+        settings: what to build.
         folder: where the engine would go.
+        raw: whether the engine takes waveforms and frames.
 
     Returns:
         The target.
 
     Raises:
+        ConfigError: the target cannot do what is asked.
         MissingDependencyError: the exporter or the target's library is not installed.
+        DeviceError: the target builds only where its device is.
         EngineError: the destination holds something else than an engine.
     """
-    target = targets.load_target(target_name)
+    target = targets.load_target(settings.target)
+    require_capable(
+        settings.target, precision=settings.precision, batch=settings.batch, device=settings.device, raw=raw
+    )
     target.require()
+    require_device(settings.target, settings.device)
     if target.reads_onnx:
         export.require_exporter()
     package.check_destination(folder)
@@ -103,96 +114,137 @@ def preflight(target_name: str, folder: Path) -> targets.Target:
 
 
 class _Build:
-    """One build in its staging folder, with the inputs and the ladder that its stages share."""
+    """One build in its staging folder, with the cases and the ladder that its stages share."""
 
     def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step) -> None:
         self.model = model
         self.folder = folder
         self.settings = settings
         self.step = step
-        self.limit = parity.TOLERANCE[settings.precision]
-        batch = settings.batch
-        # Two samples where the engine takes them: one would not show a batch axis that got mixed up.
-        self.inputs = example_inputs(model.inputs, min(batch.max, max(batch.min, 2)))
+        self.gate = settings.graph_gate()
+        self.claims: list[Claim] = []
         with step("reference outputs (torch)"):
-            self.reference = models.run(model, model.module, self.inputs)
-        self.ladder = Ladder(self.reference)
+            self.cases = (
+                *cases.batch_cases(model, settings.batch),
+                *cases.clip_cases(model, settings.batch, settings.clips),
+            )
+        self.ladder = Ladder(self.cases, logits=model.outputs[0].name if model.labels else "")
+        self.quantizer = Quantizer(model, settings, step) if settings.precision in QUANTIZED else None
+        self.quantization: QuantizationReport | None = None
 
     def export(self) -> ExportedProgram:
-        """Lower the model and trace it, climbing the ladder on the way."""
-        precision, model, step = self.settings.precision, self.model, self.step
+        """Lower the model and trace it, and run what came out."""
+        precision, model, step = self.settings.floating, self.model, self.step
         with step(f"lower to {precision}"):
-            lowered = lower(model.module, precision)
-            # One sample is enough here, and PyTorch's half precision is slow on most CPUs.
-            first = {name: array[:1] for name, array in self.inputs.items()}
-            self.ladder.climb("lowered", lambda: models.run(model, lowered, first), tolerance=self.limit, samples=1)
+            lowered = lower(model.module, precision)  # type: ignore[arg-type]
         with step("export the program"):
-            return export.export_program(model, lowered, self.settings.batch)
+            program = export.export_program(model, lowered, self.settings.batch)
+        with step("verify the program"):
+            module = program.module()
+            chosen, note = self.cases, cases.cut_note(model, self.settings.batch)
+            if precision != "fp32":
+                chosen = (min(self.cases, key=lambda case: case.batch),)
+                note = f"{chosen[0].name} only: half precision is slow in PyTorch on a CPU"
+            self._climb("program", lambda feed: models.run(model, module, feed), note=note, chosen=chosen)
+        return program
 
     def export_onnx(self, program: ExportedProgram) -> Path:
         """Write the program as ONNX and run that with ONNX Runtime."""
-        graph = self.folder / "graph.onnx"
+        folder = self.folder / "graph"
+        folder.mkdir()
+        graph = folder / "graph.onnx"
         with self.step("export to ONNX"):
             export.export_onnx(self.model, program, graph)
         with self.step("verify ONNX"):
             if self.settings.precision == "bf16":
-                wide = self.folder / "widened.onnx"
+                wide = folder / "widened.onnx"
                 export.widened(graph, wide)
                 note = "bfloat16 widened to float32: ONNX Runtime's CPU provider has no bfloat16 kernels"
-                self.ladder.climb("onnx", lambda: run_session(wide, self.inputs), tolerance=self.limit, note=note)
-                wide.unlink()
+                self._climb("onnx", open_session(wide), note=note)
+                export.remove(wide)
             else:
-                self.ladder.climb("onnx", lambda: run_session(graph, self.inputs), tolerance=self.limit)
+                self._climb("onnx", open_session(graph))
         return graph
 
-    def engine(self, target: targets.Target, program: ExportedProgram, graph: Path | None) -> BuiltEngine:
-        """Build the engine and run it where this machine can; the graph is removed."""
-        settings = self.settings
-        with self.step(f"build {settings.target} engine"):
-            built = target.build(
-                BuildRequest(
-                    program=program,
-                    graph=graph,
-                    folder=self.folder,
-                    precision=settings.precision,
-                    inputs=self.model.inputs,
-                    outputs=tuple(self.reference),
-                    batch=settings.batch,
-                )
-            )
-        if graph is not None:
-            graph.unlink()
-        run = built.run
-        if run is None:
+    def quantize(self, graph: Path) -> Path:
+        """Put 8-bit layers into the graph where the precision asks for them, and run what came out."""
+        if self.quantizer is None:
+            return graph
+        graph, self.quantization = self.quantizer.quantize(graph)
+        self.gate = self.settings.gate(set())
+        with self.step("verify the quantised graph"):
+            self._climb("quantized", open_graph(graph), note=self.quantization.method)
+        return graph
+
+    def request(self, program: ExportedProgram | None, graph: Path | None) -> BuildRequest:
+        """What the target gets."""
+        return BuildRequest(
+            program=program,
+            graph=graph,
+            folder=self.folder,
+            precision=self.settings.precision,
+            inputs=self.model.inputs,
+            outputs=tuple(spec.name for spec in self.model.outputs),
+            batch=self.settings.batch,
+            device=self.settings.device,
+        )
+
+    def engine(self, target: targets.Target, request: BuildRequest, declared: Mapping[str, int]) -> BuiltEngine:
+        """Build the engine, check what it executes, and run it where this machine can; the graph is removed."""
+        memory.trim()
+        with self.step(f"build {self.settings.target} engine"):
+            built = target.build(request)
+        shutil.rmtree(self.folder / "graph", ignore_errors=True)
+        self.claims = gates.claims(self.settings, built.declared or declared, built)
+        gates.require_claims(self.claims)
+        self.gate = self.settings.gate(set(built.products))
+        if built.run is None:
             self.ladder.skip("engine", _not_executed(built) if built.unrunnable else "executed as the artifact")
         else:
-            limit, note = self._executed_tolerance(built), _ran_in(built)
             with self.step("verify engine"):
-                self.ladder.climb("engine", lambda: run(self.inputs), tolerance=limit, note=note)
-        return built
+                self._climb("engine", built.run, note=_ran_in(built))
+        memory.trim()
+        return dataclasses.replace(built, run=None)
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
-        """Write golden data, labels and manifest, and load the result as an app would."""
-        limit = self._executed_tolerance(built)
-        golden: dict[str, Any] = {f"input.{name}": array for name, array in self.inputs.items()}
-        golden |= {f"output.{name}": array for name, array in self.reference.items()}
-        golden |= {f"tolerance.{name}": np.float64(limit) for name in self.reference}
-        np.savez_compressed(self.folder / "golden.npz", **golden)
+        """Write golden data, labels and manifest, load the result as an app would, and write the report."""
+        golden = self.cases[0]
+        arrays: dict[str, Any] = {f"input.{name}": array for name, array in golden.inputs.items()}
+        arrays |= {f"output.{name}": array for name, array in golden.reference.items()}
+        arrays |= {f"tolerance.{name}": np.float64(self._self_test_limit()) for name in golden.reference}
+        np.savez_compressed(self.folder / "golden.npz", **arrays)
         self._manifest(built, seconds).write(self.folder)
         with self.step("verify artifact"):
             verify_files(self.folder, Manifest.read(self.folder))
             if built.unrunnable:
                 self.ladder.skip("artifact", _not_executed(built))
             else:
-                self.ladder.climb("artifact", self._run_artifact, tolerance=limit, note=_ran_in(built))
-        return self._manifest(built, seconds).write(self.folder)
+                with load_engine(self.folder) as engine:
+                    self._climb("artifact", engine.infer, note=_ran_in(built))
+        manifest = self._manifest(built, seconds)
+        report.write(manifest, self.folder)
+        return manifest.write(self.folder)
 
-    def _executed_tolerance(self, built: BuiltEngine) -> float:
-        return parity.tolerance({self.settings.precision, *(built.products.keys() & parity.TOLERANCE.keys())})
+    def _climb(
+        self, name: str, run: Callable[[Arrays], Arrays], *, note: str = "", chosen: Sequence[Case] = ()
+    ) -> None:
+        """Run a rung, and stop the build where it is out of its gate.
 
-    def _run_artifact(self) -> Arrays:
-        with load_engine(self.folder) as engine:
-            return engine.infer(self.inputs)
+        Raises:
+            GateError: says by how much.
+        """
+        rung = self.ladder.climb(name, run, gate=self.gate, note=note, cases=chosen or self.cases)
+        if problem := rung.problem():
+            raise GateError(
+                f"parity: the first rung out of tolerance is {name!r}: {problem}; no engine was written; "
+                f"kdcmae-compile diagnose with the same options finds the layer"
+            )
+
+    def _self_test_limit(self) -> float:
+        if self.gate.max_error is not None:
+            return self.gate.max_error
+        measured = [error for rung in self.ladder.rungs for error in rung.errors.values()]
+        return _SELF_TEST_SLACK * max(measured)
 
     def _manifest(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
         model, settings = self.model, self.settings
@@ -211,8 +263,10 @@ class _Build:
             engine=dict(built.engine),
             precision={
                 "asked": settings.precision,
+                "claims": [claim.to_dict() for claim in self.claims],
                 "executed": {kind: dict(counts) for kind, counts in built.executed.items()},
                 "products": dict(built.products),
+                **({} if self.quantization is None else self.quantization.to_dict()),
             },
             parity=[rung.to_dict() for rung in self.ladder.rungs],
             build={
@@ -229,11 +283,3 @@ def _ran_in(built: BuiltEngine) -> str:
 
 def _not_executed(built: BuiltEngine) -> str:
     return f"built, not executed: {built.unrunnable}"
-
-
-def _explain(rung: parity.Rung, folder: Path) -> str:
-    worst = max(rung.errors, key=lambda name: rung.errors[name])
-    return (
-        f"parity: the first rung out of tolerance is {rung.name!r}: {worst} differs by {rung.errors[worst]:.1e} of its "
-        f"largest value, allowed {rung.tolerance:.0e}; {folder} was not written"
-    )

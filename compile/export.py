@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,18 @@ from torch.export import ExportedProgram
 from kdcmae.compile.models import EngineModel
 from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange
+from kdcmae.runtime.schema import FREE_AXES
 
-__all__ = ["OPSET", "export_onnx", "export_program", "require_exporter", "widened"]
+__all__ = ["OPSET", "SCOPES", "deliver", "export_onnx", "export_program", "remove", "require_exporter", "widened"]
+
+SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for the modules that a node belongs to
 
 OPSET = 20  # the first with Gelu; LayerNormalization is in since 17
+
+# A protobuf message holds at most 2 GiB, and needs some of that for the graph.
+LARGEST_FILE_BYTES = 1_900_000_000
+_SMALL_BYTES = 1024  # what is smaller stays in the graph
 
 
 def require_exporter() -> None:
@@ -52,8 +61,10 @@ def export_program(model: EngineModel, module: nn.Module, batch: BatchRange) -> 
     # torch.export takes an axis of size 1 for a constant, so a dynamic batch is traced with 2.
     arrays = example_inputs(model.inputs, 2 if dynamic else batch.opt)
     kwargs = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    axes = {0: torch.export.Dim("batch", min=1, max=batch.max)} if dynamic else None
-    shapes = dict.fromkeys(arrays, axes)
+    axes = {name: torch.export.Dim(name, min=sizes[0], max=sizes[-1]) for name, sizes in FREE_AXES.items()}
+    if dynamic:
+        axes[BATCH_AXIS] = torch.export.Dim(BATCH_AXIS, min=1, max=batch.max)
+    shapes = {spec.name: {i: axes[axis] for i, axis in enumerate(spec.shape) if axis in axes} for spec in model.inputs}
     try:
         with torch.no_grad():
             return torch.export.export(module, (), kwargs, dynamic_shapes=shapes)
@@ -62,7 +73,9 @@ def export_program(model: EngineModel, module: nn.Module, batch: BatchRange) -> 
 
 
 def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> None:
-    """Write a program as one ONNX file with named inputs and outputs.
+    """Write a program as an ONNX file with named inputs and outputs, its weights in ``<name>.data`` beside it.
+
+    Weights in a file of their own have no 2 GiB limit, and readers map them instead of copying them.
 
     Args:
         model: names the inputs and outputs.
@@ -81,12 +94,50 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
                 output_names=[spec.name for spec in model.outputs],
                 opset_version=OPSET,
                 verbose=False,
-                external_data=False,
+                external_data=True,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise EngineError(f"the ONNX export failed: {str(error).splitlines()[0]}") from error
     assert exported is not None
-    exported.save(path, external_data=False)
+    for node in exported.model.graph:
+        # The exporter notes this machine's file names: they are nobody's business, and differ from machine to machine.
+        scopes = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[SCOPES] = scopes
+    exported.save(path, external_data=True)
+    # The exporter's caches keep the graph alive; the weights must not stay with it.
+    exported.exported_program = None
+    for value in exported.model.graph.initializers.values():
+        value.const_value = None
+
+
+def deliver(graph: Path, target: Path) -> None:
+    """Copy an ONNX file under another name: as one file where the format allows it, with ``<name>.data`` otherwise.
+
+    Args:
+        graph: what :func:`export_onnx` wrote.
+        target: the file to write.
+    """
+    import onnx
+
+    weights = _data_file(graph)
+    if weights.stat().st_size <= LARGEST_FILE_BYTES:
+        onnx.save_model(onnx.load(graph), target)
+        return
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = _data_file(target).name
+    shutil.copyfile(weights, _data_file(target))
+    onnx.save_model(model, target)
+
+
+def remove(graph: Path) -> None:
+    """Delete an ONNX file and its weights."""
+    graph.unlink()
+    _data_file(graph).unlink(missing_ok=True)
 
 
 def widened(path: Path, target: Path) -> None:
@@ -97,25 +148,45 @@ def widened(path: Path, target: Path) -> None:
 
     Args:
         path: a bfloat16 ONNX file.
-        target: the file to write.
+        target: the file to write; its weights go beside it, one at a time.
     """
     import onnx
-    from onnx import TensorProto, numpy_helper
+    from onnx import TensorProto
 
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.BFLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    model = onnx.load(path, load_external_data=False)
+    with _data_file(target).open("wb") as weights:
+        for tensor in model.graph.initializer:
+            _widen(tensor, path.parent)
+            if tensor.HasField("raw_data") and len(tensor.raw_data) > _SMALL_BYTES:
+                onnx.external_data_helper.set_external_data(
+                    tensor, _data_file(target).name, weights.tell(), len(tensor.raw_data)
+                )
+                weights.write(tensor.raw_data)
+                tensor.ClearField("raw_data")
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
-            elif attribute.HasField("t") and attribute.t.data_type == TensorProto.BFLOAT16:
-                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
+            elif attribute.HasField("t"):
+                _widen(attribute.t, path.parent)
     for value in model.graph.value_info:
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    onnx.save(model, target)
+    onnx.save_model(model, target)
+
+
+def _widen(tensor: Any, folder: Path) -> None:
+    """Bring a tensor's values into memory, as float32 where they are bfloat16."""
+    from onnx import TensorProto, numpy_helper
+
+    values = numpy_helper.to_array(tensor, str(folder))
+    if tensor.data_type == TensorProto.BFLOAT16:
+        values = values.astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _data_file(graph: Path) -> Path:
+    return graph.with_name(f"{graph.name}.data")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import EncoderConfig
+from kdcmae.encoder import Encoder
 from kdcmae.evaluation.retrieval import AUDIO_FEATURES, VIDEO_FEATURES
+from kdcmae.keep import kept_tokens
 from kdcmae.pretraining import KDCMAE
+from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import Scores
 
-__all__ = ["EngineModel", "classifier_model", "feature_model", "run"]
+__all__ = ["EngineModel", "classifier_model", "examples", "feature_model", "reference", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +37,8 @@ class EngineModel:
         labels: class names; empty for a model that does not classify.
         scores: how logits become scores.
         facts: of the manifest's ``model`` section.
+        reference: what the engine must compute, from inputs to outputs by name; None where that is the module itself.
+        examples: (batch, seed) -> realistic inputs; None where standard-normal ones are.
     """
 
     module: nn.Module
@@ -43,6 +48,8 @@ class EngineModel:
     labels: tuple[str, ...]
     scores: Scores
     facts: Mapping[str, Any]
+    reference: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] | None = None
+    examples: Callable[[int, int], dict[str, NDArray[Any]]] | None = None
 
 
 def classifier_model(classifier: KDCMAEClassifier, *, given: tuple[str, ...] = (), **facts: Any) -> EngineModel:
@@ -56,7 +63,7 @@ def classifier_model(classifier: KDCMAEClassifier, *, given: tuple[str, ...] = (
     """
     config = classifier.config
     specs = _input_specs(config)
-    names = given or {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}[config.modality]
+    names = given or config.inputs
     logits = TensorSpec(
         name="logits",
         shape=(BATCH_AXIS, config.num_classes),
@@ -113,6 +120,19 @@ def run(model: EngineModel, module: nn.Module, inputs: Mapping[str, NDArray[Any]
     return {spec.name: output.numpy() for spec, output in zip(model.outputs, outputs, strict=True)}
 
 
+def reference(model: EngineModel, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What an engine of the model must compute: its outputs by name."""
+    return run(model, model.module, inputs) if model.reference is None else model.reference(inputs)
+
+
+def examples(model: EngineModel, batch: int, *, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Seeded inputs to check an engine of the model with."""
+    if model.examples is None:
+        return example_inputs(model.inputs, batch, seed=seed)
+    made = model.examples(batch, seed)
+    return {spec.name: made[spec.name] for spec in model.inputs}
+
+
 class _Logits(nn.Module):
     def __init__(self, classifier: KDCMAEClassifier) -> None:
         super().__init__()
@@ -152,9 +172,11 @@ def _preprocessing(config: EncoderConfig) -> Preprocessing:
     return Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
 
 
-def _describe(module: nn.Module, config: EncoderConfig) -> dict[str, Any]:
+def _describe(module: Encoder, config: EncoderConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
+    keep = kept_tokens(module)
     return {
+        **({"keep": keep} if keep else {}),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         # JSON has lists only, and a manifest that was read has to equal the one that was written.
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},

@@ -66,3 +66,10 @@ def test_replace_checks_too():
     assert replace(config, audio_length=512).audio_tokens == 256
     with pytest.raises(ConfigError):
         replace(config, num_heads=7)
+
+
+@pytest.mark.parametrize(
+    ("modality", "inputs"), [("audiovisual", ("audio", "image")), ("audio", ("audio",)), ("video", ("image",))]
+)
+def test_a_classifier_says_what_it_takes(modality, inputs):
+    assert preset(ClassifierConfig, "tiny", num_classes=2, modality=modality).inputs == inputs

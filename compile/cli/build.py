@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.compile.cache import Cache, cache_key
 from kdcmae.compile.cli.model import load_model, model_options
-from kdcmae.errors import ConfigError
+from kdcmae.compile.cli.proof import proof_options
+from kdcmae.compile.cli.quantization import quantization_options
+from kdcmae.compile.settings import CompileSettings, QuantizationSettings
+from kdcmae.config import Modality
+from kdcmae.errors import ConfigError, EngineError
+from kdcmae.runtime.capabilities import PRECISIONS
 from kdcmae.runtime.manifest import TARGETS, BatchRange, Manifest
+
+if TYPE_CHECKING:
+    from kdcmae.compile.models import EngineModel
 
 __all__ = ["command", "parse_batch"]
 
@@ -22,37 +33,126 @@ __all__ = ["command", "parse_batch"]
 @click.option("--target", type=click.Choice(TARGETS), required=True, help="What to compile for.")
 @model_options
 @click.option("--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.  [default: cpu]")
+@click.option(
+    "--modalities",
+    default="",
+    metavar="audiovisual,audio,video",
+    help="Also for clips without picture or without sound, in the same folder.  [default: all that was finetuned]",
+)
+@quantization_options
+@proof_options
+@click.option("--no-cache", is_flag=True, help="Build again what was built before from the same, and keep no copy.")
 @json_option
-def command(target: str, output: Path | None, precision: str, batch: str, as_json: bool, **model_options: Any) -> None:
+def command(
+    target: str,
+    output: Path | None,
+    precision: str,
+    batch: str,
+    device: str | None,
+    modalities: str,
+    quantization: dict[str, Any],
+    proof: dict[str, Any],
+    no_cache: bool,
+    as_json: bool,
+    **model_options: Any,
+) -> None:
     """Compile a model to an engine folder and prove that it computes what the model computes.
 
     \b
     kdcmae-compile --target openvino                        the small trained model that is shipped here
     kdcmae-compile --target openvino --checkpoint model.pth --output out/ov
     kdcmae-compile --target trt --checkpoint model.pth --precision fp16 --batch 1:8:64
+    kdcmae-compile --target openvino --precision int8 --max-drop 0.5
     """
     exit_on_sigterm()
-    batch_range = parse_batch(batch)
+    settings = CompileSettings(
+        target=target,
+        precision=precision,
+        batch=parse_batch(batch),
+        device=device or "",
+        quantization=QuantizationSettings(**quantization),
+        **proof,
+    )
+    settings.gate(set())  # a limit out of range is wrong use: say so before any work
     folder = output or Path("out") / f"{target}-{precision}"
     note(f"kdcmae-compile: {target}, {precision}, batch {batch} -> {folder}")
     step = Steps()
-    with step("load PyTorch"):
-        from kdcmae.compile.build import CompileSettings, compile_engine, preflight
-    preflight(target, folder)
-    with step("load model"):
-        model = load_model(**model_options)
-    if model.facts["random_weights"]:
-        note("  note: random weights; the engine is for trying things out, its labels mean nothing")
-    settings = CompileSettings(target=target, precision=precision, batch=batch_range)  # type: ignore[arg-type]
-    manifest = compile_engine(model, folder, settings, step=step, seconds=step.seconds)
+    alone = parse_modalities(modalities)
+    key = "" if no_cache else _key({**model_options, "alone": alone}, settings)
+    manifest = _cached(key, folder, step) if key else None
+    if manifest is None:
+        manifest = _build(model_options, alone, settings, folder, step)
+        if key:
+            _keep(key, folder)
     if as_json:
         print_json(
             {"engine": str(folder), "manifest": json.loads((folder / "manifest.json").read_text(encoding="utf-8"))}
         )
     else:
         _report(folder, manifest)
+
+
+def _key(model_options: dict[str, Any], settings: CompileSettings) -> str:
+    """The engine's name in the cache; empty where a file that it is made from cannot be read, as the build will say."""
+    try:
+        return cache_key(model_options, dataclasses.asdict(settings))
+    except OSError:
+        return ""
+
+
+def _cached(key: str, folder: Path, step: Steps) -> Manifest | None:
+    """The same engine from an earlier build, put into its place."""
+    with step("look into the cache"):
+        manifest = Cache.of_user().fetch(key, folder)
+    if manifest is not None:
+        note(f"  the same was built on {manifest.created}: taken from the cache; --no-cache builds it again")
+    return manifest
+
+
+def _keep(key: str, folder: Path) -> None:
+    """Store a new engine; one that cannot be stored is none the worse."""
+    try:
+        Cache.of_user().store(key, folder)
+    except (EngineError, OSError) as error:
+        note(f"  note: no copy was kept in the cache: {error}")
+
+
+def _build(
+    model_options: dict[str, Any], alone: tuple[Modality, ...], settings: CompileSettings, folder: Path, step: Steps
+) -> Manifest:
+    with step("load PyTorch"):
+        from kdcmae.compile.build import compile_engine, preflight
+    preflight(settings, folder, raw=model_options["inputs"] == "raw")
+    with step("load model"):
+        model = load_model(**model_options)
+    if model.facts["random_weights"]:
+        note("  note: random weights; the engine is for trying things out, its labels mean nothing")
+    if alone:
+        from kdcmae.compile.modalities import compile_modalities, with_input_of
+
+        models: dict[str, EngineModel] = {"audiovisual": model}
+        models |= {modality: with_input_of(model, modality) for modality in alone}
+        return compile_modalities(models, folder, settings, step=step, seconds=step.seconds)
+
+    def free_weights() -> None:
+        model.module.to("meta")
+
+    return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=free_weights)
+
+
+def parse_modalities(text: str) -> tuple[Modality, ...]:
+    """``"audiovisual,audio,video"`` as the modalities that clips may have alone; nothing for an empty text.
+
+    Raises:
+        ConfigError: an unknown modality, or no audiovisual first.
+    """
+    first, *alone = text.split(",") if text else ["audiovisual"]
+    if first != "audiovisual" or len(set(alone)) < len(alone) or not set(alone) <= {"audio", "video"}:
+        raise ConfigError(f"--modalities {text!r} must be audiovisual, then audio, video or both, with commas")
+    return tuple(alone)  # type: ignore[arg-type]
 
 
 def parse_batch(text: str) -> BatchRange:
@@ -75,20 +175,30 @@ def parse_batch(text: str) -> BatchRange:
 def _report(folder: Path, manifest: Manifest) -> None:
     console = Console(highlight=False)
     ladder = Table(title="Parity with the PyTorch model (float32)", title_justify="left")
-    for column in ("rung", "result", "largest error", "allowed", "how"):
+    for column in ("rung", "result", "largest error", "allowed", "cosine", "top-1", "how"):
         ladder.add_column(column)
     colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
     for rung in manifest.parity:
         worst = f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-"
-        allowed = f"{rung['tolerance']:.0e}" if rung["errors"] else "-"
+        allowed = "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}"
+        cosine = f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-"
+        agreement = "-" if rung["agreement"] is None else f"{rung['agreement']:.0%}"
         status = rung["status"]
-        ladder.add_row(rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, rung["note"])
+        ladder.add_row(
+            rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, cosine, agreement, escape(rung["note"])
+        )
     console.print(ladder)
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     console.print(
         f"precision: asked {manifest.precision['asked']}, matrix products execute as {products or 'not known'}"
     )
+    if found := manifest.precision.get("accuracy"):
+        console.print(
+            f"accuracy:  top-1 {found['quantized']:.1f} %, in float32 {found['reference']:.1f} %, on {found['clips']} "
+            f"clips of {found['source']}; {found['agreement']:.1f} % get the same class; "
+            f"{len(manifest.precision['kept'])} layers kept in floating point"
+        )
     console.print(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
     console.print(f"status:    {skipped[0]}" if skipped else "status:    built and verified")

@@ -14,6 +14,7 @@ from kdcmae.runtime.manifest import digest
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
+    from kdcmae.keep import TokenKeep
 
 __all__ = ["load_model", "model_options"]
 
@@ -36,7 +37,29 @@ _OPTIONS = (
     click.option("--labels", type=_PATH, help="Class names: one per line, or index,mid,display_name."),
     click.option("--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What was finetuned."),
     click.option("--multi-label", is_flag=True, help="Scores are independent sigmoids (AudioSet), not one softmax."),
+    click.option(
+        "--inputs",
+        type=click.Choice(["tensor", "raw"]),
+        default="tensor",
+        show_default=True,
+        help="Prepared inputs, or the waveform and the frame themselves, which the engine then prepares.",
+    ),
     click.option("--num-heads", type=int, help="Attention heads, where they are not 64 wide."),
+    click.option(
+        "--keep",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        show_default="all",
+        metavar="SHARE",
+        help="Run the encoder on this share of the tokens, such as 0.5.",
+    ),
+    click.option(
+        "--keep-by",
+        type=click.Choice(["energy", "uniform", "merge"]),
+        default="energy",
+        show_default=True,
+        help="Keep tokens of the highest contrast or the same ones of every clip, or merge similar ones.",
+    ),
 )
 
 
@@ -57,6 +80,9 @@ def load_model(
     modality: str | None,
     multi_label: bool,
     num_heads: int | None,
+    inputs: Literal["tensor", "raw"],
+    keep: float,
+    keep_by: Literal["merge", "energy", "uniform"],
 ) -> EngineModel:
     """The model that the options choose.
 
@@ -74,31 +100,41 @@ def load_model(
     overrides |= {
         name: value for name, value in (("modality", modality), ("num_heads", num_heads)) if value is not None
     }
-    if task == "features":
-        return _features(checkpoint, preset, overrides)
-    return _classifier(checkpoint, preset, overrides)
+    from kdcmae.keep import TokenKeep
+
+    tokens = TokenKeep(ratio=keep, by=keep_by)
+    model = (_features if task == "features" else _classifier)(checkpoint, preset, overrides, tokens)
+    if inputs == "raw":
+        from kdcmae.compile.raw import with_raw_inputs
+
+        model = with_raw_inputs(model)
+    return model
 
 
-def _classifier(checkpoint: Path | None, preset: str | None, overrides: dict[str, Any]) -> EngineModel:
+def _classifier(
+    checkpoint: Path | None, preset: str | None, overrides: dict[str, Any], tokens: TokenKeep
+) -> EngineModel:
     from kdcmae import load_classifier
     from kdcmae.compile.models import classifier_model
     from kdcmae.compile.untrained import untrained_classifier
+    from kdcmae.keep import keep_tokens
 
     if preset is not None:
-        return classifier_model(untrained_classifier(preset, **overrides), **_untrained(preset))
+        return classifier_model(keep_tokens(untrained_classifier(preset, **overrides), tokens), **_untrained(preset))
     path = checkpoint or _shipped("classifier")
-    return classifier_model(load_classifier(path, **overrides), **_trained(path))
+    return classifier_model(keep_tokens(load_classifier(path, **overrides), tokens), **_trained(path))
 
 
-def _features(checkpoint: Path | None, preset: str | None, overrides: dict[str, Any]) -> EngineModel:
+def _features(checkpoint: Path | None, preset: str | None, overrides: dict[str, Any], tokens: TokenKeep) -> EngineModel:
     from kdcmae import load_pretrained
     from kdcmae.compile.models import feature_model
     from kdcmae.compile.untrained import untrained_autoencoder
+    from kdcmae.keep import keep_tokens
 
     if preset is not None:
-        return feature_model(untrained_autoencoder(preset, **overrides), **_untrained(preset))
+        return feature_model(keep_tokens(untrained_autoencoder(preset, **overrides), tokens), **_untrained(preset))
     path = checkpoint or _shipped("pretrained")
-    return feature_model(load_pretrained(path, **overrides).eval(), **_trained(path))
+    return feature_model(keep_tokens(load_pretrained(path, **overrides).eval(), tokens), **_trained(path))
 
 
 def _shipped(kind: Literal["classifier", "pretrained"]) -> Path:

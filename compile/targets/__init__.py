@@ -23,22 +23,24 @@ class BuildRequest:
     """What a target builds from.
 
     Args:
-        program: the traced model; its types already carry the precision.
-        graph: the same as an ONNX file, for targets that read one.
+        program: the traced model, whose types already carry the precision; None for targets that read ONNX.
+        graph: the same as an ONNX file, its weights in a file beside it, for targets that read one.
         folder: where the engine files go.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         inputs: of the engine, in order.
         outputs: their names.
         batch: sizes it must serve.
+        device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
     """
 
-    program: ExportedProgram
+    program: ExportedProgram | None
     graph: Path | None
     folder: Path
     precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     batch: BatchRange
+    device: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class BuiltEngine:
         products: how many matrix products execute in which precision.
         run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
         unrunnable: why this machine cannot run the engine; empty where it can.
+        declared: matrix products by precision in the graph the library got, where the target changed the program's.
     """
 
     engine: Mapping[str, Any]
@@ -60,6 +63,7 @@ class BuiltEngine:
     products: Mapping[str, int]
     run: Callable[[Arrays], Arrays] | None
     unrunnable: str = ""
+    declared: Mapping[str, int] | None = None
 
 
 class Target(Protocol):
@@ -76,6 +80,7 @@ class Target(Protocol):
 
         Raises:
             MissingDependencyError: it is not; the message has the install line.
+            BrokenDependencyError: something it needs is missing or does not load.
         """
 
     def build(self, request: BuildRequest) -> BuiltEngine:

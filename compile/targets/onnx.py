@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdcmae.compile import export
 from kdcmae.compile.parity import Arrays
+from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.runtime.backend import import_library
 
-__all__ = ["TARGET", "OnnxRuntime", "run_session"]
+__all__ = ["TARGET", "OnnxRuntime", "open_session"]
 
-_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+# What ONNX Runtime makes of a product of dequantised operands.
+_INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
 
 
 class OnnxRuntime:
@@ -28,7 +32,7 @@ class OnnxRuntime:
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.graph is not None
         ort = _onnxruntime()
-        shutil.copyfile(request.graph, request.folder / "model.onnx")
+        export.deliver(request.graph, request.folder / "model.onnx")
         libraries = {"onnxruntime": ort.__version__}
         if request.precision == "bf16":
             return BuiltEngine(
@@ -45,27 +49,33 @@ class OnnxRuntime:
             libraries=libraries,
             executed=executed,
             products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
-            run=lambda feed: run_session(request.folder / "model.onnx", feed),
+            run=open_session(request.folder / "model.onnx"),
+            declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
         )
 
 
 TARGET = OnnxRuntime()
 
 
-def run_session(path: Path, feed: Arrays) -> Arrays:
-    """Run an ONNX file on the CPU with ONNX Runtime.
+def open_session(path: Path) -> Callable[[Arrays], Arrays]:
+    """Load an ONNX file for checks on the CPU with ONNX Runtime, sparing memory rather than time.
 
     Args:
         path: the file.
-        feed: inputs by name.
+
+    Returns:
+        From inputs to outputs, by name.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
     """
     ort = _onnxruntime()
-    session = ort.InferenceSession(path, _quiet(ort), providers=["CPUExecutionProvider"])
+    options = _quiet(ort)
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
 
 
 def _onnxruntime() -> Any:
@@ -86,6 +96,8 @@ def _optimised_types(graph: Path) -> dict[str, dict[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         options = _quiet(ort)
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        # Weights in a file of their own: one file holds 2 GiB at most.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
         ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
     declared = (*optimised.graph.value_info, *optimised.graph.output)
@@ -94,6 +106,9 @@ def _optimised_types(graph: Path) -> dict[str, dict[str, int]]:
     names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for node in optimised.graph.node:
+        if node.op_type in _INTEGER_PRODUCTS:
+            counts[node.op_type]["int8"] += 1
+            continue
         # The optimiser does not declare the results of casts it inserted; then the node's constants tell its type.
         precisions = [names[types[name]] for name in (*node.output, *node.input) if types.get(name) in names]
         if precisions:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kdcmae.compile.quantize.qdq import declared_products
+from kdcmae.compile.settings import QUANTIZED
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
@@ -22,6 +24,7 @@ __all__ = ["TARGET", "TensorRt"]
 # The names that TensorRT's types have here.
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 _RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120", "SM121")
+_NO_FP8 = ("SM80", "SM86")
 
 
 class TensorRt:
@@ -41,20 +44,25 @@ class TensorRt:
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 that is asked for is float32
         config.add_optimization_profile(_profile(builder, request))
-        capabilities = _target_all_capabilities(trt, config) if flavour == "tensorrt_rtx" else ()
+        capabilities = _target_all_capabilities(trt, config, request.precision) if flavour == "tensorrt_rtx" else ()
         executed = _layer_precisions(network)
         plan = builder.build_serialized_network(network, config)
         del parser  # it owns the weights, so it had to outlive the build
         if plan is None:
             raise EngineError(f"{flavour} {trt.__version__} could not build the engine: {logger.reason()}")
         (request.folder / "engine.plan").write_bytes(plan)
+        products = executed["MATRIX_MULTIPLY"]
+        if request.precision in QUANTIZED:
+            # Products of dequantised operands: TensorRT fuses the pairs into 8-bit kernels where the GPU has them.
+            products = declared_products(request.graph, request.precision)
         return BuiltEngine(
             engine={"file": "engine.plan", "flavour": flavour, "compute_capabilities": list(capabilities)},
             libraries={flavour: trt.__version__},
             executed=executed,
-            products=executed["MATRIX_MULTIPLY"],
+            products=products,
             run=None,
             unrunnable=_unrunnable(),
+            declared=products if request.precision in QUANTIZED else None,
         )
 
 
@@ -95,16 +103,17 @@ def _parse(trt: ModuleType, builder: Any, logger: Any, graph: Path) -> tuple[Any
 def _profile(builder: Any, request: BuildRequest) -> Any:
     profile = builder.create_optimization_profile()
     for spec in request.inputs:
-        sizes = (request.batch.min, request.batch.opt, request.batch.max)
-        profile.set_shape(spec.name, *((size, *spec.shape[1:]) for size in sizes))
+        batch = request.batch
+        profile.set_shape(spec.name, spec.sizes(batch.min, "min"), spec.sizes(batch.opt), spec.sizes(batch.max, "max"))
     return profile
 
 
-def _target_all_capabilities(trt: ModuleType, config: Any) -> tuple[str, ...]:
-    config.num_compute_capabilities = len(_RTX_CAPABILITIES)
-    for index, name in enumerate(_RTX_CAPABILITIES):
+def _target_all_capabilities(trt: ModuleType, config: Any, precision: str) -> tuple[str, ...]:
+    names = [name for name in _RTX_CAPABILITIES if precision != "fp8" or name not in _NO_FP8]
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
         config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    return tuple(f"{name[2:-1]}.{name[-1]}" for name in _RTX_CAPABILITIES)
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in names)
 
 
 def _layer_precisions(network: Any) -> dict[str, dict[str, int]]:

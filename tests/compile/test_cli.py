@@ -8,51 +8,35 @@ import time
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from kdcmae import KDCMAEClassifier, load_classifier
-from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile.cli import main
+from kdcmae import load_classifier
 from kdcmae.compile.cli.build import parse_batch
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
-SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    model = KDCMAEClassifier.from_preset("tiny", num_classes=3, labels=("dog", "rain", "violin"), **SMALLEST)
-    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    save_checkpoint(model, path)
-    return path
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
 
 @pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:2:4"), ("bf16", "2")])
-def test_openvino(precision, batch, checkpoint, tmp_path):
+def test_openvino(precision, batch, checkpoint, tmp_path, run, native_half):
+    executed = "fp32" if precision == "fp32" else native_half
     folder = tmp_path / "engine"
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", precision, "--batch", batch,
-                 "--output", folder, "--json")  # fmt: skip
+                 "--execute-as", executed, "--output", folder, "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     manifest = json.loads(result.stdout)["manifest"]
-    assert [rung["name"] for rung in manifest["parity"]] == ["lowered", "onnx", "engine", "artifact"]
+    assert [rung["name"] for rung in manifest["parity"]] == ["program", "onnx", "engine", "artifact"]
+    assert {claim["claimed"] for claim in manifest["precision"]["claims"]} == {executed}
     assert {rung["status"] for rung in manifest["parity"]} == {"passed"}
     assert manifest["precision"]["asked"] == precision
     assert manifest["labels"] == ["dog", "rain", "violin"]
     assert {path.name for path in folder.iterdir()} == {
-        "model.xml", "model.bin", "manifest.json", "labels.txt", "golden.npz"
+        "model.xml", "model.bin", "manifest.json", "labels.txt", "golden.npz", "report.html"
     }  # fmt: skip
     with load_engine(folder) as engine:
         assert engine.self_test().passed
 
 
-def test_fp32_engine_agrees_with_the_checkpoint(checkpoint, tmp_path):
+def test_fp32_engine_agrees_with_the_checkpoint(checkpoint, tmp_path, run):
     assert run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "e").exit_code == 0
     generator = np.random.default_rng(1)
     audio = generator.standard_normal((1, 64, 128), dtype=np.float32)
@@ -63,7 +47,7 @@ def test_fp32_engine_agrees_with_the_checkpoint(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:8:64"), ("bf16", "2")])
-def test_tensorrt_is_built_and_everything_before_execution_verified(precision, batch, checkpoint, tmp_path):
+def test_tensorrt_is_built_and_everything_before_execution_verified(precision, batch, checkpoint, tmp_path, run):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
     folder = tmp_path / "engine"
     result = run("--target", "trt", "--checkpoint", checkpoint, "--precision", precision, "--batch", batch,
@@ -72,7 +56,7 @@ def test_tensorrt_is_built_and_everything_before_execution_verified(precision, b
     manifest = Manifest.read(folder)
     verify_files(folder, manifest)
     status = {rung["name"]: rung["status"] for rung in manifest.parity}
-    assert status["lowered"] == status["onnx"] == "passed"
+    assert status["program"] == status["onnx"] == "passed"
     if not torch.cuda.is_available():
         assert status["engine"] == status["artifact"] == "skipped"
         assert "built, not executed: no CUDA device" in result.stdout
@@ -84,20 +68,22 @@ def test_tensorrt_is_built_and_everything_before_execution_verified(precision, b
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_onnx(precision, checkpoint, tmp_path):
+def test_onnx(precision, checkpoint, tmp_path, run):
     result = run("--target", "onnx", "--checkpoint", checkpoint, "--precision", precision, "--output", tmp_path / "e",
-                 "--json")  # fmt: skip
+                 "--execute-as", "fp32", "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["manifest"]["precision"]["products"].keys() == {"fp32"}
     with load_engine(tmp_path / "e") as engine:
         assert engine.self_test().passed
 
 
-def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, monkeypatch):
+def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, monkeypatch, run):
     import kdcmae.compile.build as build
 
-    honest = build.run_session
-    monkeypatch.setattr(build, "run_session", lambda *args: {"logits": honest(*args)["logits"] * 1.01})
+    honest = build.open_session
+    monkeypatch.setattr(
+        build, "open_session", lambda path: lambda feed: {"logits": honest(path)(feed)["logits"] * 1.01}
+    )
     folder = tmp_path / "engine"
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder)
     assert result.exit_code == 1
@@ -105,7 +91,7 @@ def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_build_keeps_the_old_engine(checkpoint, tmp_path, monkeypatch):
+def test_a_failed_build_keeps_the_old_engine(checkpoint, tmp_path, monkeypatch, run):
     folder = tmp_path / "engine"
     assert run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder).exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -114,14 +100,14 @@ def test_a_failed_build_keeps_the_old_engine(checkpoint, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "model.bin")
 
     monkeypatch.setattr("openvino.save_model", full_disk)
-    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder, "--precision", "bf16")
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder, "--batch", "2")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "error: model.bin: No space left on device"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["engine"]
 
 
-def test_random_weights_are_named_as_such(tmp_path):
+def test_random_weights_are_named_as_such(tmp_path, run):
     result = run("--target", "openvino", "--preset", "tiny", "--output", tmp_path / "e")
     assert result.exit_code == 2
     assert "--preset has no trained weights and needs --random-weights" in result.stderr
@@ -136,7 +122,7 @@ def test_random_weights_are_named_as_such(tmp_path):
         (["--preset", "tiny", "--random-weights", "--labels", "absent.txt"], "absent.txt: cannot read labels"),
     ],
 )
-def test_wrong_use(arguments, message):
+def test_wrong_use(arguments, message, run):
     result = run("--target", "openvino", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -166,12 +152,12 @@ def test_batches():
             parse_batch(text)
 
 
-def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path):
+def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path, run, native_half):
     import openvino
 
     folder = tmp_path / "engine"
     arguments = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp16", "--output", folder)
-    assert run(*arguments).exit_code == 0
+    assert run(*arguments, "--execute-as", native_half).exit_code == 0
     types = {}
     for node in openvino.Core().read_model(folder / "model.xml").get_ops():
         if node.get_type_name() in ("MVN", "Softmax", "ReduceMean", "Gelu"):

@@ -13,9 +13,10 @@ from kdcmae.compile import export
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel, classifier_model
 from kdcmae.compile.parity import TOLERANCE, relative_error
-from kdcmae.compile.targets.onnx import run_session
+from kdcmae.compile.targets.onnx import open_session
+from kdcmae.runtime import load_engine
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.manifest import BatchRange, Manifest
 
 
 def build(modality: str = "audiovisual") -> KDCMAEClassifier:
@@ -51,7 +52,7 @@ def graphs(tmp_path_factory):
 def test_a_dynamic_graph_serves_every_batch(precision, batch, graphs):
     classifier, specs, folder = graphs
     inputs = example_inputs(specs, batch)
-    logits = run_session(folder / f"{precision}.onnx", inputs)["logits"]
+    logits = open_session(folder / f"{precision}.onnx")(inputs)["logits"]
     assert relative_error(logits, reference(classifier, inputs)) < TOLERANCE[precision]
 
 
@@ -59,7 +60,7 @@ def test_a_widened_bfloat16_graph_runs_and_agrees(graphs, tmp_path):
     classifier, specs, folder = graphs
     export.widened(folder / "bf16.onnx", tmp_path / "wide.onnx")
     inputs = example_inputs(specs, 2)
-    logits = run_session(tmp_path / "wide.onnx", inputs)["logits"]
+    logits = open_session(tmp_path / "wide.onnx")(inputs)["logits"]
     assert relative_error(logits, reference(classifier, inputs)) < TOLERANCE["bf16"]
 
 
@@ -88,7 +89,7 @@ def test_single_modality_models_take_one_input(modality, names, tmp_path):
     model = write_onnx(classifier, "fp32", BatchRange(1, 1, 1), path)
     assert {value.name for value in onnx.load(path).graph.input} == names
     inputs = example_inputs(model.inputs, 1)
-    assert relative_error(run_session(path, inputs)["logits"], reference(classifier, inputs)) < 1e-5
+    assert relative_error(open_session(path)(inputs)["logits"], reference(classifier, inputs)) < 1e-5
 
 
 def test_a_static_graph_has_its_batch_baked_in(tmp_path):
@@ -97,3 +98,21 @@ def test_a_static_graph_has_its_batch_baked_in(tmp_path):
     write_onnx(classifier, "fp32", BatchRange(3, 3, 3), path)
     (image,) = onnx.load(path).graph.input
     assert [axis.dim_value for axis in image.type.tensor_type.shape.dim] == [3, 3, 64, 64]
+
+
+def test_weights_too_large_for_one_file_go_beside_it(checkpoint, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LARGEST_FILE_BYTES", 100_000)
+    folder = tmp_path / "engine"
+    result = run("--target", "onnx", "--checkpoint", checkpoint, "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "model.onnx").stat().st_size < (folder / "model.onnx.data").stat().st_size
+    assert {"model.onnx", "model.onnx.data"} <= Manifest.read(folder).files.keys()
+    with load_engine(folder) as engine:
+        assert engine.self_test().passed
+
+
+def test_an_exported_graph_names_modules_and_no_files(graphs):
+    *_, folder = graphs
+    written = (folder / "fp32.onnx").read_bytes()
+    assert b"blocks_u.0.mlp.fc1" in written
+    assert b".py" not in written

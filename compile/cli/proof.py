@@ -1,0 +1,51 @@
+"""The options that say what an engine must prove, shared by the commands that build one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["proof_options"]
+
+_OPTIONS = (
+    click.option(
+        "--execute-as",
+        type=click.Choice(["fp32", "fp16", "bf16"]),
+        help="Accept that the device executes matrix products in this precision instead.",
+    ),
+    click.option("--max-error", type=float, help="Largest error allowed, relative to the largest output; to tighten."),
+    click.option("--min-cosine", type=float, help="Smallest cosine allowed; to tighten."),
+    click.option("--min-agreement", type=float, help="Smallest share of equal first classes allowed; to tighten."),
+    click.option(
+        "--clips",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="A video file to prove the engine on, besides made ones; may be repeated.",
+    ),
+)
+_LIMITS = ("max_error", "min_cosine", "min_agreement")
+
+
+def proof_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as ``proof``: fields of the settings of a build."""
+
+    @functools.wraps(command)
+    def bundled(
+        *, execute_as: str | None, max_error: float | None, min_cosine: float | None, min_agreement: float | None,
+        clips: tuple[Path, ...], **others: Any,
+    ) -> Any:  # fmt: skip
+        limits = dict(zip(_LIMITS, (max_error, min_cosine, min_agreement), strict=True))
+        proof = {
+            "execute_as": execute_as or "",
+            "limits": {name: limit for name, limit in limits.items() if limit is not None},
+            "clips": clips,
+        }
+        return command(proof=proof, **others)
+
+    for option in reversed(_OPTIONS):
+        bundled = option(bundled)
+    return bundled

@@ -1,0 +1,52 @@
+"""The options of int8 and fp8, shared by the commands that build an engine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["quantization_options"]
+
+_OPTIONS = (
+    click.option(
+        "--calibration",
+        metavar="MANIFEST|avsynth:N",
+        default="avsynth:32",
+        show_default=True,
+        help="Clips that int8 and fp8 learn their ranges from.",
+    ),
+    click.option(
+        "--max-drop",
+        type=float,
+        help="Top-1 that int8 and fp8 may lose, in percentage points: layers stay in floating point until it holds.",
+    ),
+    click.option(
+        "--evaluation",
+        metavar="MANIFEST|avsynth:N",
+        default="avsynth:200",
+        show_default=True,
+        help="Held-out clips with labels, for --max-drop.",
+    ),
+)
+
+
+def quantization_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as ``quantization``: fields of the settings."""
+
+    @functools.wraps(command)
+    def bundled(*, calibration: str, max_drop: float | None, evaluation: str, **others: Any) -> Any:
+        found = {"calibration": _data(calibration), "evaluation": _data(evaluation), "max_drop": max_drop}
+        return command(quantization=found, **others)
+
+    for option in reversed(_OPTIONS):
+        bundled = option(bundled)
+    return bundled
+
+
+def _data(given: str) -> str | Path:
+    """A file counts in the cache by what it holds."""
+    return path if (path := Path(given)).is_file() else given

@@ -1,0 +1,93 @@
+"""``kdcmae-compile verify``: is this engine folder whole, and does it still compute what it was built to?"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
+from kdcmae.errors import (
+    BrokenDependencyError,
+    DeviceError,
+    EngineError,
+    EngineIntegrityError,
+    EngineVersionError,
+    GateError,
+    MissingDependencyError,
+)
+from kdcmae.runtime.engine import SelfTest, load_engine
+from kdcmae.runtime.manifest import Manifest, verify_files
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("engine", type=click.Path(path_type=Path))
+@json_option
+def command(engine: Path, as_json: bool) -> None:
+    """Check the digests of an ENGINE folder, and run its self-test where this machine can run it.
+
+    Exits with 1 where a check fails; 2 where this is no engine folder.
+    """
+    manifest = Manifest.read(engine)
+    checks = _checks(engine, manifest)
+    if as_json:
+        print_json({"engine": str(engine), "passed": not _failed(checks), "checks": checks})
+    else:
+        _print(engine, checks)
+    if failed := _failed(checks):
+        raise GateError(f"{engine}: {failed[0]['check']} failed: {failed[0]['found']}")
+
+
+def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    try:
+        verify_files(engine, manifest)
+    except EngineIntegrityError as error:
+        return [_check("digests", "failed", str(error))]
+    checks = [_check("digests", "passed", f"{len(manifest.files)} files are what was built")]
+    unlisted = sorted(path.name for path in engine.iterdir() if path.name not in {*manifest.files, "manifest.json"})
+    if unlisted:
+        checks.append(_check("other files", "failed", f"not of this engine: {', '.join(unlisted)}"))
+    failed = [rung["name"] for rung in manifest.parity if rung.get("status") == "failed"]
+    differ = [claim["layers"] for claim in manifest.precision.get("claims", ()) if not claim["holds"]]
+    for name, found in (("ladder", failed), ("precision", differ)):
+        checks.append(_check(name, "failed" if found else "passed", ", ".join(found) or "as the build left it"))
+    try:
+        with load_engine(engine) as loaded:
+            return [*checks, _self_test(loaded.self_test())]
+    except (BrokenDependencyError, DeviceError, EngineVersionError, MissingDependencyError) as error:
+        return [*checks, _check("self-test", "skipped", str(error))]
+    except EngineError as error:
+        return [*checks, _check("self-test", "failed", str(error).splitlines()[0])]
+
+
+def _self_test(result: SelfTest) -> dict[str, Any]:
+    found = ", ".join(
+        f"{name} {error:.1e} of its largest value, allowed {result.tolerance[name]:.0e}"
+        if math.isfinite(error)
+        else f"{name} is not finite"
+        for name, error in result.max_error.items()
+    )
+    return _check("self-test", "passed" if result.passed else "failed", found)
+
+
+def _check(name: str, status: str, found: str) -> dict[str, Any]:
+    return {"check": name, "status": status, "found": found}
+
+
+def _failed(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [check for check in checks if check["status"] == "failed"]
+
+
+def _print(engine: Path, checks: list[dict[str, Any]]) -> None:
+    table = Table(title=str(engine), title_justify="left")
+    for column in ("check", "result", "found"):
+        table.add_column(column)
+    for check in checks:
+        table.add_row(check["check"], check["status"], check["found"])
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,288 @@
+"""Find the first layer that computes something else than the PyTorch model does.
+
+Module by module, the outputs of the float32 model are compared with the values that the exported graph names after the
+same modules. First at the boundaries of the blocks, then inside the first block that is out of the gate.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdcmae.compile import export, models
+from kdcmae.compile.lowering import lower
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.parity import Arrays, cosine, relative_error
+from kdcmae.compile.settings import CompileSettings, Gate
+from kdcmae.compile.targets.onnx import open_session
+from kdcmae.runtime.openvino import import_openvino
+
+__all__ = ["Layer", "Stage", "compare_layers", "diagnose", "layer_values", "onnx_values", "openvino_values"]
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+# From names of values in the graph, and inputs, to those of them that the stage has.
+Values = Callable[[Sequence[str], Arrays], Arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One module whose output was compared.
+
+    Args:
+        name: of the module.
+        error, cosine: as the ladder measures them.
+        passed: whether they are within the gate.
+    """
+
+    name: str
+    error: float
+    cosine: float
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**asdict(self), "error": self.error if np.isfinite(self.error) else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage's layers.
+
+    Args:
+        name: ``lowered``, ``onnx`` or the target.
+        layers: those compared, in the order they run.
+        first: the first of them that is out of the gate; None where none is.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    first: Layer | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "stage": self.name,
+            "first": self.first.name if self.first else None,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def diagnose(
+    model: EngineModel, settings: CompileSettings, scratch: Path, *, engine: Path | None, step: Step
+) -> list[Stage]:
+    """Compare stage by stage until the first with a layer out of its gate.
+
+    Args:
+        model: with its weights.
+        settings: how it is, or was, built.
+        scratch: an empty folder.
+        engine: the engine's file, to look at instead of at a fresh export; None for an export.
+        step: shows progress.
+
+    Returns:
+        The stages compared, the last of them with the first layer that is out of its gate where there is any.
+    """
+    with step("export"):
+        lowered = lower(model.module, settings.floating)  # type: ignore[arg-type]
+        exported = graph = scratch / "graph.onnx"
+        export.export_onnx(model, export.export_program(model, lowered, settings.batch), graph)
+        names = layer_values(graph)
+        if settings.floating == "bf16":
+            export.widened(graph, scratch / "widened.onnx")
+            graph = scratch / "widened.onnx"
+    walks: dict[str, Values] = {"lowered": _module_values(model, lowered, names)}
+    if settings.target == "openvino":
+        hint = {"INFERENCE_PRECISION_HINT": _HINTS[settings.execute_as or settings.floating]}
+        walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine or exported, hint)}
+    else:
+        walks["onnx"] = onnx_values(engine if engine is not None and settings.target == "onnx" else graph)
+    inputs = models.examples(model, settings.batch.min)
+    stages: list[Stage] = []
+    for name, values in walks.items():
+        with step(f"compare {name}"):
+            gate = settings.gate(set()) if engine is not None and name == settings.target else settings.graph_gate()
+            stages.append(compare_layers(model, names, values, inputs, gate, stage=name))
+        if stages[-1].first is not None:
+            break
+    return stages
+
+
+def compare_layers(
+    model: EngineModel, names: Mapping[str, str], values: Values, inputs: Arrays, gate: Gate, *, stage: str
+) -> Stage:
+    """Walk the model's layers until the first whose output is out of the gate.
+
+    Args:
+        model: with its weights.
+        names: the graph's value per module, as :func:`layer_values` gives it.
+        values: runs the stage in question.
+        inputs: one batch.
+        gate: what every layer has to stay within; cosine counts where it has no largest error.
+        stage: its name.
+    """
+    order = _order(model, names, inputs)
+    coarse = [name for name in order if _depth(name) == 1]
+    found = _compared(model, coarse, names, values, inputs, gate)
+    first = _first(found)
+    if first is None:
+        return Stage(name=stage, layers=tuple(found), first=None)
+    inside = [name for name in order if name.startswith(f"{first.name}.")]
+    fine = _compared(model, inside, names, values, inputs, gate)
+    before = found[: found.index(first)]
+    return Stage(name=stage, layers=(*before, *fine, first), first=_first(fine) or first)
+
+
+def layer_values(graph: Path) -> dict[str, str]:
+    """The value of an exported ONNX graph that is each module's output, by the module's name.
+
+    A module that runs twice is left out: which of its values is meant is not clear.
+    """
+    import onnx
+
+    values: dict[str, str] = {}
+    repeated: set[str] = set()
+    previous: set[str] = set()
+    for node in onnx.load(graph, load_external_data=False).graph.node:
+        written = next((entry.value for entry in node.metadata_props if entry.key == export.SCOPES), "")
+        if not written:
+            continue
+        scopes = set(ast.literal_eval(written)[1:-1])
+        repeated |= {name for name in scopes - previous if name in values}
+        values |= dict.fromkeys(scopes, node.output[0])
+        previous = scopes
+    return {name: value for name, value in values.items() if name not in repeated}
+
+
+def onnx_values(graph: Path) -> Values:
+    """Values of an ONNX file, as ONNX Runtime computes them; writes a scratch file beside it."""
+
+    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
+        import onnx
+
+        scratch = graph.with_name(f".{graph.name}.layers-{os.getpid()}")
+        model = onnx.load(graph, load_external_data=False)
+        present = {name for node in model.graph.node for name in node.output}
+        known = {output.name for output in model.graph.output}
+        wanted = [name for name in names if name in present]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
+        onnx.save_model(model, scratch)
+        try:
+            results = open_session(scratch)(inputs)
+        finally:
+            scratch.unlink()
+        return {name: results[name] for name in wanted}
+
+    return values
+
+
+def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
+    """Values of an OpenVINO IR, or of an ONNX file, as the CPU plugin computes them with these properties."""
+
+    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
+        ov = import_openvino()
+        core = ov.Core()
+        model = core.read_model(path)
+        present = {name for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
+        own = {name for port in model.outputs for name in port.get_names()}
+        wanted = [name for name in names if name in present]
+        model.add_outputs([name for name in wanted if name not in own])
+        converted = ov.preprocess.PrePostProcessor(model)
+        for name in wanted:
+            converted.output(name).tensor().set_element_type(ov.Type.f32)  # numpy has no bfloat16
+        model = converted.build()
+        results = core.compile_model(model, "CPU", dict(properties)).create_infer_request().infer(dict(inputs))
+        return {name: results[name] for name in wanted}
+
+    return values
+
+
+def _compared(
+    model: EngineModel, order: Sequence[str], names: Mapping[str, str], values: Values, inputs: Arrays, gate: Gate
+) -> list[Layer]:
+    if not order:
+        return []
+    expected = _outputs(model, model.module, order, inputs)
+    found = values([names[name] for name in order], inputs)
+    layers = []
+    for name in order:
+        actual = found.get(names[name])
+        # A value of another shape is the same one before or after a change of layout.
+        if actual is not None and actual.shape == expected[name].shape:
+            layers.append(_layer(name, actual.astype(np.float32), expected[name], gate))
+    return layers
+
+
+def _layer(name: str, actual: NDArray[Any], expected: NDArray[Any], gate: Gate) -> Layer:
+    error, angle = relative_error(actual, expected), cosine(actual, expected)
+    passed = angle >= gate.min_cosine if gate.max_error is None else error <= gate.max_error
+    return Layer(name=name, error=error, cosine=angle, passed=passed)
+
+
+def _module_values(model: EngineModel, module: nn.Module, names: Mapping[str, str]) -> Values:
+    """The values as another module of the same structure computes them."""
+    modules = {value: name for name, value in names.items()}
+
+    def values(wanted: Sequence[str], inputs: Arrays) -> Arrays:
+        outputs = _outputs(model, module, [modules[value] for value in wanted], inputs)
+        return {names[name]: output for name, output in outputs.items()}
+
+    return values
+
+
+def _order(model: EngineModel, names: Iterable[str], inputs: Arrays) -> list[str]:
+    """The named submodules that return a tensor, in the order they finish."""
+    order: list[str] = []
+    _observe(model, model.module, names, inputs, lambda name, _: order.append(name))
+    return list(dict.fromkeys(order))
+
+
+def _outputs(model: EngineModel, module: nn.Module, names: Iterable[str], inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """What the named submodules return."""
+    outputs: dict[str, NDArray[Any]] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        outputs[name] = output.float().numpy()
+
+    _observe(model, module, names, inputs, keep)
+    return outputs
+
+
+def _observe(
+    model: EngineModel, module: nn.Module, names: Iterable[str], inputs: Arrays, see: Callable[[str, Tensor], None]
+) -> None:
+    """Run a module and see the tensor that every named submodule returns."""
+    wanted = set(names)
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _, __, output: see(name, output) if isinstance(output, Tensor) else None
+
+    handles = [child.register_forward_hook(hook(name)) for name, child in module.named_modules() if name in wanted]
+    try:
+        models.run(model, module, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _depth(name: str) -> int:
+    """1 for a block or a layer beside the blocks, more for what is inside of one."""
+    parts = name.split(".")
+    while parts and parts[0] in ("classifier", "model"):
+        parts = parts[1:]
+    return len(parts) - sum(part.isdigit() for part in parts[:2])
+
+
+def _first(layers: Iterable[Layer]) -> Layer | None:
+    return next((layer for layer in layers if not layer.passed), None)

@@ -1,0 +1,107 @@
+"""The precision gate: what a built engine executes, as its library reports it, against what is claimed of it.
+
+Layers fall into three classes whatever the library calls them: matrix products, norms and softmax. A layer may execute
+in another precision than its class claims only where the graph handed to the library says so, as for the head.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdcmae.errors import GateError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from kdcmae.compile.settings import CompileSettings
+    from kdcmae.compile.targets import BuiltEngine
+
+__all__ = ["Claim", "claims", "declared_products", "require_claims"]
+
+_LAYERS = {
+    "norms": ("MVN", "LayerNormalization", "SkipLayerNormalization", "NORMALIZATION"),
+    "softmax": ("Softmax", "SOFTMAX"),
+}
+# OpenVINO's CPU plugin runs every layer in the precision of its hint, whatever the types of the IR; the others keep
+# the float32 that the graph gives to norms and softmax.
+_ONE_PRECISION_TARGETS = ("openvino",)
+_PRODUCTS = ("addmm", "baddbmm", "bmm", "conv1d", "conv2d", "convolution", "einsum", "linear", "matmul", "mm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One layer class of an engine.
+
+    Args:
+        layers: ``products``, ``norms`` or ``softmax``.
+        claimed: the precision it executes in.
+        besides: layers that the graph has in another precision on purpose, by precision.
+        executed: layers by the precision that the library reports; empty where it reports none.
+    """
+
+    layers: str
+    claimed: str
+    besides: Mapping[str, int]
+    executed: Mapping[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Nothing executes in another precision than claimed, beyond what the graph has on purpose."""
+        others = {found: count for found, count in self.executed.items() if found != self.claimed}
+        all_others = self.executed and self.claimed not in self.executed
+        return not all_others and all(count <= self.besides.get(found, 0) for found, count in others.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for the manifest."""
+        return {**asdict(self), "holds": self.holds}
+
+
+def declared_products(program: ExportedProgram) -> dict[str, int]:
+    """The matrix products of an exported program, counted by precision."""
+    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+    counts: Counter[str] = Counter()
+    for node in program.graph.nodes:
+        if node.op == "call_function" and getattr(node.target, "__name__", "").partition(".")[0] in _PRODUCTS:
+            counts[names.get(str(node.meta["val"].dtype), "other")] += 1
+    return dict(counts)
+
+
+def claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltEngine) -> list[Claim]:
+    """What is claimed of an engine, class by class, beside what it executes.
+
+    Args:
+        settings: of the build.
+        declared: matrix products by precision in the graph that the library got.
+        built: what the library made of it.
+    """
+    claimed = settings.claimed()
+    besides = {found: count for found, count in declared.items() if found != claimed}
+    found = [Claim(layers="products", claimed=claimed, besides=besides, executed=dict(built.products))]
+    floating = claimed if settings.target in _ONE_PRECISION_TARGETS else "fp32"
+    if claimed != "int8":  # the norms of a quantised engine run in whatever its floating-point rest does
+        for layers, kinds in _LAYERS.items():
+            executed = sum((Counter(built.executed.get(kind)) for kind in kinds), Counter[str]())
+            found.append(Claim(layers=layers, claimed=floating, besides={}, executed=dict(executed)))
+    return found
+
+
+def require_claims(found: Iterable[Claim]) -> None:
+    """Refuse an engine that executes in another precision than claimed.
+
+    Raises:
+        GateError: names the layer class and what it executes in.
+    """
+    for claim in found:
+        if not claim.holds:
+            executed = ", ".join(f"{count} in {precision}" for precision, count in claim.executed.items())
+            fix = ""
+            if claim.layers == "products":
+                others = (precision for precision in claim.executed if precision != claim.claimed)
+                other = max(others, key=lambda precision: claim.executed[precision])
+                fix = f"; compile with --precision {other}, or accept it with --execute-as {other}"
+            raise GateError(
+                f"precision: {claim.layers} are claimed to execute in {claim.claimed}, the engine runs {executed}{fix}"
+            )

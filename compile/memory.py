@@ -1,0 +1,21 @@
+"""Give freed memory back to the system between the stages of a build."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+
+__all__ = ["trim"]
+
+
+def trim() -> None:
+    """Collect garbage, and make glibc return what is free inside its heap; it keeps it otherwise.
+
+    A build goes through several libraries that each hold the weights once, so what one has freed the next must get.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim_heap is not None:
+            trim_heap(0)

@@ -1,0 +1,103 @@
+"""One folder for an audiovisual engine and the engines of the same model for clips without sound or picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kdcmae.compile import package, sharing
+from kdcmae.compile.build import Step, compile_engine
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.settings import CompileSettings
+from kdcmae.config import MODALITY_INPUTS, Modality
+from kdcmae.errors import ConfigError, GateError
+from kdcmae.runtime import feeding, load_engine
+from kdcmae.runtime.manifest import LABELS_FILE, Manifest, file_name
+from kdcmae.runtime.schema import MANIFEST_FILE
+
+__all__ = ["compile_modalities", "with_input_of"]
+
+
+def with_input_of(model: EngineModel, modality: Modality) -> EngineModel:
+    """An audiovisual classifier for clips of which only one modality is there.
+
+    Args:
+        model: of prepared or raw inputs.
+        modality: ``audio`` or ``video``.
+
+    Raises:
+        ConfigError: the model does not classify, or not by sound and picture.
+    """
+    if model.facts["modality"] != "audiovisual" or not model.labels:
+        raise ConfigError(f"--modalities is for audiovisual classifiers, and {model.facts['name']} is none")
+    seen = feeding.sources(MODALITY_INPUTS[modality])
+    inputs = tuple(spec for spec in model.inputs if feeding.sources([spec.name]) <= seen)
+    return dataclasses.replace(model, inputs=inputs)
+
+
+def compile_modalities(
+    models: Mapping[str, EngineModel], folder: Path, settings: CompileSettings, *, step: Step, seconds: dict[str, float]
+) -> Manifest:
+    """Build, verify and publish an engine folder with variants; each has a parity ladder of its own.
+
+    Where the target keeps weights apart from the graph (OpenVINO, ONNX Runtime), the variants share one file of them.
+
+    Args:
+        models: by modality, ``audiovisual`` first.
+        folder: where the engine goes; an engine there is replaced, but only by one that passed.
+        settings: what to build.
+        step: shows progress; a context manager per named step.
+        seconds: what the steps took so far, as ``step`` fills it.
+
+    Returns:
+        The manifest of the audiovisual engine as written.
+
+    Raises:
+        GateError: an engine is out of its gate, or fails its self-test in the common folder; nothing was written.
+        MissingDependencyError: the target's library is not installed.
+        EngineError: an export or a build failed; nothing was written.
+    """
+    package.check_destination(folder)
+    main, *variants = models
+    with package.staging(folder) as partial:
+        manifests = {
+            name: compile_engine(model, partial / name, settings, step=step, seconds=seconds)
+            for name, model in models.items()
+        }
+        whole = partial / main
+        for variant in variants:
+            _move(partial / variant, whole, variant)
+        manifest = _write(whole, {"" if name == main else name: manifests[name] for name in models})
+        if not any(rung["status"] == "skipped" for rung in manifest.parity if rung["name"] == "artifact"):
+            with step("verify the variants"):
+                _self_test(whole)
+        package.publish(whole, folder)
+    return manifest
+
+
+def _move(source: Path, target: Path, variant: str) -> None:
+    for path in source.iterdir():
+        if path.name not in (LABELS_FILE, MANIFEST_FILE):
+            os.rename(path, target / file_name(path.name, variant))
+
+
+def _write(folder: Path, manifests: Mapping[str, Manifest]) -> Manifest:
+    """Share the weights and write the manifests, that of the engine itself last: it has the digests of the others."""
+    files = {name: file_name(manifest.engine["file"], name) for name, manifest in manifests.items()}
+    share = sharing.SHARE.get(manifests[""].target)
+    weights = share([folder / file for file in files.values()]) if share else None
+    written: Manifest
+    for name in (*filter(None, manifests), ""):
+        engine = {**manifests[name].engine, "file": files[name], **({"weights": weights} if weights else {})}
+        variants = () if name else tuple(filter(None, manifests))
+        written = dataclasses.replace(manifests[name], engine=engine, variants=variants).write(folder, name)
+    return written
+
+
+def _self_test(folder: Path) -> None:
+    with load_engine(folder) as engine:
+        result = engine.self_test()
+    if not result.passed:
+        raise GateError(f"the engines fail their self-test in one folder: {result.max_error}; nothing was written")

@@ -1,0 +1,92 @@
+"""What quantisation costs on labelled clips that it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.compile import models
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.parity import Arrays
+from kdcmae.compile.quantize import openvino
+from kdcmae.compile.quantize.calibration import Clips
+from kdcmae.compile.targets.onnx import open_session
+from kdcmae.errors import ConfigError
+
+__all__ = ["Accuracy", "Evaluation", "open_graph"]
+
+
+def open_graph(graph: Path) -> Callable[[Arrays], Arrays]:
+    """What runs a quantised graph on the CPU: OpenVINO for an IR, ONNX Runtime for an ONNX file."""
+    return openvino.open_model(graph) if graph.suffix == ".xml" else open_session(graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 on held-out clips, in per cent.
+
+    Args:
+        source, clips: what was classified.
+        reference: of the float32 model.
+        quantized: of the quantised graph.
+        agreement: clips that both give the same first class.
+    """
+
+    source: str
+    clips: int
+    reference: float
+    quantized: float
+    agreement: float
+
+    @property
+    def drop(self) -> float:
+        """Percentage points lost."""
+        return self.reference - self.quantized
+
+
+class Evaluation:
+    """Classifies the same clips with the float32 model, once, and with quantised graphs.
+
+    Args:
+        model: a classifier with its weights.
+        clips: labelled with its classes.
+
+    Raises:
+        ConfigError: a model that does not classify.
+        DataError: labels that the model does not have.
+    """
+
+    def __init__(self, model: EngineModel, clips: Clips) -> None:
+        if not model.labels:
+            raise ConfigError("--max-drop is about the accuracy of a classifier; this model has no classes")
+        self._clips = clips
+        self._output = model.outputs[0].name
+        self._targets = clips.targets(model.labels)
+        self._reference = self._first_classes([models.reference(model, batch) for batch in clips.batches])
+
+    def measure(self, graph: Path) -> Accuracy:
+        """Classify the clips with a quantised graph.
+
+        Args:
+            graph: an OpenVINO IR or an ONNX file.
+        """
+        run = open_graph(graph)
+        found = self._first_classes([run(batch) for batch in self._clips.batches])
+        return Accuracy(
+            source=self._clips.source,
+            clips=self._clips.count,
+            reference=self._top1(self._reference),
+            quantized=self._top1(found),
+            agreement=100 * float((found == self._reference).mean()),
+        )
+
+    def _first_classes(self, outputs: list[Arrays]) -> NDArray[np.intp]:
+        logits = np.concatenate([np.asarray(output[self._output]) for output in outputs])
+        return logits[: self._clips.count].argmax(axis=1)
+
+    def _top1(self, classes: NDArray[np.intp]) -> float:
+        return 100 * float(self._targets[np.arange(len(classes)), classes].mean())

@@ -1,0 +1,117 @@
+"""INT8 for OpenVINO: NNCF puts FakeQuantize nodes into the model, and the device runs integer kernels for them.
+
+What stays in floating point runs in bfloat16 where the CPU has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from kdcmae.compile.parity import Arrays
+from kdcmae.compile.quantize.nodes import products_of
+from kdcmae.errors import EngineError
+from kdcmae.runtime.backend import import_library
+from kdcmae.runtime.openvino import import_openvino
+
+if TYPE_CHECKING:
+    from kdcmae.compile.quantize.calibration import Clips
+
+__all__ = ["declared_products", "floating_hint", "import_nncf", "method", "open_model", "quantize"]
+
+
+def import_nncf() -> ModuleType:
+    """Import NNCF without its reports to its maker.
+
+    Raises:
+        MissingDependencyError: NNCF or OpenVINO is not installed.
+    """
+    import_openvino()  # blocks the telemetry package, which NNCF uses too
+    nncf = import_library("nncf", install="kdcmae[int8]")
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def method() -> str:
+    """How :func:`quantize` does it, for the manifest."""
+    return f"NNCF {import_nncf().__version__}, transformer preset, weights per channel, OpenVINO IR"
+
+
+def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], precision: str) -> None:
+    """Write an IR with these layers in int8.
+
+    Args:
+        graph: the float ONNX graph.
+        target: the ``.xml`` to write, its ``.bin`` beside it.
+        clips: to learn ranges from.
+        layers: names of linear layers.
+        precision: ``int8``.
+
+    Raises:
+        EngineError: OpenVINO or NNCF refuses the graph.
+    """
+    import onnx
+
+    assert precision == "int8"
+    ov, nncf = import_openvino(), import_nncf()
+    chosen = products_of(onnx.load(graph, load_external_data=False).graph, layers)
+    try:
+        model = ov.Core().read_model(graph)
+        others = [name for op in model.get_ops() if (name := op.get_friendly_name()) not in chosen]
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset([dict(batch) for batch in clips.batches]),
+                subset_size=len(clips.batches),
+                model_type=nncf.ModelType.TRANSFORMER,
+                ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+            )
+        ov.save_model(quantized, target, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise EngineError(f"NNCF {nncf.__version__} could not quantise the graph: {error}") from error
+
+
+def open_model(path: Path) -> Callable[[Arrays], Arrays]:
+    """Compile an IR for the CPU as the engine will be, and give what runs it."""
+    core = import_openvino().Core()
+    properties = {"INFERENCE_PRECISION_HINT": floating_hint(core), "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(path), "CPU", properties)
+    request = compiled.create_infer_request()
+
+    def run(feed: Arrays) -> Arrays:
+        results = request.infer(dict(feed))
+        return {name: results[port].copy() for port in compiled.outputs for name in port.get_names()}
+
+    return run
+
+
+def floating_hint(core: Any) -> str:
+    """The precision hint for what is not quantised: bfloat16 where this CPU multiplies it."""
+    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def declared_products(model: Any, floating: str) -> dict[str, int]:
+    """Matrix products of an IR by precision: int8 where both operands are quantised.
+
+    Args:
+        model: an ``openvino.Model``.
+        floating: the precision of all others, which may also stay in the graph's own float32.
+    """
+    products = [op for op in model.get_ops() if op.get_type_name() == "MatMul"]
+    integer = sum(all(_is_quantized(value.get_node()) for value in op.input_values()) for op in products)
+    rest = len(products) - integer
+    return {"int8": integer, "fp32": rest, floating: rest}
+
+
+def _is_quantized(node: Any) -> bool:
+    """A FakeQuantize, or stored int8 weights being scaled, behind whatever only moves data."""
+    while node.get_type_name() in ("Reshape", "Transpose", "Convert", "Multiply", "Subtract"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() == "Constant":
+        return bool(node.get_element_type().to_string() in ("i8", "u8"))
+    return bool(node.get_type_name() == "FakeQuantize")

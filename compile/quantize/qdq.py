@@ -1,0 +1,191 @@
+"""INT8 and FP8 as ONNX with Q/DQ pairs, for TensorRT and ONNX Runtime: symmetric, as TensorRT insists on.
+
+Each quantised product reads QuantizeLinear -> DequantizeLinear of its activations, one scale per tensor, and
+DequantizeLinear of weights that are stored in 8 bits, one scale per output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.compile.quantize.nodes import products_of
+from kdcmae.errors import EngineError
+from kdcmae.runtime.backend import import_library
+
+if TYPE_CHECKING:
+    from kdcmae.compile.quantize.calibration import Clips
+
+__all__ = ["declared_products", "method", "quantize"]
+
+# The largest value of a stored number, and the name of its type in ONNX.
+_LARGEST = {"int8": 127.0, "fp8": 448.0}
+_TYPES = {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}
+
+
+def method(precision: str) -> str:
+    """How :func:`quantize` does it, for the manifest."""
+    kind = "int8" if precision == "int8" else "fp8 (E4M3)"
+    return f"{kind} Q/DQ in ONNX, symmetric, largest absolute value, weights per channel"
+
+
+def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], precision: str) -> None:
+    """Write an ONNX graph with Q/DQ pairs around these layers.
+
+    Args:
+        graph: the float ONNX graph.
+        target: the file to write, its weights in ``<name>.data`` beside it.
+        clips: to learn the largest activations from.
+        layers: names of linear layers.
+        precision: ``int8`` or ``fp8``.
+
+    Raises:
+        EngineError: activations that are not finite.
+    """
+    import onnx
+
+    model = onnx.load(graph)
+    chosen = products_of(model.graph, layers)
+    inputs = {node.name: node.input[0] for node in model.graph.node if node.name in chosen}
+    largest = _largest_activations(graph, sorted(set(inputs.values())), clips)
+    writer = _Writer(model.graph, precision)
+    nodes = []
+    for node in model.graph.node:
+        if node.name in chosen:
+            nodes += writer.activations(node.input[0], largest[node.input[0]])
+            nodes += writer.weights(node.input[1])
+            node.input[0], node.input[1] = writer.dequantized(node.input[0]), writer.dequantized(node.input[1])
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    writer.drop_unused()
+    onnx.save_model(model, target, save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)
+
+
+def declared_products(graph: Path, precision: str) -> dict[str, int]:
+    """Matrix products of a Q/DQ graph by precision.
+
+    Args:
+        graph: what :func:`quantize` wrote.
+        precision: of the quantised ones; all others are float32.
+    """
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    scaled = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    quantized = sum(scaled.issuperset(node.input[:2]) for node in products)
+    return {precision: quantized, "fp32": len(products) - quantized}
+
+
+def _largest_activations(graph: Path, names: list[str], clips: Clips) -> dict[str, float]:
+    """The largest absolute value that each tensor takes over the clips, reduced inside the graph."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ort = import_library("onnxruntime", install="kdcmae[onnx]")
+    model = onnx.load(graph, load_external_data=False)
+    peaks = [f"{name}.peak" for name in names]
+    for name, peak in zip(names, peaks, strict=True):
+        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
+        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.abs"], [peak], keepdims=0))
+        model.graph.output.append(helper.make_tensor_value_info(peak, TensorProto.FLOAT, ()))
+    watched = graph.with_name("watched.onnx")
+    onnx.save_model(model, watched)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
+    found = np.max([session.run(peaks, dict(batch)) for batch in clips.batches], axis=0)
+    watched.unlink()
+    if not np.isfinite(found).all():
+        broken = names[int(np.argmin(np.isfinite(found)))]
+        raise EngineError(f"activations of {broken} are not finite on the calibration clips")
+    return dict(zip(names, map(float, found), strict=True))
+
+
+class _Writer:
+    """Adds Q/DQ pairs to a graph, each tensor once."""
+
+    def __init__(self, graph: Any, precision: str) -> None:
+        import onnx
+
+        self._graph = graph
+        self._largest = _LARGEST[precision]
+        self._type = getattr(onnx.TensorProto, _TYPES[precision])
+        self._initializers: Mapping[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+        self._done: set[str] = set()
+
+    @staticmethod
+    def dequantized(name: str) -> str:
+        """The tensor as a product reads it."""
+        return f"{name}.dequantized"
+
+    def activations(self, name: str, largest: float) -> list[Any]:
+        """Quantise and dequantise a tensor, with one scale."""
+        from onnx import helper
+
+        if not self._first(name):
+            return []
+        scale, zero = self._scales(name, np.array(max(largest, 1e-8) / self._largest, dtype=np.float32))
+        return [
+            helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.quantized"], name=f"{name}.quantize"),
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{name}.quantized", scale, zero],
+                [self.dequantized(name)],
+                name=f"{name}.dequantize",
+            ),
+        ]
+
+    def weights(self, name: str) -> list[Any]:
+        """Store a weight (in, out) in 8 bits, with one scale per output."""
+        from onnx import helper, numpy_helper
+
+        if not self._first(name):
+            return []
+        values = numpy_helper.to_array(self._initializers[name])
+        scales = np.maximum(np.abs(values).max(axis=0), 1e-8).astype(np.float32) / np.float32(self._largest)
+        self._add(self._stored(values / scales), f"{name}.quantized")
+        scale, zero = self._scales(name, scales)
+        node = helper.make_node(
+            "DequantizeLinear",
+            [f"{name}.quantized", scale, zero],
+            [self.dequantized(name)],
+            name=f"{name}.dequantize",
+            axis=1,
+        )
+        return [node]
+
+    def drop_unused(self) -> None:
+        """Remove the float weights that nothing reads any more."""
+        read = {name for node in self._graph.node for name in node.input}
+        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def _first(self, name: str) -> bool:
+        new = name not in self._done
+        self._done.add(name)
+        return new
+
+    def _scales(self, name: str, scales: NDArray[np.float32]) -> tuple[str, str]:
+        from onnx import numpy_helper
+
+        self._graph.initializer.append(numpy_helper.from_array(scales, f"{name}.scale"))
+        self._add(self._stored(np.zeros_like(scales)), f"{name}.zero")
+        return f"{name}.scale", f"{name}.zero"
+
+    def _stored(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        import onnx
+
+        kind = onnx.helper.tensor_dtype_to_np_dtype(self._type)
+        return (np.rint(values) if kind == np.int8 else values).astype(kind)
+
+    def _add(self, values: NDArray[Any], name: str) -> None:
+        from onnx import numpy_helper
+
+        self._graph.initializer.append(numpy_helper.from_array(values, name))

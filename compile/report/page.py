@@ -1,0 +1,209 @@
+"""The page itself: every section reads the manifest, and is left out where the manifest has nothing for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdcmae.compile.report.markup import Html, document, section, table, tag
+from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["REPORT_FILE", "render", "write"]
+
+REPORT_FILE = "report.html"
+
+_STATUS = {"passed": "good", "failed": "bad", "skipped": "idle"}
+
+
+def write(manifest: Manifest, folder: Path) -> None:
+    """Write ``report.html`` into an engine folder.
+
+    Args:
+        manifest: what the page shows.
+        folder: the engine folder, complete but for this page and the final manifest.
+    """
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != REPORT_FILE}
+    (folder / REPORT_FILE).write_text(render(manifest, sizes), encoding="utf-8")
+
+
+def render(manifest: Manifest, sizes: Mapping[str, int]) -> str:
+    """The page as HTML.
+
+    Args:
+        manifest: of the engine.
+        sizes: bytes of its files by name.
+    """
+    name = f"{manifest.model['name']} for {manifest.target}, {manifest.precision['asked']}"
+    return document(
+        name,
+        _head(name, manifest),
+        _ladder(manifest.parity),
+        _precision(manifest.precision),
+        _sensitivity(manifest.precision),
+        _pareto(manifest.build),
+        _sizes(sizes),
+        _timings(manifest.build),
+        _environment(manifest),
+    )
+
+
+def _head(name: str, manifest: Manifest) -> Html:
+    model = manifest.model
+    skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
+    failed = [rung["name"] for rung in manifest.parity if rung["status"] == "failed"]
+    if failed:
+        verdict = tag("strong", f"failed at {failed[0]}", class_="bad")
+    elif skipped:
+        verdict = tag("strong", skipped[-1], class_="idle")
+    else:
+        verdict = tag("strong", "built and verified", class_="good")
+    batch = manifest.batch
+    sizes = (
+        f"batch {batch.min}" if batch.min == batch.max else f"batch {batch.min} to {batch.max}, tuned for {batch.opt}"
+    )
+    lines = [
+        tag("h1", name),
+        tag("p", verdict, f" · {manifest.created} · {sizes}"),
+        tag(
+            "p",
+            f"{model['parameters'] / 1e6:.1f} M parameters, {model['modality']}, from {model['source']}",
+            class_="soft",
+        ),
+    ]
+    if model["random_weights"]:
+        lines.append(
+            tag("p", "Random weights: the engine is for trying things out, its labels mean nothing.", class_="idle")
+        )
+    return tag("header", *lines)
+
+
+def _ladder(rungs: list[dict[str, Any]]) -> Html:
+    climbed = [rung for rung in rungs if rung.get("cases")]
+    rows = [
+        (
+            rung["name"],
+            tag("span", rung["status"], class_=_STATUS.get(rung["status"], "")),
+            _worst(rung["errors"].values(), max, ".1e"),
+            _number(rung.get("tolerance"), ".0e"),
+            _worst(rung.get("cosines", {}).values(), min, ".7f"),
+            _number(rung.get("agreement"), ".0%"),
+            rung.get("note", ""),
+        )
+        for rung in rungs
+    ]
+    header = ("rung", "result", "largest error#", "allowed#", "smallest cosine#", "top-1 agreement#", "how")
+    plot = [
+        Bar(
+            label=rung["name"],
+            value=max((error for error in rung["errors"].values() if error is not None), default=0.0),
+            text=_worst(rung["errors"].values(), max, ".1e"),
+            limit=rung["tolerance"],
+        )
+        for rung in climbed
+    ]
+    detail = [
+        (rung["name"], case["case"], str(case["batch"]), output, f"{error:.2e}", f"{case['cosines'][output]:.8f}")
+        for rung in climbed
+        for case in rung["cases"]
+        for output, error in case["errors"].items()
+    ]
+    every = table(("rung", "case", "batch#", "output", "error#", "cosine#"), detail)
+    return section(
+        "Parity with the PyTorch model in float32",
+        log_bars(plot) if plot else "",
+        tag(
+            "p",
+            "Largest error relative to the largest reference value, logarithmic; the mark is what is allowed.",
+            class_="soft",
+        ),
+        table(header, rows),
+        tag("details", tag("summary", "every case and output"), every) if detail else "",
+    )
+
+
+def _precision(precision: Mapping[str, Any]) -> Html:
+    rows = [
+        (
+            claim["layers"],
+            claim["claimed"],
+            _counts(claim["executed"]) or "not reported",
+            tag("span", "holds" if claim["holds"] else "differs", class_="good" if claim["holds"] else "bad"),
+        )
+        for claim in precision.get("claims", ())
+    ]
+    executed = [(kind, _counts(counts)) for kind, counts in precision.get("executed", {}).items()]
+    kinds = tag(
+        "details", tag("summary", "every layer class of the library"), table(("layer", "executes in"), executed)
+    )
+    return section(
+        "Precision claimed and executed",
+        table(("layers", "claimed", "executes in, as the library reports it", ""), rows),
+        kinds if executed else "",
+    )
+
+
+def _sensitivity(precision: Mapping[str, Any]) -> Html:
+    found = precision.get("sensitivity")
+    if not found:
+        return Html("")
+    ranked = sorted(found.items(), key=lambda item: -item[1])
+    rows = [Bar(label=layer, value=value, text=f"{value:.2e}") for layer, value in ranked]
+    return section("Sensitivity of layers to quantisation, most sensitive first", bars(rows))
+
+
+def _pareto(build: Mapping[str, Any]) -> Html:
+    trials = build.get("search", {}).get("trials", ())
+    points = [
+        Point(
+            label=f"{trial['precision']}, {trial['keep']:.0%} of the tokens",
+            x=min(trial["latency_ms"].values()),
+            y=-trial["drop"],
+        )
+        for trial in trials
+        if trial["latency_ms"] and trial["drop"] is not None
+    ]
+    if not points:
+        return Html("")
+    plot = scatter(points, "latency in ms", "accuracy gained or lost, in percentage points")
+    return section("Accuracy against latency of what was tried", plot)
+
+
+def _sizes(sizes: Mapping[str, int]) -> Html:
+    rows = [Bar(label=name, value=size, text=f"{size / 1e6:,.2f} MB") for name, size in sizes.items()]
+    return section(f"Files, {sum(sizes.values()) / 1e6:,.1f} MB", bars(rows))
+
+
+def _timings(build: Mapping[str, Any]) -> Html:
+    seconds = build.get("seconds", {})
+    rows = [Bar(label=name, value=value, text=f"{value:.1f} s") for name, value in seconds.items()]
+    peak = build.get("peak_rss_bytes")
+    memory = f", {peak / 1e9:.2f} GB of memory at most" if peak else ""
+    return section(f"Build, {sum(seconds.values()):.0f} s{memory}", bars(rows))
+
+
+def _environment(manifest: Manifest) -> Html:
+    facts = {"kdcmae": manifest.kdcmae_version, **manifest.libraries, **manifest.build.get("host", {})}
+    options = {
+        f"engine {key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in manifest.engine.items()
+    }
+    rows = [(key, str(value)) for key, value in {**facts, **options}.items()]
+    return section("Environment", table(("what", "value"), rows))
+
+
+def _worst(values: Any, choose: Any, style: str) -> str:
+    known = list(values)
+    if not known:
+        return "-"
+    return "not finite" if None in known else format(choose(known), style)
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} in {precision}" for precision, count in counts.items())

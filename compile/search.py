@@ -1,0 +1,263 @@
+"""The most accurate engine that meets a latency budget on this machine: precision, kept tokens, threads.
+
+Candidates come the most accurate first, all tokens before fewer and wide types before narrow ones, and the first that
+meets both the budget and the accuracy wins. What cannot win any more is not built: fewer tokens are never more
+accurate, and no fewer tokens make an engine faster than the square of their share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.compile import models, package, report
+from kdcmae.compile.build import compile_engine
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.quantize.calibration import Clips, load_clips
+from kdcmae.compile.settings import CompileSettings
+from kdcmae.errors import ConfigError, EngineError, GateError
+from kdcmae.runtime import Engine, load_engine
+from kdcmae.runtime.manifest import BatchRange, Manifest
+
+__all__ = ["PRECISIONS", "Search", "SearchSettings", "Trial"]
+
+PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnx": ("fp32", "int8"),
+    "aoti": ("fp32", "bf16"),
+}
+"""What is tried per target on a CPU, the most accurate first."""
+
+Step = Callable[[str], AbstractContextManager[None]]
+Status = Literal["fits", "too slow", "too inaccurate", "not built", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What is wanted, and where to look.
+
+    Args:
+        target: a key of :data:`PRECISIONS`.
+        budget_ms: nine in ten inferences of one sample must not take longer.
+        max_drop: accuracy that may be lost, in percentage points.
+        evaluation: held-out clips: ``avsynth:CLIPS`` or a manifest.
+        ratios: shares of the tokens, falling, from 1.
+        threads: numbers of CPU threads; the fewest that meet the budget win.
+        window_s, rounds: interleaved timing of one engine with each number of threads.
+    """
+
+    target: str
+    budget_ms: float
+    max_drop: float
+    evaluation: str | Path = "avsynth:200"
+    ratios: tuple[float, ...] = (1.0, 0.75, 0.5, 0.35, 0.25)
+    threads: tuple[int, ...] = (1,)
+    window_s: float = 0.5
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        if self.target not in PRECISIONS:
+            raise ConfigError(f"--budget-ms searches {', '.join(PRECISIONS)} on this machine, not {self.target}")
+        if not self.budget_ms > 0:
+            raise ConfigError(f"--budget-ms {self.budget_ms:g} must be positive")
+        if not 0 <= self.max_drop <= 100:
+            raise ConfigError(f"--max-drop {self.max_drop:g} must lie between 0 and 100 percentage points")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One candidate. What was not measured is None.
+
+    Args:
+        precision: of the matrix products.
+        keep: share of the tokens.
+        status: what became of it.
+        latency_ms: 90th percentile by number of threads.
+        threads: the fewest that meet the budget.
+        drop: percentage points of accuracy lost; of clips without the model's labels, the share of them that the
+            engine answers in another way, which no drop exceeds.
+        reason: why it was not built, or failed.
+    """
+
+    precision: str
+    keep: float
+    status: Status
+    latency_ms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    threads: int | None = None
+    drop: float | None = None
+    reason: str = ""
+
+    @property
+    def best_ms(self) -> float | None:
+        """With the best number of threads."""
+        return min(self.latency_ms.values()) if self.latency_ms else None
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.keep:.0%} of the tokens"
+
+
+class Search:
+    """A search over the candidates of one target.
+
+    Args:
+        load: share of the tokens -> the model, such as :func:`kdcmae.compile.cli.model.load_model` gives.
+        settings: what is wanted.
+        step: shows progress.
+    """
+
+    def __init__(self, load: Callable[[float], EngineModel], settings: SearchSettings, step: Step) -> None:
+        self.settings = settings
+        self.trials: list[Trial] = []
+        self._load = load
+        self._step = step
+
+    def run(self, folder: Path) -> Manifest:
+        """Build candidates until one is good enough, and publish that.
+
+        Args:
+            folder: where the engine goes.
+
+        Returns:
+            Its manifest, with the search under ``build``.
+
+        Raises:
+            GateError: none is; names the nearest.
+            KdcmaeError: the clips cannot be read, or the folder cannot be written.
+        """
+        package.check_destination(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._load(1.0)
+        with self._step("reference on held-out clips"):
+            exam = _Exam(whole, load_clips(whole, self.settings.evaluation, BatchRange(1, 1, 1), split="test"))
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.search-") as scratch:
+            for keep in self.settings.ratios:
+                for precision in PRECISIONS[self.settings.target]:
+                    built = Path(scratch) / f"{precision}-{keep}"
+                    trial = self._try(precision, keep, built, exam)
+                    self.trials.append(trial)
+                    if trial.status == "fits":
+                        return self._publish(built, folder, trial)
+        raise GateError(self._nearest())
+
+    def _try(self, precision: str, keep: float, folder: Path, exam: _Exam) -> Trial:
+        trial = Trial(precision=precision, keep=keep, status="not built", reason=self._hopeless(precision, keep))
+        if trial.reason:
+            return trial
+        settings = CompileSettings(target=self.settings.target, precision=precision, batch=BatchRange(1, 1, 1))
+        model = self._load(keep)
+        try:
+            with self._step(f"try {trial}"):
+                compile_engine(model, folder, settings, step=self._step, seconds={})
+        except (EngineError, GateError) as error:
+            return dataclasses.replace(trial, status="failed", reason=str(error))
+        latency = self._time(folder, models.examples(model, 1))
+        trial = dataclasses.replace(trial, latency_ms=latency)
+        fitting = [int(threads) for threads, found in latency.items() if found <= self.settings.budget_ms]
+        if not fitting:
+            return dataclasses.replace(trial, status="too slow")
+        with self._step("classify held-out clips"), load_engine(folder, threads=max(self.settings.threads)) as engine:
+            drop = exam.drop(engine)
+        status: Status = "fits" if drop <= self.settings.max_drop else "too inaccurate"
+        return dataclasses.replace(trial, status=status, threads=min(fitting), drop=drop)
+
+    def _hopeless(self, precision: str, keep: float) -> str:
+        """Why a candidate cannot be the one, by what is known of others; empty where it may be."""
+        order = PRECISIONS[self.settings.target]
+        for trial in self.trials:
+            worse = order.index(precision) >= order.index(trial.precision) and keep <= trial.keep
+            if trial.status == "too inaccurate" and worse:
+                return f"{trial} is more accurate and loses {trial.drop:.1f} points"
+            if trial.precision == precision and trial.best_ms is not None:
+                bound_ms = trial.best_ms * (keep / trial.keep) ** 2
+                if bound_ms > self.settings.budget_ms:
+                    return f"at best {bound_ms:.3g} ms: {trial} takes {trial.best_ms:.3g} ms"
+        return ""
+
+    def _time(self, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """90th percentile in ms by number of threads, timed in turns."""
+        with ExitStack() as stack, self._step("time it"):
+            engines = {
+                threads: stack.enter_context(load_engine(folder, threads=threads)) for threads in self.settings.threads
+            }
+            found: dict[int, list[float]] = {threads: [] for threads in engines}
+            for _ in range(self.settings.rounds):
+                for threads, engine in engines.items():
+                    found[threads] += _window_ms(engine, inputs, self.settings.window_s)
+        return {str(threads): float(np.percentile(calls, 90)) for threads, calls in found.items()}
+
+    def _publish(self, built: Path, folder: Path, winner: Trial) -> Manifest:
+        manifest = Manifest.read(built)
+        facts = {
+            "settings": {**dataclasses.asdict(self.settings), "evaluation": str(self.settings.evaluation)},
+            "threads": winner.threads,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+        }
+        manifest = dataclasses.replace(manifest, build={**manifest.build, "search": facts})
+        report.write(manifest, built)
+        manifest = manifest.write(built)
+        package.publish(built, folder)
+        return manifest
+
+    def _nearest(self) -> str:
+        """What was nearest to the budget among the accurate ones, or nearest to the accuracy."""
+        slow = [trial for trial in self.trials if trial.status == "too slow"]
+        inaccurate = [trial for trial in self.trials if trial.status == "too inaccurate"]
+        wanted = f"no engine takes {self.settings.budget_ms:g} ms and loses {self.settings.max_drop:g} points"
+        if inaccurate:
+            nearest = min(inaccurate, key=lambda trial: trial.drop or 0.0)
+            return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms and loses {nearest.drop:.1f} points"
+        if slow:
+            nearest = min(slow, key=lambda trial: trial.best_ms or 0.0)
+            return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms"
+        reasons = "; ".join(f"{trial}: {trial.reason}" for trial in self.trials)
+        return f"{wanted}; none could be built: {reasons}"
+
+
+class _Exam:
+    """The same clips for every candidate."""
+
+    def __init__(self, model: EngineModel, clips: Clips) -> None:
+        if not model.labels:
+            raise ConfigError("--max-drop is about the accuracy of a classifier; this model has no classes")
+        self._clips = clips
+        self._output = model.outputs[0].name
+        self._whole = self._first([models.reference(model, batch) for batch in clips.batches])
+        self._targets: NDArray[np.bool_] | None = None
+        if not model.facts["random_weights"]:
+            self._targets = clips.targets(model.labels)
+
+    def drop(self, engine: Engine) -> float:
+        """Percentage points lost by an engine."""
+        found = self._first([engine.infer(batch) for batch in self._clips.batches])
+        if self._targets is None:
+            return 100 * float((found != self._whole).mean())
+        return self._accuracy(self._targets, self._whole) - self._accuracy(self._targets, found)
+
+    def _first(self, outputs: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.intp]:
+        logits = np.concatenate([np.asarray(output[self._output]) for output in outputs])
+        return logits[: self._clips.count].argmax(axis=1)
+
+    @staticmethod
+    def _accuracy(targets: NDArray[np.bool_], first: NDArray[np.intp]) -> float:
+        return 100 * float(targets[np.arange(len(first)), first].mean())
+
+
+def _window_ms(engine: Engine, inputs: Mapping[str, NDArray[Any]], seconds: float) -> list[float]:
+    """Latencies of single calls, back to back; the first, which brings caches and threads back, does not count."""
+    engine.infer(inputs)
+    start = time.perf_counter()
+    found: list[float] = []
+    while not found or time.perf_counter() - start < seconds:
+        begin = time.perf_counter()
+        engine.infer(inputs)
+        found.append((time.perf_counter() - begin) * 1e3)
+    return found

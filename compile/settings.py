@@ -1,0 +1,139 @@
+"""What to build and what it must pass, as data; importing this loads no library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from kdcmae.errors import ConfigError
+from kdcmae.runtime.manifest import BatchRange
+
+__all__ = ["GATES", "QUANTIZED", "CompileSettings", "Gate", "QuantizationSettings", "gate_for"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What the outputs of a stage must stay within.
+
+    Args:
+        max_error: largest difference relative to the largest reference value; None where only the direction of the
+            outputs is promised, as with int8.
+        min_cosine: smallest cosine between a sample's output and its reference.
+        min_agreement: smallest share of samples whose first class is the reference's, of a classifier.
+        tie: two classes of the reference closer than this, relative to its largest value, count as one: which of them
+            comes first is chance.
+    """
+
+    max_error: float | None
+    min_cosine: float
+    min_agreement: float
+    tie: float
+
+    def __post_init__(self) -> None:
+        if self.max_error is not None and not self.max_error >= 0:
+            raise ConfigError(f"--max-error {self.max_error} must not be negative")
+        for name in ("min_cosine", "min_agreement"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ConfigError(f"--{name.replace('_', '-')} {value} must lie between 0 and 1")
+
+    def tightened(self, **limits: float | None) -> Gate:
+        """The same gate with other limits where they are given.
+
+        Raises:
+            ConfigError: a limit that is looser than the gate's own.
+        """
+        given = {name: value for name, value in limits.items() if value is not None}
+        for name, value in given.items():
+            own = getattr(self, name)
+            if own is not None and (value > own if name == "max_error" else value < own):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value} is looser than the {own} this precision must pass"
+                )
+        return Gate(**{**asdict(self), **given})
+
+
+# float32 differs by summation order only; fp16 keeps 11 significant bits and bf16 8, and errors of that size add up
+# over some twenty blocks.
+GATES: Mapping[str, Gate] = {
+    "fp32": Gate(max_error=1e-4, min_cosine=0.999999, min_agreement=1.0, tie=2e-4),
+    "fp16": Gate(max_error=5e-3, min_cosine=0.9999, min_agreement=1.0, tie=1e-2),
+    "bf16": Gate(max_error=4e-2, min_cosine=0.999, min_agreement=0.95, tie=8e-2),
+    "int8": Gate(max_error=None, min_cosine=0.98, min_agreement=0.9, tie=2e-1),
+    "fp8": Gate(max_error=None, min_cosine=0.98, min_agreement=0.9, tie=2e-1),
+}
+
+
+def gate_for(precisions: set[str]) -> Gate:
+    """The gate of a stage that computes in these precisions: the widest of theirs."""
+    order = list(GATES)
+    return GATES[max(precisions, key=order.index)]
+
+
+QUANTIZED = ("int8", "fp8")
+"""The precisions that a float32 graph is quantised to, after its export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationSettings:
+    """What int8 and fp8 are made from, and what they may cost.
+
+    Args:
+        calibration: clips that ranges are learnt from: ``avsynth:CLIPS`` or a manifest.
+        evaluation: held-out clips with labels, likewise.
+        max_drop: top-1 that may be lost on them, in percentage points; None to measure nothing.
+    """
+
+    calibration: str | Path = "avsynth:32"
+    evaluation: str | Path = "avsynth:200"
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise ConfigError(f"--max-drop {self.max_drop} must lie between 0 and 100 percentage points")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileSettings:
+    """What to build.
+
+    Args:
+        target: one of :data:`kdcmae.runtime.manifest.TARGETS`.
+        precision: of the matrix products.
+        batch: sizes the engine must serve; min = max bakes the size in.
+        execute_as: the precision that the products may execute in instead, on a device that lacks the one asked for.
+        limits: tighter limits than the precision's own, by the names of :class:`Gate`.
+        clips: files to prove the engine on, beside the clips made here.
+        device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
+        quantization: of int8 and fp8.
+    """
+
+    target: str
+    precision: str
+    batch: BatchRange
+    execute_as: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    clips: tuple[Path, ...] = ()
+    device: str = ""
+    quantization: QuantizationSettings = field(default_factory=QuantizationSettings)
+
+    @property
+    def floating(self) -> str:
+        """The precision of the exported graph, before anything in it is quantised."""
+        return "fp32" if self.precision in QUANTIZED else self.precision
+
+    def graph_gate(self) -> Gate:
+        """The gate of the exported graph."""
+        return self.gate(set()) if self.floating == self.precision else gate_for({self.floating})
+
+    def gate(self, executed: set[str]) -> Gate:
+        """The gate of a stage that computes in ``executed`` and, in the graph, in the precision asked for.
+
+        Raises:
+            ConfigError: a limit that is looser than what the precision must pass anyway.
+        """
+        return gate_for({self.precision, *(executed & GATES.keys())}).tightened(**self.limits)
+
+    def claimed(self) -> str:
+        """The precision that the matrix products are claimed to execute in."""
+        return self.execute_as or self.precision

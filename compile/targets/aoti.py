@@ -1,0 +1,142 @@
+"""AOTInductor engines: machine code that PyTorch's compiler makes of the exported program, in one package.
+
+The package holds the code it was made from, and from that it is read back what executes in which precision.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+from torch._inductor import aoti_compile_and_package, cpp_builder
+from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.utils import fresh_cache
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from kdcmae import host
+from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.errors import BrokenDependencyError, EngineError
+
+__all__ = ["TARGET", "AotInductor", "executed_precision"]
+
+_FILE = "model.pt2"
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_LOW = {"at::Half": "fp16", "at::BFloat16": "bf16"}
+_PRODUCTS = ("addmm", "baddbmm", "bmm", "convolution", "mm")
+# What the names of generated kernels call these layers.
+_KERNELS = {"native_layer_norm": "LayerNormalization", "_softmax": "Softmax", "gelu": "Gelu"}
+_SETTINGS = {
+    # The number of threads is the app's choice, not that of the machine that compiled.
+    "cpp.dynamic_threads": True,
+    # They pay when many models are compiled; one is done sooner without.
+    "aot_inductor.precompile_headers": False,
+}
+
+
+class AotInductor:
+    """Compiles the program with PyTorch's own compiler and the machine's C++ compiler."""
+
+    reads_onnx = False
+
+    def require(self) -> None:
+        try:
+            cpp_builder.get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise BrokenDependencyError(
+                "AOTInductor found no C++ compiler; install one with: apt-get install g++ (or name it in CXX)"
+            ) from error
+
+    def build(self, request: BuildRequest) -> BuiltEngine:
+        assert request.program is not None
+        device, path = request.device or "cpu", request.folder / _FILE
+        program = move_to_device_pass(request.program, device) if device == "cuda" else request.program
+        _package(program, path)
+        executed = executed_precision(path)
+        return BuiltEngine(
+            engine={"file": _FILE, "device": device, **_bound_to(device)},
+            libraries={"torch": torch.__version__.partition("+")[0]},
+            executed=executed,
+            products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
+            run=None,  # what was built is the package
+        )
+
+
+TARGET = AotInductor()
+
+
+def _package(program: ExportedProgram, path: Path) -> None:
+    """Compile, leaving nothing behind but the package."""
+    pick_vec_isa()  # tries the compiler on the processor's instructions; remembered in the shared cache
+    # In that cache every build would leave a copy of the weights.
+    with warnings.catch_warnings(), torch.no_grad(), fresh_cache(dir=str(path.parent)):
+        warnings.simplefilter("ignore")
+        try:
+            aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(_SETTINGS))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise EngineError(f"AOTInductor {torch.__version__} could not build the engine: {reason}") from error
+
+
+def _bound_to(device: str) -> dict[str, object]:
+    """What the machine code needs of the device it runs on."""
+    if device == "cpu":
+        return {"cpu_features": sorted(host.cpu_features())}
+    return {"compute_capability": "{}.{}".format(*torch.cuda.get_device_capability())}
+
+
+def executed_precision(package: Path) -> dict[str, dict[str, int]]:
+    """Count what computes in which precision, from the code the package was made from.
+
+    Matrix products are calls into a library, which computes in the type of its output. The other layers are
+    generated loops; on a GPU the package holds only their binaries, and they are not counted.
+
+    Args:
+        package: a ``.pt2`` file.
+
+    Returns:
+        Layers by class and precision, such as ``{"addmm": {"bf16": 37, "fp32": 1}}``.
+    """
+    with zipfile.ZipFile(package) as archive:
+        sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")]
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for source in sources:
+        for kind, precision in (*_called(source), *_generated(source)):
+            counts[kind][precision] += 1
+    return {kind: dict(found) for kind, found in sorted(counts.items())}
+
+
+_ALLOCATED = re.compile(r"aoti_torch_empty_strided\w*\([^;]*?cached_torch_dtype_(\w+),[^;]*?&(\w+)_handle\)")
+_VIEW = r"(?:wrap_with_raii_handle_if_needed\(reinterpret_tensor_wrapper\()"
+_ALIAS = re.compile(rf"auto (\w+) = (?:std::move\(|{_VIEW})(\w+)")
+_CALL = re.compile(rf"aoti_torch_(?:cpu|cuda)_({'|'.join(_PRODUCTS)})_out\({_VIEW}?(\w+)")
+
+
+def _called(source: str) -> list[tuple[str, str]]:
+    """The products that generated code calls, and the precision of the buffer each writes."""
+    types = {name: _PRECISIONS.get(dtype, dtype) for dtype, name in _ALLOCATED.findall(source)}
+    for name, other in _ALIAS.findall(source):
+        types[name] = types.get(other, "unknown")
+    return [(kind, types.get(name, "unknown")) for kind, name in _CALL.findall(source)]
+
+
+_KERNEL = re.compile(r"^extern \"C\"\s+void\s+(cpp_fused_\w+)\([^)]*\)\s*\{(.*?)^\}", re.MULTILINE | re.DOTALL)
+_LOADED = re.compile(r"auto (\w+) = at::vec::Vectorized(?:N)?<(at::Half|at::BFloat16)[^;=]*?::loadu\(")
+_WIDENED = re.compile(r"convert<float[^>]*>\((\w+)\)")
+
+
+def _generated(source: str) -> list[tuple[str, str]]:
+    """The layers in generated loops, and the precision they compute in: that of values loaded and not widened."""
+    found = []
+    for name, body in _KERNEL.findall(source):
+        widened = set(_WIDENED.findall(body))
+        narrow = {_LOW[kind] for value, kind in _LOADED.findall(body) if value not in widened}
+        narrow |= {_LOW[kind] for kind in re.findall(r"(at::Half|at::BFloat16) tmp_acc", body)}
+        precision = min(narrow, default="fp32")
+        found += [(layer, precision) for part, layer in _KERNELS.items() if part in name]
+    return found

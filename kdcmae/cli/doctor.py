@@ -1,0 +1,108 @@
+"""``kdcmae doctor``: what this machine can build and run, and the fix for what stands in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
+from kdcmae.doctor import Diagnosis, TargetReport, diagnose, require_target
+from kdcmae.runtime.manifest import TARGETS
+
+__all__ = ["command"]
+
+_SHOWN = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "i8mm", "sve")
+
+
+@click.command("doctor", cls=KdcmaeCommand)
+@click.option("--target", type=click.Choice(TARGETS), help="Exit with 3 unless engines for it can be built here.")
+@json_option
+def command(target: str | None, as_json: bool) -> None:
+    """Show what this machine can build and run, what is in conflict, and the fix for each.
+
+    Exit code 0: nothing is broken, though things may not be installed. 1: something is broken. 3: the --target cannot
+    be built here.
+    """
+    diagnosis = diagnose()
+    if as_json:
+        print_json(_document(diagnosis))
+    else:
+        _print(diagnosis)
+    if target is not None:
+        require_target(target)
+    if diagnosis.problems:
+        raise SystemExit(1)
+
+
+def _document(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {"schema_version": 1, **dataclasses.asdict(diagnosis)}
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    console = Console(highlight=False)
+    facts = diagnosis.host
+    console.print(f"kdcmae {diagnosis.kdcmae}, Python {facts['python']}, {facts['system']} {facts['machine']}")
+    features = [name for name in diagnosis.cpu_features if name in _SHOWN]
+    console.print(f"processor: {escape(str(facts['cpu']))}, {facts['cpus']} CPUs, {' '.join(features) or 'no vectors'}")
+    console.print(f"GPU:       {_gpus(diagnosis)}")
+    devices = ", ".join(f"{name} ({full})" for name, full in diagnosis.openvino_devices.items())
+    console.print(f"OpenVINO:  {escape(devices) or 'no devices'}")
+    console.print(_targets(diagnosis.targets))
+    for line in _reasons(diagnosis.targets):
+        console.print(line, markup=False, soft_wrap=True)
+    installed = [f"{name} {version}" for name, version in diagnosis.libraries.items() if version]
+    console.print(f"\nlibraries: {', '.join(installed)}", markup=False)
+    for problem in diagnosis.problems:
+        console.print(f"[red]broken:[/] {escape(problem.what)}\n        fix: {escape(problem.fix)}", soft_wrap=True)
+    if not diagnosis.problems:
+        console.print("[green]nothing is broken[/]")
+
+
+def _gpus(diagnosis: Diagnosis) -> str:
+    if diagnosis.driver is None:
+        return "no NVIDIA driver"
+    gpus = ", ".join(
+        f"{gpu.name} (compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.0f} GiB)"
+        for gpu in diagnosis.driver.gpus
+    )
+    return escape(f"{gpus or 'no device'}, driver for CUDA {'.'.join(map(str, diagnosis.driver.cuda))}")
+
+
+def _targets(reports: tuple[TargetReport, ...]) -> Table:
+    table = Table(title="Targets", title_justify="left")
+    for column in ("target", "library", "builds", "runs here", "precisions"):
+        table.add_column(column, no_wrap=True)
+    for report in reports:
+        precisions = [name for name, reason in report.precisions.items() if not reason]
+        table.add_row(
+            report.target,
+            report.library or "[yellow]none[/]",
+            _mark(not report.builds),
+            _mark(not report.runs),
+            " ".join(precisions),
+        )
+    return table
+
+
+def _mark(can: bool) -> str:
+    return "[green]yes[/]" if can else "[yellow]no[/]"
+
+
+def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:
+    """What a target cannot do, why, and the fix, in words."""
+    lines = []
+    for report in reports:
+        fix = f"; {report.fix}" if report.fix else ""
+        if report.builds:
+            lines.append(f"  {report.target} cannot build: {report.builds}{fix}")
+        if report.runs and report.runs != report.builds:
+            lines.append(f"  {report.target} cannot run: {report.runs}")
+        for reason in dict.fromkeys(filter(None, report.precisions.values())):
+            names = " or ".join(name for name, other in report.precisions.items() if other == reason)
+            lines.append(f"  {report.target} has no {names}: {reason}")
+    return lines

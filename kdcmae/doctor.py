@@ -1,0 +1,286 @@
+"""What this machine can build and run, what stands in the way, and the fix for each.
+
+Torch is not imported, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import kdcmae
+from kdcmae import host
+from kdcmae.errors import BrokenDependencyError, MissingDependencyError
+from kdcmae.runtime.backend import import_library
+from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, require_device
+from kdcmae.runtime.cuda import Driver, describe_driver
+from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.tensorrt import import_tensorrt
+from kdcmae.runtime.torch_trt import import_torch_tensorrt
+
+__all__ = ["Diagnosis", "Problem", "TargetReport", "diagnose", "require_target"]
+
+# Modules that a stray file or a second package takes the place of most often.
+_MODULES = (
+    *("torch", "triton", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino"),
+    *("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch_tensorrt"),
+)
+_EXPORTERS = ("onnx", "onnxscript")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something broken, and what to do about it."""
+
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetReport:
+    """What can be done for one target here. A text is the reason why not, and empty where it can.
+
+    Args:
+        target: its name.
+        library: the module that brings it and its version; empty where none is installed.
+        builds, runs: reasons.
+        fix: for what is missing or broken; empty where nothing is.
+        broken: the library is installed but does not load.
+        precisions: a reason for each.
+    """
+
+    target: str
+    library: str
+    builds: str
+    runs: str
+    fix: str
+    broken: bool
+    precisions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Everything the doctor found.
+
+    Args:
+        kdcmae: its version.
+        host: system, processor, Python.
+        cpu_features: vector and matrix instructions.
+        driver: NVIDIA's, with its devices; None where there is none.
+        openvino_devices: by OpenVINO's name for them.
+        libraries: installed versions of all that kdcmae can use, by distribution; empty where not installed.
+        targets: one report each.
+        problems: what is broken; nothing that is merely not installed.
+    """
+
+    kdcmae: str
+    host: Mapping[str, str | int]
+    cpu_features: tuple[str, ...]
+    driver: Driver | None
+    openvino_devices: Mapping[str, str]
+    libraries: Mapping[str, str]
+    targets: tuple[TargetReport, ...]
+    problems: tuple[Problem, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Examine this machine and this Python environment."""
+    driver = describe_driver()
+    requirements = _requirements()
+    installed = {name: _version(name) for name in requirements}
+    reports = tuple(_report(target) for target in CAPABILITIES)
+    return Diagnosis(
+        kdcmae=kdcmae.__version__,
+        host=host.describe_host(),
+        cpu_features=tuple(sorted(host.cpu_features())),
+        driver=driver,
+        openvino_devices=_openvino_devices(),
+        libraries=installed,
+        targets=reports,
+        problems=(
+            *_shadowed(),
+            *_overwritten(),
+            *_unpaired(),
+            *_too_old(installed, requirements),
+            *_driver_too_old(driver),
+            *_broken(reports),
+        ),
+    )
+
+
+def require_target(target: str) -> None:
+    """Check that engines for one target can be built here.
+
+    Args:
+        target: one of :data:`kdcmae.runtime.capabilities.CAPABILITIES`.
+
+    Raises:
+        MissingDependencyError: its library is not installed; the message has the install line.
+        BrokenDependencyError: it is installed but does not load.
+        DeviceError: it builds only where its device is.
+    """
+    _import(CAPABILITIES[target])
+    _require_tools(target)
+    require_device(target)
+
+
+def _report(target: str) -> TargetReport:
+    capable = CAPABILITIES[target]
+    library, builds, runs, fix, broken = "", capable.builds_here(), capable.executes_here(), "", False
+    try:
+        library = _import(capable)
+        _require_tools(target)
+    except (BrokenDependencyError, MissingDependencyError) as error:
+        builds, _, fix = str(error).partition("; ")
+        runs = runs if library else builds
+        broken = isinstance(error, BrokenDependencyError) and not library
+    return TargetReport(
+        target=target,
+        library=library,
+        builds=builds,
+        runs=runs,
+        fix=fix,
+        broken=broken,
+        precisions=dict(capable.precisions),
+    )
+
+
+def _import(capable: Capabilities) -> str:
+    """Import the first module that is there, and say which it is.
+
+    Raises:
+        MissingDependencyError: none is.
+        BrokenDependencyError: it does not import.
+    """
+    module = next((name for name in capable.modules if _is_installed(name)), None)
+    if module is None:
+        raise MissingDependencyError(capable.modules[0], install=capable.install)
+    if module == "torch":  # slow to import, and what needs it says soon enough when it is broken
+        return f"torch {_version('torch')}"
+    if module == "torch_tensorrt":
+        found = import_torch_tensorrt()
+    elif module == "openvino":
+        found = import_openvino()
+    elif module.startswith("tensorrt"):
+        found = import_tensorrt(module.removesuffix("_bindings"))
+    else:
+        found = import_library(module, install=capable.install)
+    return f"{module} {getattr(found, '__version__', '')}".strip().partition("-")[0]
+
+
+def _require_tools(target: str) -> None:
+    """Raise where a target's library is here, but not what building needs beside it."""
+    if target in ("openvino", "onnx", "trt"):
+        for name in _EXPORTERS:
+            if not _is_installed(name):
+                raise MissingDependencyError(name, install="kdcmae[onnx]")
+    if target == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))):
+        raise BrokenDependencyError("AOTInductor found no C++ compiler; install one with: apt-get install g++")
+
+
+def _is_installed(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _requirements() -> dict[str, str]:
+    """The oldest version of everything that kdcmae can use, by distribution."""
+    found: dict[str, str] = {}
+    for requirement in metadata.requires("kdcmae") or ():
+        parts = re.match(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?", requirement)
+        if parts and parts.group(1) != "kdcmae":
+            found[parts.group(1)] = parts.group(2) or ""
+    return found
+
+
+def _openvino_devices() -> dict[str, str]:
+    if not _is_installed("openvino"):
+        return {}
+    try:
+        core = import_openvino().Core()
+        return {name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices}
+    except (BrokenDependencyError, RuntimeError):
+        return {}  # reported with its target
+
+
+def _shadowed() -> Iterator[Problem]:
+    """Files that programs started here import instead of a library."""
+    places = (Path.cwd(), *(Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry))
+    for place in dict.fromkeys(place.resolve() for place in places):
+        for module in _MODULES:
+            for path in (place / f"{module}.py", place / module / "__init__.py"):
+                # A folder that packages are installed in holds their metadata too.
+                if path.is_file() and not any(place.glob("*.dist-info")):
+                    shown = path if path.suffix == ".py" and path.stem == module else path.parent
+                    yield Problem(what=f"{shown} takes the place of the library {module}", fix=f"rename {shown}")
+
+
+def _overwritten() -> Iterator[Problem]:
+    """Two packages that hold one module: whichever was installed last overwrote the other's files."""
+    holders = metadata.packages_distributions()
+    for module in _MODULES:
+        names = sorted(set(holders.get(module, ())))
+        if len(names) > 1:
+            yield Problem(
+                what=f"{' and '.join(names)} both hold the module {module}",
+                fix=f"pip uninstall {' '.join(names)}, then pip install the one you want",
+            )
+
+
+def _unpaired() -> Iterator[Problem]:
+    """TensorRT's bindings beside libraries of another version."""
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        libraries = _version(f"{name.removesuffix('-bindings')}-libs") if name.endswith("-bindings") else ""
+        if name.startswith("tensorrt") and libraries and libraries != distribution.version:
+            yield Problem(
+                what=f"{name} {distribution.version} beside libraries {libraries}",
+                fix=f"pip install {name.removesuffix('-bindings')}-libs=={distribution.version}",
+            )
+
+
+def _too_old(installed: Mapping[str, str], requirements: Mapping[str, str]) -> Iterator[Problem]:
+    for name, oldest in requirements.items():
+        if installed[name] and oldest and _numbers(installed[name]) < _numbers(oldest):
+            yield Problem(
+                what=f"{name} {installed[name]} is older than {oldest}", fix=f"pip install '{name}>={oldest}'"
+            )
+
+
+def _driver_too_old(driver: Driver | None) -> Iterator[Problem]:
+    """A driver runs libraries of its own CUDA's major version and of older ones."""
+    if driver is None:
+        return
+    for distribution in metadata.distributions():
+        needed = re.fullmatch(r"tensorrt.*-cu(\d+)-libs", distribution.metadata["Name"] or "")
+        if needed and int(needed.group(1)) > driver.cuda[0]:
+            runs = ".".join(map(str, driver.cuda))
+            yield Problem(
+                what=f"{needed.group()} needs CUDA {needed.group(1)}, the driver runs {runs}",
+                fix="update the NVIDIA driver",
+            )
+
+
+def _broken(reports: tuple[TargetReport, ...]) -> Iterator[Problem]:
+    for report in reports:
+        if report.broken:
+            yield Problem(what=f"target {report.target}: {report.builds}", fix=report.fix)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])

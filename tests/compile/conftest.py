@@ -1,0 +1,62 @@
+"""A small classifier as a checkpoint, the command line, and a cache of its own for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from kdcmae import KDCMAEClassifier
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.compile.cli import main
+from kdcmae.runtime.openvino import import_openvino
+
+SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache's folder: not the user's, and empty."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("KDCMAE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smallest() -> KDCMAEClassifier:
+    """A classifier that compiles in a second; not to be changed."""
+    torch.manual_seed(0)
+    return KDCMAEClassifier.from_preset("tiny", num_classes=3, labels=("dog", "rain", "violin"), **SMALLEST).eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(smallest: KDCMAEClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That classifier as a file."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_checkpoint(smallest, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Result]:
+    """``kdcmae-compile`` with these arguments."""
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def engine(checkpoint: Path, run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OpenVINO engine of that classifier; not to be changed."""
+    folder = tmp_path_factory.mktemp("engine") / "openvino"
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder, "--no-cache")
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def native_half() -> str:
+    """What OpenVINO's CPU plugin executes here where half precision is asked for: float32 on older processors."""
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "fp32"

@@ -1,0 +1,174 @@
+"""What goes wrong on real machines: one clear line, the right exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kdcmae.compile import package
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.manifest import Manifest, verify_files
+
+
+@pytest.fixture
+def old(engine, tmp_path):
+    """An engine that is there already, in a folder with nothing else."""
+    import shutil
+
+    return shutil.copytree(engine, tmp_path / "engines" / "engine")
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def failed(result, message):
+    """One line that says what is wrong, after whatever progress was reported."""
+    assert message in result.stderr.splitlines()[-1], result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    return result.exit_code
+
+
+def arguments(checkpoint, folder, *others):
+    return ["--target", "openvino", "--checkpoint", str(checkpoint), "--output", str(folder), "--batch", "2", *others]
+
+
+def in_process(code, **options):
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("stage", ["golden.npz", "report.html", "manifest.json"])
+def test_a_disk_that_fills_up_while_packaging(stage, old, checkpoint, run, monkeypatch):
+    before = content(old)
+    targets = {
+        "golden.npz": "numpy.savez_compressed",
+        "report.html": "kdcmae.compile.report.write",
+        "manifest.json": "kdcmae.runtime.manifest.Manifest.write",
+    }
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), stage)
+
+    monkeypatch.setattr(targets[stage], full)
+    assert failed(run(*arguments(checkpoint, old)), f"{stage}: No space left on device") == 2
+    assert content(old) == before
+    assert os.listdir(old.parent) == ["engine"]
+
+
+def test_files_that_may_not_get_this_large(checkpoint, old):
+    """A file-size limit fails writes inside the libraries the way a full disk does."""
+    before = content(old)
+    code = (
+        "import resource; from kdcmae.compile.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+        f"main({arguments(checkpoint, old)!r})"
+    )
+    process = in_process(code)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 2, stderr
+    assert stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in stderr
+    assert content(old) == before
+    assert os.listdir(old.parent) == ["engine"]
+
+
+def test_a_full_cache_disk_costs_only_the_copy(checkpoint, run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("kdcmae.compile.cache.Cache.store", full)
+    result = run(*arguments(checkpoint, tmp_path / "engine"))
+    assert result.exit_code == 0, result.stderr
+    assert "no copy was kept in the cache: [Errno 28] No space left on device" in result.stderr
+    verify_files(tmp_path / "engine", Manifest.read(tmp_path / "engine"))
+
+
+def test_a_build_killed_at_once_loses_nothing(checkpoint, old):
+    before = content(old)
+    process = in_process(f"from kdcmae.compile.cli import main; main({arguments(checkpoint, old)!r})")
+    while process.poll() is None and len(os.listdir(old.parent)) == 1:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert content(old) == before
+    assert len(os.listdir(old.parent)) == 2
+    with package.staging(old):  # the next build's
+        pass
+    assert os.listdir(old.parent) == ["engine"]
+
+
+def test_an_output_that_cannot_be_written_to(checkpoint, run):
+    result = run(*arguments(checkpoint, "/proc/engine"))
+    assert failed(result, "cannot write to /proc: ") == 2
+    assert "choose another --output" in result.stderr
+
+
+def test_a_file_system_that_turns_read_only(checkpoint, old, run, monkeypatch):
+    before = content(old)
+
+    def read_only(partial, folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+
+    monkeypatch.setattr(package, "publish", read_only)
+    assert failed(run(*arguments(checkpoint, old, "--no-cache")), "Read-only file system") == 2
+    assert content(old) == before
+    assert os.listdir(old.parent) == ["engine"]
+
+
+def test_an_engine_edited_by_one_byte_does_not_load(old):
+    from kdcmae.errors import EngineIntegrityError
+
+    for name in ("model.bin", "model.xml", "labels.txt", "golden.npz", "report.html"):
+        path = old / name
+        honest = path.read_bytes()
+        path.write_bytes(bytes([honest[0] ^ 1]) + honest[1:])
+        with pytest.raises(EngineIntegrityError, match=f"{name} has changed"):
+            load_engine(old)
+        path.write_bytes(honest)
+    load_engine(old).close()
+
+
+def test_an_onnx_file_as_a_checkpoint(checkpoint, run, tmp_path):
+    built = run("--target", "onnx", "--checkpoint", checkpoint, "--output", tmp_path / "engine")
+    assert built.exit_code == 0, built.stderr
+    result = run(*arguments(tmp_path / "engine" / "model.onnx", tmp_path / "other"))
+    assert failed(result, "model.onnx is not a checkpoint: neither a PyTorch file nor safetensors") == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_with_nan_weights(checkpoint, old, run, tmp_path):
+    import safetensors
+
+    with safetensors.safe_open(checkpoint, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(checkpoint)
+    tensors["blocks_u.0.mlp.fc1.weight"][0, 0] = torch.nan
+    save_file(tensors, tmp_path / "nan.safetensors", metadata=metadata)
+    before = content(old)
+    result = run(*arguments(tmp_path / "nan.safetensors", old))
+    assert failed(result, "holds NaN or infinite values in blocks_u.0.mlp.fc1.weight") == 2
+    assert content(old) == before
+
+
+def test_labels_of_the_wrong_length(checkpoint, old, run, tmp_path):
+    (tmp_path / "labels.txt").write_text("dog\nrain\n")
+    before = content(old)
+    assert failed(run(*arguments(checkpoint, old, "--labels", str(tmp_path / "labels.txt"))), "labels") == 2
+    assert content(old) == before
+
+
+def test_a_clip_that_is_none(checkpoint, run, tmp_path):
+    (tmp_path / "clip.mp4").write_text("not a video")
+    result = run(*arguments(checkpoint, tmp_path / "engine", "--clips", str(tmp_path / "clip.mp4")))
+    assert failed(result, "clip.mp4") == 2
+    assert os.listdir(tmp_path) == ["clip.mp4"]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from kdcmae.compile.gates import claims, require_claims
+from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.targets import BuiltEngine
+from kdcmae.errors import GateError
+from kdcmae.runtime.manifest import BatchRange
+
+
+def found(target: str, precision: str, executed: dict, products: dict, declared: dict, **changes):
+    settings = CompileSettings(target=target, precision=precision, batch=BatchRange(1, 1, 1), **changes)
+    built = BuiltEngine(engine={}, libraries={}, executed=executed, products=products, run=None)
+    return claims(settings, declared, built)
+
+
+def test_fp16_that_ran_fp32_is_refused_and_the_fix_named():
+    asked = ("onnx", "fp16", {"LayerNormalization": {"fp32": 4}}, {"fp32": 15}, {"fp16": 14, "fp32": 1})
+    with pytest.raises(
+        GateError, match=r"claimed to execute in fp16.* runs 15 in fp32.*--precision fp32, or .*as fp32"
+    ):
+        require_claims(found(*asked))
+    require_claims(found(*asked, execute_as="fp32"))
+
+
+def test_only_what_the_graph_has_in_float32_may_run_in_float32():
+    declared = {"fp16": 14, "fp32": 1}
+    require_claims(found("trt", "fp16", {}, {"fp16": 14, "fp32": 1}, declared))
+    with pytest.raises(
+        GateError, match="products are claimed to execute in fp16, the engine runs 13 in fp16, 2 in fp32"
+    ):
+        require_claims(found("trt", "fp16", {}, {"fp16": 13, "fp32": 2}, declared))
+
+
+def test_norms_and_softmax_are_claimed_apart():
+    half_norms = {"NORMALIZATION": {"fp16": 1, "fp32": 3}, "SOFTMAX": {"fp32": 2}}
+    with pytest.raises(GateError, match="norms are claimed to execute in fp32, the engine runs 1 in fp16, 3 in fp32"):
+        require_claims(found("trt", "fp16", half_norms, {"fp16": 2}, {"fp16": 2}))
+    # OpenVINO's CPU plugin runs all of them in its hint's precision, and that is what is claimed of it.
+    require_claims(found("openvino", "bf16", {"MVN": {"bf16": 4}}, {"bf16": 15}, {"bf16": 14, "fp32": 1}))
+
+
+def test_kept_layers_of_a_quantised_engine_are_counted():
+    declared = {"int8": 10, "bf16": 4}
+    require_claims(found("openvino", "int8", {"MVN": {"bf16": 4}}, {"int8": 10, "bf16": 4}, declared))
+    with pytest.raises(GateError, match="claimed to execute in int8"):
+        require_claims(found("openvino", "int8", {}, {"bf16": 14}, declared))
+
+
+def test_what_a_library_does_not_report_is_not_held_against_it():
+    (products, *_) = found("aoti", "bf16", {}, {}, {"bf16": 3})
+    assert products.holds
+    assert products.to_dict()["executed"] == {}

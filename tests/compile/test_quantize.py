@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kdcmae import KDCMAEClassifier
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.compile import models
+from kdcmae.compile.cli import main
+from kdcmae.compile.export import export_onnx, export_program
+from kdcmae.compile.lowering import lower
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.parity import cosine
+from kdcmae.compile.quantize import openvino, qdq
+from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation, open_graph
+from kdcmae.compile.quantize.calibration import load_clips
+from kdcmae.compile.quantize.nodes import products_of
+from kdcmae.compile.quantize.quantizer import Quantizer
+from kdcmae.compile.quantize.ranking import linear_layers, sensitivity
+from kdcmae.compile.settings import CompileSettings, QuantizationSettings
+from kdcmae.compile.targets import BuildRequest, load_target
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.errors import ConfigError, DataError, EngineError, GateError
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.manifest import BatchRange
+
+BATCH = BatchRange(1, 2, 4)
+CLIPS = "avsynth:4"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("KDCMAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> KDCMAEClassifier:
+    torch.manual_seed(0)
+    names = LABELS.names
+    sizes = {"audio_length": 128, "image_size": 64, "specific_depth": 1}
+    return KDCMAEClassifier.from_preset("tiny", num_classes=len(names), labels=names, **sizes).eval()
+
+
+@pytest.fixture(scope="module")
+def model(classifier) -> EngineModel:
+    return models.classifier_model(classifier, name="tiny", source="seed 0", random_weights=True)
+
+
+@pytest.fixture(scope="module")
+def graph(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("float") / "graph.onnx"
+    export_onnx(model, export_program(model, lower(model.module, "fp32"), BATCH), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(model):
+    return load_clips(model, CLIPS, BATCH, split="train")
+
+
+def quantizer(model, target="onnx", precision="int8", **wanted) -> Quantizer:
+    settings = CompileSettings(
+        target=target,
+        precision=precision,
+        batch=BATCH,
+        quantization=QuantizationSettings(calibration=CLIPS, evaluation=CLIPS, **wanted),
+    )
+    return Quantizer(model, settings, lambda name: nullcontext())
+
+
+def cosines(model, run, clips) -> list[float]:
+    name = model.outputs[0].name
+    return [cosine(run(feed)[name], models.reference(model, feed)[name]) for feed in clips.batches]
+
+
+def test_clips_pair_the_sound_and_the_picture_of_one_clip(model):
+    """Calibrating on sound of one clip and picture of another, or on one input alone, is the classic mistake."""
+    clips = load_clips(model, "avsynth:3", BatchRange(2, 2, 2), split="train")
+    assert clips.count == 3
+    assert [{name: array.shape for name, array in batch.items()} for batch in clips.batches] == [
+        {"audio": (2, 128, 128), "image": (2, 3, 64, 64)}
+    ] * 2
+    last = clips.batches[1]
+    assert all(np.array_equal(array[0], array[1]) for array in last.values())  # repeated to fill the batch
+    assert [len(found) for found in clips.labels] == [1, 1, 1]
+    assert clips.targets(model.labels).sum() == 3
+
+
+def test_labels_that_the_model_lacks_are_refused(model):
+    clips = load_clips(model, CLIPS, BATCH, split="test")
+    with pytest.raises(DataError):
+        clips.targets(("dog", "cat"))
+
+
+def test_every_linear_layer_of_the_blocks_is_found_in_the_graph(model, graph):
+    import onnx
+
+    layers = linear_layers(model.module)
+    assert len(layers) == 4 * 3  # one audio, one video and one unified block
+    found = products_of(onnx.load(graph, load_external_data=False).graph, layers)
+    assert sorted(found.values()) == sorted(layers)
+    with pytest.raises(EngineError, match="no layer to quantise"):
+        products_of(onnx.load(graph, load_external_data=False).graph, ["absent"])
+
+
+def test_ranking_finds_a_layer_with_outliers_and_leaves_the_model_alone(model, clips):
+    """Huge weights on a channel that is always 0 change nothing in float32, but round all the others to nothing."""
+    spoilt = dataclasses.replace(model, module=copy.deepcopy(model.module))
+    block = spoilt.module.get_submodule("classifier.blocks_u.0")
+    block.norm2.weight.data[0] = 0
+    block.mlp.fc1.weight.data[:, 0] = 50
+    before = copy.deepcopy(spoilt.module.state_dict())
+    found = sensitivity(spoilt, clips)
+    assert max(found, key=found.__getitem__) == "classifier.blocks_u.0.mlp.fc1"
+    assert all(error > 0 for error in found.values())
+    after = spoilt.module.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_qdq_is_close_and_symmetric(precision, model, graph, clips, tmp_path):
+    import onnx
+
+    layers = linear_layers(model.module)
+    path = tmp_path / "graph.onnx"
+    qdq.quantize(graph, path, clips, layers, precision)
+    assert qdq.declared_products(path, precision)[precision] == len(layers)
+    assert min(cosines(model, open_graph(path), clips)) > 0.995
+    quantized = onnx.load(path)
+    onnx.checker.check_model(quantized)
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    nodes = [node for node in quantized.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    kind = {"int8": onnx.TensorProto.INT8, "fp8": onnx.TensorProto.FLOAT8E4M3FN}[precision]
+    assert len(nodes) == 3 * len(layers)
+    for node in nodes:
+        zero = tensors[node.input[2]]
+        assert zero.data_type == kind
+        assert not onnx.numpy_helper.to_array(zero).astype(np.float32).any()
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_tensorrt_takes_the_pairs(precision, model, graph, clips, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    path = tmp_path / "graph.onnx"
+    layers = linear_layers(model.module)
+    qdq.quantize(graph, path, clips, layers, precision)
+    request = BuildRequest(
+        program=None, graph=path, folder=tmp_path, precision=precision, inputs=model.inputs, outputs=("logits",),
+        batch=BATCH,
+    )  # fmt: skip
+    built = load_target("trt").build(request)
+    assert built.products[precision] == len(layers)
+    assert built.executed["QUANTIZE"] == {precision: len(layers)}
+    assert (tmp_path / "engine.plan").stat().st_size > 1000
+
+
+def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, monkeypatch, tmp_path):
+    """A made-up accuracy that is kept by leaving the five most sensitive layers alone."""
+    made = quantizer(model, max_drop=0.5)
+    measured = []
+
+    def measure(self, path):
+        kept = int(path.parent.name.rpartition("-")[2])
+        measured.append(kept)
+        top1 = 90.0 if kept >= 5 else 80.0
+        return Accuracy(source="made up", clips=4, reference=90.0, quantized=top1, agreement=100.0)
+
+    monkeypatch.setattr(Evaluation, "measure", measure)
+    shutil.copytree(graph.parent, tmp_path / "search")
+    path, report = made.quantize(tmp_path / "search" / "graph.onnx")
+    assert measured == [0, 1, 2, 4, 8, 6, 5]
+    assert len(report.kept) == 5
+    assert len(report.quantized) == 7
+    assert list(report.kept) == list(report.sensitivity)[:5]
+    assert qdq.declared_products(path, "int8")["int8"] == 7
+    assert list(report.sensitivity.values()) == sorted(report.sensitivity.values(), reverse=True)
+
+
+def test_a_budget_that_cannot_be_kept_is_an_error(model, graph, monkeypatch, tmp_path):
+    made = quantizer(model, max_drop=0.0)
+    worse = Accuracy(source="made up", clips=4, reference=90.0, quantized=80.0, agreement=50.0)
+    monkeypatch.setattr(Evaluation, "measure", lambda self, path: worse)
+    shutil.copytree(graph.parent, tmp_path / "search")
+    with pytest.raises(GateError, match=r"still drops by 10\.00 percentage points, allowed 0"):
+        made.quantize(tmp_path / "search" / "graph.onnx")
+
+
+def test_accuracy_counts_labels_and_agreement(model, graph, tmp_path):
+    clips = load_clips(model, "avsynth:12", BATCH, split="test")
+    accuracy = Evaluation(model, clips).measure(graph)
+    assert accuracy.agreement == 100
+    assert accuracy.drop == 0
+    assert accuracy.clips == 12
+
+
+def test_int8_for_openvino_from_the_command_line(classifier, clips, tmp_path):
+    checkpoint = tmp_path / "model.safetensors"
+    save_checkpoint(classifier, checkpoint)
+    folder = tmp_path / "engine"
+    arguments = ["--target", "openvino", "--precision", "int8", "--checkpoint", str(checkpoint), "--calibration", CLIPS]
+    arguments += ["--evaluation", CLIPS, "--max-drop", "100", "--output", str(folder), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    manifest = json.loads(result.stdout)["manifest"]
+    precision = manifest["precision"]
+    assert precision["products"]["int8"] == 12
+    assert len(precision["quantized"]) == 12
+    assert set(precision["sensitivity"]) == set(precision["quantized"])
+    assert precision["calibration"] == {"source": "AVSynth train", "clips": 4}
+    assert precision["accuracy"]["clips"] == 4
+    assert [rung["name"] for rung in manifest["parity"]] == ["program", "onnx", "quantized", "engine", "artifact"]
+    hint = openvino.floating_hint(openvino.import_openvino().Core())
+    assert manifest["engine"]["inference_precision"] == hint
+    with load_engine(folder) as engine:
+        assert engine.self_test().passed
+
+
+def test_the_quantised_graph_is_made_once(model, graph, monkeypatch, tmp_path):
+    for name in ("first", "second"):
+        shutil.copytree(graph.parent, tmp_path / name)
+    path, report = quantizer(model).quantize(tmp_path / "first" / "graph.onnx")
+    assert not report.reused
+    monkeypatch.setattr(qdq, "quantize", lambda *arguments: pytest.fail("made again"))
+    again, report = quantizer(model).quantize(tmp_path / "second" / "graph.onnx")
+    assert report.reused
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_settings_out_of_range():
+    with pytest.raises(ConfigError, match="--max-drop 101 must lie between"):
+        QuantizationSettings(max_drop=101)

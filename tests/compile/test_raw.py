@@ -1,0 +1,172 @@
+"""Engines that take the waveform and the frame, from the raw clip.
+
+On every target that runs here they compute what the torch model computes behind the preprocessing in numpy.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kdcmae import KDCMAEClassifier
+from kdcmae.compile import export, models
+from kdcmae.compile.lowering import lower
+from kdcmae.compile.parity import TOLERANCE, relative_error
+from kdcmae.compile.raw import with_raw_inputs
+from kdcmae.compile.targets import BuildRequest, openvino, trt
+from kdcmae.compile.targets.onnx import open_session
+from kdcmae.data.clip import read_clip
+from kdcmae.data.synthetic import demo_clip
+from kdcmae.runtime import feeding, load_engine
+from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.preprocessing import prepare_audio, prepare_image
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # raised by torch's own exporter
+
+FACTS = {"name": "tiny", "source": "a test", "random_weights": True}
+BATCH = BatchRange(1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def classifier(smallest: KDCMAEClassifier) -> KDCMAEClassifier:
+    return smallest
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16", "bf16"])
+def exported(request, classifier, tmp_path_factory):
+    """A raw model of one precision as an ONNX file; exporting takes longer than everything that is done with it."""
+    model = with_raw_inputs(models.classifier_model(classifier, **FACTS))
+    graph = tmp_path_factory.mktemp("raw") / "graph.onnx"
+    export.export_onnx(model, export.export_program(model, lower(model.module, request.param), BATCH), graph)
+    return SimpleNamespace(model=model, graph=graph, precision=request.param)
+
+
+@pytest.fixture(params=["demo", "00W1lcxW-WU_40.000.mp4"])
+def clip(request, tmp_path):
+    if request.param == "demo":
+        demo_clip(tmp_path / "clip.mp4", seconds=0.5)  # shorter than the model's 0.655 s: there is padding
+        return read_clip(tmp_path / "clip.mp4")
+    return read_clip(request.getfixturevalue("clips") / request.param)
+
+
+def expected(classifier, model, clip, frame) -> np.ndarray:
+    audio = torch.from_numpy(prepare_audio(clip.waveform, 16000, model.preprocessing))
+    with torch.inference_mode():
+        return classifier(audio, torch.from_numpy(prepare_image(frame, model.preprocessing))).numpy()
+
+
+def from_clip(model, clip, frame) -> dict[str, np.ndarray]:
+    names = [spec.name for spec in model.inputs]
+    return feeding.from_clip(names, model.preprocessing, clip.waveform, 16000, [frame])
+
+
+def request_for(exported, folder: Path) -> BuildRequest:
+    return BuildRequest(
+        program=None,
+        graph=exported.graph,
+        folder=folder,
+        precision=exported.precision,
+        inputs=exported.model.inputs,
+        outputs=("logits",),
+        batch=BATCH,
+    )
+
+
+@pytest.mark.parametrize("frame_size", [None, (97, 211), (64, 48)])
+def test_engines_agree_with_the_torch_model_from_the_raw_clip(frame_size, exported, classifier, clip, tmp_path):
+    frame = clip.frames[5]
+    if frame_size is not None:
+        frame = np.ascontiguousarray(frame[: frame_size[0], : frame_size[1]])
+    feed = from_clip(exported.model, clip, frame)
+    right = expected(classifier, exported.model, clip, frame)
+    limit = TOLERANCE[exported.precision]
+    graph = exported.graph
+    if exported.precision == "bf16":  # ONNX Runtime has no bf16 on CPUs
+        graph = tmp_path / "widened.onnx"
+        export.widened(exported.graph, graph)
+    assert relative_error(open_session(graph)(feed)["logits"], right) < limit
+    if exported.precision == "fp32":
+        engine = openvino.TARGET.build(request_for(exported, tmp_path))
+        assert relative_error(engine.run(feed)["logits"], right) < limit
+
+
+def test_the_reference_is_the_model_behind_numpys_preprocessing(classifier):
+    model = with_raw_inputs(models.classifier_model(classifier, **FACTS))
+    inputs = models.examples(model, 3, seed=1)
+    assert len({*inputs["samples"]}) > 1
+    row = SimpleNamespace(waveform=inputs["waveform"][1, : inputs["samples"][1]])
+    right = expected(classifier, model, row, inputs["frame"][1])
+    np.testing.assert_allclose(models.reference(model, inputs)["logits"][1:2], right, rtol=1e-5, atol=1e-6)
+    ran = models.run(model, model.module, inputs)["logits"]
+    assert relative_error(ran, models.reference(model, inputs)["logits"]) < TOLERANCE["fp32"]
+
+
+def test_what_follows_the_sound_is_not_read(classifier):
+    model = with_raw_inputs(models.classifier_model(classifier, **FACTS))
+    quiet = models.examples(model, 1)
+    quiet["samples"][:] = 5000
+    noisy = {**quiet, "waveform": quiet["waveform"].copy()}
+    noisy["waveform"][:, 5000:] = 1.0
+    shorter = {**quiet, "samples": quiet["samples"] - 400}
+    logits = [models.run(model, model.module, feed)["logits"] for feed in (quiet, noisy, shorter)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert not np.array_equal(logits[0], logits[2])
+
+
+def test_the_frontend_is_float32_in_the_graph(exported):
+    graph = onnx.load(exported.graph, load_external_data=False).graph
+    readers = [node for node in graph.node if "frame" in node.input and node.op_type != "Shape"]
+    assert [node.op_type for node in readers] == ["Cast"]  # TensorRT takes uint8 straight into a cast only
+    types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.input, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    found = defaultdict(set)
+    for node in graph.node:
+        found[node.op_type] |= {types[name] for name in (*node.input[:1], *node.output) if name in types}
+    assert found["Conv"] == found["Log"] == {onnx.TensorProto.FLOAT}  # the patch embeddings are products
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_openvino_would_round_the_filterbank_and_so_is_refused(precision, checkpoint, run, tmp_path):
+    folder = tmp_path / "engine"
+    result = run(
+        *("--target", "openvino", "--checkpoint", checkpoint, "--inputs", "raw", "--precision", precision),
+        *("--output", folder),
+    )
+    assert result.exit_code == 2
+    assert "would run the filterbank in bf16" in result.stderr
+    assert not folder.exists()
+
+
+def test_the_command_compiles_a_raw_engine(checkpoint, smallest, run, tmp_path):
+    folder = tmp_path / "engine"
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--inputs", "raw", "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    demo_clip(tmp_path / "clip.mp4", seconds=0.5)
+    clip = read_clip(tmp_path / "clip.mp4")
+    with np.load(folder / "golden.npz") as golden, load_engine(folder) as engine:
+        assert golden["input.waveform"].shape == (1, engine.manifest.inputs[0].shape[1])
+        assert golden["input.frame"].dtype == np.uint8
+        assert engine.self_test().passed
+        frame = clip.frames[5]
+        logits = engine.infer({"waveform": clip.waveform[None], "frame": frame[None]})["logits"]
+        model = models.classifier_model(smallest, **FACTS)
+        assert relative_error(logits, expected(smallest, model, clip, frame)) < TOLERANCE["fp32"]
+        assert len(engine.classify(clip.waveform, 16000, frame)) == 3
+
+
+def test_tensorrt_builds_a_raw_engine(exported, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    built = trt.TARGET.build(request_for(exported, tmp_path))
+    assert (tmp_path / "engine.plan").stat().st_size > 0
+    assert built.executed["CONVOLUTION"] == {"fp32": 1}
+    if exported.precision == "fp32":
+        assert set(built.products) == {"fp32"}
+    else:
+        assert set(built.products) == {exported.precision, "fp32"}
+        assert built.products["fp32"] == 4  # two of the resizing, the mel bands and the head

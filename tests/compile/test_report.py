@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+from html.parser import HTMLParser
+
+import pytest
+
+from kdcmae.compile.report import render
+from kdcmae.compile.report.markup import Html, table, tag
+from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
+from kdcmae.runtime.manifest import Manifest
+
+SIZES = {"model.bin": 2_000_000, "model.xml": 30_000}
+VOID = {"meta"}
+
+
+class Checked(HTMLParser):
+    """Collects what a page holds, and fails on an element that is not closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name, attributes):
+        self.found.append((name, dict(attributes)))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def manifest(engine):
+    return Manifest.read(engine)
+
+
+def test_the_page_is_in_the_engine_under_a_digest(engine, manifest):
+    assert "report.html" in manifest.files
+    Checked((engine / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_shows_ladder_precision_sizes_timings_and_environment(manifest):
+    page = Checked(render(manifest, SIZES))
+    text = " ".join(page.text)
+    for part in ("program", "onnx", "engine", "artifact", "made clips", "products", "2.00 MB", "export to ONNX",
+                 "built and verified", str(manifest.build["host"]["cpu"]), manifest.libraries["openvino"]):  # fmt: skip
+        assert part in text
+    assert sum(name == "svg" for name, _ in page.found) == 3
+
+
+def test_the_page_needs_nothing_from_elsewhere(manifest):
+    page = render(manifest, SIZES)
+    loads = {"script", "link", "img", "iframe", "object"}
+    assert not loads & {name for name, _ in Checked(page).found}
+    assert "http" not in page
+    assert "url(" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert "width=device-width" in page
+
+
+def test_what_others_wrote_is_escaped(manifest):
+    evil = "<script>alert('x')</script>"
+    changed = dataclasses.replace(
+        manifest, model={**manifest.model, "name": evil, "source": evil}, libraries={evil: f'"{evil}'}
+    )
+    page = render(changed, {evil: 1})
+    assert "<script" not in page
+    assert evil in " ".join(Checked(page).text)
+
+
+def test_sensitivity_and_search_are_drawn_where_the_manifest_has_them(manifest):
+    sensitivity = {"blocks_u.3.mlp.fc1": 0.02, "blocks_u.9.attn.qkv": 0.5}
+    trials = [
+        {"precision": "int8", "keep": 0.5, "latency_ms": {"1": 100.0, "2": 60.0}, "drop": 0.8},
+        {"precision": "bf16", "keep": 1.0, "latency_ms": {"2": 120.0}, "drop": 0.0},
+        {"precision": "fp32", "keep": 1.0, "latency_ms": {}, "drop": None},
+    ]
+    changed = dataclasses.replace(
+        manifest,
+        precision={**manifest.precision, "sensitivity": sensitivity},
+        build={**manifest.build, "search": {"trials": trials}},
+    )
+    text = " ".join(Checked(render(changed, SIZES)).text)
+    assert text.index("blocks_u.9.attn.qkv") < text.index("blocks_u.3.mlp.fc1")
+    assert "latency in ms" in text
+    assert "int8, 50% of the tokens" in text
+    assert "fp32, 100%" not in text
+
+
+def test_an_engine_that_was_not_executed_says_so(manifest):
+    rung = {"name": "engine", "status": "skipped", "errors": {}, "note": "built, not executed: no CUDA device"}
+    changed = dataclasses.replace(manifest, parity=[*manifest.parity[:2], rung])
+    assert "built, not executed: no CUDA device" in render(changed, SIZES)
+
+
+def test_markup_escapes_text_and_attributes_and_keeps_html():
+    assert tag("p", "a < b", tag("b", "&"), class_='"x"') == '<p class="&quot;x&quot;">a &lt; b<b>&amp;</b></p>'
+    assert isinstance(tag("p"), Html)
+    assert '<td class="number">1</td>' in table(("count#",), [("1",)])
+
+
+def test_bars_are_as_long_as_their_values():
+    drawn = bars([Bar(label="a", value=1.0, text="1"), Bar(label="b", value=4.0, text="4")])
+    assert 'width="25.00%"' in drawn
+    assert 'width="100.00%"' in drawn
+
+
+def test_log_bars_mark_the_limit_and_what_exceeds_it():
+    drawn = log_bars([Bar(label="a", value=1e-6, text="", limit=1e-4), Bar(label="b", value=1e-2, text="", limit=1e-4)])
+    assert drawn.count('class="limit"') == 2
+    assert drawn.count('class="bad"') == 1
+    assert log_bars([Bar(label="exact", value=0.0, text="0", limit=None)]).count("0.00%") == 1
+
+
+def test_scatter_draws_every_point_inside_its_frame():
+    drawn = scatter([Point(label="only", x=5.0, y=0.0)], "x", "y")
+    assert drawn.count("<circle") == 1
+    assert "nan" not in drawn

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ALWAYS_ANEW = {"manifest.json", "report.html"}  # they say when, and how long it took
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "trt"])
+def test_the_same_command_gives_the_same_files(target, checkpoint, tmp_path):
+    """In processes of their own: OpenVINO numbers the layers it adds by a counter of the process."""
+    if target == "trt":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    folders = [tmp_path / "one", tmp_path / "other"]
+    code = "import sys; from kdcmae.compile.cli import main; main(sys.argv[1:])"
+    for folder in folders:
+        arguments = ["--target", target, "--checkpoint", str(checkpoint), "--output", str(folder), "--no-cache"]
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    names = {path.name for path in folders[0].iterdir()} - ALWAYS_ANEW
+    assert len(names) >= 3
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name

@@ -1,0 +1,115 @@
+"""The search with engines that are made up: what is tried, what is spared, what wins."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from kdcmae.compile import search as module
+from kdcmae.compile.search import Search, SearchSettings
+from kdcmae.errors import ConfigError, EngineError, GateError
+
+
+@pytest.fixture
+def searched(monkeypatch, tmp_path):
+    """Run a search over made-up latencies in ms and drops in points, by precision and share of the tokens."""
+
+    def run(latency, drop, *, budget_ms, max_drop=1.0, threads=(1, 2)):
+        built = []
+
+        def compile_engine(model, folder, settings, **_):
+            key = settings.precision, model.keep
+            built.append(key)
+            if key not in latency:
+                raise EngineError("no such kernel")
+            folder.mkdir()
+
+        def measured(self, folder, inputs):
+            precision, keep = folder.name.split("-")
+            found = latency[precision, float(keep)]
+            return {str(count): found / count for count in self.settings.threads}
+
+        def drop_of(engine):
+            precision, keep = engine.split("-")
+            return drop.get((precision, float(keep)), 0.0)
+
+        monkeypatch.setattr(module, "compile_engine", compile_engine)
+        monkeypatch.setattr(module, "load_engine", lambda folder, threads: nullcontext(folder.name))
+        monkeypatch.setattr(module, "load_clips", lambda *_, **__: None)
+        monkeypatch.setattr(module.models, "examples", lambda *_: {})
+        monkeypatch.setattr(module, "_Exam", lambda *_: SimpleNamespace(drop=drop_of))
+        monkeypatch.setattr(Search, "_time", measured)
+        monkeypatch.setattr(Search, "_publish", lambda self, built, folder, winner: winner)
+        settings = SearchSettings(target="openvino", budget_ms=budget_ms, max_drop=max_drop, threads=threads)
+        search = Search(lambda keep: SimpleNamespace(keep=keep), settings, lambda name: nullcontext())
+        try:
+            winner = search.run(tmp_path / "engine")
+        except GateError as error:
+            winner = str(error)
+        return winner, search.trials, built
+
+    return run
+
+
+def timed(**full_ms):
+    """Latencies that fall with the tokens."""
+    return {(name, keep): found * keep for name, found in full_ms.items() for keep in (1.0, 0.75, 0.5, 0.35, 0.25)}
+
+
+def test_the_first_that_fits_wins_with_the_fewest_threads(searched):
+    winner, _, built = searched(timed(fp32=90, bf16=40, int8=20), {}, budget_ms=100)
+    assert (winner.precision, winner.keep, winner.threads) == ("fp32", 1.0, 1)
+    assert built == [("fp32", 1.0)]
+
+
+def test_all_tokens_of_a_narrow_type_come_before_fewer_of_a_wide_one(searched):
+    winner, trials, _ = searched(timed(fp32=900, bf16=400, int8=90), {}, budget_ms=100)
+    assert (winner.precision, winner.keep) == ("int8", 1.0)
+    assert [trial.status for trial in trials] == ["too slow", "too slow", "fits"]
+
+
+def test_what_cannot_be_fast_enough_is_not_built(searched):
+    winner, _, built = searched(timed(fp32=4000, bf16=420, int8=300), {}, budget_ms=100)
+    assert (winner.precision, winner.keep, winner.threads) == ("int8", 0.5, 2)
+    assert built == [*((name, 1.0) for name in ("fp32", "bf16", "int8")), ("int8", 0.75), ("bf16", 0.5), ("int8", 0.5)]
+
+
+def test_what_is_worse_than_something_inaccurate_is_not_built(searched):
+    drop = {("int8", 1.0): 5.0}
+    winner, trials, built = searched(timed(fp32=300, bf16=220, int8=100), drop, budget_ms=100)
+    assert (winner.precision, winner.keep) == ("bf16", 0.75)
+    assert ("int8", 0.75) not in built
+    assert trials[2].status == "too inaccurate"
+
+
+def test_a_candidate_that_cannot_be_built_is_passed_over(searched):
+    latency = timed(bf16=90, int8=20)
+    winner, trials, _ = searched(latency, {}, budget_ms=100)
+    assert trials[0].status == "failed"
+    assert trials[0].reason == "no such kernel"
+    assert winner.precision == "bf16"
+
+
+def test_the_nearest_is_named_where_nothing_is_fast_enough(searched):
+    message, trials, _ = searched(timed(fp32=9000, bf16=4000, int8=2000), {}, budget_ms=10)
+    assert "no engine takes 10 ms" in message
+    assert "nearest: int8, 100% of the tokens takes 1e+03 ms" in message
+    assert all(trial.status in ("too slow", "not built") for trial in trials)
+
+
+def test_the_nearest_is_named_where_nothing_is_accurate_enough(searched):
+    drop = {(name, keep): 9.0 for name in ("fp32", "bf16", "int8") for keep in (1.0, 0.75, 0.5, 0.35, 0.25)}
+    message, _, built = searched(timed(fp32=9, bf16=4, int8=2), drop, budget_ms=100)
+    assert "nearest: fp32, 100% of the tokens takes 4.5 ms and loses 9.0 points" in message
+    assert built == [("fp32", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"target": "trt"}, "openvino"), ({"budget_ms": 0.0}, "positive"), ({"max_drop": 101.0}, "0 and 100")],
+)
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        SearchSettings(**{"target": "openvino", "budget_ms": 10.0, "max_drop": 1.0, **setting})
