@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae import host
+from kdcmae.bench.machine import machine_state
 
 __all__ = ["describe_environment", "git_commit", "usable_cpus"]
 
@@ -17,6 +18,7 @@ _LIBRARIES = (
     "torch",
     "openvino",
     "onnxruntime",
+    "nncf",
     "tensorrt-cu13-bindings",
     "tensorrt-rtx-cu13-bindings",
 )
@@ -24,21 +26,23 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe_environment() -> dict[str, Any]:
-    """The facts that a figure means nothing without. Call it first: the load is that of before the benchmark."""
+    """The facts that a figure means nothing without. Call it first: the state is that of before the benchmark."""
+    before = machine_state()
     return {
         "host": host.describe_host(),
-        "usable_cpus": usable_cpus(),
-        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "usable_cpus": len(usable_cpus()),
+        "load_average_1min": before["load_average_1min"],
+        "before": before,
         "libraries": _installed_versions(),
         "git_commit": git_commit(_ROOT),
     }
 
 
-def usable_cpus() -> int:
-    """CPUs this process may run on."""
+def usable_cpus() -> tuple[int, ...]:
+    """Numbers of the CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def git_commit(root: Path) -> str | None:

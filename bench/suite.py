@@ -1,4 +1,4 @@
-"""A benchmark from start to report: load, check, warm up, then take turns."""
+"""Subjects against each other, interleaved: load, check, warm up, then take turns until the windows settle."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 
 import kdcmae
-from kdcmae.bench.contender import Contender
-from kdcmae.bench.environment import describe_environment
-from kdcmae.bench.schema import Report, Settings
+from kdcmae.bench.contender import Contender, Entry
+from kdcmae.bench.environment import describe_environment, usable_cpus
+from kdcmae.bench.machine import energy_counter, machine_state
+from kdcmae.bench.schema import Report, Row, SelfCheck, Settings
 from kdcmae.bench.subjects import Facts, open_subject
 from kdcmae.bench.timing import Schedule, plan_rounds
 from kdcmae.bench.worker import OpenSubject, Worker
-from kdcmae.errors import ConfigError, EngineInputError
+from kdcmae.errors import EngineInputError
 
-__all__ = ["run_benchmark"]
+__all__ = ["Step", "measure_group", "new_report", "run_benchmark"]
 
 Step = Callable[[str], AbstractContextManager[None]]
+Visit = Callable[[Sequence[Contender]], None]
 
 
 def run_benchmark(
-    sources: Sequence[str], settings: Settings, *, step: Step, open_subject: OpenSubject = open_subject
+    sources: Sequence[str],
+    settings: Settings,
+    *,
+    step: Step,
+    self_check: SelfCheck | None = None,
+    open_subject: OpenSubject = open_subject,
 ) -> Report:
-    """Benchmark subjects against each other, interleaved, each in a process of its own.
+    """Benchmark subjects that take the same inputs against each other.
 
     Args:
-        sources: engine folders, checkpoint files or ``preset:NAME``.
+        sources: engine folders, checkpoint files, presets or peers.
         settings: how to run.
         step: shows progress; a context manager per named step.
+        self_check: what was found before.
         open_subject: opens a source inside a worker.
 
     Returns:
@@ -38,36 +46,78 @@ def run_benchmark(
         ConfigError: a batch size that a subject does not take.
         EngineInputError: the subjects take different inputs, so they cannot be compared.
     """
+    return new_report(
+        settings,
+        lambda: measure_group(
+            [Entry(source=source, subject=source) for source in sources],
+            settings,
+            step=step,
+            before=_require_same_inputs,
+            open_subject=open_subject,
+        ),
+        self_check=self_check,
+    )
+
+
+def new_report(settings: Settings, measure: Callable[[], Sequence[Row]], *, self_check: SelfCheck | None) -> Report:
+    """A report of what ``measure`` gives, with the state of the machine before and after it."""
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     environment = describe_environment()
-    with ExitStack() as stack:
-        contenders = []
-        for source in sources:
-            with step(f"load {source}"):
-                worker = Worker(
-                    source, threads=settings.threads, timeout_s=settings.timeout_s, open_subject=open_subject
-                )
-                one = Contender(source, stack.enter_context(closing(worker)), settings)
-                one.load()
-                contenders.append(one)
-        _require_same_inputs([one for one in contenders if one.running], settings.batch)
-        for one in contenders:
-            if one.running:
-                with step(f"check {one.source}"):
-                    one.check()
-        running = [one for one in contenders if one.running]
-        reference = next((one for one in running if one.facts.is_torch), running[0] if running else None)
-        schedule = _measure(running, settings.seconds, step) if running else None
-        rows = tuple(one.row(reference) for one in contenders)
+    rows = tuple(measure())
     return Report(
         kdcmae_version=kdcmae.__version__,
         created=created,
-        environment=environment,
+        environment={**environment, "after": machine_state()},
         settings=settings,
-        schedule=schedule,
-        reference=contenders.index(reference) if reference else None,
         rows=rows,
+        self_check=self_check,
     )
+
+
+def measure_group(
+    entries: Sequence[Entry],
+    settings: Settings,
+    *,
+    step: Step,
+    before: Visit = lambda _: None,
+    after: Visit = lambda _: None,
+    open_subject: OpenSubject = open_subject,
+) -> list[Row]:
+    """Measure subjects in turns, each in a process of its own, pinned to the first CPUs.
+
+    Args:
+        entries: what takes part.
+        settings: how to run.
+        step: shows progress.
+        before: sees the contenders that run, once they are loaded.
+        after: sees them again after the last turn, their workers still there.
+        open_subject: opens a source inside a worker.
+
+    Returns:
+        A row per entry, in order; the first PyTorch model, or else the first that runs, is the reference.
+    """
+    usable, counter = usable_cpus(), energy_counter()
+    # More threads than CPUs are possible, and then nothing is pinned.
+    cpus = usable[: settings.threads] if settings.threads <= len(usable) else tuple(range(settings.threads))
+    with ExitStack() as stack:
+        contenders = []
+        for entry in entries:
+            with step(f"load {entry.subject}"):
+                worker = Worker(entry.source, cpus=cpus, timeout_s=settings.timeout_s, open_subject=open_subject)
+                one = Contender(entry, stack.enter_context(closing(worker)), settings, counter)
+                one.load()
+                contenders.append(one)
+        before([one for one in contenders if one.running])
+        for one in contenders:
+            if one.running:
+                with step(f"check {one.entry.subject}"):
+                    one.check()
+        running = [one for one in contenders if one.running]
+        reference = next((one for one in running if one.facts.is_torch), running[0] if running else None)
+        if running:
+            _measure(running, settings.seconds, step)
+        after([one for one in contenders if one.running])
+        return [one.row(reference) for one in contenders]
 
 
 def _measure(contenders: Sequence[Contender], seconds: float, step: Step) -> Schedule:
@@ -75,29 +125,29 @@ def _measure(contenders: Sequence[Contender], seconds: float, step: Step) -> Sch
         for one in contenders:
             one.warm_up()
     schedule = plan_rounds(seconds, max(one.call_s for one in contenders))
-    with step(f"measure in {schedule.rounds} rounds"):
-        for turn in range(schedule.rounds):
+    with step(f"measure in {schedule.rounds} rounds or more"):
+        for turn in range(schedule.most_rounds):
+            if turn >= schedule.rounds and all(one.settled(schedule) for one in contenders):
+                break
             # Back and forth, so that over two rounds nobody always runs after the same other.
             for one in contenders if turn % 2 == 0 else reversed(contenders):
                 if one.running:
                     one.take_turn(schedule.window_s)
     for one in contenders:
         if one.running:
-            one.finish()
+            one.finish(schedule)
     return schedule
 
 
-def _require_same_inputs(contenders: Sequence[Contender], batch: int) -> None:
+def _require_same_inputs(contenders: Sequence[Contender]) -> None:
     for one in contenders:
         first = contenders[0]
         if _signature(one.facts) != _signature(first.facts):
             raise EngineInputError(
-                f"{first.source} takes {_signature(first.facts)}, but {one.source} takes {_signature(one.facts)}; "
-                "benchmark them in separate runs"
+                f"{first.entry.source} takes {_signature(first.facts)}, but {one.entry.source} takes "
+                f"{_signature(one.facts)}; benchmark them in separate runs"
             )
-        sizes = one.facts.batch
-        if sizes is not None and not sizes.min <= batch <= sizes.max:
-            raise ConfigError(f"{one.source} takes batches of {sizes.min} to {sizes.max}, not --batch {batch}")
+        one.require_batch()
 
 
 def _signature(facts: Facts) -> str:

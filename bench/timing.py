@@ -16,9 +16,11 @@ __all__ = [
     "SpeedRatio",
     "Verdict",
     "plan_rounds",
+    "settled",
     "speed_ratio",
     "summarize",
     "time_window",
+    "variation",
     "verdict",
 ]
 
@@ -26,6 +28,7 @@ STABLE_VARIATION = 0.025  # coefficient of variation of the window medians; abov
 
 _MIN_ROUNDS = 10  # a percentile bootstrap over fewer window pairs gives intervals that are too narrow
 _SHORT_WINDOW_S = 0.5
+_LONG_CALL_S = 0.25  # calls from here on fill the caches by themselves
 
 Verdict = Literal["faster", "slower", "no difference", "unstable"]
 
@@ -35,7 +38,8 @@ def time_window(
 ) -> list[float]:
     """Time single calls, back to back, for one window.
 
-    One call before the window is not timed: it brings caches and threads back after another subject's turn.
+    One call before the window is not timed: it brings caches and threads back after another subject's turn. Where
+    that call is long it is no different from the others, and counts.
 
     Args:
         call: what to time.
@@ -45,16 +49,20 @@ def time_window(
     Returns:
         The latency of each call in ms.
     """
+    latencies_ms: list[float] = []
+    begin = start = clock()
     call()
-    latencies_ms = []
-    start = clock()
-    while True:
+    end = clock()
+    if end - begin >= _LONG_CALL_S:
+        latencies_ms.append((end - begin) * 1e3)
+    else:
+        start = end
+    while not latencies_ms or end - start < seconds:
         begin = clock()
         call()
         end = clock()
         latencies_ms.append((end - begin) * 1e3)
-        if end - start >= seconds:
-            return latencies_ms
+    return latencies_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +70,13 @@ class Schedule:
     """The turns of an interleaved run.
 
     Args:
-        rounds: how often every subject has its turn.
+        rounds: how many turns of every subject count: the last ones.
+        most_rounds: when to stop where the windows do not settle.
         window_s: length of one turn.
     """
 
     rounds: int
+    most_rounds: int
     window_s: float
 
 
@@ -78,7 +88,7 @@ def plan_rounds(seconds: float, slowest_call_s: float) -> Schedule:
         slowest_call_s: what one call of the slowest subject takes.
     """
     rounds = max(_MIN_ROUNDS, int(seconds / max(_SHORT_WINDOW_S, slowest_call_s)))
-    return Schedule(rounds=rounds, window_s=seconds / rounds)
+    return Schedule(rounds=rounds, most_rounds=rounds + rounds // 2, window_s=seconds / rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +102,7 @@ class Latency:
         count: timed calls.
         window_medians_ms: the median of each window, in the order they ran.
         window_variation: coefficient of variation of those medians.
+        windows_before: windows that ran before these, until the variation settled; they do not count.
     """
 
     p50_ms: float
@@ -102,6 +113,7 @@ class Latency:
     count: int
     window_medians_ms: tuple[float, ...]
     window_variation: float
+    windows_before: int = 0
 
     @property
     def stable(self) -> bool:
@@ -109,12 +121,27 @@ class Latency:
         return self.window_variation <= STABLE_VARIATION
 
 
-def summarize(windows_ms: Sequence[Sequence[float]]) -> Latency:
+def settled(windows_ms: Sequence[Sequence[float]], rounds: int) -> bool:
+    """Whether the medians of the last windows agree.
+
+    Args:
+        windows_ms: per window the latencies that :func:`time_window` gave.
+        rounds: how many of the last windows to look at; False where there are fewer.
+    """
+    if len(windows_ms) < rounds:
+        return False
+    return variation([float(np.median(window)) for window in windows_ms[-rounds:]]) <= STABLE_VARIATION
+
+
+def summarize(windows_ms: Sequence[Sequence[float]], rounds: int | None = None) -> Latency:
     """Summarise the calls of two or more windows.
 
     Args:
         windows_ms: per window the latencies that :func:`time_window` gave.
+        rounds: how many of the last windows count; all where None.
     """
+    before = 0 if rounds is None else max(0, len(windows_ms) - rounds)
+    windows_ms = windows_ms[before:]
     calls = np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms])
     medians = np.array([np.median(window) for window in windows_ms])
     p50, p90, p99 = np.percentile(calls, (50, 90, 99))
@@ -123,10 +150,11 @@ def summarize(windows_ms: Sequence[Sequence[float]]) -> Latency:
         p90_ms=float(p90),
         p99_ms=float(p99),
         mean_ms=float(calls.mean()),
-        coefficient_of_variation=_coefficient_of_variation(calls),
+        coefficient_of_variation=variation(calls),
         count=len(calls),
         window_medians_ms=tuple(medians.tolist()),
-        window_variation=_coefficient_of_variation(medians),
+        window_variation=variation(medians),
+        windows_before=before,
     )
 
 
@@ -173,5 +201,7 @@ def verdict(speed: SpeedRatio, *, stable: bool) -> Verdict:
     return "slower" if speed.high < 1 else "no difference"
 
 
-def _coefficient_of_variation(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / values.mean())
+def variation(values: Sequence[float] | np.ndarray) -> float:
+    """Coefficient of variation: standard deviation over mean; 0 for a single value."""
+    values = np.asarray(values, dtype=np.float64)
+    return float(values.std(ddof=1) / values.mean()) if len(values) > 1 else 0.0

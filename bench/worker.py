@@ -1,7 +1,7 @@
 """One process per subject, so that load time, first inference and peak memory are the subject's own.
 
-The parent asks, the worker answers, and only one worker is ever asked at a time. A worker that crashes or hangs
-takes nothing else down.
+The parent asks, the worker answers. A worker that crashes or hangs takes nothing else down. Each is pinned to the CPUs
+it may use, with one thread for each.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdcmae import host
+from kdcmae.bench.environment import usable_cpus
+from kdcmae.bench.machine import gpu_memory_bytes, pinned
 from kdcmae.bench.subjects import Arrays, Facts, Subject
-from kdcmae.bench.timing import time_window
 from kdcmae.errors import DeviceError, EngineError, KdcmaeError
 from kdcmae.runtime import SelfTest
 from kdcmae.runtime.examples import example_inputs
 
-__all__ = ["FirstInference", "Loaded", "OpenSubject", "Worker"]
+__all__ = ["FirstInference", "Loaded", "Memory", "OpenSubject", "Worker"]
 
 OpenSubject = Callable[[str, int], Subject]  # source, threads
 
@@ -49,6 +54,14 @@ class FirstInference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Largest resident memory of the process so far; memory in use on the GPU, by all processes."""
+
+    peak_rss_bytes: int | None
+    gpu_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Refusal:
     message: str
     missing_here: bool
@@ -59,22 +72,23 @@ class Worker:
 
     Args:
         source: what :func:`kdcmae.bench.subjects.open_subject` opens.
-        threads: CPU threads the subject may use.
+        cpus: those the subject may use, one thread for each.
         timeout_s: how long one answer may take before the worker counts as hung.
         open_subject: opens the source; importable by name, because another process calls it.
     """
 
-    def __init__(self, source: str, *, threads: int, timeout_s: float, open_subject: OpenSubject) -> None:
+    def __init__(self, source: str, *, cpus: tuple[int, ...], timeout_s: float, open_subject: OpenSubject) -> None:
         context = multiprocessing.get_context("spawn")
         self._timeout_s = timeout_s
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve,
-            args=(theirs, source, threads, open_subject),
+            args=(theirs, source, len(cpus), open_subject),
             name=f"kdcmae-bench {source}",
             daemon=True,
         )
-        self._process.start()
+        with pinned(tuple(cpu for cpu in cpus if cpu in usable_cpus()) or usable_cpus()):
+            self._process.start()
         theirs.close()  # the worker's copy is now the only one: when it ends, we read the end of the stream
 
     def load(self) -> Loaded:
@@ -82,7 +96,7 @@ class Worker:
         return self._ask("load")
 
     def first_inference(self, batch: int, seed: int) -> FirstInference:
-        """Run it for the first time, on seeded inputs."""
+        """Run it on seeded inputs, which later windows use too."""
         return self._ask("first_inference", batch, seed)
 
     def self_test(self) -> SelfTest | None:
@@ -93,9 +107,17 @@ class Worker:
         """Time it for one window on the inputs of the first inference; latencies in ms."""
         return self._ask("window", seconds)
 
-    def peak_rss_bytes(self) -> int | None:
-        """Its process's largest resident memory so far."""
-        return self._ask("peak_rss_bytes")
+    def answers(self, data: Path) -> NDArray[np.float32]:
+        """Its first output for every clip of a file that :func:`kdcmae.bench.clips.write_clips` wrote."""
+        return self._ask("answers", data)
+
+    def stages(self, clip: Path, seconds: float) -> Mapping[str, list[float]]:
+        """From a video file to the outputs, over and over for about so many seconds; ms per stage."""
+        return self._ask("stages", clip, seconds)
+
+    def memory(self) -> Memory:
+        """What it needed so far."""
+        return self._ask("memory")
 
     def close(self) -> None:
         """End the process; closing twice is harmless."""
@@ -152,10 +174,20 @@ class _Session:
         return self._subject.self_test()
 
     def window(self, seconds: float) -> list[float]:
-        return time_window(lambda: self._subject.run(self._inputs), seconds)
+        return self._subject.window(self._inputs, seconds)
 
-    def peak_rss_bytes(self) -> int | None:
-        return host.peak_rss_bytes()
+    def answers(self, data: Path) -> NDArray[np.float32]:
+        from kdcmae.bench.clips import answers  # after the subject was measured: it brings a video library along
+
+        return answers(self._subject, data)
+
+    def stages(self, clip: Path, seconds: float) -> Mapping[str, list[float]]:
+        from kdcmae.bench.clips import stages
+
+        return stages(self._subject, clip, seconds)
+
+    def memory(self) -> Memory:
+        return Memory(peak_rss_bytes=host.peak_rss_bytes(), gpu_bytes=gpu_memory_bytes())
 
 
 def _serve(connection: Connection, source: str, threads: int, open_subject: OpenSubject) -> None:

@@ -8,7 +8,10 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_MODULES = {name: f"kdcmae.bench.cli.{name}" for name in ("kernels", "readme", "run")}
+_MODULES = {
+    name: f"kdcmae.bench.cli.{name}"
+    for name in ("ablation", "accuracy", "compare", "keep", "kernels", "readme", "report", "run", "suite")
+}
 
 
 @click.group(cls=LazyGroup, modules=_MODULES, default="run", context_settings={"help_option_names": ["-h", "--help"]})

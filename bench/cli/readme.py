@@ -19,10 +19,13 @@ __all__ = ["command"]
     type=click.Path(file_okay=False, path_type=Path),
     default=RESULTS,
     show_default=True,
-    help="Where kernels-*.json lie.",
+    help="Where kernels-*.json and the suite's folders lie.",
 )
 def command(file: Path, results: Path) -> None:
-    """Write the newest kernel results into a README, between its two markers."""
+    """Write the newest results of the suite and of the kernels into a README, each between its two markers."""
+    from kdcmae.bench.history import newest_reports
     from kdcmae.bench.kernels.readme import update_readme
+    from kdcmae.bench.readme import update_suite
 
-    note(f"{file}: {'updated' if update_readme(file, results) else 'up to date'}")
+    changed = [update_readme(file, results), update_suite(file, newest_reports(results))]
+    note(f"{file}: {'updated' if any(changed) else 'up to date'}")

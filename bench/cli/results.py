@@ -7,17 +7,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "write_json"]
+__all__ = ["RESULTS", "write_json", "write_text"]
 
 RESULTS = Path("bench/results")
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:
     """Write the JSON atomically: a reader never sees half a file."""
+    write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.cli.results import write_json
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
 
@@ -47,6 +48,7 @@ __all__ = ["command"]
     help="Seconds a subject may take for one step before it counts as hung.",
 )
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to this file.")
+@self_check_option("mark")
 @json_option
 def command(
     subjects: tuple[str, ...],
@@ -56,21 +58,26 @@ def command(
     warm_up_s: float,
     timeout_s: float,
     output: Path | None,
+    policy: str,
     as_json: bool,
 ) -> None:
     """Compare engine folders and checkpoints: speed, start-up, memory, and whether they compute the same.
 
-    A SUBJECT is an engine folder, a finetuned checkpoint (PyTorch eager, float32, CPU), or preset:base,
-    preset:small, preset:tiny (the untrained model that kdcmae-compile --random-weights compiles).
+    A SUBJECT is an engine folder (FOLDER@audio for a variant in it), a finetuned checkpoint (PyTorch eager, float32,
+    CPU), or preset:base, preset:small, preset:tiny (the untrained model that kdcmae-compile --random-weights compiles).
+    Peers are torch-compile:MODEL, torch-cuda:MODEL, ort-int8:ONNX-ENGINE, benchmark_app:OPENVINO-ENGINE and
+    trtexec:TRT-ENGINE.
 
-    Each subject has a process of its own. They take turns in short windows, so that noise hits all alike, and
-    outputs are compared before anything is timed: with the first PyTorch model, or else the first subject.
+    Each subject has a process of its own, pinned to its CPUs. They take turns in short windows until the variation
+    settles, so that noise hits all alike, and outputs are compared before anything is timed: with the first PyTorch
+    model, or else the first subject.
 
     \b
     kdcmae-bench out/openvino-bf16 model.pth
     kdcmae-bench out/openvino-fp32 out/openvino-bf16 preset:base --json
 
-    Exit code: 1 where a subject failed or disagrees with the reference, 3 where none can run on this machine.
+    Exit code: 1 where a subject failed or disagrees with the reference, or where the machine is not fit for measuring;
+    3 where none can run on this machine.
     """
     from kdcmae.bench.environment import usable_cpus
     from kdcmae.bench.report import print_report
@@ -83,13 +90,15 @@ def command(
         check_source(subject)
     settings = Settings(
         batch=batch,
-        threads=threads or usable_cpus(),
+        threads=threads or len(usable_cpus()),
         seconds=seconds,
         warm_up_s=warm_up_s,
         timeout_s=timeout_s,
     )
     note(f"kdcmae-bench: {', '.join(subjects)}; batch {batch}, threads {settings.threads}")
-    report = run_benchmark(subjects, settings, step=Steps())
+    step = Steps()
+    checked = self_check(step, settings.threads, policy)
+    report = run_benchmark(subjects, settings, step=step, self_check=checked)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +22,8 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model
 from kdcmae.runtime.manifest import BatchRange
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share the made-up reports of reports.py
 
 SETTINGS = Settings(batch=2, threads=1, seconds=0.02, warm_up_s=0.001, timeout_s=60)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcmae.bench.subjects import Arrays, Facts
+from kdcmae.bench.subjects import Arrays, Facts, HostTimed
 from kdcmae.errors import CheckpointError, DeviceError
 from kdcmae.runtime import SelfTest
 from kdcmae.runtime.manifest import BatchRange, TensorSpec
+from kdcmae.runtime.preprocessing import Preprocessing
 
 TOLERANCE = 1e-3
 
@@ -39,8 +40,14 @@ def open_fake(source: str, threads: int) -> FakeSubject:
     return FakeSubject(source, threads)
 
 
+CLIP_INPUTS = (
+    TensorSpec("audio", ("batch", 64, 128), "float32", "fbank"),
+    TensorSpec("image", ("batch", 3, 32, 32), "float32", "frame"),
+)
+
+
 @dataclass
-class FakeSubject:
+class FakeSubject(HostTimed):
     """Doubles its input; ``name`` says what else."""
 
     name: str
@@ -49,16 +56,30 @@ class FakeSubject:
 
     @property
     def facts(self) -> Facts:
+        if self.name.startswith("sees clips"):
+            return Facts(
+                kind="fake engine",
+                computes_in="fp32",
+                inputs=CLIP_INPUTS,
+                batch=BatchRange(2, 2, 8) if self.name.endswith("in pairs") else None,
+                preprocessing=Preprocessing(audio_frames=64, image_size=32),
+                labels=("low", "high"),
+            )
         columns = 5 if self.name == "other inputs" else 4
         return Facts(
             kind="torch eager" if self.name.startswith("torch") else "fake engine",
             computes_in="fp32",
             inputs=(TensorSpec("x", ("batch", columns), "float32", "noise"),),
             batch=BatchRange(8, 8, 8) if self.name == "batch of 8" else None,
+            tolerance=None if self.name == "promises nothing" else 1e-5,
         )
 
     def run(self, inputs: Arrays) -> Arrays:
         self.calls += 1
+        if self.name.startswith("sees clips"):
+            time.sleep(1e-3)  # whatever the batch, up to no limit: the throughput grows with it
+            means = inputs["audio"].mean(axis=(1, 2))
+            return {"logits": np.stack([-means, means], axis=1)}
         if self.name == "crash when timed" and self.calls > 3:
             sys.exit(7)
         factor = {"slightly off": 2 + 1e-4, "wrong": 2.5, "not a number": np.nan}.get(self.name, 2.0)
@@ -68,7 +89,7 @@ class FakeSubject:
         return {"logits": inputs["x"] * factor}
 
     def self_test(self) -> SelfTest | None:
-        if self.name.startswith("torch"):
+        if self.name.startswith(("torch", "promises nothing", "sees clips")):
             return None
         error = {"failing self-test": 0.5, "self-test not finite": float("inf")}.get(self.name, 1e-5)
         return SelfTest(max_error={"logits": error}, tolerance={"logits": TOLERANCE})

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from kdcmae.bench.cli import main, run
 
-QUICK = ["--seconds", "0.02", "--warm-up", "0", "--threads", "1"]
+QUICK = ["--seconds", "0.02", "--warm-up", "0", "--threads", "1", "--self-check", "skip"]
 
 
 @pytest.fixture
@@ -33,8 +33,9 @@ def test_an_engine_beside_its_checkpoint(invoke, checkpoint, engine_folder, tmp_
     assert content == json.loads(output.read_text())
     assert [path.name for path in output.parent.iterdir()] == ["bench.json"]
     engine, model = content["rows"]
-    assert (engine["subject"], model["subject"]) == (str(engine_folder), str(checkpoint))
-    assert content["reference"] == 1
+    assert (engine["case"]["subject"], model["case"]["subject"]) == (str(engine_folder), str(checkpoint))
+    assert (engine["is_reference"], model["is_reference"]) == (False, True)
+    assert content["self_check"] is None
     assert engine["self_test"]["passed"]
     assert engine["parity"]["passed"]
     assert engine["parity"]["error"] <= 1e-4
@@ -48,10 +49,10 @@ def test_an_engine_beside_its_checkpoint(invoke, checkpoint, engine_folder, tmp_
 def test_the_table_goes_to_stdout_and_progress_to_stderr(invoke, engine_folder):
     result = invoke(engine_folder, *QUICK)
     assert result.exit_code == 0, result.output
-    assert "Latency in ms" in result.stdout
+    assert "latency in ms" in result.stdout
     assert "reference" in result.stdout
     assert "load " in result.stderr
-    assert "Latency" not in result.stderr
+    assert "latency" not in result.stderr
 
 
 def test_a_damaged_engine_fails_and_the_other_is_measured(invoke, compiled, engine_folder):
@@ -85,7 +86,7 @@ def test_help_is_that_of_the_benchmark(invoke, option):
     assert text.startswith("Usage: main [OPTIONS] SUBJECT...")
     assert "--seconds" in text
     assert "Commands:" in text
-    for command in ("kernels", "readme"):
+    for command in ("compare", "kernels", "readme", "report", "suite"):
         assert f"\n  {command} " in text
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from kdcmae.bench import suite
+from kdcmae.bench.contender import Entry
+from kdcmae.bench.schema import Settings
 from kdcmae.bench.timing import Schedule, summarize
 from kdcmae.errors import ConfigError, EngineInputError
 
 # A fake's real timings vary as the machine pleases; whether they are stable is tested on synthetic ones.
 TIMED = {"measured", "unstable"}
+SETTINGS = Settings(batch=2, threads=1, seconds=0.02, warm_up_s=0.001, timeout_s=60)
 
 
 @pytest.fixture
@@ -21,14 +24,14 @@ def synthetic_latency(monkeypatch):
 
     def replace(*windows_ms: list[float]) -> None:
         left = [summarize([[call] for call in windows]) for windows in windows_ms]
-        monkeypatch.setattr("kdcmae.bench.contender.summarize", lambda _: left.pop(0))
+        monkeypatch.setattr("kdcmae.bench.contender.summarize", lambda *_: left.pop(0))
 
     return replace
 
 
 def test_every_subject_gets_a_row_with_everything(run_fakes):
     report = run_fakes("an engine", "torch model")
-    assert report.reference == 1
+    assert [row.is_reference for row in report.rows] == [False, True]
     for row in report.rows:
         assert row.status in TIMED
         assert row.kind in {"fake engine", "torch eager"}
@@ -36,7 +39,7 @@ def test_every_subject_gets_a_row_with_everything(run_fakes):
         assert row.load_ms > 0
         assert row.first_inference_ms > 0
         assert row.peak_rss_bytes > 1_000_000
-        assert len(row.latency.window_medians_ms) == report.schedule.rounds == 10
+        assert len(row.latency.window_medians_ms) == 10
         assert row.latency.count >= 10
         assert row.latency.p50_ms <= row.latency.p90_ms <= row.latency.p99_ms
         assert row.throughput_samples_per_s == pytest.approx(2 / row.latency.mean_ms * 1e3)
@@ -50,7 +53,8 @@ def test_every_subject_gets_a_row_with_everything(run_fakes):
 
 def test_without_a_torch_model_the_first_subject_is_the_reference(run_fakes):
     report = run_fakes("no device", "an engine", "slightly off")
-    assert report.reference == 1
+    assert [row.is_reference for row in report.rows] == [False, True, False]
+    assert report.rows[2].parity.against == "an engine"
     assert report.rows[2].parity.error == pytest.approx(5e-5, rel=1e-2)
     assert report.rows[2].parity.tolerance == pytest.approx(2e-3)
 
@@ -84,7 +88,7 @@ def test_what_cannot_run_here_is_a_row_and_no_failure(run_fakes):
 
 def test_where_nothing_can_run_the_exit_code_says_so(run_fakes):
     report = run_fakes("no device")
-    assert (report.reference, report.schedule) == (None, None)
+    assert not report.rows[0].is_reference
     assert report.exit_code == 3
 
 
@@ -98,7 +102,7 @@ def test_a_failed_self_test_is_not_timed(run_fakes):
         assert not row.self_test.passed
         assert (row.latency, row.speed, row.throughput_samples_per_s) == (None, None, None)
     assert fine.status in TIMED
-    assert report.reference == 2
+    assert fine.is_reference
     assert report.exit_code == 1
 
 
@@ -149,26 +153,59 @@ def test_a_batch_that_a_subject_does_not_take_is_refused(run_fakes):
     assert run_fakes("batch of 8", batch=8).exit_code == 0
 
 
+def test_a_peer_that_promises_nothing_is_compared_without_a_gate(run_fakes):
+    report = run_fakes("torch model", "promises nothing")
+    assert report.rows[1].parity.tolerance is None
+    assert report.rows[1].parity.passed
+
+
+def test_subjects_of_one_model_may_take_different_inputs(open_fake):
+    entries = [Entry(source=name, subject=name, model="m") for name in ("torch model", "other inputs")]
+    rows = suite.measure_group(entries, SETTINGS, step=nullcontext, open_subject=open_fake)
+    assert [row.case.model for row in rows] == ["m", "m"]
+    assert rows[1].speed is not None
+    assert rows[1].parity is None  # it has no ladder of its own
+
+
+def test_the_state_of_the_machine_is_told_before_and_after(run_fakes):
+    environment = run_fakes("an engine").environment
+    assert set(environment["before"]) == set(environment["after"])
+
+
+class SteadyAfter:
+    """Stands in for a contender whose windows settle after some turns."""
+
+    running = True
+
+    def __init__(self, name, call_s, turns, steady_after=0):
+        self.name = name
+        self.call_s = call_s
+        self.turns = turns
+        self.steady_after = steady_after
+
+    def warm_up(self):
+        self.turns.append(f"warm {self.name}")
+
+    def take_turn(self, window_s):
+        self.turns.append((self.name, window_s))
+
+    def settled(self, schedule):
+        return self.turns.count((self.name, schedule.window_s)) >= self.steady_after
+
+    def finish(self, schedule):
+        self.turns.append(f"end {self.name}")
+
+
 def test_turns_go_back_and_forth():
     turns = []
-
-    class Contender:
-        running = True
-
-        def __init__(self, name, call_s):
-            self.name = name
-            self.call_s = call_s
-
-        def warm_up(self):
-            turns.append(f"warm {self.name}")
-
-        def take_turn(self, window_s):
-            turns.append((self.name, window_s))
-
-        def finish(self):
-            turns.append(f"end {self.name}")
-
-    schedule = suite._measure([Contender("a", 0.1), Contender("b", 1.0)], 12, nullcontext)
-    assert schedule == Schedule(rounds=12, window_s=1.0)
+    schedule = suite._measure([SteadyAfter("a", 0.1, turns), SteadyAfter("b", 1.0, turns)], 12, nullcontext)
+    assert schedule == Schedule(rounds=12, most_rounds=18, window_s=1.0)
     back_and_forth = [(name, 1.0) for name in "abba" * 6]
     assert turns == ["warm a", "warm b", *back_and_forth, "end a", "end b"]
+
+
+@pytest.mark.parametrize(("steady_after", "rounds"), [(5, 10), (13, 13), (99, 15)])
+def test_windows_go_on_until_they_settle_or_the_time_is_up(steady_after, rounds):
+    turns = []
+    suite._measure([SteadyAfter("a", 0.001, turns, steady_after)], 1, nullcontext)
+    assert turns.count(("a", 0.1)) == rounds

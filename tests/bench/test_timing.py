@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcmae.bench.timing import Schedule, SpeedRatio, plan_rounds, speed_ratio, summarize, time_window, verdict
+from kdcmae.bench.timing import (
+    Schedule,
+    SpeedRatio,
+    plan_rounds,
+    settled,
+    speed_ratio,
+    summarize,
+    time_window,
+    variation,
+    verdict,
+)
 
 
 class Clock:
@@ -27,14 +37,21 @@ class Clock:
 
 
 def test_a_window_times_every_call_but_the_first():
-    clock = Clock(5.0, 0.25, 0.5)
+    clock = Clock(0.125, 0.25, 0.5)
     assert time_window(clock.work, 0.7, clock=clock) == [250.0, 500.0]
     assert clock.calls == 3
 
 
-def test_a_window_has_at_least_one_call():
-    clock = Clock(2.0)
-    assert time_window(clock.work, 0.0, clock=clock) == [2000.0]
+def test_a_long_first_call_counts():
+    clock = Clock(0.5, 0.25)
+    assert time_window(clock.work, 0.7, clock=clock) == [500.0, 250.0]
+
+
+@pytest.mark.parametrize(("duration_s", "calls"), [(2.0, 1), (0.125, 2)])
+def test_a_window_has_at_least_one_call(duration_s, calls):
+    clock = Clock(duration_s)
+    assert time_window(clock.work, 0.0, clock=clock) == [duration_s * 1e3]
+    assert clock.calls == calls
 
 
 @pytest.mark.parametrize(
@@ -42,7 +59,9 @@ def test_a_window_has_at_least_one_call():
     [(10, 0.001, 20, 0.5), (10, 0.8, 12, 10 / 12), (10, 8, 10, 1), (1, 0.001, 10, 0.1), (60, 0.001, 120, 0.5)],
 )
 def test_rounds_are_many_and_short_unless_calls_are_slow(seconds, slowest_call_s, rounds, window_s):
-    assert plan_rounds(seconds, slowest_call_s) == Schedule(rounds=rounds, window_s=window_s)
+    assert plan_rounds(seconds, slowest_call_s) == Schedule(
+        rounds=rounds, most_rounds=rounds + rounds // 2, window_s=window_s
+    )
 
 
 def test_percentiles_are_over_single_calls():
@@ -72,6 +91,23 @@ def test_stable_means_within_two_and_a_half_percent(spread, stable):
     # Two values 1 - d and 1 + d have a standard deviation of d * sqrt(2).
     distance = spread / np.sqrt(2)
     assert summarize([[1 - distance], [1 + distance]]).stable is stable
+
+
+def test_windows_are_settled_once_the_last_ones_agree():
+    windows = [[50.0], [70.0], [100.0], [101.0], [100.0]]
+    assert settled(windows, 3)
+    assert not settled(windows, 4)
+    assert not settled(windows[:2], 3)
+
+
+def test_windows_before_those_that_count_are_only_counted():
+    latency = summarize([[50.0], [70.0], [100.0], [102.0]], 2)
+    assert latency.window_medians_ms == (100, 102)
+    assert (latency.count, latency.windows_before) == (2, 2)
+
+
+def test_a_single_window_does_not_vary():
+    assert variation([3.0]) == 0
 
 
 def test_a_constant_ratio_has_no_interval():

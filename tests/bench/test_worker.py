@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.worker import Worker
 from kdcmae.errors import DeviceError, EngineError
 
@@ -17,8 +19,8 @@ def start(open_fake):
     """Starts a worker that is ended with the test."""
     workers = []
 
-    def start(source: str, timeout_s: float = 60) -> Worker:
-        workers.append(Worker(source, threads=1, timeout_s=timeout_s, open_subject=open_fake))
+    def start(source: str, timeout_s: float = 60, cpus: tuple[int, ...] = usable_cpus()[:1]) -> Worker:
+        workers.append(Worker(source, cpus=cpus, timeout_s=timeout_s, open_subject=open_fake))
         return workers[-1]
 
     yield start
@@ -35,7 +37,7 @@ def test_a_worker_answers_until_it_is_closed(start):
     assert first.outputs["logits"].shape == (3, 4)
     assert worker.self_test().passed
     assert len(worker.window(0.01)) >= 1
-    assert worker.peak_rss_bytes() > 1_000_000
+    assert worker.memory().peak_rss_bytes > 1_000_000
     worker.close()
     worker.close()
 
@@ -47,6 +49,21 @@ def test_two_workers_run_the_same_inputs(start):
         worker.load()
         outputs.append(worker.first_inference(2, 7).outputs["logits"])
     np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
+def test_a_worker_is_pinned_to_its_cpus(start):
+    before = os.sched_getaffinity(0), os.environ.get("OMP_NUM_THREADS")
+    cpu = usable_cpus()[-1]
+    worker = start("an engine", cpus=(cpu,))
+    assert worker.load().facts.kind == "fake engine"
+    assert os.sched_getaffinity(worker._process.pid) == {cpu}
+    assert (os.sched_getaffinity(0), os.environ.get("OMP_NUM_THREADS")) == before
+
+
+def test_more_threads_than_cpus_are_not_pinned(start):
+    worker = start("an engine", cpus=tuple(range(4096)))
+    assert worker.load().facts.kind == "fake engine"
 
 
 def test_what_this_machine_lacks_is_told_from_what_is_broken(start):

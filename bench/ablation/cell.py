@@ -1,0 +1,136 @@
+"""One cell of the ablation: pretrain, measure, finetune, measure; in a folder of its own, and resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kdcmae import load_classifier, load_pretrained
+from kdcmae.bench.ablation.plan import AblationSettings, Row
+from kdcmae.config import EncoderConfig
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.dataset import DatasetSettings
+from kdcmae.evaluation import classification, localization, retrieval
+from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
+from kdcmae.predictors import CheckpointPredictor
+from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.training.loop import Run, Trainer
+from kdcmae.training.recipes import recipe
+from kdcmae.training.runs import Request, finetuning_run, pretraining_run
+
+__all__ = ["Cell", "run_cell"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row with one seed.
+
+    Args:
+        row: what to pretrain with.
+        seed: of everything random.
+        settings: of the ablation.
+        folder: of this cell.
+        threads: of this process.
+    """
+
+    row: Row
+    seed: int
+    settings: AblationSettings
+    folder: Path
+    threads: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its figures, as JSON gives it back; a kept result must have the same."""
+        budgets = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "seeds"}
+        facts = {"row": dataclasses.asdict(self.row), "seed": self.seed, "settings": budgets, "threads": self.threads}
+        plain: dict[str, Any] = json.loads(json.dumps(facts))
+        return plain
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train and measure; a run that was killed goes on.
+
+    Args:
+        cell: what to run. The threads of this process are set to its number.
+
+    Returns:
+        ``row``, ``seed``, ``accuracy`` per withheld modality, and, where it was pretrained, ``retrieval`` and
+        ``localization``; ``seconds`` of each part.
+
+    Raises:
+        KdcmaeError: a run failed.
+    """
+    torch.set_num_threads(cell.threads)
+    start = time.perf_counter()
+    result: dict[str, Any] = {"row": cell.row.name, "seed": cell.seed, "seconds": {}}
+    pretrained = None
+    if cell.row.objective is not None:
+        pretrained = _trained(cell, "pretrain", cell.settings.unlabelled_clips, cell.settings.pretraining, None)
+        result["seconds"]["pretraining"] = round(time.perf_counter() - start, 1)
+        result.update(_measured_features(pretrained, cell.settings.test_clips))
+    finetuning = time.perf_counter()
+    finetuned = _trained(cell, "finetune", cell.settings.labelled_clips, cell.settings.finetuning, pretrained)
+    result["seconds"]["finetuning"] = round(time.perf_counter() - finetuning, 1)
+    result["accuracy"] = _accuracy(finetuned, cell.settings.test_clips)
+    result["seconds"]["total"] = round(time.perf_counter() - start, 1)
+    return result
+
+
+def _trained(cell: Cell, stage: Any, clips: int, settings: Mapping[str, Any], checkpoint: Path | None) -> Path:
+    """The weights of one training run, which goes on from where it stopped."""
+    objective = cell.row.objective if stage == "pretrain" else None
+    overrides = {**settings, **(objective or {}), "seed": cell.seed, "workers": 0}
+    request = Request(
+        recipe=recipe(f"avsynth-{stage}", stage),
+        data=f"avsynth:{clips}",
+        output=cell.folder / stage,
+        checkpoint=checkpoint,
+        overrides=tuple(f"{name}={value}" for name, value in overrides.items()),
+    )
+    assemble = {"pretrain": pretraining_run, "finetune": finetuning_run}[stage]
+    run: Run = assemble(request)[0]
+    # The held-out clips are measured on once, at the end: nothing here chooses by them.
+    run = dataclasses.replace(run, validation=None)
+    return Trainer(run, device=torch.device("cpu"), resume=True, console=Console(quiet=True)).fit().weights
+
+
+def _test_clips(config: EncoderConfig, clips: int) -> EvaluationClips:
+    facts = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
+    return EvaluationClips(f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=facts), LoaderSettings())
+
+
+def _measured_features(checkpoint: Path, clips: int) -> dict[str, Any]:
+    model = load_pretrained(checkpoint).eval()
+    held_out = _test_clips(model.config, clips)
+    features = retrieval.extract_features(retrieval.CheckpointFeatures(model), held_out)
+    located = localization.summarize(localization.localize(model, held_out.masked(held_out)))
+    return {
+        "retrieval": dataclasses.asdict(retrieval.retrieve(features)),
+        "localization": dataclasses.asdict(located),
+    }
+
+
+def _accuracy(checkpoint: Path, clips: int) -> dict[str, float]:
+    """Of the whole input, and with one modality withheld."""
+    classifier = load_classifier(checkpoint).eval()
+    predictor, held_out = CheckpointPredictor(classifier, checkpoint.stem), _test_clips(classifier.config, clips)
+    withheld: dict[str, classification.Missing | None] = {
+        "both": None,
+        "without_audio": "audio",
+        "without_video": "video",
+    }
+    return {
+        name: classification.summarize(
+            classification.score_clips(predictor, held_out, missing=missing), LABELS.names
+        ).accuracy
+        for name, missing in withheld.items()
+    }

@@ -1,0 +1,94 @@
+"""The README's ablation table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+__all__ = ["BEGIN", "END", "render"]
+
+BEGIN = "<!-- ablation: written by `kdcmae-bench ablation` -->"
+END = "<!-- end of ablation -->"
+
+_HEADINGS = (
+    "pretraining",
+    "accuracy",
+    "without video",
+    "without audio",
+    "R@1, sound to picture",
+    "R@10",
+    "localisation cIoU",
+    "AUC",
+)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Markdown of a report: mean and standard deviation over the seeds, in percent."""
+    by_row = {row["name"]: [cell for cell in report["cells"] if cell["row"] == row["name"]] for row in report["rows"]}
+    lines = [_row(_HEADINGS), _row(["---"] * len(_HEADINGS))]
+    lines += [_row([row["title"], *_figures(by_row[row["name"]])]) for row in report["rows"]]
+    lines += [_row(["*chance or baseline*", *_baselines(report["cells"])])]
+    return "\n".join([*lines, "", *_notes(report, by_row)])
+
+
+def _figures(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for withheld in ("both", "without_video", "without_audio"):
+        yield _spread([cell["accuracy"][withheld] for cell in cells])
+    pretrained = all("retrieval" in cell for cell in cells)
+    for measure in ("recall_at_1", "recall_at_10"):
+        yield _spread([cell["retrieval"]["audio_to_video"][measure] for cell in cells]) if pretrained else ""
+    for measure in ("ciou", "auc"):
+        yield _spread([cell["localization"][measure] for cell in cells]) if pretrained else ""
+
+
+def _baselines(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Chance of retrieval, and the best box in the middle of the frame; the test clips are the same in every cell."""
+    cell = next(cell for cell in cells if "retrieval" in cell)
+    chance, box = cell["retrieval"]["chance"], cell["localization"]["centre_box"]
+    shares = (chance["recall_at_1"], chance["recall_at_10"], box["ciou"], box["auc"])
+    return ["", "", "", *(_percent(share) for share in shares)]
+
+
+def _notes(report: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    settings = report["settings"]
+    seconds = {
+        part: statistics.mean(cell["seconds"][part] for cell in report["cells"] if part in cell["seconds"])
+        for part in ("pretraining", "finetuning")
+    }
+    yield (
+        f"AVSynth version {report['avsynth_version']}, the tiny preset, seeds: {len(settings['seeds'])} (mean ± standard "
+        f"deviation where there are several), in percent. Pretrained on {settings['unlabelled_clips']} unlabelled "
+        f"clips, finetuned on "
+        f"{settings['labelled_clips']} labelled ones with the same budget in every row, measured on "
+        f"{settings['test_clips']} held-out clips. A cell took {seconds['pretraining']:.0f} s to pretrain and "
+        f"{seconds['finetuning']:.0f} s to finetune on one core of {report['environment']['host']['cpu']}."
+    )
+    yield ""
+    yield _verdict("Pretraining", by_row["kdc-mae"], by_row["scratch"], "training from scratch")
+    yield _verdict("Distillation", by_row["kdc-mae"], by_row["complementary"], "the row above it")
+
+
+def _verdict(what: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str) -> str:
+    """What the accuracies of two rows say: how far apart, and in how many of the seeds."""
+    other_by_seed = {cell["seed"]: cell["accuracy"]["both"] for cell in theirs}
+    gains = [cell["accuracy"]["both"] - other_by_seed[cell["seed"]] for cell in ours]
+    better = sum(gain > 0 for gain in gains)
+    return (
+        f"{what} against {other}: {100 * statistics.mean(gains):+.1f} points of accuracy on average, "
+        f"better with {better} of {len(gains)} seeds."
+    )
+
+
+def _spread(shares: Sequence[float]) -> str:
+    if len(shares) == 1:
+        return _percent(shares[0])
+    return f"{_percent(statistics.mean(shares))} ± {_percent(statistics.stdev(shares))}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,142 @@
+"""How accurate a model is on AVSynth's held-out clips, and what each engine and precision costs of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.bench.environment import describe_environment
+from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
+from kdcmae.errors import DataError
+from kdcmae.evaluation.classification import score_clips
+from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings, label_map
+from kdcmae.predictors import EnginePredictor, Predictor, load_predictor
+
+__all__ = ["BEGIN", "END", "SCHEMA_VERSION", "drop_interval", "measure_accuracy", "render"]
+
+SCHEMA_VERSION = 1
+BEGIN = "<!-- accuracy: written by `kdcmae-bench accuracy` -->"
+END = "<!-- end of accuracy -->"
+
+_RESAMPLES = 10_000
+_BATCH_SIZE = 16
+
+
+def measure_accuracy(
+    reference: Path,
+    engines: Sequence[Path],
+    *,
+    clips: int,
+    on_subject: Callable[[str], object] = lambda name: None,
+) -> dict[str, Any]:
+    """Classify the same held-out clips with a checkpoint and with its engines.
+
+    Args:
+        reference: the finetuned checkpoint.
+        engines: folders of engines with the checkpoint's classes.
+        clips: of AVSynth's test split.
+        on_subject: told of each one before it runs.
+
+    Returns:
+        The report, ready for JSON. The first of its rows is the checkpoint's.
+
+    Raises:
+        DataError: an engine has other classes.
+        KdcmaeError: a model cannot be opened or run.
+    """
+    environment = describe_environment()
+    rows: list[dict[str, Any]] = []
+    right_of_reference: NDArray[np.bool_] | None = None
+    for path in (reference, *engines):
+        on_subject(str(path))
+        predictor = load_predictor(path)
+        right = _right(predictor, clips)
+        if right_of_reference is None:
+            right_of_reference, labels = right, predictor.facts.labels
+        if predictor.facts.labels != labels:
+            raise DataError(f"{path} has other classes than {reference}; compile it from that checkpoint")
+        lost = right_of_reference.astype(np.float64) - right
+        rows.append(
+            {
+                "path": str(path),
+                **_described(predictor),
+                "accuracy": float(right.mean()),
+                "drop": float(lost.mean()),
+                "drop_interval": drop_interval(lost),
+                "changed": int(np.count_nonzero(lost)),
+            }
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment,
+        "avsynth_version": AVSYNTH_VERSION,
+        "clips": clips,
+        "rows": rows,
+    }
+
+
+def drop_interval(lost: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean loss over clips.
+
+    Args:
+        lost: (N,) per clip 1 where the engine alone is wrong, -1 where the reference alone is, else 0. Drawing clips
+            rather than two accuracies keeps the pairing.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    # A resample is a multinomial over the three values: their counts are all that its mean needs.
+    counts = np.array([np.count_nonzero(lost == value) for value in (-1, 0, 1)])
+    drawn = rng.multinomial(len(lost), counts / len(lost), size=_RESAMPLES)
+    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(lost), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def render(report: dict[str, Any]) -> str:
+    """Markdown of a report."""
+    headings = ("model", "executes", "accuracy", "drop in points (95 %)", "clips classified otherwise")
+    lines = [_row(headings), _row(["---"] * len(headings))]
+    for number, row in enumerate(report["rows"]):
+        low, high = (100 * bound for bound in row["drop_interval"])
+        drop = f"{100 * row['drop']:.2f} ({low:.2f} to {high:.2f})" if number else "reference"
+        changed = str(row["changed"]) if number else ""
+        lines.append(_row([row["name"], row["executes"], f"{100 * row['accuracy']:.2f} %", drop, changed]))
+    host = report["environment"]["host"]
+    lines += ["", f"{report['clips']} held-out clips of AVSynth version {report['avsynth_version']}, on {host['cpu']}."]
+    return "\n".join(lines)
+
+
+def _right(predictor: Predictor, clips: int) -> NDArray[np.bool_]:
+    """(N,) whether each clip's best class is its label."""
+    from kdcmae.data.dataset import DatasetSettings
+
+    facts = predictor.facts
+    data = EvaluationClips(
+        f"avsynth:{clips}",
+        label_map(facts.labels, None),
+        DatasetSettings(preprocessing=facts.preprocessing),
+        LoaderSettings(batch_size=_BATCH_SIZE),
+    )
+    scored = score_clips(predictor, data)
+    best = scored.scores.argmax(axis=1)
+    return scored.positives[np.arange(len(best)), best]
+
+
+def _described(predictor: Predictor) -> dict[str, str]:
+    """What it is and what it computes in, for people."""
+    if not isinstance(predictor, EnginePredictor):
+        return {"name": f"{predictor.facts.name} (PyTorch)", "executes": "fp32"}
+    manifest = predictor.engine.manifest
+    # How many matrix products run in each precision.
+    products: dict[str, int] = manifest.precision.get("products", {})
+    executes = " + ".join(sorted(products, key=lambda name: -products[name])) or "unknown"
+    return {"name": f"{manifest.target}, {manifest.precision['asked']}", "executes": executes}
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,98 @@
+"""Accuracy of each subject on labelled clips, and how far every two of them agree."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.bench.contender import Contender
+from kdcmae.bench.schema import Accuracy, Agreement
+from kdcmae.bench.subjects import VARIANT
+from kdcmae.runtime.manifest import digest
+
+__all__ = ["AnswerCache", "agreement", "top1_accuracy"]
+
+Answers = NDArray[np.float32]
+
+
+class AnswerCache:
+    """Answers to a set of clips, kept by what gave them, so that they are computed once per engine.
+
+    Args:
+        folder: where they are kept.
+        data: the clips, as :func:`kdcmae.bench.clips.write_clips` wrote them.
+    """
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self._folder = folder
+        self._data = data
+
+    def answers(self, contender: Contender) -> Answers | None:
+        """Of one subject; None where it cannot give any."""
+        path = self._folder / f"{self._key(contender.entry.source)}.npy"
+        if path.is_file():
+            kept: Answers = np.load(path)
+            return kept
+        found = contender.answers(self._data)
+        if found is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            np.save(path, found)
+        return found
+
+    def _key(self, source: str) -> str:
+        """Digest of the source, of the weights behind it and of the clips."""
+        facts = hashlib.sha256(f"{source}\n{digest(self._data)}".encode())
+        path = Path(source.partition(VARIANT)[0])
+        path = path if path.exists() else Path(source.partition(":")[2])
+        path = path / "manifest.json" if path.is_dir() else path
+        if path.is_file():
+            facts.update(digest(path).encode())
+        return facts.hexdigest()[:32]
+
+
+def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str], *, data: str) -> Accuracy:
+    """Share of clips whose best class is their label, with Wilson's 95 % interval.
+
+    Args:
+        answers: (clips, classes).
+        labels: of the clips.
+        classes: of the model.
+        data: which clips these are.
+    """
+    right = sum(classes[index] == label for index, label in zip(answers.argmax(axis=1), labels, strict=True))
+    count, z = len(labels), 1.96
+    share = right / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return Accuracy(top1=share, low=max(0.0, centre - half), high=min(1.0, centre + half), clips=count, data=data)
+
+
+def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agreement:
+    """Every two subjects that gave answers to the same clips.
+
+    Args:
+        model: whose subjects.
+        answers: (clips, classes) by subject.
+        data: which clips these are.
+    """
+    names, values = tuple(answers), [one.astype(np.float64) for one in answers.values()]
+    return Agreement(
+        model=model,
+        data=data,
+        clips=len(values[0]),
+        subjects=names,
+        cosine=tuple(tuple(_cosine(one, other) for other in values) for one in values),
+        flips=tuple(tuple(int((one.argmax(1) != other.argmax(1)).sum()) for other in values) for one in values),
+    )
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The smallest over the clips; 0 where an answer is all zeros."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    products = (one * other).sum(axis=1)
+    return float(np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0).min())

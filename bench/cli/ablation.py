@@ -1,0 +1,69 @@
+"""``kdcmae-bench ablation``: what each part of the objective is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.cli.common import KdcmaeCommand, exit_on_sigterm, json_option, note, print_json
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per row.")
+@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per run.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/ablation"),
+    show_default=True,
+    help="Of the runs; finished ones in it are kept, killed ones go on.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=RESULTS / "ablation.json",
+    show_default=True,
+    help="Where the JSON goes.",
+)
+@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the table there.")
+@json_option
+def command(
+    seeds: int, processes: int, threads: int, folder: Path, output: Path, readme: Path | None, as_json: bool
+) -> None:
+    """Pretrain and finetune with the parts of the objective added one at a time, over several seeds.
+
+    Rows: from scratch; CAV-MAE; + a second view; + complementary masks; + distillation, which is KDC-MAE. All have
+    the same budgets, those of the recipes avsynth-pretrain and avsynth-finetune. Every run is measured on held-out
+    clips of AVSynth: accuracy, and after pretraining retrieval and localisation.
+
+    \b
+    kdcmae-bench ablation --readme README.md
+    """
+    from kdcmae.bench.ablation.plan import AblationSettings
+    from kdcmae.bench.ablation.readme import BEGIN, END, render
+    from kdcmae.bench.ablation.suite import run_ablation
+    from kdcmae.bench.markers import replace_between
+
+    exit_on_sigterm()
+    settings = AblationSettings(seeds=tuple(range(seeds)))
+    report = run_ablation(settings, folder, processes=processes, threads=threads, on_cell=_tell)
+    write_json(report, output)
+    if readme is not None:
+        replace_between(readme, BEGIN, END, render(report))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(render(report))
+
+
+def _tell(result: dict[str, Any], done: int, total: int) -> None:
+    note(
+        f"[{done}/{total}] {result['row']}, seed {result['seed']}: accuracy {100 * result['accuracy']['both']:.1f} % "
+        f"after {result['seconds']['total']:.0f} s"
+    )

@@ -1,0 +1,54 @@
+"""``kdcmae-bench accuracy``: what each engine and precision costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("engines", nargs=-1, metavar="ENGINE...", type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="What they were compiled from.  [default: the shipped model]"
+)
+@click.option("--clips", type=click.IntRange(min=1), default=600, show_default=True, help="Of AVSynth's test split.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=RESULTS / "accuracy.json",
+    show_default=True,
+    help="Where the JSON goes.",
+)
+@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the table there.")
+@json_option
+def command(
+    engines: tuple[Path, ...],
+    checkpoint: Path | None,
+    clips: int,
+    output: Path,
+    readme: Path | None,
+    as_json: bool,
+) -> None:
+    """Accuracy on held-out clips of a checkpoint and of engines compiled from it, and the drop of each.
+
+    \b
+    kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme README.md
+    """
+    from kdcmae.assets import default_checkpoint
+    from kdcmae.bench.accuracy import BEGIN, END, measure_accuracy, render
+    from kdcmae.bench.markers import replace_between
+
+    report = measure_accuracy(checkpoint or default_checkpoint(), engines, clips=clips, on_subject=note)
+    write_json(report, output)
+    if readme is not None:
+        replace_between(readme, BEGIN, END, render(report))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(render(report))

@@ -1,0 +1,58 @@
+"""The self-check on the command line, shared by the commands that time something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kdcmae.cli.common import Steps, note
+
+if TYPE_CHECKING:
+    from kdcmae.bench.schema import SelfCheck
+
+__all__ = ["self_check", "self_check_option"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def self_check_option(default: str) -> Callable[[Command], Command]:
+    """``--self-check``.
+
+    Args:
+        default: ``refuse``, ``mark`` or ``skip``.
+    """
+    return click.option(
+        "--self-check",
+        "policy",
+        type=click.Choice(["refuse", "mark", "skip"]),
+        default=default,
+        show_default=True,
+        help="Where a known sleep and a known matrix product show that clock or machine are off: refuse to measure, or "
+        "measure and mark the report. Or skip the check.",
+    )
+
+
+def self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
+    """Check clock and machine.
+
+    Args:
+        step: shows progress.
+        threads: CPUs that will be used.
+        policy: what :func:`self_check_option` offers.
+
+    Raises:
+        GateError: they are off, and the policy is to refuse.
+    """
+    from kdcmae.bench.environment import usable_cpus
+    from kdcmae.bench.selfcheck import check_machine, require_sound
+
+    if policy == "skip":
+        return None
+    with step("check clock and machine"):
+        found = check_machine(usable_cpus()[:threads], overridden=policy == "mark")
+    require_sound(found)
+    for problem in found.problems:
+        note(f"  not fit for measuring: {problem}")
+    return found

@@ -1,0 +1,72 @@
+"""``kdcmae-bench compare``: what became slower or less accurate between two reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdcmae.bench.cli.results import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
+from kdcmae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdcmae.bench.compare import Comparison
+
+__all__ = ["command"]
+
+_REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("old", type=_REPORT, required=False)
+@click.argument("new", type=_REPORT, required=False)
+@json_option
+def command(old: Path | None, new: Path | None, as_json: bool) -> None:
+    """Find regressions between two reports of one machine: the last two of the suite where none are named.
+
+    A case is slower where the interval of new latency over old lies above 1. It comes from a bootstrap over both
+    runs' windows, widened by what two runs of the same thing may differ, and strict enough that all cases together
+    raise a false alarm in one comparison of twenty. Cases that were unstable in a run are not judged.
+
+    Exit code: 1 where a case became slower, less accurate, or was lost.
+    """
+    from kdcmae.bench.compare import compare_reports
+    from kdcmae.bench.history import last_reports
+    from kdcmae.bench.schema import read_report
+
+    if (old is None) is not (new is None):
+        raise ConfigError("give two reports, or none for the last two of the suite")
+    before, after = (old, new) if old is not None and new is not None else last_reports(RESULTS)
+    comparison = compare_reports(read_report(before), read_report(after))
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        click.echo(f"{before} -> {after}")
+        _print(comparison)
+    raise SystemExit(comparison.exit_code)
+
+
+def _print(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("case", "new over old", "interval", "outcome"):
+        table.add_column(heading)
+    colours = {"slower": "red", "less accurate": "red", "lost": "red", "unstable": "yellow", "faster": "green"}
+    for change in comparison.changes:
+        middle, low, high = change.ratio or (None, None, None)
+        colour = colours.get(change.outcome, "default")
+        table.add_row(
+            str(change.case),
+            f"{middle:.3f}" if middle is not None else "-",
+            f"{low:.3f}-{high:.3f}" if low is not None else "-",
+            f"[{colour}]{change.outcome}[/] {change.reason}",
+        )
+    Console(highlight=False).print(table)
+    judged = sum(change.outcome not in ("unstable", "lost") for change in comparison.changes)
+    click.echo(
+        f"{len(comparison.regressions)} regressions; {judged} of {len(comparison.changes)} cases could be judged"
+    )

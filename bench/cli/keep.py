@@ -1,0 +1,100 @@
+"""``kdcmae-bench keep``: accuracy against latency over the share of tokens that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.errors import ConfigError
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="A finetuned model.  [default: the one shipped here]"
+)
+@click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="Latency alone, of an untrained model.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("openvino:bf16", "onnx:fp32"),
+    show_default=True,
+    metavar="TARGET:PRECISION",
+    help="What to time; several times for several.",
+)
+@click.option(
+    "--keep",
+    "ratios",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    default=(0.75, 0.5, 0.35, 0.25),
+    show_default=True,
+    help="Share of the tokens; several times for several.",
+)
+@click.option("--clips", type=click.IntRange(min=1), default=480, show_default=True, help="AVSynth test clips.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all usable CPUs]")
+@click.option(
+    "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Also write the table there."
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.  [default: bench/results/keep-*]"
+)
+@json_option
+def command(
+    checkpoint: Path | None,
+    preset: str | None,
+    targets: tuple[str, ...],
+    ratios: tuple[float, ...],
+    clips: int,
+    threads: int | None,
+    readme: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare the ways to keep fewer tokens: accuracy on AVSynth, agreement with the whole model, latency per target.
+
+    \b
+    kdcmae-bench keep
+    kdcmae-bench keep --preset base --keep 0.5 --target openvino:bf16
+    """
+    exit_on_sigterm()
+    if checkpoint is not None and preset is not None:
+        raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny, not both")
+    from kdcmae import load_classifier
+    from kdcmae.assets import checkpoint as shipped
+    from kdcmae.bench.environment import usable_cpus
+    from kdcmae.bench.keep import BEGIN, END, KeepSettings, render, run_keep_benchmark
+    from kdcmae.bench.markers import replace_between
+    from kdcmae.compile.untrained import untrained_classifier
+
+    path = None if preset else checkpoint or shipped("classifier")
+    classifier = (load_classifier(path) if path else untrained_classifier(preset or "")).eval()
+    name = path.stem if path else str(preset)
+    facts = {"name": name, "source": path.name if path else f"preset {preset}, seed 0", "random_weights": path is None}
+    settings = KeepSettings(
+        targets=tuple(_target(text) for text in targets),
+        ratios=ratios,
+        clips=0 if preset else clips,
+        threads=threads or len(usable_cpus()),
+    )
+    report = run_keep_benchmark(classifier, facts, settings, step=Steps())
+    write_json(report, output or RESULTS / f"keep-{name}.json")
+    table = render(report)
+    if readme is not None:
+        note(f"{readme}: {'updated' if replace_between(readme, BEGIN, END, table) else 'up to date'}")
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(table)
+
+
+def _target(text: str) -> tuple[str, str]:
+    target, colon, precision = text.partition(":")
+    if not (target and colon and precision):
+        raise ConfigError(f"--target {text!r} must be TARGET:PRECISION, such as openvino:bf16")
+    return target, precision

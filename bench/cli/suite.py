@@ -1,0 +1,75 @@
+"""``kdcmae-bench suite``: every engine, peer and case, for the shipped model and the base preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcmae.bench.cli.checked import self_check, self_check_option
+from kdcmae.bench.cli.results import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+
+__all__ = ["command"]
+
+_MODELS = ("shipped", "base")
+
+
+@click.command(cls=KdcmaeCommand)
+@click.option("--model", "models", type=click.Choice(_MODELS), multiple=True, default=_MODELS, show_default="all")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: all usable CPUs]")
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/bench"),
+    show_default=True,
+    help="Where engines, clips and answers are kept; missing engines are compiled.",
+)
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    show_default=True,
+    help="Where the report and its page go.",
+)
+@self_check_option("refuse")
+@json_option
+def command(
+    models: tuple[str, ...],
+    threads: int | None,
+    work: Path,
+    results: Path,
+    policy: str,
+    as_json: bool,
+) -> None:
+    """Benchmark the shipped model and the base preset on this machine, and keep the report.
+
+    Every target is a row, also where it cannot run here. Engines are compiled once and used again while they are of
+    the same weights; measuring takes less than ten minutes.
+
+    \b
+    kdcmae-bench suite                    measure, write bench/results/MACHINE/NNNN-*.json and MACHINE.html
+    kdcmae-bench compare                  the last two runs: what became slower
+    kdcmae-bench readme                   the newest results into the README
+
+    Exit code: 1 where a subject failed or disagrees with the reference, or the machine is not fit for measuring.
+    """
+    from kdcmae.bench.environment import usable_cpus
+    from kdcmae.bench.full import run_suite
+    from kdcmae.bench.history import keep_report
+    from kdcmae.bench.plan import PLANS
+    from kdcmae.bench.report import print_report
+    from kdcmae.bench.schema import Settings
+
+    exit_on_sigterm()
+    step = Steps()
+    settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=1.0, timeout_s=300)
+    checked = self_check(step, settings.threads, policy)
+    report = run_suite([PLANS[name] for name in models], settings, work, step=step, self_check=checked)
+    path = keep_report(report, results)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
+    note(f"kept as {path}, page {path.parent.with_suffix('.html')}")
+    raise SystemExit(report.exit_code)

@@ -1,0 +1,230 @@
+"""What the suite benchmarks: per model the engines to build, the peers beside them, and which get which case."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcmae.bench.schema import CaseKind, Status
+from kdcmae.bench.subjects import VARIANT
+from kdcmae.errors import CheckpointError, DeviceError
+from kdcmae.runtime.manifest import Manifest, digest
+
+__all__ = ["PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePlan:
+    """One engine.
+
+    Args:
+        name: in the report.
+        target: what it is compiled for.
+        options: of kdcmae-compile, beside the model's.
+        variants: of the engine that are benchmarked too.
+        cases: it also gets, by itself.
+    """
+
+    name: str
+    target: str
+    options: tuple[str, ...]
+    variants: tuple[str, ...] = ()
+    cases: tuple[CaseKind, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Its folder's name."""
+        return self.name.replace(" ", "-").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """One model.
+
+    Args:
+        name: in the report.
+        options: of kdcmae-compile that choose it.
+        torch: the PyTorch model; None for the one that ships in the package.
+        engines: to build and measure.
+        peers: name in the report and source, in which ``{torch}`` is the model and ``{engines}`` the engines' folder.
+        left_out: peers that take too long for the suite, and why.
+        seconds: timed seconds of each subject in the interleaved run.
+        clips: on which accuracy and agreement are measured.
+        largest_batch: of the sweep.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    torch: str | None
+    engines: tuple[EnginePlan, ...]
+    peers: Mapping[str, str]
+    left_out: Mapping[str, str]
+    seconds: float
+    clips: int
+    largest_batch: int
+
+
+_ALONE: tuple[CaseKind, ...] = ("threads", "cold start", "clip to label")
+
+_OPENVINO = (
+    EnginePlan(name="OpenVINO fp32", target="openvino", options=("--precision", "fp32")),
+    EnginePlan(name="OpenVINO bf16", target="openvino", options=("--precision", "bf16")),
+    EnginePlan(name="OpenVINO int8", target="openvino", options=("--precision", "int8"), cases=_ALONE),
+    EnginePlan(
+        name="OpenVINO int8 half the tokens", target="openvino", options=("--precision", "int8", "--keep", "0.5")
+    ),
+)
+_GPU = (
+    EnginePlan(name="TensorRT fp16", target="trt", options=("--precision", "fp16")),
+    EnginePlan(name="Torch-TensorRT fp16", target="torch-trt", options=("--precision", "fp16")),
+)
+_ONNX = EnginePlan(name="ONNX Runtime fp32", target="onnx", options=("--precision", "fp32"))
+_AOTI = EnginePlan(name="AOTInductor fp32", target="aoti", options=("--precision", "fp32"))
+_PEERS = {
+    "PyTorch eager": "{torch}",
+    "ONNX Runtime dynamic int8": "ort-int8:{engines}/onnx-runtime-fp32",
+    "benchmark_app bf16": "benchmark_app:{engines}/openvino-bf16",
+    "PyTorch CUDA graph": "torch-cuda:{torch}",
+    "trtexec fp16": "trtexec:{engines}/tensorrt-fp16",
+}
+
+PLANS: Mapping[str, ModelPlan] = {
+    "shipped": ModelPlan(
+        name="shipped",
+        options=(),
+        torch=None,
+        engines=(
+            *_OPENVINO,
+            EnginePlan(
+                name="OpenVINO bf16 raw",
+                target="openvino",
+                options=("--precision", "bf16", "--inputs", "raw"),
+                cases=_ALONE,
+            ),
+            EnginePlan(
+                name="OpenVINO bf16 each modality",
+                target="openvino",
+                options=("--precision", "bf16", "--modalities", "audiovisual,audio,video"),
+                variants=("audio", "video"),
+            ),
+            EnginePlan(
+                name="OpenVINO bf16 any batch",
+                target="openvino",
+                options=("--precision", "bf16", "--batch", "1:8:32"),
+                cases=("batch",),
+            ),
+            _ONNX,
+            _AOTI,
+            *_GPU,
+        ),
+        peers={**_PEERS, "torch.compile": "torch-compile:{torch}"},
+        left_out={},
+        seconds=4.0,
+        clips=96,
+        largest_batch=32,
+    ),
+    "base": ModelPlan(
+        name="base",
+        options=("--preset", "base", "--random-weights"),
+        torch="preset:base",
+        engines=(
+            *_OPENVINO,
+            EnginePlan(
+                name="OpenVINO bf16 any batch",
+                target="openvino",
+                options=("--precision", "bf16", "--batch", "1:2:4"),
+                cases=("batch",),
+            ),
+            _ONNX,
+            *_GPU,
+        ),
+        peers=_PEERS,
+        left_out={
+            "torch.compile": "left out of the suite: compiling takes minutes; "
+            "kdcmae-bench preset:base torch-compile:preset:base measures it",
+            "AOTInductor fp32": "left out of the suite: compiling takes minutes; kdcmae-compile --target aoti does it",
+        },
+        seconds=8.0,
+        clips=8,
+        largest_batch=4,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """An engine folder, or why there is none.
+
+    Args:
+        plan: of the engine.
+        folder: where it is, or would be.
+        status: ``measured`` where it is there.
+        reason: why it is not.
+    """
+
+    plan: EnginePlan
+    folder: Path
+    status: Status
+    reason: str = ""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What to benchmark, by name in the report: the engine, or its variants where it has some."""
+        if not self.plan.variants:
+            return {self.plan.name: str(self.folder)}
+        precision = self.plan.name.partition(" each")[0]
+        return {f"{precision} {variant} only": f"{self.folder}{VARIANT}{variant}" for variant in self.plan.variants}
+
+
+def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
+    """Compile an engine, unless the folder holds the one of this model already.
+
+    Args:
+        model: to compile.
+        plan: of the engine.
+        folder: where it goes.
+    """
+    if _up_to_date(model, folder):
+        return Built(plan=plan, folder=folder, status="measured")
+    command = ["kdcmae-compile", "--target", plan.target, *model.options, *plan.options, "--output", str(folder)]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return Built(plan=plan, folder=folder, status="measured")
+    said = done.stderr.strip().splitlines() or ["it said nothing"]
+    reason = said[-1].removeprefix("error: ").removeprefix("Error: ")
+    if done.returncode == DeviceError.exit_code:
+        return Built(plan=plan, folder=folder, status="not measured", reason=f"not measured on this hardware: {reason}")
+    return Built(plan=plan, folder=folder, status="failed", reason=f"{' '.join(command)}: {reason}")
+
+
+def torch_source(model: ModelPlan) -> str:
+    """The PyTorch model: a preset, or the shipped checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint ships.
+    """
+    from kdcmae.assets import default_checkpoint
+
+    return model.torch or str(default_checkpoint())
+
+
+def _up_to_date(model: ModelPlan, folder: Path) -> bool:
+    """Whether there is an engine that was made from the same weights."""
+    if not (folder / "manifest.json").is_file():
+        return False
+    source = Manifest.read(folder).model["source"]
+    if model.torch is not None:
+        return True
+    try:
+        return digest(Path(torch_source(model))) in source
+    except CheckpointError:
+        return False

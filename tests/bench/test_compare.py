@@ -1,0 +1,125 @@
+"""Comparing two runs: a planted slowdown is found, and equal runs are left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from reports import full_report, report, row
+
+from kdcmae.bench.cli import main
+from kdcmae.bench.compare import compare_reports
+from kdcmae.bench.history import keep_report, last_reports, newest_reports
+from kdcmae.bench.schema import Case, Row
+from kdcmae.bench.timing import summarize, time_window
+from kdcmae.errors import DataError
+
+CASES = 8
+TRIALS = 20
+
+
+class SyntheticTimer:
+    """Time in which every call takes as long as it is told, with noise of one percent, and each run its own offset."""
+
+    def __init__(self, seed: int) -> None:
+        self.now = 0.0
+        self._rng = np.random.default_rng(seed)
+        self._offset = self._rng.normal(0, 0.004)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, call_ms: float, name: str) -> Row:
+        """Time ten windows of a call."""
+
+        def call() -> None:
+            self.now += call_ms / 1e3 * np.exp(self._offset + self._rng.normal(0, 0.01))
+
+        latency = summarize([time_window(call, 0.3, clock=self) for _ in range(10)])
+        return Row(case=Case(model="m", subject=name), status="measured", latency=latency)
+
+
+def timed(seed: int, slowed: int | None = None):
+    timer = SyntheticTimer(seed)
+    factors = [1.1 if index == slowed else 1.0 for index in range(CASES)]
+    return report(*(timer.run(10 * factor * (index + 1), f"case {index}") for index, factor in enumerate(factors)))
+
+
+@pytest.mark.parametrize("trial", range(TRIALS))
+def test_a_tenth_slower_is_found_and_equal_runs_are_the_same(trial):
+    old, equal, slow = timed(3 * trial), timed(3 * trial + 1), timed(3 * trial + 2, slowed=trial % CASES)
+    assert compare_reports(old, equal).regressions == ()
+    assert compare_reports(old, equal).exit_code == 0
+    found = compare_reports(old, slow)
+    assert [change.case.subject for change in found.regressions] == [f"case {trial % CASES}"]
+    low, high = found.regressions[0].ratio[1:]
+    assert low < 1.1 < high
+    assert found.exit_code == 1
+
+
+def test_a_tenth_faster_is_told_and_no_regression():
+    comparison = compare_reports(timed(1, slowed=3), timed(2))
+    assert [change.outcome for change in comparison.changes].count("faster") == 1
+    assert comparison.exit_code == 0
+
+
+def test_unstable_cases_are_not_judged():
+    comparison = compare_reports(report(row("a", ms=10)), report(row("a", ms=30, variation=0.3)))
+    assert [change.outcome for change in comparison.changes] == ["unstable"]
+    assert comparison.exit_code == 0
+
+
+def test_what_is_not_measured_any_more_is_lost():
+    gone = Row(case=row("a", ms=10).case, status="failed", reason="it crashed")
+    comparison = compare_reports(report(row("a", ms=10)), report(gone))
+    assert [(change.outcome, change.reason) for change in comparison.regressions] == [("lost", "it crashed")]
+
+
+def test_a_drop_of_accuracy_beyond_its_interval_is_a_regression():
+    comparison = compare_reports(report(row("a", ms=10, top1=0.95)), report(row("a", ms=10, top1=0.7)))
+    assert [change.outcome for change in comparison.regressions] == ["less accurate"]
+    comparison = compare_reports(report(row("a", ms=10, top1=0.95)), report(row("a", ms=10, top1=0.92)))
+    assert comparison.regressions == ()
+
+
+def test_runs_of_different_machines_or_cases_are_refused():
+    old = report(row("a", ms=10))
+    host = {**old.environment["host"], "cpu": "another"}
+    other = dataclasses.replace(old, environment={**old.environment, "host": host})
+    with pytest.raises(DataError, match="different machines: 'A CPU"):
+        compare_reports(old, other)
+    with pytest.raises(DataError, match="share no measured case"):
+        compare_reports(old, report(row("b", ms=10)))
+
+
+def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "bench" / "results"
+    first = keep_report(full_report(), results)
+    with pytest.raises(DataError, match="no two runs"):
+        last_reports(results)
+    second = keep_report(full_report(), results)
+    assert first.name == "0001-2026-07-01-0123abc.json"
+    assert second.name == "0002-2026-07-01-0123abc.json"
+    assert first.parent.name == "a-cpu-fast-4-cpus"
+    assert (results / "a-cpu-fast-4-cpus.html").is_file()
+    assert newest_reports(results) == [full_report()]
+    result = CliRunner().invoke(main, ["compare"])
+    assert result.exit_code == 0, result.output
+    assert "0 regressions" in result.stdout
+
+
+def test_the_command_exits_1_on_a_regression(tmp_path):
+    paths = []
+    for name, ms in (("old", 10.0), ("new", 12.0)):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(report(row("a", ms=ms)).to_dict()))
+    result = CliRunner().invoke(main, ["compare", *map(str, paths), "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["regressions"] == ["a, latency, batch 4"]
+    result = CliRunner().invoke(main, ["compare", str(paths[0])])
+    assert result.exit_code == 2
+    assert "two reports" in result.stderr

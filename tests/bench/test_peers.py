@@ -1,0 +1,189 @@
+"""Peers: the real ONNX Runtime, and stand-ins for the commands of OpenVINO and TensorRT."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from kdcmae.bench import peers
+from kdcmae.bench.plan import PLANS, EnginePlan, ModelPlan, build_engine
+from kdcmae.bench.subjects import open_subject
+from kdcmae.compile.build import CompileSettings, compile_engine
+from kdcmae.compile.models import classifier_model
+from kdcmae.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
+from kdcmae.runtime import Manifest
+from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.manifest import TARGETS, BatchRange
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """Puts a Python program on the path under some name."""
+
+    def tool(name: str, body: str) -> None:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\nimport json, pathlib, sys\n{body}")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(peers.sys, "executable", str(path.with_name("python")))
+        monkeypatch.setenv("PATH", str(path.parent))
+
+    return tool
+
+
+@pytest.fixture
+def as_target(engine_folder):
+    """The engine under another target's name: the stand-ins only look at its manifest."""
+
+    def as_target(target: str, **engine: str):
+        manifest = Manifest.read(engine_folder)
+        (engine_folder / "model.bin").touch()
+        dataclasses.replace(manifest, target=target, engine={"file": "model.onnx", **engine}).write(engine_folder)
+        return engine_folder
+
+    return as_target
+
+
+def test_dynamic_int8_gives_nearly_the_engine_s_outputs(engine_folder):
+    peer, engine = open_subject(f"ort-int8:{engine_folder}", 1), open_subject(str(engine_folder), 1)
+    inputs = example_inputs(engine.facts.inputs, 1, seed=0)
+    expected = engine.run(inputs)["logits"]
+    error = np.abs(peer.run(inputs)["logits"] - expected).max() / np.abs(expected).max()
+    assert 0 < error < 0.2
+    assert (peer.facts.computes_in, peer.facts.tolerance) == ("int8 dynamic", None)
+    assert peer.facts.artifact_bytes < engine.facts.artifact_bytes
+    assert peer.self_test() is None
+
+
+def test_a_peer_wants_the_engine_of_its_own_target(engine_folder):
+    with pytest.raises(ConfigError, match="is an engine for onnx; give one for openvino"):
+        open_subject(f"benchmark_app:{engine_folder}", 1)
+
+
+def test_a_graph_needs_a_gpu():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        open_subject("torch-cuda:preset:tiny", 1)
+
+
+def test_benchmark_app_runs_with_the_engine_s_settings(tool, as_target):
+    folder = as_target("openvino", device="CPU", inference_precision="bf16")
+    tool(
+        "benchmark_app",
+        "given = sys.argv\n"
+        "wanted = ['-api', 'sync', '-nthreads', '3', '-infer_precision', 'bf16', '-t', '2',\n"
+        "          'audio[1,64,128],image[1,3,32,32]']\n"
+        "assert all(word in given for word in wanted), given\n"
+        "folder = pathlib.Path(given[given.index('-report_folder') + 1])\n"
+        "report = {'execution_results': {'latency (ms)': '12.5'}}\n"
+        "(folder / 'benchmark_report.json').write_text(json.dumps(report))\n",
+    )
+    subject = open_subject(f"benchmark_app:{folder}", 3)
+    assert subject.window({}, 1.6) == [12.5]
+    assert subject.run({}) == {}
+    assert (subject.facts.kind, subject.facts.boundary, subject.facts.preprocessing) == ("benchmark_app", "tool", None)
+
+
+def test_a_tool_that_fails_is_quoted(tool, as_target):
+    tool("benchmark_app", "sys.exit('the device is busy')")
+    folder = as_target("openvino", device="CPU", inference_precision="f32")
+    with pytest.raises(EngineError, match="benchmark_app ended with exit code 1: the device is busy"):
+        open_subject(f"benchmark_app:{folder}", 1).window({}, 1)
+
+
+def test_trtexec_gives_every_call(tool, as_target):
+    folder = as_target("trt", flavour="tensorrt")
+    tool(
+        "trtexec",
+        "path = next(word for word in sys.argv if word.startswith('--exportTimes=')).partition('=')[2]\n"
+        "assert '--shapes=audio:1x64x128,image:1x3x32x32' in sys.argv\n"
+        "pathlib.Path(path).write_text(json.dumps([{'latencyMs': 1.5}, {'latencyMs': 1.75}]))\n",
+    )
+    subject = open_subject(f"trtexec:{folder}", 1)
+    assert subject.window({}, 1) == [1.5, 1.75]
+    assert subject.facts.kind == "trtexec"
+
+
+def test_a_tool_that_is_not_there_is_missing(as_target, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="tensorrt_rtx is not installed"):
+        open_subject(f"trtexec:{as_target('trt', flavour='tensorrt_rtx')}", 1)
+
+
+@pytest.fixture
+def compiled_openvino(classifier, tmp_path):
+    """The classifier as an OpenVINO engine."""
+    pytest.importorskip("openvino")
+    folder = tmp_path / "openvino"
+    model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
+    settings = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
+    compile_engine(model, folder, settings, step=nullcontext, seconds={})
+    return folder
+
+
+MODEL = ModelPlan(
+    name="m",
+    options=("--preset", "tiny", "--random-weights"),
+    torch="preset:tiny",
+    engines=(),
+    peers={},
+    left_out={},
+    seconds=1,
+    clips=2,
+    largest_batch=1,
+)
+ENGINE = EnginePlan(name="An engine", target="onnx", options=("--precision", "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [(0, "measured", ""), (3, "not measured", "not measured on this hardware: no"), (1, "failed", "no")],
+)
+def test_an_engine_that_cannot_be_built_says_why(tool, tmp_path, code, status, reason):
+    tool("kdcmae-compile", f"sys.stderr.write('step 1\\nerror: no\\n')\nsys.exit({code})")
+    built = build_engine(MODEL, ENGINE, tmp_path / "engine")
+    assert built.status == status
+    assert built.reason.endswith(reason)
+
+
+def test_an_engine_of_the_same_weights_is_used_again(compiled):
+    built = build_engine(MODEL, ENGINE, compiled)
+    assert (built.status, built.sources) == ("measured", {"An engine": str(compiled)})
+
+
+def test_variants_are_subjects_of_their_own(compiled):
+    plan = dataclasses.replace(ENGINE, name="OpenVINO bf16 each modality", variants=("audio", "video"))
+    assert build_engine(MODEL, plan, compiled).sources == {
+        "OpenVINO bf16 audio only": f"{compiled}@audio",
+        "OpenVINO bf16 video only": f"{compiled}@video",
+    }
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_target_is_planned_or_left_out_with_a_reason(name):
+    plan = PLANS[name]
+    planned = {engine.target for engine in plan.engines}
+    left_out = {"aoti" for reason in plan.left_out.values() if "--target aoti" in reason}
+    assert set(TARGETS) <= planned | left_out
+
+
+def test_peers_name_engines_of_the_plan():
+    for plan in PLANS.values():
+        slugs = {engine.slug for engine in plan.engines}
+        for source in plan.peers.values():
+            if "{engines}/" in source:
+                assert source.partition("{engines}/")[2] in slugs
+
+
+def test_the_installed_benchmark_app_agrees_on_options_and_report(compiled_openvino):
+    """The real command on a real IR: the stand-in above takes and writes what it does."""
+    (median_ms,) = open_subject(f"benchmark_app:{compiled_openvino}", 1).window({}, 1)
+    assert 0 < median_ms < 1e5

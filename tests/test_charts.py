@@ -1,0 +1,123 @@
+"""Charts: numbers in words, marks where they belong, and no text that could become markup."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcmae import charts
+
+NASTY = "<b>&\"'</svg>"
+
+
+def parsed(svg: str) -> ElementTree.Element:
+    """The drawing as a tree: it is well-formed."""
+    return ElementTree.fromstring(re.sub(r"^<div.*?>|</div>$", "", svg))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1234.5, "1234"),
+        (12.345, "12.35"),
+        (0.012346, "0.01235"),
+        (1e6, "1000000"),
+        (20, "20"),
+        (-2.5, "-2.5"),
+    ],
+)
+def test_numbers_have_four_digits_and_no_exponent(value, text):
+    assert charts.number(value) == text
+
+
+@given(st.floats(1e-9, 1e12))
+def test_a_number_keeps_its_value(value):
+    assert float(charts.number(value)) == pytest.approx(value, rel=6e-4)
+
+
+DRAWINGS = {
+    "bars": charts.bars(NASTY, [charts.Bar(label=NASTY, value=3, high=4, note=NASTY)], unit=NASTY),
+    "stacked": charts.stacked(NASTY, {NASTY: {NASTY: 1.0, "b": 2.0}}, unit="ms"),
+    "lines": charts.lines(NASTY, [charts.Line(label=NASTY, points=((1, 2), (2, 3)))], x_label=NASTY, y_label=NASTY),
+    "scatter": charts.scatter(NASTY, [charts.Point(label=NASTY, x=1, y=2)], x_label=NASTY, y_label=NASTY),
+    "matrix": charts.matrix(NASTY, [NASTY, "b"], [[None, (NASTY, 0.5)], [("1\n2", 2.0), None]]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_drawing_is_well_formed_and_named(name):
+    tree = parsed(DRAWINGS[name])
+    assert tree.get("role") == "img"
+    assert tree.get("aria-label") == NASTY
+    assert any(NASTY in (text.text or "") for text in tree.iter("text"))
+    assert not list(tree.iter("b"))
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        charts.bars("x", [], unit="ms"),
+        charts.bars("x", [charts.Bar(label="a", value=0)], unit="ms"),
+        charts.stacked("x", {}, unit="ms"),
+        charts.lines("x", [], x_label="x", y_label="y"),
+        charts.lines("x", [charts.Line(label="a", points=((1, 0),))], x_label="x", y_label="y"),
+        charts.scatter("x", [], x_label="x", y_label="y"),
+        charts.scatter("x", [charts.Point(label="a", x=0, y=0)], x_label="x", y_label="y"),
+        charts.matrix("x", [], []),
+    ],
+)
+def test_nothing_to_draw_is_drawn_too(drawing):
+    assert parsed(drawing).get("role") == "img"
+
+
+def test_bars_are_as_long_as_their_values():
+    tree = parsed(charts.bars("x", [charts.Bar(label=str(value), value=value) for value in (1, 2, 4)], unit="ms"))
+    widths = [float(one.get("width", "0")) for one in tree.iter("rect")]
+    assert widths == [pytest.approx(widths[0] * factor, rel=0.01) for factor in (1, 2, 4)]
+
+
+def test_whiskers_reach_from_the_bar_to_the_high_value():
+    tree = parsed(charts.bars("x", [charts.Bar(label="a", value=2, high=4)], unit="ms"))
+    (bar,) = tree.iter("rect")
+    (whisker,) = (one for one in tree.iter("path") if one.get("class") == "whisker")
+    start, end = (float(found) for found in re.findall(r"[MH]([\d.]+)", whisker.get("d", ""))[:2])
+    assert start == pytest.approx(float(bar.get("width", "0")), abs=0.1)
+    assert end == pytest.approx(2 * start, rel=0.01)
+
+
+def test_stages_follow_each_other():
+    tree = parsed(charts.stacked("x", {"a": {"one": 1, "two": 3}}, unit="ms"))
+    legend_one, legend_two, one, two = tree.iter("rect")
+    assert float(two.get("x", "0")) == pytest.approx(float(one.get("width", "0")), abs=0.1)
+    assert one.get("class") == legend_one.get("class") != two.get("class") == legend_two.get("class")
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=6))
+def test_marks_stay_inside_the_drawing(places):
+    tree = parsed(charts.lines("x", [charts.Line(label="a", points=tuple(sorted(places)))], x_label="x", y_label="y"))
+    width, height = map(float, tree.get("viewBox", "").split()[2:])
+    for circle in tree.iter("circle"):
+        assert 0 <= float(circle.get("cx", "-1")) <= width
+        assert 0 <= float(circle.get("cy", "-1")) <= height
+
+
+def test_marked_points_are_joined_from_left_to_right():
+    points = [charts.Point(label="a", x=3, y=2, marked=True), charts.Point(label="b", x=1, y=1, marked=True)]
+    tree = parsed(charts.scatter("x", [*points, charts.Point(label="c", x=2, y=0)], x_label="x", y_label="y"))
+    (front,) = (one.get("d", "") for one in tree.iter("path") if one.get("class") == "front")
+    first, second = (float(part.split()[0].strip("M")) for part in front.split("L"))
+    assert first < second
+
+
+def test_the_page_escapes_its_texts_and_follows_the_reader_s_colours():
+    page = charts.page(
+        NASTY, [NASTY], [charts.card(NASTY, charts.table([NASTY], [(NASTY,)], caption=NASTY), note=NASTY)]
+    )
+    assert NASTY not in page
+    assert "prefers-color-scheme:dark" in page
+    assert 'name="viewport"' in page
