@@ -57,10 +57,10 @@ def _notes(report: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str,
         for part in ("pretraining", "finetuning")
     }
     yield (
-        f"AVSynth version {report['avsynth_version']}, the tiny preset, seeds: {len(settings['seeds'])} (mean ± standard "
-        f"deviation where there are several), in percent. Pretrained on {settings['unlabelled_clips']} unlabelled "
-        f"clips, finetuned on "
-        f"{settings['labelled_clips']} labelled ones with the same budget in every row, measured on "
+        f"AVSynth version {report['avsynth_version']}, the tiny preset, seeds: {len(settings['seeds'])} (mean ± "
+        f"standard deviation where there are several), in percent. Pretrained on {settings['unlabelled_clips']} "
+        f"unlabelled clips, finetuned on {settings['labelled_clips']} labelled ones with the same budget in every row, "
+        f"measured on "
         f"{settings['test_clips']} held-out clips. A cell took {seconds['pretraining']:.0f} s to pretrain and "
         f"{seconds['finetuning']:.0f} s to finetune on one core of {report['environment']['host']['cpu']}."
     )
