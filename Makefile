@@ -11,8 +11,9 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
 
+# A process per core, each with one thread: the tests are many and small.
 test: $(STAMP) $(CONTRACT)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

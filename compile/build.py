@@ -117,6 +117,8 @@ class _Build:
     """One build in its staging folder, with the cases and the ladder that its stages share."""
 
     def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step) -> None:
+        if settings.precision in QUANTIZED:
+            model = cases.on_clips(model)
         self.model = model
         self.folder = folder
         self.settings = settings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
-__all__ = ["GOLDEN", "batch_cases", "clip_cases", "cut_note"]
+__all__ = ["GOLDEN", "batch_cases", "clip_cases", "cut_note", "on_clips"]
 
 GOLDEN = "golden"
 
@@ -40,6 +42,18 @@ def batch_cases(model: EngineModel, batch: BatchRange) -> Iterator[Case]:
     for size in sorted({batch.min, _affordable(model, batch.opt, batch), _affordable(model, batch.max, batch)}):
         if size != golden:
             yield _case(model, f"batch {size}", models.examples(model, size, seed=size))
+
+
+def on_clips(model: EngineModel) -> EngineModel:
+    """The same model with made clips for its seeded inputs.
+
+    A quantised model knows the values that clips have; noise has others, and is cut off.
+    """
+
+    def examples(batch: int, seed: int) -> dict[str, NDArray[Any]]:
+        return _concatenated(_prepared(model, _made_clips(batch, seed=seed)))
+
+    return model if model.examples else dataclasses.replace(model, examples=examples)
 
 
 def cut_note(model: EngineModel, batch: BatchRange) -> str:
@@ -70,9 +84,9 @@ def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
     return max(batch.min, min(samples, max(1, _WORK // model.facts["parameters"])))
 
 
-def _made_clips(count: int) -> Iterator[_RawClip]:
+def _made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
     """Waveform and middle frame of AVSynth's first test clips."""
-    data = AVSynth("test", clips=count)
+    data = AVSynth("test", clips=count, seed=seed)
     for record in data.records:
         clip = data.read(record, "audiovisual", (_MIDDLE_FRAME,))
         assert clip.waveform is not None
@@ -81,16 +95,24 @@ def _made_clips(count: int) -> Iterator[_RawClip]:
 
 def _stacked(model: EngineModel, name: str, clips: Sequence[_RawClip], batch: BatchRange) -> Iterator[Case]:
     """The clips in batches that the engine takes, the last clip repeated where they are too few."""
-    names = [spec.name for spec in model.inputs]
-    samples = [
-        feeding.from_clip(names, model.preprocessing, waveform, SAMPLE_RATE_HZ, [frame]) for waveform, frame in clips
-    ]
+    samples = _prepared(model, clips)
     for start in range(0, len(samples), batch.max):
         chunk = samples[start : start + batch.max]
         chunk += chunk[-1:] * (batch.min - len(chunk))
-        columns = {name: np.concatenate([sample[name] for sample in chunk]) for name in names}
         number = f" {start // batch.max + 1}" if len(samples) > batch.max else ""
-        yield _case(model, name + number, columns)
+        yield _case(model, name + number, _concatenated(chunk))
+
+
+def _prepared(model: EngineModel, clips: Iterable[_RawClip]) -> list[dict[str, NDArray[Any]]]:
+    """The model's inputs, one sample each."""
+    names = [spec.name for spec in model.inputs]
+    return [
+        feeding.from_clip(names, model.preprocessing, waveform, SAMPLE_RATE_HZ, [frame]) for waveform, frame in clips
+    ]
+
+
+def _concatenated(samples: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def _case(model: EngineModel, name: str, inputs: Arrays) -> Case:
