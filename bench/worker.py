@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from kdcmae import host
 from kdcmae.bench.environment import usable_cpus
+from kdcmae.bench.inputs import made_inputs
 from kdcmae.bench.machine import gpu_memory_bytes, pinned
 from kdcmae.bench.subjects import Arrays, Facts, Subject
 from kdcmae.errors import DeviceError, EngineError, KdcmaeError
 from kdcmae.runtime import SelfTest
-from kdcmae.runtime.examples import example_inputs
 
 __all__ = ["FirstInference", "Loaded", "Memory", "OpenSubject", "Worker"]
 
@@ -165,7 +165,7 @@ class _Session:
         return Loaded(facts=self._subject.facts, load_ms=(time.perf_counter() - start) * 1e3)
 
     def first_inference(self, batch: int, seed: int) -> FirstInference:
-        self._inputs = example_inputs(self._subject.facts.inputs, batch, seed=seed)
+        self._inputs = made_inputs(self._subject.facts, batch, seed=seed)
         start = time.perf_counter()
         outputs = self._subject.run(self._inputs)
         return FirstInference(outputs=outputs, latency_ms=(time.perf_counter() - start) * 1e3)
