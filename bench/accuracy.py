@@ -51,24 +51,23 @@ def measure_accuracy(
     """
     environment = describe_environment()
     rows: list[dict[str, Any]] = []
-    right_of_reference: NDArray[np.bool_] | None = None
+    reference_best: NDArray[np.intp] | None = None
     for path in (reference, *engines):
         on_subject(str(path))
         predictor = load_predictor(path)
-        right = _right(predictor, clips)
-        if right_of_reference is None:
-            right_of_reference, labels = right, predictor.facts.labels
+        best, right = _answers(predictor, clips)
+        if reference_best is None:
+            reference_best, reference_right, labels = best, right, predictor.facts.labels
         if predictor.facts.labels != labels:
             raise DataError(f"{path} has other classes than {reference}; compile it from that checkpoint")
-        lost = right_of_reference.astype(np.float64) - right
+        lost = reference_right.astype(np.float64) - right
         rows.append(
             {
-                "path": str(path),
                 **_described(predictor),
                 "accuracy": float(right.mean()),
                 "drop": float(lost.mean()),
                 "drop_interval": drop_interval(lost),
-                "changed": int(np.count_nonzero(lost)),
+                "changed": int(np.count_nonzero(best != reference_best)),
             }
         )
     return {
@@ -111,8 +110,8 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _right(predictor: Predictor, clips: int) -> NDArray[np.bool_]:
-    """(N,) whether each clip's best class is its label."""
+def _answers(predictor: Predictor, clips: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """(N,) each clip's best class, and whether it is its label."""
     from kdcmae.data.dataset import DatasetSettings
 
     facts = predictor.facts
@@ -124,7 +123,7 @@ def _right(predictor: Predictor, clips: int) -> NDArray[np.bool_]:
     )
     scored = score_clips(predictor, data)
     best = scored.scores.argmax(axis=1)
-    return scored.positives[np.arange(len(best)), best]
+    return best, scored.positives[np.arange(len(best)), best]
 
 
 def _described(predictor: Predictor) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,12 +124,12 @@ class Subject(Protocol):
         ...
 
 
-class HostTimed:
+class HostTimed(ABC):
     """A subject whose calls are timed on the host, from arrays to arrays."""
 
+    @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
         """One inference."""
-        raise NotImplementedError
 
     def window(self, inputs: Arrays, seconds: float) -> list[float]:
         """Latencies in ms of calls back to back."""

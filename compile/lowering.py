@@ -34,10 +34,10 @@ def lower(module: nn.Module, precision: Precision) -> nn.Module:
     dtype = DTYPES[precision]
     # Cast one by one while copying, and shared where the type stays: a copy of everything would hold the weights twice.
     casts: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-        for parameter in module.parameters()
+        id(parameter): nn.Parameter(parameter.detach().to(own), requires_grad=False)
+        for parameter, own in _dtypes(module, dtype).items()
     }
-    lowered = copy.deepcopy(module, casts).to(dtype).eval().requires_grad_(False)
+    lowered = copy.deepcopy(module, casts).eval().requires_grad_(False)
     for parent in list(lowered.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Attention):
@@ -47,9 +47,18 @@ def lower(module: nn.Module, precision: Precision) -> nn.Module:
             elif isinstance(child, nn.LayerNorm):
                 # The norms inside blocks feed matrix products; the others feed pooling and the head.
                 setattr(parent, name, _Float32LayerNorm(child, dtype if isinstance(parent, Block) else torch.float32))
-        if isinstance(parent, KDCMAEClassifier):
-            parent.mlp_head.float()
     return lowered
+
+
+def _dtypes(module: nn.Module, dtype: torch.dtype) -> dict[nn.Parameter, torch.dtype]:
+    """What each parameter becomes: those of norms and head are not even rounded."""
+    exact = {
+        parameter
+        for child in module.modules()
+        if isinstance(child, nn.LayerNorm | KDCMAEClassifier)
+        for parameter in (child if isinstance(child, nn.LayerNorm) else child.mlp_head).parameters()
+    }
+    return {parameter: torch.float32 if parameter in exact else dtype for parameter in module.parameters()}
 
 
 class _CastingPatchEmbed(nn.Module):

@@ -7,6 +7,7 @@ autocast: power spectra reach 1e9 and their logarithm amplifies what half precis
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -115,7 +116,7 @@ class AudioFrontend(nn.Module):
         return (padded - self.mean) / self.std
 
 
-class _ImageFrontend(_Float32Module):
+class _ImageFrontend(_Float32Module, ABC):
     """Resizing and cropping as two matrix products, then normalisation."""
 
     mean: Tensor
@@ -143,9 +144,9 @@ class _ImageFrontend(_Float32Module):
             square = rows @ pixels.permute(0, 3, 1, 2) @ columns.T
             return (square.clamp(0, 255) / 255 - self.mean) / self.std
 
+    @abstractmethod
     def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (image_size, H) and columns (image_size, W), as :func:`resize_crop_matrices` gives them."""
-        raise NotImplementedError
 
 
 class ImageFrontend(_ImageFrontend):

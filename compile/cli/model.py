@@ -44,7 +44,7 @@ _OPTIONS = (
         show_default=True,
         help="Prepared inputs, or the waveform and the frame themselves, which the engine then prepares.",
     ),
-    click.option("--num-heads", type=int, help="Attention heads, where they are not 64 wide."),
+    click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads, where they are not 64 wide."),
     click.option(
         "--keep",
         type=click.FloatRange(0, 1, min_open=True),
@@ -77,14 +77,16 @@ def load_model(
     preset: str | None,
     random_weights: bool,
     labels: Path | None,
-    modality: str | None,
-    multi_label: bool,
-    num_heads: int | None,
     inputs: Literal["tensor", "raw"],
     keep: float,
     keep_by: Literal["merge", "energy", "uniform"],
+    **settings: Any,
 ) -> EngineModel:
     """The model that the options choose.
+
+    Args:
+        checkpoint, task, preset, random_weights, labels, inputs, keep, keep_by: as the options say.
+        settings: ``modality``, ``multi_label`` and ``num_heads``, None or False where not given.
 
     Raises:
         ConfigError: options that contradict each other.
@@ -94,12 +96,9 @@ def load_model(
         raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny --random-weights, not both")
     if random_weights is not (preset is not None):
         raise ConfigError("--preset has no trained weights and needs --random-weights, which needs --preset")
-    overrides: dict[str, Any] = {"multi_label": True} if multi_label else {}
+    overrides = {name: value for name, value in settings.items() if value}
     if labels is not None:
         overrides["labels"] = read_labels(labels)
-    overrides |= {
-        name: value for name, value in (("modality", modality), ("num_heads", num_heads)) if value is not None
-    }
     from kdcmae.keep import TokenKeep
 
     tokens = TokenKeep(ratio=keep, by=keep_by)

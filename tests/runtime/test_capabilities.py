@@ -31,6 +31,7 @@ def test_every_target_says_something_about_every_precision() -> None:
 def test_these_build_without_a_gpu(target: str, precision: str, no_gpu: None) -> None:
     require_capable(target, precision=precision, batch=RANGE)
     require_device(target)
+    assert CAPABILITIES[target].builds_here() == ""
 
 
 @pytest.mark.parametrize(("target", "precision"), [("openvino", "fp8"), ("aoti", "int8"), ("torch-trt", "fp8")])
