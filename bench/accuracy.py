@@ -134,7 +134,9 @@ def _described(predictor: Predictor) -> dict[str, str]:
     # How many matrix products run in each precision.
     products: dict[str, int] = manifest.precision.get("products", {})
     executes = " + ".join(sorted(products, key=lambda name: -products[name])) or "unknown"
-    return {"name": f"{manifest.target}, {manifest.precision['asked']}", "executes": executes}
+    keep = manifest.model.get("keep")
+    kept = f", keep {keep['ratio']:g} by {keep['by']}" if keep else ""
+    return {"name": f"{manifest.target}, {manifest.precision['asked']}{kept}", "executes": executes}
 
 
 def _row(cells: Sequence[str]) -> str:
