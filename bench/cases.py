@@ -19,15 +19,16 @@ from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.machine import pinned
 from kdcmae.bench.schema import Case, Row, Settings
 from kdcmae.bench.subjects import Facts, open_subject
-from kdcmae.bench.timing import Latency, summarize
+from kdcmae.bench.timing import Latency, settled, summarize
 from kdcmae.bench.worker import OpenSubject, Worker
+from kdcmae.bench.yardstick import Yardstick, apart
 from kdcmae.errors import DeviceError, EngineError
 
 __all__ = ["Solo", "layouts"]
 
-_WINDOWS = 6
+_WINDOWS, _MOST_WINDOWS = 6, 12
 _SATURATED = 1.05  # another doubling of the batch has to bring more than this
-_COLD_STARTS = 5
+_COLD_STARTS = (5, 3)  # windows, and starts in each
 
 
 def layouts(cpus: int) -> list[tuple[int, int]]:
@@ -44,11 +45,13 @@ class Solo:
     Args:
         entry: the subject.
         settings: of the benchmark; ``seconds`` are for each row.
+        yardstick: tells what state the machine is in.
         open_subject: opens the source inside a worker.
     """
 
     entry: Entry
     settings: Settings
+    yardstick: Yardstick
     open_subject: OpenSubject = open_subject
 
     def batches(self, largest: int) -> list[Row]:
@@ -91,7 +94,7 @@ class Solo:
             batch, best = fewest, 0.0
             while batch <= min(most, largest):
                 worker.first_inference(batch, self.settings.seed)
-                latency = summarize(self._windows(worker))
+                latency = self._settled_windows(worker)
                 rate = batch / latency.mean_ms * 1e3
                 rows.append(_row(replace(case, batch=batch), facts, latency, rate, worker.memory().peak_rss_bytes))
                 if rate < best * _SATURATED:
@@ -132,24 +135,31 @@ class Solo:
 
     def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
         command = [sys.executable, "-m", "kdcmae.bench.coldstart", str(engine), str(data), str(case.threads)]
-        windows = []
-        for _ in range(_COLD_STARTS):
-            start = time.perf_counter()
-            with pinned(usable_cpus()[: case.threads]):
-                done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=self.settings.timeout_s, check=False
-                )
-            if done.returncode == DeviceError.exit_code:
-                raise DeviceError(done.stderr.strip())
-            if done.returncode:
-                raise EngineError(done.stderr.strip()[-500:])
-            windows.append([(float(done.stdout.split()[0]) - start) * 1e3])
-        latency = summarize(windows)
+        windows, starts = _COLD_STARTS
+        latency = summarize([[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)])
         return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)
+
+    def _started_ms(self, command: Sequence[str], threads: int) -> float:
+        """From here to the moment that the command prints."""
+        start = time.perf_counter()
+        with pinned(usable_cpus()[:threads]):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=self.settings.timeout_s, check=False)
+        if done.returncode == DeviceError.exit_code:
+            raise DeviceError(done.stderr.strip())
+        if done.returncode:
+            raise EngineError(done.stderr.strip()[-500:])
+        return (float(done.stdout.split()[0]) - start) * 1e3
 
     def _windows(self, worker: Worker) -> list[list[float]]:
         worker.window(self.settings.warm_up_s)
         return [worker.window(self.settings.seconds / _WINDOWS) for _ in range(_WINDOWS)]
+
+    def _settled_windows(self, worker: Worker) -> Latency:
+        """The last windows, once they agree or the time is up."""
+        windows = self._windows(worker)
+        while not settled(windows[-_WINDOWS:]) and len(windows) < _MOST_WINDOWS:
+            windows.append(worker.window(self.settings.seconds / _WINDOWS))
+        return summarize(windows[-_WINDOWS:], left_out=len(windows) - _WINDOWS)
 
     def _worker(self, cpus: Sequence[int]) -> Worker:
         return Worker(
@@ -165,11 +175,20 @@ class Solo:
     def _guarded(self, case: Case, measure: Callable[[], list[Row]]) -> list[Row]:
         """The rows, or the one that says why there are none."""
         try:
-            return measure()
+            before = self.yardstick()
+            rows = measure()
+            after = self.yardstick()
+            return [_in_state(row, before, after) for row in rows]
         except DeviceError as error:
             return [Row(case=case, status="not measured", reason=f"not measured on this hardware: {error}")]
         except (EngineError, subprocess.TimeoutExpired) as error:
             return [Row(case=case, status="failed", reason=str(error))]
+
+
+def _in_state(row: Row, before_ms: float, after_ms: float) -> Row:
+    """With what the yardstick read around it; unstable where the machine changed meanwhile."""
+    status = "unstable" if apart(before_ms, after_ms) else row.status
+    return replace(row, status=status, yardstick_ms=max(before_ms, after_ms))
 
 
 def _row(case: Case, facts: Facts, latency: Latency, rate: float, peak_rss_bytes: int | None) -> Row:

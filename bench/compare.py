@@ -10,6 +10,7 @@ import numpy as np
 
 from kdcmae.bench.schema import Case, Report, Row
 from kdcmae.bench.timing import STABLE_VARIATION, Latency
+from kdcmae.bench.yardstick import apart
 from kdcmae.errors import DataError
 
 __all__ = ["Change", "Comparison", "compare_reports", "slowdown"]
@@ -119,7 +120,10 @@ def _changes(old: Row, new: Row, confidence: float) -> Iterator[Change]:
         drop = f"{old.accuracy.top1:.1%} before, {new.accuracy.top1:.1%} now"
         yield Change(case=old.case, outcome="less accurate", reason=drop)
     ratio = slowdown(old.latency, new.latency, confidence=confidence)
-    if not (old.latency.stable and new.latency.stable):
+    if old.yardstick_ms and new.yardstick_ms and apart(old.yardstick_ms, new.yardstick_ms):
+        states = f"the machine was in another state: known work took {old.yardstick_ms:.2f} ms, now"
+        yield Change(case=old.case, outcome="unstable", ratio=ratio, reason=f"{states} {new.yardstick_ms:.2f} ms")
+    elif not (old.latency.stable and new.latency.stable):
         yield Change(case=old.case, outcome="unstable", ratio=ratio)
     elif ratio[1] > 1:
         yield Change(case=old.case, outcome="slower", ratio=ratio)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdcmae.bench.machine import EnergyCounter
 from kdcmae.bench.schema import Case, Energy, Parity, Row, SelfTestResult, Settings, Speed, Status
 from kdcmae.bench.subjects import Facts
-from kdcmae.bench.timing import Latency, Schedule, settled, speed_ratio, summarize, verdict
+from kdcmae.bench.timing import Latency, settled, speed_ratio, summarize, verdict
 from kdcmae.bench.worker import FirstInference, Loaded, Memory, Worker
 from kdcmae.compile.parity import relative_error
 from kdcmae.errors import ConfigError, DeviceError, EngineError
@@ -120,15 +120,16 @@ class Contender:
             self._windows_ms.append(self._worker.window(window_s))
             self._joules += self._energy() - before
 
-    def settled(self, schedule: Schedule) -> bool:
-        """Whether its last windows agree, as far as it still runs."""
-        return not self.running or settled(self._windows_ms, schedule.rounds)
+    def settled(self, rounds: Sequence[int]) -> bool:
+        """Whether its windows of these rounds agree, as far as it still runs."""
+        return not self.running or settled([self._windows_ms[number] for number in rounds])
 
-    def finish(self, schedule: Schedule) -> None:
-        """Sum up, once every window has run."""
+    def finish(self, rounds: Sequence[int]) -> None:
+        """Sum up the windows of the rounds that count, once every window has run."""
         with self._failures_noted():
             self._memory = self._worker.memory()
-            self._latency = summarize(self._windows_ms, schedule.rounds)
+            counted = [self._windows_ms[number] for number in rounds]
+            self._latency = summarize(counted, left_out=len(self._windows_ms) - len(counted))
 
     def answers(self, data: Path) -> NDArray[np.float32] | None:
         """What it says of the clips in a file; None where it cannot."""

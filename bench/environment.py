@@ -38,6 +38,12 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def cpus_for(threads: int) -> tuple[int, ...]:
+    """The CPUs that so many threads are pinned to; more threads than CPUs are possible, and then nothing is pinned."""
+    usable = usable_cpus()
+    return usable[:threads] if threads <= len(usable) else tuple(range(threads))
+
+
 def usable_cpus() -> tuple[int, ...]:
     """Numbers of the CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):

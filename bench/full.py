@@ -14,11 +14,13 @@ from kdcmae.bench.contender import Contender, Entry
 from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.plan import Built, ModelPlan, build_engine, torch_source
 from kdcmae.bench.schema import Accuracy, Agreement, Case, Ceilings, Floor, Report, Row, SelfCheck, Settings
-from kdcmae.bench.subjects import Facts
+from kdcmae.bench.subjects import Facts, engine_facts
 from kdcmae.bench.suite import Step, measure_group, new_report
 from kdcmae.bench.work import count_work
+from kdcmae.bench.yardstick import Yardstick, open_yardstick
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import CheckpointError
+from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["run_suite"]
 
@@ -40,15 +42,16 @@ def run_suite(
     """
     found: list[_Model] = []
 
-    def measure() -> list[Row]:
+    def measure(yardstick: Yardstick) -> list[Row]:
         with step("measure the ceilings"):
             ceilings = measure_ceilings(usable_cpus()[: settings.threads], seconds=_CEILING_S)
         for plan in plans:
-            found.append(_Model(plan, settings, folder, step, ceilings))
+            found.append(_Model(plan, settings, folder, step, yardstick, ceilings))
             found[-1].measure()
         return [row for model in found for row in model.rows]
 
-    report = new_report(settings, measure, self_check=self_check)
+    with open_yardstick(settings.threads) as yardstick:
+        report = new_report(settings, lambda: measure(yardstick), self_check=self_check)
     return replace(
         report,
         ceilings=found[0].ceilings if found else None,
@@ -64,6 +67,7 @@ class _Model:
     settings: Settings
     folder: Path
     step: Step
+    yardstick: Yardstick
     ceilings: Ceilings
     rows: list[Row] = field(default_factory=list)
     agreement: Agreement | None = None
@@ -83,6 +87,9 @@ class _Model:
         for engine in plan.engines:
             with self.step(f"{plan.name}: {engine.name}"):
                 built.append(build_engine(plan, engine, engines / engine.slug))
+            if built[-1].status == "measured":
+                # Known of what cannot run here too, such as a TensorRT engine that was built without a GPU.
+                self._facts[engine.name] = engine_facts(built[-1].folder, Manifest.read(built[-1].folder))
         data = self.folder / f"clips-{plan.clips}.npz"
         labels = write_clips(data, clips=plan.clips)
         self._side_by_side(built, torch, engines, data, labels)
@@ -118,6 +125,7 @@ class _Model:
             [Entry(source=source, subject=name, model=plan.name) for name, source in sources.items()],
             replace(self.settings, seconds=plan.seconds),
             step=self.step,
+            yardstick=self.yardstick,
             after=lambda contenders: self._ask_all(contenders, data, labels),
         )
 
@@ -153,24 +161,29 @@ class _Model:
 
     def _solo(self, subject: str, source: str) -> Solo:
         settings = replace(self.settings, seconds=_SWEEP_S, warm_up_s=min(0.3, self.settings.warm_up_s))
-        return Solo(entry=Entry(source=source, subject=subject, model=self.plan.name), settings=settings)
+        entry = Entry(source=source, subject=subject, model=self.plan.name)
+        return Solo(entry=entry, settings=settings, yardstick=self.yardstick)
 
     def _case(self, subject: str) -> Case:
         return Case(model=self.plan.name, subject=subject, threads=self.settings.threads)
 
     def _completed(self, row: Row) -> Row:
-        """With the subject's accuracy beside its latency, and what the machine allows."""
+        """With what is known of the subject, its accuracy beside its latency, and what the machine allows."""
         facts = self._facts.get(row.case.subject)
-        accuracy = self._accuracy.get(row.case.subject)
-        if facts is None or row.latency is None:
-            return replace(row, accuracy=accuracy)
-        known = {
-            "kind": row.kind or facts.kind,
-            "computes_in": row.computes_in or facts.computes_in,
-            "modality": row.modality or facts.modality,
-            "inputs": row.inputs or facts.form,
-        }
-        return replace(row, **known, accuracy=accuracy, floor=_floor(row, facts, self.ceilings))  # type: ignore[arg-type]
+        if facts is None:
+            return row
+        return replace(
+            row,
+            kind=row.kind or facts.kind,
+            computes_in=row.computes_in or facts.computes_in,
+            modality=row.modality or facts.modality,
+            inputs=row.inputs or facts.form,
+            artifact_bytes=row.artifact_bytes or facts.artifact_bytes,
+            compile_s=row.compile_s or facts.compile_s,
+            parity=row.parity or facts.ladder,
+            accuracy=self._accuracy.get(row.case.subject),
+            floor=_floor(row, facts, self.ceilings),
+        )
 
 
 def _floor(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:

@@ -22,7 +22,7 @@ from kdcmae.bench.subjects import (
     engine_facts,
     load_torch_model,
 )
-from kdcmae.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
+from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.manifest import Manifest, TensorSpec
 
@@ -165,7 +165,7 @@ class BenchmarkAppSubject(_ToolSubject):
     def __init__(self, source: str, threads: int) -> None:
         folder, manifest = _engine(source, "openvino")
         self._command = [
-            _tool("benchmark_app", "kdcmae[openvino]"),
+            _tool("benchmark_app", "install it with: pip install 'kdcmae[openvino]'"),
             *("-m", str(folder / manifest.engine["file"]), "-d", str(manifest.engine.get("device", "CPU"))),
             *("-api", "sync", "-nireq", "1", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads)),
             *("-infer_precision", manifest.engine["inference_precision"]),
@@ -194,7 +194,7 @@ class TrtexecSubject(_ToolSubject):
         folder, manifest = _engine(source, "trt")
         name = "tensorrt_rtx" if manifest.engine.get("flavour") == "tensorrt_rtx" else "trtexec"
         self._command = [
-            _tool(name, "TensorRT's own archive, which has it in bin/"),
+            _tool(name, "TensorRT's own archive has it in bin/"),
             f"--loadEngine={folder / manifest.engine['file']}",
             "--shapes=" + ",".join(f"{spec.name}:{'x'.join(_sizes(spec))}" for spec in manifest.inputs),
             "--warmUp=0",
@@ -226,12 +226,16 @@ def _engine(source: str, target: str) -> tuple[Path, Manifest]:
     return folder, manifest
 
 
-def _tool(name: str, install: str) -> str:
-    """The command beside this interpreter or on the path."""
+def _tool(name: str, fix: str) -> str:
+    """The command beside this interpreter or on the path.
+
+    Raises:
+        DeviceError: it is nowhere.
+    """
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
-        raise MissingDependencyError(name, install=install)
+        raise DeviceError(f"{name} is not on the PATH; {fix}")
     return found
 
 

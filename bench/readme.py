@@ -69,7 +69,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield _row(_cells(row, rows))
         absent = [row for row in rows if row.case.kind == "latency" and not row.latency]
         if absent:
-            yield f"\nNot measured here: {'; '.join(f'{row.case.subject} ({_short(row.reason)})' for row in absent)}."
+            yield f"\nNot measured here: {'; '.join(map(_absent, absent))}."
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> Iterator[str]:
@@ -89,9 +89,16 @@ def _cells(row: Row, rows: Sequence[Row]) -> Iterator[str]:
     yield f"{row.artifact_bytes / 1e6:.1f}" if row.artifact_bytes else NONE
 
 
+def _absent(row: Row) -> str:
+    """Why there is no latency, and what was built all the same."""
+    reason = row.reason.removeprefix("not measured on this hardware: ").removeprefix("left out of the suite: ")
+    built = (
+        f"{row.artifact_bytes / 1e6:.1f} MB built in {row.compile_s:.0f} s; "
+        if row.artifact_bytes and row.compile_s
+        else ""
+    )
+    return f"{row.case.subject} ({built}{reason})"
+
+
 def _row(cells: Sequence[str] | Iterator[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _short(reason: str) -> str:
-    return reason.removeprefix("not measured on this hardware: ").removeprefix("left out of the suite: ")

@@ -40,7 +40,7 @@ __all__ = [
     "read_report",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Boundary = Literal["host to host", "tool", "device", "clip to label", "process to label"]
 BOUNDARIES: Mapping[str, str] = {
@@ -215,6 +215,7 @@ class Row:
         accuracy: on labelled clips, where the model has learnt anything.
         speed: against the reference subject; None for the reference itself.
         floor: what the machine allows.
+        yardstick_ms: what known work took meanwhile, see :mod:`kdcmae.bench.yardstick`.
     """
 
     case: Case
@@ -240,6 +241,7 @@ class Row:
     accuracy: Accuracy | None = None
     speed: Speed | None = None
     floor: Floor | None = None
+    yardstick_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
 
 import kdcmae
 from kdcmae.bench.contender import Contender, Entry
-from kdcmae.bench.environment import describe_environment, usable_cpus
+from kdcmae.bench.environment import cpus_for, describe_environment
 from kdcmae.bench.machine import energy_counter, machine_state
 from kdcmae.bench.schema import Report, Row, SelfCheck, Settings
 from kdcmae.bench.subjects import Facts, open_subject
-from kdcmae.bench.timing import Schedule, plan_rounds
+from kdcmae.bench.timing import plan_rounds
 from kdcmae.bench.worker import OpenSubject, Worker
+from kdcmae.bench.yardstick import Yardstick, open_yardstick, steady_rounds
 from kdcmae.errors import EngineInputError
 
 __all__ = ["Step", "measure_group", "new_report", "run_benchmark"]
@@ -29,6 +32,7 @@ def run_benchmark(
     step: Step,
     self_check: SelfCheck | None = None,
     open_subject: OpenSubject = open_subject,
+    yardstick: Yardstick | None = None,
 ) -> Report:
     """Benchmark subjects that take the same inputs against each other.
 
@@ -38,6 +42,7 @@ def run_benchmark(
         step: shows progress; a context manager per named step.
         self_check: what was found before.
         open_subject: opens a source inside a worker.
+        yardstick: tells what state the machine is in; one is started where None.
 
     Returns:
         One row per source; a subject that fails or cannot run here is a row too.
@@ -46,17 +51,20 @@ def run_benchmark(
         ConfigError: a batch size that a subject does not take.
         EngineInputError: the subjects take different inputs, so they cannot be compared.
     """
-    return new_report(
-        settings,
-        lambda: measure_group(
-            [Entry(source=source, subject=source) for source in sources],
+    with ExitStack() as stack:
+        reading = yardstick or stack.enter_context(open_yardstick(settings.threads))
+        return new_report(
             settings,
-            step=step,
-            before=_require_same_inputs,
-            open_subject=open_subject,
-        ),
-        self_check=self_check,
-    )
+            lambda: measure_group(
+                [Entry(source=source, subject=source) for source in sources],
+                settings,
+                step=step,
+                yardstick=reading,
+                before=_require_same_inputs,
+                open_subject=open_subject,
+            ),
+            self_check=self_check,
+        )
 
 
 def new_report(settings: Settings, measure: Callable[[], Sequence[Row]], *, self_check: SelfCheck | None) -> Report:
@@ -79,6 +87,7 @@ def measure_group(
     settings: Settings,
     *,
     step: Step,
+    yardstick: Yardstick,
     before: Visit = lambda _: None,
     after: Visit = lambda _: None,
     open_subject: OpenSubject = open_subject,
@@ -89,6 +98,7 @@ def measure_group(
         entries: what takes part.
         settings: how to run.
         step: shows progress.
+        yardstick: tells what state the machine is in.
         before: sees the contenders that run, once they are loaded.
         after: sees them again after the last turn, their workers still there.
         open_subject: opens a source inside a worker.
@@ -96,9 +106,7 @@ def measure_group(
     Returns:
         A row per entry, in order; the first PyTorch model, or else the first that runs, is the reference.
     """
-    usable, counter = usable_cpus(), energy_counter()
-    # More threads than CPUs are possible, and then nothing is pinned.
-    cpus = usable[: settings.threads] if settings.threads <= len(usable) else tuple(range(settings.threads))
+    counter, cpus = energy_counter(), cpus_for(settings.threads)
     with ExitStack() as stack:
         contenders = []
         for entry in entries:
@@ -114,29 +122,35 @@ def measure_group(
                     one.check()
         running = [one for one in contenders if one.running]
         reference = next((one for one in running if one.facts.is_torch), running[0] if running else None)
-        if running:
-            _measure(running, settings.seconds, step)
+        state_ms = _measure(running, settings.seconds, step, yardstick) if running else None
         after([one for one in contenders if one.running])
-        return [one.row(reference) for one in contenders]
+        return [replace(one.row(reference), yardstick_ms=state_ms) for one in contenders]
 
 
-def _measure(contenders: Sequence[Contender], seconds: float, step: Step) -> Schedule:
+def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:
+    """Take turns until enough steady rounds agree; returns what the yardstick read in the rounds that count."""
     with step("warm up"):
         for one in contenders:
             one.warm_up()
     schedule = plan_rounds(seconds, max(one.call_s for one in contenders))
+    readings_ms, counted = [yardstick()], list[int]()
     with step(f"measure in {schedule.rounds} rounds or more"):
         for turn in range(schedule.most_rounds):
-            if turn >= schedule.rounds and all(one.settled(schedule) for one in contenders):
-                break
             # Back and forth, so that over two rounds nobody always runs after the same other.
             for one in contenders if turn % 2 == 0 else reversed(contenders):
                 if one.running:
                     one.take_turn(schedule.window_s)
+            readings_ms.append(yardstick())
+            steady = steady_rounds(readings_ms)
+            # A machine that never keeps still for long enough is measured all the same: the variation will tell.
+            counted = (steady if len(steady) >= schedule.rounds else list(range(turn + 1)))[-schedule.rounds :]
+            done = len(steady) >= schedule.rounds and all(one.settled(counted) for one in contenders)
+            if done or len(steady) >= schedule.most_steady:
+                break
     for one in contenders:
         if one.running:
-            one.finish(schedule)
-    return schedule
+            one.finish(counted)
+    return statistics.median(max(readings_ms[number : number + 2]) for number in counted)
 
 
 def _require_same_inputs(contenders: Sequence[Contender]) -> None:

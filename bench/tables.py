@@ -53,11 +53,20 @@ def conditions(report: Report) -> list[str]:
     used = dict.fromkeys(row.case.boundary for row in report.rows if row.latency)
     before, after = environment["before"], environment["after"]
     libraries = ", ".join(f"{library} {version}" for library, version in environment["libraries"].items())
-    rounds = {len(row.latency.window_medians_ms) for row in report.rows if row.latency and row.case.kind == "latency"}
+    turns = [row.latency for row in report.rows if row.latency and row.case.kind == "latency"]
+    rounds = {len(latency.window_medians_ms) for latency in turns}
+    left_out = sorted({latency.windows_left_out for latency in turns} - {0})
+    yardstick = sorted({row.yardstick_ms for row in report.rows if row.yardstick_ms})
     lines = [f"{boundary}: {BOUNDARIES[boundary]}" for boundary in used]
     lines.append(
         f"batch {settings.batch}, {settings.threads} pinned threads, warm-up {settings.warm_up_s:g} s"
         + (f", {' or '.join(map(str, sorted(rounds)))} interleaved windows" if rounds else "")
+        + (
+            f" ({' or '.join(map(str, left_out))} more left out: unsettled, or the machine was slower)"
+            if left_out
+            else ""
+        )
+        + (f"; known work beside them took {number(yardstick[0])} to {number(yardstick[-1])} ms" if yardstick else "")
     )
     lines.append(
         f"machine: {host['cpu']}, {environment['usable_cpus']} CPUs, {host['system']}; {_state(before, after)}"

@@ -71,11 +71,13 @@ class Schedule:
 
     Args:
         rounds: how many turns of every subject count: the last ones.
-        most_rounds: when to stop where the windows do not settle.
+        most_steady: when to stop where the windows do not settle.
+        most_rounds: when to stop where the machine does not keep still either.
         window_s: length of one turn.
     """
 
     rounds: int
+    most_steady: int
     most_rounds: int
     window_s: float
 
@@ -88,7 +90,7 @@ def plan_rounds(seconds: float, slowest_call_s: float) -> Schedule:
         slowest_call_s: what one call of the slowest subject takes.
     """
     rounds = max(_MIN_ROUNDS, int(seconds / max(_SHORT_WINDOW_S, slowest_call_s)))
-    return Schedule(rounds=rounds, most_rounds=rounds + rounds // 2, window_s=seconds / rounds)
+    return Schedule(rounds=rounds, most_steady=rounds + rounds // 2, most_rounds=2 * rounds, window_s=seconds / rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ class Latency:
         count: timed calls.
         window_medians_ms: the median of each window, in the order they ran.
         window_variation: coefficient of variation of those medians.
-        windows_before: windows that ran before these, until the variation settled; they do not count.
+        windows_left_out: windows that do not count: before the variation settled, or while the machine was slower.
     """
 
     p50_ms: float
@@ -113,7 +115,7 @@ class Latency:
     count: int
     window_medians_ms: tuple[float, ...]
     window_variation: float
-    windows_before: int = 0
+    windows_left_out: int = 0
 
     @property
     def stable(self) -> bool:
@@ -121,27 +123,22 @@ class Latency:
         return self.window_variation <= STABLE_VARIATION
 
 
-def settled(windows_ms: Sequence[Sequence[float]], rounds: int) -> bool:
-    """Whether the medians of the last windows agree.
+def settled(windows_ms: Sequence[Sequence[float]]) -> bool:
+    """Whether the medians of windows agree.
 
     Args:
         windows_ms: per window the latencies that :func:`time_window` gave.
-        rounds: how many of the last windows to look at; False where there are fewer.
     """
-    if len(windows_ms) < rounds:
-        return False
-    return variation([float(np.median(window)) for window in windows_ms[-rounds:]]) <= STABLE_VARIATION
+    return variation([float(np.median(window)) for window in windows_ms]) <= STABLE_VARIATION
 
 
-def summarize(windows_ms: Sequence[Sequence[float]], rounds: int | None = None) -> Latency:
+def summarize(windows_ms: Sequence[Sequence[float]], *, left_out: int = 0) -> Latency:
     """Summarise the calls of two or more windows.
 
     Args:
         windows_ms: per window the latencies that :func:`time_window` gave.
-        rounds: how many of the last windows count; all where None.
+        left_out: how many others do not count.
     """
-    before = 0 if rounds is None else max(0, len(windows_ms) - rounds)
-    windows_ms = windows_ms[before:]
     calls = np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms])
     medians = np.array([np.median(window) for window in windows_ms])
     p50, p90, p99 = np.percentile(calls, (50, 90, 99))
@@ -154,7 +151,7 @@ def summarize(windows_ms: Sequence[Sequence[float]], rounds: int | None = None) 
         count=len(calls),
         window_medians_ms=tuple(medians.tolist()),
         window_variation=variation(medians),
-        windows_before=before,
+        windows_left_out=left_out,
     )
 
 

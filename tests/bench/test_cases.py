@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fake_subjects import FakeSubject
@@ -13,6 +15,7 @@ from kdcmae.bench.clips import answers, stages, write_clips
 from kdcmae.bench.contender import Entry
 from kdcmae.bench.schema import Settings
 from kdcmae.bench.subjects import check_source
+from kdcmae.bench.timing import summarize
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import ConfigError
 
@@ -25,7 +28,7 @@ def solo(open_fake):
 
     def solo(source: str) -> Solo:
         entry = Entry(source=source, subject=source, model="m")
-        return Solo(entry=entry, settings=SETTINGS, open_subject=open_fake)
+        return Solo(entry=entry, settings=SETTINGS, yardstick=lambda: 1.0, open_subject=open_fake)
 
     return solo
 
@@ -76,6 +79,15 @@ def test_a_case_that_cannot_run_is_a_row_with_its_reason(solo, tmp_path):
     assert solo("an engine").clip_to_label(tmp_path / "missing.mp4")[0].status == "failed"
 
 
+def test_a_case_during_which_the_machine_changed_is_unstable(solo, monkeypatch):
+    monkeypatch.setattr(cases, "summarize", lambda windows, left_out=0: summarize([[1.0], [1.0]], left_out=left_out))
+    steady, changing = iter((1.0, 1.05)), iter((1.0, 1.2))
+    (row,) = dataclasses.replace(solo("sees clips"), yardstick=lambda: next(steady)).batches(1)
+    assert (row.status, row.yardstick_ms) == ("measured", 1.05)
+    (row,) = dataclasses.replace(solo("sees clips"), yardstick=lambda: next(changing)).batches(1)
+    assert (row.status, row.yardstick_ms) == ("unstable", 1.2)
+
+
 def test_stages_of_a_clip_add_up(solo, tmp_path):
     demo_clip(tmp_path / "clip.mp4", seconds=1.0)
     (row,) = solo("sees clips").clip_to_label(tmp_path / "clip.mp4")
@@ -91,7 +103,7 @@ def test_a_cold_start_is_a_new_process_up_to_its_first_label(solo, compiled, tmp
     (row,) = solo("whatever").cold_start(compiled, tmp_path / "clips.npz")
     assert row.status in {"measured", "unstable"}, row.reason
     assert row.case.boundary == "process to label"
-    assert row.latency.count == 5
+    assert row.latency.count == 15
     (row,) = solo("whatever").cold_start(tmp_path, tmp_path / "clips.npz")
     assert row.status == "failed"
     assert "manifest.json" in row.reason

@@ -60,6 +60,19 @@ def test_a_tenth_slower_is_found_and_equal_runs_are_the_same(trial):
     assert found.exit_code == 1
 
 
+def test_runs_in_two_states_of_the_machine_are_not_compared():
+    def in_state(seed, slowed, yardstick_ms):
+        rows = [dataclasses.replace(one, yardstick_ms=yardstick_ms) for one in timed(seed, slowed).rows]
+        return report(*rows)
+
+    old = in_state(0, None, 2.0)
+    assert len(compare_reports(old, in_state(1, 0, 2.05)).regressions) == 1
+    found = compare_reports(old, in_state(1, 0, 2.5))
+    assert found.regressions == ()
+    assert {change.outcome for change in found.changes} == {"unstable"}
+    assert "known work took 2.00 ms, now 2.50 ms" in found.changes[0].reason
+
+
 def test_a_tenth_faster_is_told_and_no_regression():
     comparison = compare_reports(timed(1, slowed=3), timed(2))
     assert [change.outcome for change in comparison.changes].count("faster") == 1

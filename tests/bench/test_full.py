@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -20,8 +22,20 @@ CASES = ("batch", "threads", "cold start", "clip to label")
 
 
 @pytest.fixture
-def suite(checkpoint, compiled, tmp_path, monkeypatch):
-    """Runs the suite: one engine that is there, one that this machine lacks."""
+def unrunnable(compiled, tmp_path, monkeypatch):
+    """An engine that is built, for a device that is not there."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    folder = Path(shutil.copytree(compiled, tmp_path / "unrunnable"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"target": "trt", "engine": {**manifest["engine"], "flavour": "tensorrt_rtx", "device": "cuda:0"}}
+    manifest["libraries"]["tensorrt_rtx"] = "1.7.1"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def suite(checkpoint, compiled, unrunnable, tmp_path, monkeypatch):
+    """Runs the suite: one engine that is there, one that cannot be built here, and one that cannot run here."""
     plan = ModelPlan(
         name="m",
         options=(),
@@ -29,6 +43,7 @@ def suite(checkpoint, compiled, tmp_path, monkeypatch):
         engines=(
             EnginePlan(name="ONNX Runtime fp32", target="onnx", options=(), cases=CASES),
             EnginePlan(name="TensorRT fp16", target="trt", options=()),
+            EnginePlan(name="TensorRT bf16", target="trt", options=()),
         ),
         peers={"PyTorch eager": "{torch}", "trtexec fp16": "trtexec:{engines}/tensorrt-fp16"},
         left_out={"torch.compile": "left out of the suite: it takes minutes"},
@@ -38,6 +53,8 @@ def suite(checkpoint, compiled, tmp_path, monkeypatch):
     )
 
     def build(model, engine, folder):
+        if engine.name == "TensorRT bf16":
+            return Built(plan=engine, folder=unrunnable, status="measured")
         if engine.target == "trt":
             return Built(
                 plan=engine, folder=folder, status="not measured", reason="not measured on this hardware: no GPU"
@@ -48,6 +65,7 @@ def suite(checkpoint, compiled, tmp_path, monkeypatch):
     monkeypatch.setattr(full, "_SWEEP_S", 0.02)
     ceilings = Ceilings(flop_per_s={"fp32": 1e11}, copy_bytes_per_s=1e10, how={})
     monkeypatch.setattr(full, "measure_ceilings", lambda cpus, seconds: ceilings)
+    monkeypatch.setattr(full, "open_yardstick", lambda threads: nullcontext(lambda: 1.0))
     settings = Settings(batch=1, threads=1, seconds=0, warm_up_s=0, timeout_s=120)
     return lambda: full.run_suite([plan], settings, tmp_path / "work", step=nullcontext, self_check=None)
 
@@ -56,10 +74,16 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     report = suite()
     assert report.exit_code == 0, [row.reason for row in report.rows]
     timed = {row.case.subject: row for row in report.rows if row.case.kind == "latency"}
-    assert set(timed) == {"PyTorch eager", "ONNX Runtime fp32", "TensorRT fp16", "trtexec fp16", "torch.compile"}
-    for name in ("TensorRT fp16", "trtexec fp16", "torch.compile"):
+    assert set(timed) == {
+        *("PyTorch eager", "ONNX Runtime fp32", "TensorRT fp16", "TensorRT bf16", "trtexec fp16", "torch.compile")
+    }
+    for name in ("TensorRT fp16", "TensorRT bf16", "trtexec fp16", "torch.compile"):
         assert timed[name].status == "not measured"
         assert timed[name].reason
+    built = timed["TensorRT bf16"]
+    assert built.artifact_bytes > 0
+    assert built.parity.passed
+    assert built.parity.against == "its own ladder"
     engine = timed["ONNX Runtime fp32"]
     assert engine.parity.passed
     assert engine.parity.against == "PyTorch eager"

@@ -15,7 +15,7 @@ from kdcmae.bench.plan import PLANS, EnginePlan, ModelPlan, build_engine
 from kdcmae.bench.subjects import open_subject
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model
-from kdcmae.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
+from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import TARGETS, BatchRange
@@ -114,7 +114,7 @@ def test_trtexec_gives_every_call(tool, as_target):
 
 def test_a_tool_that_is_not_there_is_missing(as_target, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingDependencyError, match="tensorrt_rtx is not installed"):
+    with pytest.raises(DeviceError, match="tensorrt_rtx is not on the PATH; TensorRT's own archive has it"):
         open_subject(f"trtexec:{as_target('trt', flavour='tensorrt_rtx')}", 1)
 
 

@@ -93,7 +93,7 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     shown = full_report()
     path = tmp_path / "report.json"
     path.write_text(json.dumps(shown.to_dict(), allow_nan=False))
-    assert json.loads(path.read_text())["schema_version"] == 2
+    assert json.loads(path.read_text())["schema_version"] == 3
     assert read_report(path) == shown
     assert len({frozenset(found) for found in shown.to_dict()["rows"]}) == 1
 
@@ -103,8 +103,8 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 1}', "schema version 1, not 2"),
-        ('{"schema_version": 2, "rows": []}', "is not a report"),
+        ('{"schema_version": 1}', "schema version 1, not 3"),
+        ('{"schema_version": 3, "rows": []}', "is not a report"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path, text, words):

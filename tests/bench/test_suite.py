@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from kdcmae.bench import suite
 from kdcmae.bench.contender import Entry
 from kdcmae.bench.schema import Settings
-from kdcmae.bench.timing import Schedule, summarize
+from kdcmae.bench.timing import summarize
 from kdcmae.errors import ConfigError, EngineInputError
 
 # A fake's real timings vary as the machine pleases; whether they are stable is tested on synthetic ones.
@@ -24,7 +25,7 @@ def synthetic_latency(monkeypatch):
 
     def replace(*windows_ms: list[float]) -> None:
         left = [summarize([[call] for call in windows]) for windows in windows_ms]
-        monkeypatch.setattr("kdcmae.bench.contender.summarize", lambda *_: left.pop(0))
+        monkeypatch.setattr("kdcmae.bench.contender.summarize", lambda *_, **__: left.pop(0))
 
     return replace
 
@@ -161,7 +162,7 @@ def test_a_peer_that_promises_nothing_is_compared_without_a_gate(run_fakes):
 
 def test_subjects_of_one_model_may_take_different_inputs(open_fake):
     entries = [Entry(source=name, subject=name, model="m") for name in ("torch model", "other inputs")]
-    rows = suite.measure_group(entries, SETTINGS, step=nullcontext, open_subject=open_fake)
+    rows = suite.measure_group(entries, SETTINGS, step=nullcontext, yardstick=lambda: 1.0, open_subject=open_fake)
     assert [row.case.model for row in rows] == ["m", "m"]
     assert rows[1].speed is not None
     assert rows[1].parity is None  # it has no ladder of its own
@@ -189,17 +190,17 @@ class SteadyAfter:
     def take_turn(self, window_s):
         self.turns.append((self.name, window_s))
 
-    def settled(self, schedule):
-        return self.turns.count((self.name, schedule.window_s)) >= self.steady_after
+    def settled(self, rounds):
+        return max(rounds) + 1 >= self.steady_after
 
-    def finish(self, schedule):
+    def finish(self, rounds):
         self.turns.append(f"end {self.name}")
+        self.counted = list(rounds)
 
 
 def test_turns_go_back_and_forth():
     turns = []
-    schedule = suite._measure([SteadyAfter("a", 0.1, turns), SteadyAfter("b", 1.0, turns)], 12, nullcontext)
-    assert schedule == Schedule(rounds=12, most_rounds=18, window_s=1.0)
+    suite._measure([SteadyAfter("a", 0.1, turns), SteadyAfter("b", 1.0, turns)], 12, nullcontext, lambda: 1.0)
     back_and_forth = [(name, 1.0) for name in "abba" * 6]
     assert turns == ["warm a", "warm b", *back_and_forth, "end a", "end b"]
 
@@ -207,5 +208,25 @@ def test_turns_go_back_and_forth():
 @pytest.mark.parametrize(("steady_after", "rounds"), [(5, 10), (13, 13), (99, 15)])
 def test_windows_go_on_until_they_settle_or_the_time_is_up(steady_after, rounds):
     turns = []
-    suite._measure([SteadyAfter("a", 0.001, turns, steady_after)], 1, nullcontext)
+    suite._measure([SteadyAfter("a", 0.001, turns, steady_after)], 1, nullcontext, lambda: 1.0)
     assert turns.count(("a", 0.1)) == rounds
+
+
+@pytest.mark.parametrize(
+    ("slow", "counted", "state_ms"),
+    [
+        ({}, range(10), 1.0),
+        (
+            {3, 4},
+            (0, 1, 5, 6, 7, 8, 9, 10, 11, 12),
+            1.0,
+        ),  # readings before rounds 3 and 4: rounds 2, 3 and 4 are spoilt
+        ({0, 1, 2, 3}, range(4, 14), 1.0),
+        (set(range(0, 99, 2)), range(10, 20), 1.7),  # it never keeps still: the last rounds, for what they are worth
+    ],
+)
+def test_rounds_in_which_the_machine_was_slower_do_not_count(slow, counted, state_ms):
+    readings = (1.7 if number in slow else 1.0 for number in itertools.count())
+    subject = SteadyAfter("a", 0.001, [])
+    assert suite._measure([subject], 1, nullcontext, lambda: next(readings)) == state_ms
+    assert subject.counted == list(counted)
