@@ -141,9 +141,10 @@ def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardst
                 if one.running:
                     one.take_turn(schedule.window_s)
             readings_ms.append(yardstick())
-            steady = steady_rounds(readings_ms)
+            steady = steady_rounds(readings_ms, enough=schedule.rounds)
             # A machine that never keeps still for long enough is measured all the same: the variation will tell.
-            counted = (steady if len(steady) >= schedule.rounds else list(range(turn + 1)))[-schedule.rounds :]
+            kept_still = len(steady) >= schedule.rounds // 2
+            counted = (steady if kept_still else list(range(turn + 1)))[-schedule.rounds :]
             done = len(steady) >= schedule.rounds and all(one.settled(counted) for one in contenders)
             if done or len(steady) >= schedule.most_steady:
                 break

@@ -78,15 +78,21 @@ def apart(one_ms: float, other_ms: float) -> bool:
     return max(one_ms, other_ms) > (1 + STEADY) * min(one_ms, other_ms)
 
 
-def steady_rounds(readings_ms: Sequence[float]) -> list[int]:
-    """The rounds in which the machine was as fast as it can be.
+def steady_rounds(readings_ms: Sequence[float], *, enough: int) -> list[int]:
+    """The rounds in which the machine was in one state: the fastest with enough rounds, else that with the most.
 
     Args:
         readings_ms: before the first round, and after each.
+        enough: rounds.
 
     Returns:
-        Numbers of the rounds with a reading close to the best on both sides.
+        Numbers of the rounds with a reading of that state on both sides.
     """
-    best = min(readings_ms)
-    fast = [not apart(reading, best) for reading in readings_ms]
-    return [number for number, both in enumerate(pairwise(fast)) if all(both)]
+    most: list[int] = []
+    for fastest in sorted(readings_ms):
+        in_state = [reading >= fastest and not apart(reading, fastest) for reading in readings_ms]
+        rounds = [number for number, both in enumerate(pairwise(in_state)) if all(both)]
+        if len(rounds) >= enough:
+            return rounds
+        most = max(most, rounds, key=len)
+    return most

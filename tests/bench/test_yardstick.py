@@ -23,9 +23,10 @@ def test_readings_far_apart_tell_of_two_states(one, other, two_states):
     [
         ([1.0, 1.02, 0.99, 1.01], [0, 1, 2]),
         ([1.0, 1.0, 1.5, 1.0, 1.0], [0, 3]),
-        ([1.5, 1.5, 1.0, 1.0], [2]),  # the fast state is found late
+        ([1.5, 1.5, 1.5, 1.0, 1.0, 1.0], [3, 4]),  # the fast state is found late
+        ([1.5, 1.5, 1.5, 1.0, 1.0], [0, 1]),  # it does not last, the slow one does
         ([1.0], []),
     ],
 )
-def test_a_round_is_steady_between_two_fast_readings(readings, steady):
-    assert steady_rounds(readings) == steady
+def test_rounds_count_between_two_readings_of_one_state(readings, steady):
+    assert steady_rounds(readings, enough=2) == steady
