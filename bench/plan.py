@@ -10,8 +10,9 @@ from pathlib import Path
 
 from kdcmae.bench.schema import CaseKind, Status
 from kdcmae.bench.subjects import VARIANT
-from kdcmae.errors import CheckpointError, DeviceError
-from kdcmae.runtime.manifest import Manifest, digest
+from kdcmae.compile.cache import cache_key
+from kdcmae.errors import DeviceError
+from kdcmae.runtime.schema import MANIFEST_FILE
 
 __all__ = ["PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
 
@@ -184,14 +185,17 @@ class Built:
 
 
 def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
-    """Compile an engine, unless the folder holds the one of this model already.
+    """Compile an engine, unless the folder holds it already: made from the same by the same.
 
     Args:
         model: to compile.
         plan: of the engine.
         folder: where it goes.
     """
-    if _up_to_date(model, folder):
+    weights = None if model.torch else Path(torch_source(model))
+    key = cache_key({"options": model.options, "weights": weights}, {"target": plan.target, "options": plan.options})
+    kept = folder.with_name(f"{folder.name}.key")
+    if (folder / MANIFEST_FILE).is_file() and kept.is_file() and kept.read_text() == key:
         return Built(plan=plan, folder=folder, status="measured")
     command = ["kdcmae-compile", "--target", plan.target, *model.options, *plan.options, "--output", str(folder)]
     done = subprocess.run(
@@ -202,6 +206,7 @@ def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
         check=False,
     )
     if done.returncode == 0:
+        kept.write_text(key)
         return Built(plan=plan, folder=folder, status="measured")
     said = done.stderr.strip().splitlines() or ["it said nothing"]
     reason = said[-1].removeprefix("error: ").removeprefix("Error: ")
@@ -219,16 +224,3 @@ def torch_source(model: ModelPlan) -> str:
     from kdcmae.assets import default_checkpoint
 
     return model.torch or str(default_checkpoint())
-
-
-def _up_to_date(model: ModelPlan, folder: Path) -> bool:
-    """Whether there is an engine that was made from the same weights."""
-    if not (folder / "manifest.json").is_file():
-        return False
-    source = Manifest.read(folder).model["source"]
-    if model.torch is not None:
-        return True
-    try:
-        return digest(Path(torch_source(model))) in source
-    except CheckpointError:
-        return False

@@ -145,8 +145,7 @@ def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardst
             # A machine that never keeps still for long enough is measured all the same: the variation will tell.
             kept_still = len(steady) >= schedule.rounds // 2
             counted = (steady if kept_still else list(range(turn + 1)))[-schedule.rounds :]
-            done = len(steady) >= schedule.rounds and all(one.settled(counted) for one in contenders)
-            if done or len(steady) >= schedule.most_steady:
+            if len(steady) >= schedule.rounds and all(one.settled(counted) for one in contenders):
                 break
     for one in contenders:
         if one.running:

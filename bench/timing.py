@@ -71,13 +71,11 @@ class Schedule:
 
     Args:
         rounds: how many turns of every subject count: the last ones.
-        most_steady: when to stop where the windows do not settle.
-        most_rounds: when to stop where the machine does not keep still either.
+        most_rounds: when to stop where the windows do not settle, or the machine does not keep still.
         window_s: length of one turn.
     """
 
     rounds: int
-    most_steady: int
     most_rounds: int
     window_s: float
 
@@ -90,7 +88,7 @@ def plan_rounds(seconds: float, slowest_call_s: float) -> Schedule:
         slowest_call_s: what one call of the slowest subject takes.
     """
     rounds = max(_MIN_ROUNDS, int(seconds / max(_SHORT_WINDOW_S, slowest_call_s)))
-    return Schedule(rounds=rounds, most_steady=rounds + rounds // 2, most_rounds=2 * rounds, window_s=seconds / rounds)
+    return Schedule(rounds=rounds, most_rounds=rounds + rounds // 2, window_s=seconds / rounds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,16 +154,35 @@ def test_an_engine_that_cannot_be_built_says_why(tool, tmp_path, code, status, r
     assert built.reason.endswith(reason)
 
 
-def test_an_engine_of_the_same_weights_is_used_again(compiled):
-    built = build_engine(MODEL, ENGINE, compiled)
-    assert (built.status, built.sources) == ("measured", {"An engine": str(compiled)})
+def test_an_engine_is_used_again_until_what_it_is_made_of_changes(tool, tmp_path):
+    folder = tmp_path / "engine"
+    tool(
+        "kdcmae-compile",
+        "from pathlib import Path\n"
+        "folder = Path(sys.argv[-1]); folder.mkdir(exist_ok=True)\n"
+        "(folder / 'manifest.json').touch()\n"
+        "with open(folder / 'built', 'a') as log: log.write('x')\n",
+    )
+
+    def builds(model=MODEL, plan=ENGINE):
+        built = build_engine(model, plan, folder)
+        assert (built.status, built.sources) == ("measured", {"An engine": str(folder)})
+        return len((folder / "built").read_text())
+
+    assert [builds(), builds()] == [1, 1]
+    assert builds(plan=dataclasses.replace(ENGINE, options=("--precision", "fp16"))) == 2
+    assert builds(model=dataclasses.replace(MODEL, options=("--preset", "small", "--random-weights"))) == 3
+    (folder / "manifest.json").unlink()
+    assert builds() == 4
 
 
-def test_variants_are_subjects_of_their_own(compiled):
+def test_variants_are_subjects_of_their_own(tool, tmp_path):
+    tool("kdcmae-compile", "")
+    folder = tmp_path / "engine"
     plan = dataclasses.replace(ENGINE, name="OpenVINO bf16 each modality", variants=("audio", "video"))
-    assert build_engine(MODEL, plan, compiled).sources == {
-        "OpenVINO bf16 audio only": f"{compiled}@audio",
-        "OpenVINO bf16 video only": f"{compiled}@video",
+    assert build_engine(MODEL, plan, folder).sources == {
+        "OpenVINO bf16 audio only": f"{folder}@audio",
+        "OpenVINO bf16 video only": f"{folder}@video",
     }
 
 
