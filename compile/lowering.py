@@ -83,8 +83,11 @@ class _ExplicitAttention(nn.Module):
         self.proj = attention.proj
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        # Scaled before the heads are told apart, so that libraries can make the scale a part of the product.
+        q = q * (x.shape[-1] // self.num_heads) ** -0.5
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        scores = q @ k.transpose(-1, -2)
         weights = scores.float().softmax(dim=-1).to(v.dtype)
         return self.proj(tokens_from(start, (weights @ v).transpose(1, 2).flatten(2)))
 

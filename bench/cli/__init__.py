@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 _MODULES = {
     name: f"kdcmae.bench.cli.{name}"
-    for name in ("ablation", "accuracy", "compare", "keep", "kernels", "readme", "report", "run", "suite")
+    for name in ("ablation", "accuracy", "compare", "keep", "kernels", "profile", "readme", "report", "run", "suite")
 }
 
 

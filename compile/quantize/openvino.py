@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kdcmae.compile.parity import Arrays
+from kdcmae.compile.quantize import attention
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.errors import EngineError
 from kdcmae.runtime.backend import import_library
@@ -59,9 +60,11 @@ def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], pre
 
     assert precision == "int8"
     ov, nncf = import_openvino(), import_nncf()
-    chosen = products_of(onnx.load(graph, load_external_data=False).graph, layers)
+    chosen = set(products_of(onnx.load(graph, load_external_data=False).graph, layers))
     try:
         model = ov.Core().read_model(graph)
+        chosen |= attention.separate_products(model, chosen).keys()
+        chosen |= attention.score_products(model, chosen)
         others = [name for op in model.get_ops() if (name := op.get_friendly_name()) not in chosen]
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             quantized = nncf.quantize(
@@ -71,6 +74,7 @@ def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], pre
                 model_type=nncf.ModelType.TRANSFORMER,
                 ignored_scope=nncf.IgnoredScope(names=others, validate=False),
             )
+        attention.balance_scores(quantized)
         ov.save_model(quantized, target, compress_to_fp16=False)
     except RuntimeError as error:
         raise EngineError(f"NNCF {nncf.__version__} could not quantise the graph: {error}") from error

@@ -1,0 +1,57 @@
+"""``kdcmae-bench profile``: where an engine's time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
+
+__all__ = ["command"]
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("engines", nargs=-1, required=True, metavar="ENGINE...", type=click.Path(path_type=Path))
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: all usable CPUs]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3.0,
+    show_default=True,
+    metavar="S",
+    help="Of inferences, and of each ceiling.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=RESULTS / "profile.json",
+    show_default=True,
+    help="Where the JSON goes.",
+)
+@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the tables there.")
+@json_option
+def command(
+    engines: tuple[Path, ...], threads: int | None, seconds: float, output: Path, readme: Path | None, as_json: bool
+) -> None:
+    """Show what the layers of OpenVINO engines take, by class and executed precision, and the share of the ceiling.
+
+    The ceiling is a large matrix product in the engine's precision on the same CPUs, measured before and after.
+
+    \b
+    kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme README.md
+    """
+    from kdcmae.bench.markers import replace_between
+    from kdcmae.bench.profile import BEGIN, END, profile_engine, render
+
+    step = Steps()
+    report = {"engines": [profile_engine(one, threads=threads, seconds=seconds, step=step) for one in engines]}
+    write_json(report, output)
+    tables = "\n\n".join(render(one) for one in report["engines"])
+    if readme is not None:
+        note(f"{readme}: {'updated' if replace_between(readme, BEGIN, END, tables) else 'up to date'}")
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(tables)
