@@ -125,7 +125,7 @@ def _build(
 ) -> Manifest:
     with step("load PyTorch"):
         from kdcmae.compile.build import compile_engine, preflight
-    preflight(settings, folder, raw=model_options["inputs"] == "raw")
+    preflight(settings, folder)
     with step("load model"):
         model = load_model(**model_options)
     if model.facts["random_weights"]:
