@@ -27,9 +27,9 @@ from kdcmae.compile.settings import QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.compile.targets.onnx import open_session
 from kdcmae.errors import GateError
-from kdcmae.runtime import feeding, load_engine
+from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import require_capable, require_device
-from kdcmae.runtime.manifest import Manifest, verify_files
+from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine", "preflight"]
 
@@ -67,10 +67,9 @@ def compile_engine(
         MissingDependencyError: the target's library is not installed.
         EngineError: the export or the build failed; nothing was written.
     """
-    raw = any(spec.name in feeding.RAW for spec in model.inputs)
-    target = preflight(settings, folder, raw=raw)
+    target = preflight(settings, folder)
     with package.staging(folder) as partial:
-        build = _Build(model, partial, settings, step)
+        build = _Build(model, partial, settings, step, apart=target.splits_frontend)
         program = build.export()
         exported()
         graph = build.quantize(build.export_onnx(program)) if target.reads_onnx else None
@@ -84,13 +83,12 @@ def compile_engine(
     return manifest
 
 
-def preflight(settings: CompileSettings, folder: Path, *, raw: bool = False) -> targets.Target:
+def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
     """Fail before any work is done where a build cannot end well.
 
     Args:
         settings: what to build.
         folder: where the engine would go.
-        raw: whether the engine takes waveforms and frames.
 
     Returns:
         The target.
@@ -102,9 +100,7 @@ def preflight(settings: CompileSettings, folder: Path, *, raw: bool = False) -> 
         EngineError: the destination holds something else than an engine.
     """
     target = targets.load_target(settings.target)
-    require_capable(
-        settings.target, precision=settings.precision, batch=settings.batch, device=settings.device, raw=raw
-    )
+    require_capable(settings.target, precision=settings.precision, batch=settings.batch, device=settings.device)
     target.require()
     require_device(settings.target, settings.device)
     if target.reads_onnx:
@@ -116,10 +112,14 @@ def preflight(settings: CompileSettings, folder: Path, *, raw: bool = False) -> 
 class _Build:
     """One build in its staging folder, with the cases and the ladder that its stages share."""
 
-    def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step) -> None:
+    def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step, *, apart: bool) -> None:
         if settings.precision in QUANTIZED:
             model = cases.on_clips(model)
         self.model = model
+        # What is lowered and quantised: all of the model, or what is behind a frontend of its own.
+        self.body, self.frontend = model, None
+        if apart and model.parts is not None:
+            self.body, self.frontend = model.parts.body, _Frontend(model.parts.frontend)
         self.folder = folder
         self.settings = settings
         self.step = step
@@ -131,23 +131,26 @@ class _Build:
                 *cases.clip_cases(model, settings.batch, settings.clips),
             )
         self.ladder = Ladder(self.cases, logits=model.outputs[0].name if model.labels else "")
-        self.quantizer = Quantizer(model, settings, step) if settings.precision in QUANTIZED else None
+        self.quantizer = Quantizer(self.body, settings, step) if settings.precision in QUANTIZED else None
         self.quantization: QuantizationReport | None = None
 
     def export(self) -> ExportedProgram:
         """Lower the model and trace it, and run what came out."""
-        precision, model, step = self.settings.floating, self.model, self.step
+        precision, model, step = self.settings.floating, self.body, self.step
         with step(f"lower to {precision}"):
             lowered = lower(model.module, precision)  # type: ignore[arg-type]
         with step("export the program"):
             program = export.export_program(model, lowered, self.settings.batch)
+            if self.frontend is not None:
+                self.frontend.export(self.settings.batch)
         with step("verify the program"):
             module = program.module()
             chosen, note = self.cases, cases.cut_note(model, self.settings.batch)
             if precision != "fp32":
                 chosen = (min(self.cases, key=lambda case: case.batch),)
                 note = f"{chosen[0].name} only: half precision is slow in PyTorch on a CPU"
-            self._climb("program", lambda feed: models.run(model, module, feed), note=note, chosen=chosen)
+            run = self._behind_frontend(lambda feed: models.run(model, module, feed))
+            self._climb("program", run, note=note, chosen=chosen)
         return program
 
     def export_onnx(self, program: ExportedProgram) -> Path:
@@ -156,16 +159,18 @@ class _Build:
         folder.mkdir()
         graph = folder / "graph.onnx"
         with self.step("export to ONNX"):
-            export.export_onnx(self.model, program, graph)
+            export.export_onnx(self.body, program, graph)
+            if self.frontend is not None:
+                self.frontend.export_onnx(folder / "frontend.onnx")
         with self.step("verify ONNX"):
             if self.settings.precision == "bf16":
                 wide = folder / "widened.onnx"
                 export.widened(graph, wide)
                 note = "bfloat16 widened to float32: ONNX Runtime's CPU provider has no bfloat16 kernels"
-                self._climb("onnx", open_session(wide), note=note)
+                self._climb("onnx", self._behind_frontend(open_session(wide)), note=note)
                 export.remove(wide)
             else:
-                self._climb("onnx", open_session(graph))
+                self._climb("onnx", self._behind_frontend(open_session(graph)))
         return graph
 
     def quantize(self, graph: Path) -> Path:
@@ -175,7 +180,7 @@ class _Build:
         graph, self.quantization = self.quantizer.quantize(graph)
         self.gate = self.settings.gate(set())
         with self.step("verify the quantised graph"):
-            self._climb("quantized", open_graph(graph), note=self.quantization.method)
+            self._climb("quantized", self._behind_frontend(open_graph(graph)), note=self.quantization.method)
         return graph
 
     def request(self, program: ExportedProgram | None, graph: Path | None) -> BuildRequest:
@@ -189,6 +194,7 @@ class _Build:
             outputs=tuple(spec.name for spec in self.model.outputs),
             batch=self.settings.batch,
             device=self.settings.device,
+            frontend=None if self.frontend is None else self.frontend.graph,
         )
 
     def engine(self, target: targets.Target, request: BuildRequest, declared: Mapping[str, int]) -> BuiltEngine:
@@ -226,6 +232,11 @@ class _Build:
         manifest = self._manifest(built, seconds)
         report.write(manifest, self.folder)
         return manifest.write(self.folder)
+
+    def _behind_frontend(self, run: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
+        """A stage of the body, from the model's own inputs."""
+        frontend = self.frontend
+        return run if frontend is None else lambda feed: run(frontend.run(feed))
 
     def _climb(
         self, name: str, run: Callable[[Arrays], Arrays], *, note: str = "", chosen: Sequence[Case] = ()
@@ -266,8 +277,9 @@ class _Build:
             precision={
                 "asked": settings.precision,
                 "claims": [claim.to_dict() for claim in self.claims],
-                "executed": {kind: dict(counts) for kind, counts in built.executed.items()},
+                "executed": _plain(built.executed),
                 "products": dict(built.products),
+                **({"frontend": _plain(built.frontend)} if built.frontend else {}),
                 **({} if self.quantization is None else self.quantization.to_dict()),
             },
             parity=[rung.to_dict() for rung in self.ladder.rungs],
@@ -277,6 +289,35 @@ class _Build:
                 "host": {**host.describe_host(), "torch": torch.__version__},
             },
         )
+
+
+class _Frontend:
+    """The preprocessing of raw inputs on its way to an ONNX file of its own; always float32.
+
+    Args:
+        model: from raw to prepared inputs.
+    """
+
+    graph: Path
+    run: Callable[[Arrays], Arrays]
+
+    def __init__(self, model: EngineModel) -> None:
+        self._model = model
+
+    def export(self, batch: BatchRange) -> None:
+        """Trace it; from then on, what was traced runs."""
+        self._program = export.export_program(self._model, self._model.module, batch)
+        module = self._program.module()
+        self.run = lambda feed: models.run(self._model, module, feed)
+
+    def export_onnx(self, path: Path) -> None:
+        """Write it; from then on, the file runs."""
+        export.export_onnx(self._model, self._program, path)
+        self.graph, self.run = path, open_session(path)
+
+
+def _plain(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    return {kind: dict(found) for kind, found in counts.items()}
 
 
 def _ran_in(built: BuiltEngine) -> str:

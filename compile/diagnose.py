@@ -7,6 +7,7 @@ same modules. First at the boundaries of the blocks, then inside the first block
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, cosine, relative_error
 from kdcmae.compile.settings import CompileSettings, Gate
+from kdcmae.compile.targets import load_target
 from kdcmae.compile.targets.onnx import open_session
 from kdcmae.runtime.openvino import import_openvino
 
@@ -80,7 +82,7 @@ class Stage:
 
 
 def diagnose(
-    model: EngineModel, settings: CompileSettings, scratch: Path, *, engine: Path | None, step: Step
+    model: EngineModel, settings: CompileSettings, scratch: Path, *, engine: Mapping[str, Path], step: Step
 ) -> list[Stage]:
     """Compare stage by stage until the first with a layer out of its gate.
 
@@ -88,12 +90,27 @@ def diagnose(
         model: with its weights.
         settings: how it is, or was, built.
         scratch: an empty folder.
-        engine: the engine's file, to look at instead of at a fresh export; None for an export.
+        engine: the engine's files by their names in the manifest's engine section, to look at instead of at a fresh
+            export; empty for an export.
         step: shows progress.
 
     Returns:
         The stages compared, the last of them with the first layer that is out of its gate where there is any.
     """
+    if model.parts is None or not load_target(settings.target).splits_frontend:
+        return _diagnose(model, settings, scratch, engine.get("file"), step)
+    float32 = dataclasses.replace(settings, precision="fp32", execute_as="")
+    found = _diagnose(model.parts.frontend, float32, scratch, engine.get("frontend"), step)
+    stages = [dataclasses.replace(stage, name=f"{stage.name}, frontend") for stage in found]
+    if stages[-1].first is None:
+        stages += _diagnose(model.parts.body, settings, scratch, engine.get("file"), step)
+    return stages
+
+
+def _diagnose(
+    model: EngineModel, settings: CompileSettings, scratch: Path, engine: Path | None, step: Step
+) -> list[Stage]:
+    """The stages of a model that is one graph."""
     with step("export"):
         lowered = lower(model.module, settings.floating)  # type: ignore[arg-type]
         exported = graph = scratch / "graph.onnx"
@@ -112,7 +129,8 @@ def diagnose(
     stages: list[Stage] = []
     for name, values in walks.items():
         with step(f"compare {name}"):
-            gate = settings.gate(set()) if engine is not None and name == settings.target else settings.graph_gate()
+            built = engine is not None and name == settings.target
+            gate = settings.gate({settings.execute_as}) if built else settings.graph_gate()
             stages.append(compare_layers(model, names, values, inputs, gate, stage=name))
         if stages[-1].first is not None:
             break

@@ -1,7 +1,8 @@
 """The precision gate: what a built engine executes, as its library reports it, against what is claimed of it.
 
-Layers fall into three classes whatever the library calls them: matrix products, norms and softmax. A layer may execute
-in another precision than its class claims only where the graph handed to the library says so, as for the head.
+Layers fall into three classes whatever the library calls them: matrix products, norms and softmax; a frontend that is
+a model of its own is a fourth. A layer may execute in another precision than its class claims only where the graph
+handed to the library says so, as for the head.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Claim:
     """One layer class of an engine.
 
     Args:
-        layers: ``products``, ``norms`` or ``softmax``.
+        layers: ``products``, ``norms``, ``softmax`` or ``frontend``.
         claimed: the precision it executes in.
         besides: layers that the graph has in another precision on purpose, by precision.
         executed: layers by the precision that the library reports; empty where it reports none.
@@ -80,6 +81,9 @@ def claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltE
     claimed = settings.claimed()
     besides = {found: count for found, count in declared.items() if found != claimed}
     found = [Claim(layers="products", claimed=claimed, besides=besides, executed=dict(built.products))]
+    if built.frontend:
+        executed = sum((Counter(counts) for counts in built.frontend.values()), Counter[str]())
+        found.append(Claim(layers="frontend", claimed="fp32", besides={}, executed=dict(executed)))
     floating = claimed if settings.target in _ONE_PRECISION_TARGETS else "fp32"
     if claimed != "int8":  # the norms of a quantised engine run in whatever its floating-point rest does
         for layers, kinds in _LAYERS.items():

@@ -26,7 +26,7 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``manifest`` (as stored), ``sizes`` (bytes per file) and ``graph``: the format, and operations by type and
-        precision where the format can be read.
+        precision where the format can be read; ``frontend`` likewise where that is a file of its own.
 
     Raises:
         EngineError: no engine folder, or an engine file of another format than its manifest says.
@@ -47,7 +47,11 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
         "kdcmae": manifest.kdcmae_version,
         "parity": [{"name": rung["name"], "status": rung["status"]} for rung in manifest.parity],
         "sizes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-        "graph": _graph(folder / manifest.engine["file"], manifest.target),
+        **{
+            name: _graph(folder / manifest.engine[role], manifest.target)
+            for name, role in (("graph", "file"), ("frontend", "frontend"))
+            if role in manifest.engine
+        },
     }
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from kdcmae.compile import package, sharing
 from kdcmae.compile.build import Step, compile_engine
 from kdcmae.compile.models import EngineModel
+from kdcmae.compile.raw import with_raw_inputs
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.config import MODALITY_INPUTS, Modality
 from kdcmae.errors import ConfigError, GateError
 from kdcmae.runtime import feeding, load_engine
-from kdcmae.runtime.manifest import LABELS_FILE, Manifest, file_name
+from kdcmae.runtime.manifest import GRAPHS, LABELS_FILE, Manifest, file_name
 from kdcmae.runtime.schema import MANIFEST_FILE
 
 __all__ = ["compile_modalities", "with_input_of"]
@@ -32,6 +33,8 @@ def with_input_of(model: EngineModel, modality: Modality) -> EngineModel:
     """
     if model.facts["modality"] != "audiovisual" or not model.labels:
         raise ConfigError(f"--modalities is for audiovisual classifiers, and {model.facts['name']} is none")
+    if model.parts is not None:
+        return with_raw_inputs(with_input_of(model.parts.body, modality))
     seen = feeding.sources(MODALITY_INPUTS[modality])
     inputs = tuple(spec for spec in model.inputs if feeding.sources([spec.name]) <= seen)
     return dataclasses.replace(model, inputs=inputs)
@@ -85,12 +88,15 @@ def _move(source: Path, target: Path, variant: str) -> None:
 
 def _write(folder: Path, manifests: Mapping[str, Manifest]) -> Manifest:
     """Share the weights and write the manifests, that of the engine itself last: it has the digests of the others."""
-    files = {name: file_name(manifest.engine["file"], name) for name, manifest in manifests.items()}
+    files = {
+        name: {role: file_name(manifest.engine[role], name) for role in GRAPHS if role in manifest.engine}
+        for name, manifest in manifests.items()
+    }
     share = sharing.SHARE.get(manifests[""].target)
-    weights = share([folder / file for file in files.values()]) if share else None
+    weights = share([folder / file for graphs in files.values() for file in graphs.values()]) if share else None
     written: Manifest
     for name in (*filter(None, manifests), ""):
-        engine = {**manifests[name].engine, "file": files[name], **({"weights": weights} if weights else {})}
+        engine = {**manifests[name].engine, **files[name], **({"weights": weights} if weights else {})}
         variants = () if name else tuple(filter(None, manifests))
         written = dataclasses.replace(manifests[name], engine=engine, variants=variants).write(folder, name)
     return written

@@ -22,7 +22,7 @@ from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import Scores
 
-__all__ = ["EngineModel", "classifier_model", "examples", "feature_model", "reference", "run"]
+__all__ = ["EngineModel", "Parts", "classifier_model", "examples", "feature_model", "reference", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +39,7 @@ class EngineModel:
         facts: of the manifest's ``model`` section.
         reference: what the engine must compute, from inputs to outputs by name; None where that is the module itself.
         examples: (batch, seed) -> realistic inputs; None where standard-normal ones are.
+        parts: what a model of raw inputs is made of; None for one of prepared inputs.
     """
 
     module: nn.Module
@@ -50,6 +51,20 @@ class EngineModel:
     facts: Mapping[str, Any]
     reference: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] | None = None
     examples: Callable[[int, int], dict[str, NDArray[Any]]] | None = None
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """A model of raw inputs in two, for targets that cannot run both in their own precision within one engine file.
+
+    Args:
+        frontend: from raw to prepared inputs; always float32.
+        body: from prepared inputs to the model's outputs.
+    """
+
+    frontend: EngineModel
+    body: EngineModel
 
 
 def classifier_model(classifier: KDCMAEClassifier, *, given: tuple[str, ...] = (), **facts: Any) -> EngineModel:

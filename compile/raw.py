@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdcmae.compile.models import EngineModel, run
+from kdcmae.compile.models import EngineModel, Parts, run
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.frontend import AnySizeImageFrontend, AudioFrontend
 from kdcmae.runtime import feeding
@@ -33,16 +33,30 @@ def with_raw_inputs(model: EngineModel) -> EngineModel:
         model: of prepared inputs.
     """
     inputs = _raw_specs(model)
-    return dataclasses.replace(
+    whole = _Raw(model)
+    # The labels are those of the body's outputs.
+    frontend = dataclasses.replace(
         model,
-        module=_Raw(model),
+        module=_Frontend(whole),
         inputs=inputs,
-        reference=lambda feed: run(model, model.module, _prepared(model, feed)),
+        outputs=model.inputs,
+        labels=(),
+        reference=lambda feed: _prepared(model, feed),
         examples=lambda batch, seed: _clips(inputs, model.preprocessing, batch, seed),
+    )
+    return dataclasses.replace(
+        frontend,
+        module=whole,
+        outputs=model.outputs,
+        labels=model.labels,
+        reference=lambda feed: run(model, model.module, _prepared(model, feed)),
+        parts=Parts(frontend=frontend, body=model),
     )
 
 
 class _Raw(nn.Module):
+    """The model behind its preprocessing."""
+
     def __init__(self, model: EngineModel) -> None:
         super().__init__()
         self.audio_frontend = AudioFrontend(model.preprocessing)
@@ -52,13 +66,33 @@ class _Raw(nn.Module):
     def forward(
         self, waveform: Tensor | None = None, samples: Tensor | None = None, frame: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        prepared = {}
-        if waveform is not None:
-            prepared["audio"] = self.audio_frontend(waveform, samples)
-        if frame is not None:
-            prepared["image"] = self.image_frontend(frame)
-        outputs: tuple[Tensor, ...] = self.model(**prepared)
+        outputs: tuple[Tensor, ...] = self.model(**_prepare(self, waveform, samples, frame))
         return outputs
+
+
+class _Frontend(nn.Module):
+    """The preprocessing alone, as the model's inputs in order."""
+
+    def __init__(self, whole: _Raw) -> None:
+        super().__init__()
+        self.audio_frontend = whole.audio_frontend
+        self.image_frontend = whole.image_frontend
+
+    def forward(
+        self, waveform: Tensor | None = None, samples: Tensor | None = None, frame: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return tuple(_prepare(self, waveform, samples, frame).values())
+
+
+def _prepare(
+    module: _Raw | _Frontend, waveform: Tensor | None, samples: Tensor | None, frame: Tensor | None
+) -> dict[str, Tensor]:
+    prepared = {}
+    if waveform is not None:
+        prepared["audio"] = module.audio_frontend(waveform, samples)
+    if frame is not None:
+        prepared["image"] = module.image_frontend(frame)
+    return prepared
 
 
 def _raw_specs(model: EngineModel) -> tuple[TensorSpec, ...]:
@@ -88,8 +122,7 @@ def _raw_specs(model: EngineModel) -> tuple[TensorSpec, ...]:
 
 def _prepared(model: EngineModel, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The inputs of the model itself, prepared in numpy."""
-    given = feeding.sources(feed)
-    names = [spec.name for spec in model.inputs if feeding.sources([spec.name]) <= given]
+    names = [spec.name for spec in model.inputs]
     rows = []
     for row in range(len(next(iter(feed.values())))):
         raw = {name: array[row] for name, array in feed.items()}

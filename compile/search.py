@@ -26,7 +26,7 @@ from kdcmae.compile.quantize.calibration import Clips, load_clips
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError, EngineError, GateError
 from kdcmae.runtime import Engine, load_engine
-from kdcmae.runtime.manifest import BatchRange, Manifest
+from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["PRECISIONS", "Search", "SearchSettings", "Trial"]
 
@@ -46,27 +46,26 @@ class SearchSettings:
     """What is wanted, and where to look.
 
     Args:
-        target: a key of :data:`PRECISIONS`.
+        build: of every candidate, whatever its precision; the target is a key of :data:`PRECISIONS`, and the held-out
+            clips are those of the quantisation.
         budget_ms: nine in ten inferences of one sample must not take longer.
         max_drop: accuracy that may be lost, in percentage points.
-        evaluation: held-out clips: ``avsynth:CLIPS`` or a manifest.
         ratios: shares of the tokens, falling, from 1.
         threads: numbers of CPU threads; the fewest that meet the budget win.
         window_s, rounds: interleaved timing of one engine with each number of threads.
     """
 
-    target: str
+    build: CompileSettings
     budget_ms: float
     max_drop: float
-    evaluation: str | Path = "avsynth:200"
     ratios: tuple[float, ...] = (1.0, 0.75, 0.5, 0.35, 0.25)
     threads: tuple[int, ...] = (1,)
     window_s: float = 0.5
     rounds: int = 4
 
     def __post_init__(self) -> None:
-        if self.target not in PRECISIONS:
-            raise ConfigError(f"--budget-ms searches {', '.join(PRECISIONS)} on this machine, not {self.target}")
+        if self.build.target not in PRECISIONS:
+            raise ConfigError(f"--budget-ms searches {', '.join(PRECISIONS)} on this machine, not {self.build.target}")
         if not self.budget_ms > 0:
             raise ConfigError(f"--budget-ms {self.budget_ms:g} must be positive")
         if not 0 <= self.max_drop <= 100:
@@ -137,10 +136,11 @@ class Search:
         folder.parent.mkdir(parents=True, exist_ok=True)
         whole = self._load(1.0)
         with self._step("reference on held-out clips"):
-            exam = _Exam(whole, load_clips(whole, self.settings.evaluation, BatchRange(1, 1, 1), split="test"))
+            evaluation = self.settings.build.quantization.evaluation
+            exam = _Exam(whole, load_clips(whole, evaluation, self.settings.build.batch, split="test"))
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.search-") as scratch:
             for keep in self.settings.ratios:
-                for precision in PRECISIONS[self.settings.target]:
+                for precision in PRECISIONS[self.settings.build.target]:
                     built = Path(scratch) / f"{precision}-{keep}"
                     trial = self._try(precision, keep, built, exam)
                     self.trials.append(trial)
@@ -152,7 +152,9 @@ class Search:
         trial = Trial(precision=precision, keep=keep, status="not built", reason=self._hopeless(precision, keep))
         if trial.reason:
             return trial
-        settings = CompileSettings(target=self.settings.target, precision=precision, batch=BatchRange(1, 1, 1))
+        # What a candidate may lose counts for all of it, not for its quantisation alone.
+        quantization = dataclasses.replace(self.settings.build.quantization, max_drop=None)
+        settings = dataclasses.replace(self.settings.build, precision=precision, quantization=quantization)
         model = self._load(keep)
         try:
             with self._step(f"try {trial}"):
@@ -171,7 +173,7 @@ class Search:
 
     def _hopeless(self, precision: str, keep: float) -> str:
         """Why a candidate cannot be the one, by what is known of others; empty where it may be."""
-        order = PRECISIONS[self.settings.target]
+        order = PRECISIONS[self.settings.build.target]
         for trial in self.trials:
             worse = order.index(precision) >= order.index(trial.precision) and keep <= trial.keep
             if trial.status == "too inaccurate" and worse:
@@ -196,12 +198,17 @@ class Search:
 
     def _publish(self, built: Path, folder: Path, winner: Trial) -> Manifest:
         manifest = Manifest.read(built)
+        settings = self.settings
         facts = {
-            "settings": {**dataclasses.asdict(self.settings), "evaluation": str(self.settings.evaluation)},
+            "budget_ms": settings.budget_ms,
+            "max_drop": settings.max_drop,
+            "evaluation": str(settings.build.quantization.evaluation),
             "threads": winner.threads,
             "trials": [dataclasses.asdict(trial) for trial in self.trials],
         }
-        manifest = dataclasses.replace(manifest, build={**manifest.build, "search": facts})
+        # An app gets the number of threads that was measured, unless it asks for another.
+        engine = {**manifest.engine, "threads": winner.threads}
+        manifest = dataclasses.replace(manifest, engine=engine, build={**manifest.build, "search": facts})
         report.write(manifest, built)
         manifest = manifest.write(built)
         package.publish(built, folder)

@@ -8,7 +8,7 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_MODULES = {name: f"kdcmae.compile.cli.{name}" for name in ("build", "diagnose", "diff", "inspect", "search", "verify")}
+_MODULES = {name: f"kdcmae.compile.cli.{name}" for name in ("build", "diagnose", "diff", "inspect", "verify")}
 
 
 @click.group(cls=LazyGroup, modules=_MODULES, default="build", context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,28 +14,26 @@ from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
 from kdcmae.compile.cache import Cache, cache_key
+from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import load_model, model_options
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
+from kdcmae.compile.cli.search import search
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import ConfigError, EngineError
-from kdcmae.runtime.capabilities import PRECISIONS
-from kdcmae.runtime.manifest import TARGETS, BatchRange, Manifest
+from kdcmae.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
 
-__all__ = ["command", "parse_batch"]
+__all__ = ["command", "parse_modalities"]
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--target", type=click.Choice(TARGETS), required=True, help="What to compile for.")
+@engine_options
 @model_options
 @click.option("--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
-@click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.  [default: cpu]")
 @click.option(
     "--modalities",
     default="",
@@ -44,17 +42,21 @@ __all__ = ["command", "parse_batch"]
 )
 @quantization_options
 @proof_options
+@click.option(
+    "--budget-ms",
+    type=float,
+    help="Search precision, kept tokens and threads for the most accurate engine that takes at most this here, in nine "
+    "of ten inferences, and loses at most --max-drop (1 by default).",
+)
 @click.option("--no-cache", is_flag=True, help="Build again what was built before from the same, and keep no copy.")
 @json_option
 def command(
-    target: str,
+    engine: dict[str, Any],
     output: Path | None,
-    precision: str,
-    batch: str,
-    device: str | None,
     modalities: str,
     quantization: dict[str, Any],
     proof: dict[str, Any],
+    budget_ms: float | None,
     no_cache: bool,
     as_json: bool,
     **model_options: Any,
@@ -66,19 +68,18 @@ def command(
     kdcmae-compile --target openvino --checkpoint model.pth --output out/ov
     kdcmae-compile --target trt --checkpoint model.pth --precision fp16 --batch 1:8:64
     kdcmae-compile --target openvino --precision int8 --max-drop 0.5
+    kdcmae-compile --budget-ms 100 --max-drop 1.0           the most accurate engine that this machine runs in time
     """
     exit_on_sigterm()
-    settings = CompileSettings(
-        target=target,
-        precision=precision,
-        batch=parse_batch(batch),
-        device=device or "",
-        quantization=QuantizationSettings(**quantization),
-        **proof,
-    )
+    settings = CompileSettings(**engine, quantization=QuantizationSettings(**quantization), **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
-    folder = output or Path("out") / f"{target}-{precision}"
-    note(f"kdcmae-compile: {target}, {precision}, batch {batch} -> {folder}")
+    if budget_ms is not None:
+        search(settings, budget_ms, output, model_options, as_json=as_json)
+        return
+    folder = output or Path("out") / f"{settings.target}-{settings.precision}"
+    sizes = dataclasses.astuple(settings.batch)
+    batch = ":".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+    note(f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}")
     step = Steps()
     alone = parse_modalities(modalities)
     key = "" if no_cache else _key({**model_options, "alone": alone}, settings)
@@ -125,7 +126,7 @@ def _build(
 ) -> Manifest:
     with step("load PyTorch"):
         from kdcmae.compile.build import compile_engine, preflight
-    preflight(settings, folder, raw=model_options["inputs"] == "raw")
+    preflight(settings, folder)
     with step("load model"):
         model = load_model(**model_options)
     if model.facts["random_weights"]:
@@ -153,23 +154,6 @@ def parse_modalities(text: str) -> tuple[Modality, ...]:
     if first != "audiovisual" or len(set(alone)) < len(alone) or not set(alone) <= {"audio", "video"}:
         raise ConfigError(f"--modalities {text!r} must be audiovisual, then audio, video or both, with commas")
     return tuple(alone)  # type: ignore[arg-type]
-
-
-def parse_batch(text: str) -> BatchRange:
-    """``"8"`` or ``"1:8:64"`` as a range.
-
-    Raises:
-        ConfigError: anything else, or sizes out of order.
-    """
-    try:
-        sizes = [int(part) for part in text.split(":")]
-    except ValueError:
-        sizes = []
-    if len(sizes) == 1:
-        sizes *= 3
-    if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
-        raise ConfigError(f"--batch {text!r} is neither a size like 8 nor a range MIN:OPT:MAX like 1:8:64")
-    return BatchRange(*sizes)
 
 
 def _report(folder: Path, manifest: Manifest) -> None:

@@ -14,7 +14,7 @@ from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 from kdcmae.compile.cli.model import load_model, model_options
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError, GateError
-from kdcmae.runtime.manifest import TARGETS, BatchRange, Manifest
+from kdcmae.runtime.manifest import GRAPHS, TARGETS, BatchRange, Manifest
 
 if TYPE_CHECKING:
     from kdcmae.compile.diagnose import Stage
@@ -48,14 +48,14 @@ def command(
     The options that choose the model are those it was compiled with. Exits with 1 where a layer is found.
     """
     limits = {} if max_error is None else {"max_error": max_error}
-    settings, file = _settings(engine, target, precision, limits)
+    settings, files = _settings(engine, target, precision, limits)
     step = Steps()
     with step("load PyTorch"):
         from kdcmae.compile.diagnose import diagnose
     with step("load model"):
         model = load_model(**model_options)
     with tempfile.TemporaryDirectory() as folder:
-        stages = diagnose(model, settings, Path(folder), engine=file, step=step)
+        stages = diagnose(model, settings, Path(folder), engine=files, step=step)
     first = stages[-1].first
     if as_json:
         print_json({"first": first.name if first else None, "stages": [stage.to_dict() for stage in stages]})
@@ -68,8 +68,8 @@ def command(
 
 def _settings(
     engine: Path | None, target: str | None, precision: str | None, limits: dict[str, float]
-) -> tuple[CompileSettings, Path | None]:
-    """How the engine was built, and its file; what the options say where there is no engine.
+) -> tuple[CompileSettings, dict[str, Path]]:
+    """How the engine was built, and its files; what the options say where there is no engine.
 
     Raises:
         ConfigError: both an engine and options that it answers itself, or neither.
@@ -78,18 +78,20 @@ def _settings(
         if target is None:
             raise ConfigError("give an ENGINE folder, or --target and --precision of what to look into")
         batch = BatchRange(1, 1, 1)
-        return CompileSettings(target=target, precision=precision or "fp32", batch=batch, limits=limits), None
+        return CompileSettings(target=target, precision=precision or "fp32", batch=batch, limits=limits), {}
     if target is not None or precision is not None:
         raise ConfigError("an ENGINE says its target and precision itself; leave --target and --precision out")
     manifest = Manifest.read(engine)
+    claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products")
+    hint = manifest.engine.get("inference_precision", "")
     settings = CompileSettings(
         target=manifest.target,
         precision=manifest.precision["asked"],
         batch=manifest.batch,
-        execute_as=_PRECISIONS.get(manifest.engine.get("inference_precision", ""), ""),
+        execute_as=claimed if claimed in _PRECISIONS.values() else _PRECISIONS.get(hint, ""),
         limits=limits,
     )
-    return settings, engine / manifest.engine["file"]
+    return settings, {role: engine / manifest.engine[role] for role in GRAPHS if role in manifest.engine}
 
 
 def _print(stage: Stage) -> None:

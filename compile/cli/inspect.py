@@ -26,7 +26,9 @@ def command(engine: Path, as_json: bool) -> None:
         return
     console = Console(highlight=False, markup=False)
     console.print(_summary(facts))
-    console.print(_operations(facts["graph"]))
+    console.print(_operations("Operations in the file", facts["graph"]))
+    if "frontend" in facts:
+        console.print(_operations("Operations in the frontend", facts["frontend"]))
 
 
 def _summary(facts: dict[str, Any]) -> Table:
@@ -52,8 +54,8 @@ def _summary(facts: dict[str, Any]) -> Table:
     return table
 
 
-def _operations(graph: dict[str, Any]) -> Table:
-    table = Table(title="Operations in the file", title_justify="left")
+def _operations(title: str, graph: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left")
     for column in ("type", "count", "of them by type of the first output"):
         table.add_column(column)
     for kind, counts in graph["operations"].items():

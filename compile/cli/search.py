@@ -1,77 +1,79 @@
-"""``kdcmae-compile search``: the most accurate engine that meets a latency budget on this machine."""
+"""``kdcmae-compile --budget-ms``: the most accurate engine that meets a latency budget on this machine."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
-from kdcmae.compile.cli.model import load_model, model_options
+from kdcmae.cli.common import Steps, note, print_json
+from kdcmae.compile.cli.model import load_model
 from kdcmae.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kdcmae.compile.search import Trial
+    from kdcmae.compile.settings import CompileSettings
 
-__all__ = ["command"]
+__all__ = ["search"]
+
+# What the search finds, or cannot vary.
+_NOT_WITH_A_BUDGET = ("precision", "keep", "batch", "device", "modalities", "execute_as")
 
 
-@click.command(cls=KdcmaeCommand)
-@click.option("--target", type=click.Choice(["openvino", "onnx", "aoti"]), default="openvino", show_default=True)
-@model_options
-@click.option("--budget-ms", type=float, required=True, help="What nine in ten inferences may take at most.")
-@click.option("--max-drop", type=float, default=1.0, show_default=True, help="Percentage points of accuracy to lose.")
-@click.option("--evaluation", default="avsynth:200", show_default=True, help="Held-out clips: a manifest or avsynth:N.")
-@click.option("--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-searched]")
-@json_option
-def command(
-    target: str,
-    budget_ms: float,
-    max_drop: float,
-    evaluation: str,
-    output: Path | None,
-    as_json: bool,
-    **model_options: Any,
+def search(
+    settings: CompileSettings, budget_ms: float, output: Path | None, model_options: dict[str, Any], *, as_json: bool
 ) -> None:
-    """Search precision, kept tokens and threads for the most accurate engine within a budget, and compile it.
+    """Search, publish the winner, and print what was tried.
 
-    \b
-    kdcmae-compile search --budget-ms 100 --max-drop 1.0
-    kdcmae-compile search --checkpoint model.pth --evaluation test.jsonl --budget-ms 40
+    Args:
+        settings: of every build; the precision is the search's.
+        budget_ms: what nine in ten inferences may take at most.
+        output: where the engine goes; ``out/<target>-searched`` where None.
+        model_options: what :func:`load_model` takes.
+        as_json: print one JSON object.
 
-    Exit code: 1 where nothing fits; the nearest candidate is named.
+    Raises:
+        ConfigError: an option was given that the search decides.
+        GateError: nothing fits; the nearest candidate is named.
     """
-    exit_on_sigterm()
-    if model_options.pop("keep") != 1:
-        raise ConfigError("--keep is what the search finds; leave it out")
+    _require_free()
     step = Steps()
     with step("load PyTorch"):
         from kdcmae.compile.search import Search, SearchSettings
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    settings = SearchSettings(
-        target=target,
+    max_drop = settings.quantization.max_drop
+    wanted = SearchSettings(
+        build=settings,
         budget_ms=budget_ms,
-        max_drop=max_drop,
-        evaluation=evaluation if evaluation.startswith("avsynth") else Path(evaluation),
+        max_drop=1.0 if max_drop is None else max_drop,
         threads=tuple(sorted({1, max(1, cpus // 2), cpus})),
     )
-    folder = output or Path("out") / f"{target}-searched"
-    note(f"kdcmae-compile search: {target}, {budget_ms:g} ms, at most {max_drop:g} points lost -> {folder}")
-    search = Search(lambda keep: load_model(**model_options, keep=keep), settings, step)
+    folder = output or Path("out") / f"{settings.target}-searched"
+    note(f"kdcmae-compile: {settings.target} in {budget_ms:g} ms, at most {wanted.max_drop:g} points lost -> {folder}")
+    found = Search(lambda keep: load_model(**{**model_options, "keep": keep}), wanted, step)
     try:
-        search.run(folder)
+        found.run(folder)
     except GateError:
-        _show(search.trials, as_json, partial(dict, engine=None))
+        _show(found.trials, as_json, partial(dict, engine=None))
         raise
-    _show(search.trials, as_json, partial(dict, engine=str(folder), threads=search.trials[-1].threads))
+    _show(found.trials, as_json, partial(dict, engine=str(folder), threads=found.trials[-1].threads))
+
+
+def _require_free() -> None:
+    """Refuse options that would be passed over in silence."""
+    context = click.get_current_context()
+    for name in _NOT_WITH_A_BUDGET:
+        if context.get_parameter_source(name) not in (ParameterSource.DEFAULT, None):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is for one engine, and --budget-ms searches many: leave one of them out")
 
 
 def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +31,8 @@ class BuildRequest:
         outputs: their names.
         batch: sizes it must serve.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
+        frontend: an ONNX file from raw inputs to those of ``graph``, for a target that wants it apart; the weights and
+            the precision of ``graph`` are none of its.
     """
 
     program: ExportedProgram | None
@@ -41,6 +43,7 @@ class BuildRequest:
     outputs: tuple[str, ...]
     batch: BatchRange
     device: str = ""
+    frontend: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class BuiltEngine:
         run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
         unrunnable: why this machine cannot run the engine; empty where it can.
         declared: matrix products by precision in the graph the library got, where the target changed the program's.
+        frontend: like ``executed``, of a frontend that is a model of its own.
     """
 
     engine: Mapping[str, Any]
@@ -64,6 +68,7 @@ class BuiltEngine:
     run: Callable[[Arrays], Arrays] | None
     unrunnable: str = ""
     declared: Mapping[str, int] | None = None
+    frontend: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Target(Protocol):
@@ -71,9 +76,12 @@ class Target(Protocol):
 
     Args:
         reads_onnx: it builds from an ONNX file rather than from the program.
+        splits_frontend: its library gives every layer of a model the same precision, so that the float32 preprocessing
+            of raw inputs has to be a model of its own.
     """
 
     reads_onnx: bool
+    splits_frontend: bool
 
     def require(self) -> None:
         """Check that the library is here.

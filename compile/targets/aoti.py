@@ -43,6 +43,7 @@ class AotInductor:
     """Compiles the program with PyTorch's own compiler and the machine's C++ compiler."""
 
     reads_onnx = False
+    splits_frontend = False
 
     def require(self) -> None:
         try:

@@ -25,6 +25,7 @@ class OnnxRuntime:
     """Ships the ONNX graph for ONNX Runtime."""
 
     reads_onnx = True
+    splits_frontend = False
 
     def require(self) -> None:
         _onnxruntime()

@@ -32,6 +32,7 @@ class TorchTensorRt:
     """Compiles the program with Torch-TensorRT and saves what comes out."""
 
     reads_onnx = False
+    splits_frontend = False
 
     def require(self) -> None:
         import_torch_tensorrt()

@@ -31,6 +31,7 @@ class TensorRt:
     """Builds a plan from the ONNX graph."""
 
     reads_onnx = True
+    splits_frontend = False
 
     def require(self) -> None:
         _bindings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime.cuda import Device
@@ -23,8 +23,6 @@ class Capabilities:
         devices: ``cpu`` and ``cuda``, those it builds for; the first is the default.
         builds_without_device: engines for a device that the machine lacks.
         dynamic_batch: a range of batch sizes in one engine.
-        raw_inputs: the waveform and the frame as inputs, their preprocessing inside the engine; a reason for each
-            precision in which it cannot.
         modules: to import, any of which brings the target.
         install: what brings it, in pip's words.
     """
@@ -33,7 +31,6 @@ class Capabilities:
     devices: tuple[str, ...]
     builds_without_device: str = ""
     dynamic_batch: str = ""
-    raw_inputs: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...]
     install: str
 
@@ -62,15 +59,12 @@ class Capabilities:
 
 
 _NO_FP8_CPU = "no processor multiplies fp8; use int8, or --target trt"
-# Marking layers as precise does not hold: fusing a layer with its neighbours drops the mark.
-_BF16_FBANK = "its CPU plugin would run the filterbank in bf16, which its logarithm does not forgive; use fp32"
 _READS_NO_QDQ = "quantised models are ONNX graphs, which this target does not read; use --target openvino, onnx or trt"
 
 CAPABILITIES: Mapping[str, Capabilities] = {
     "openvino": Capabilities(
         precisions={"fp32": "", "fp16": "", "bf16": "", "int8": "", "fp8": _NO_FP8_CPU},
         devices=("cpu",),
-        raw_inputs=dict.fromkeys(("fp16", "bf16", "int8"), _BF16_FBANK),
         modules=("openvino",),
         install="kdcmae[openvino]",
     ),
@@ -103,7 +97,7 @@ CAPABILITIES: Mapping[str, Capabilities] = {
 }
 
 
-def require_capable(target: str, *, precision: str, batch: BatchRange, device: str = "", raw: bool = False) -> None:
+def require_capable(target: str, *, precision: str, batch: BatchRange, device: str = "") -> None:
     """Refuse a combination that a target cannot build, before any work.
 
     Args:
@@ -111,7 +105,6 @@ def require_capable(target: str, *, precision: str, batch: BatchRange, device: s
         precision: of the matrix products.
         batch: sizes the engine must serve.
         device: what it is built for; the target's default where empty.
-        raw: whether the engine takes waveforms and frames.
 
     Raises:
         ConfigError: says why it cannot and what can.
@@ -122,7 +115,6 @@ def require_capable(target: str, *, precision: str, batch: BatchRange, device: s
     problems = {
         f"--precision {precision}": capable.precisions.get(precision, f"use one of {', '.join(capable.precisions)}"),
         f"--batch {batch.min}:{batch.opt}:{batch.max}": capable.dynamic_batch if batch.min != batch.max else "",
-        f"--inputs raw in {precision}": capable.raw_inputs.get(precision, "") if raw else "",
     }
     for option, reason in problems.items():
         if reason:

@@ -19,6 +19,7 @@ from kdcmae.runtime.schema import BATCH_AXIS, FREE_AXES, MANIFEST_FILE, SCHEMA_V
 
 __all__ = [
     "BATCH_AXIS",
+    "GRAPHS",
     "SCHEMA_VERSION",
     "TARGETS",
     "BatchRange",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 LABELS_FILE = "labels.txt"
+GRAPHS = ("file", "frontend")  # the fields of the engine section that name a file of its library
 
 TARGETS = ("openvino", "trt", "torch-trt", "onnx", "aoti")
 
@@ -88,8 +90,8 @@ class Manifest:
         preprocessing: how a clip becomes the inputs, see :class:`kdcmae.runtime.preprocessing.Preprocessing`.
         target: one of :data:`TARGETS`.
         libraries: version each library the engine needs had when the engine was built.
-        engine: ``file``, the raw engine's name in the folder, ``weights`` where those lie in a file that
-            several share, and the target's own options.
+        engine: ``file``, the raw engine's name in the folder, ``frontend`` where its preprocessing is a file of its
+            own, ``weights`` where those lie in a file that several share, and the target's own options.
         precision: what was asked for and what was executed.
         parity: the rungs of the parity ladder.
         build: seconds, peak memory and host of the build.
@@ -136,7 +138,7 @@ class Manifest:
             schema.check_mapping(field, getattr(self, field))
         for name, version in self.libraries.items():
             schema.check_text(f"libraries.{name}", version)
-        for name in ("file", *({"weights"} & self.engine.keys())):
+        for name in ("file", *({*GRAPHS, "weights"} & self.engine.keys())):
             schema.check_file_name(f"engine.{name}", self.engine.get(name))
         schema.require(
             isinstance(self.parity, list) and all(isinstance(rung, dict) for rung in self.parity),
@@ -296,12 +298,12 @@ def _tensor(field: str, content: Any) -> TensorSpec:
 
 def _check_listed(manifest: Manifest) -> None:
     """Every file that gets opened must be under a digest; OpenVINO opens the weights beside its .xml by itself."""
-    file = manifest.engine["file"]
-    needed = [file, LABELS_FILE]
+    graphs = [manifest.engine[role] for role in GRAPHS if role in manifest.engine]
+    needed = [*graphs, LABELS_FILE]
     if "weights" in manifest.engine:
         needed.append(manifest.engine["weights"])
     elif manifest.target == "openvino":
-        needed.append(f"{Path(file).stem}.bin")
+        needed += [f"{Path(file).stem}.bin" for file in graphs]
     for name in needed:
         if name not in manifest.files:
             raise EngineError(f"field files does not list {name}; rebuild the engine with kdcmae-compile")

@@ -1,7 +1,12 @@
-"""OpenVINO engines: an IR (``model.xml`` with its ``model.bin``) compiled for one device at load time."""
+"""OpenVINO engines: an IR (``model.xml`` with its ``model.bin``) compiled for one device at load time.
+
+An engine that takes raw clips has a second one, its frontend: a precision hint holds for a whole model, and the
+preprocessing of a bf16 or int8 engine has to stay float32.
+"""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -20,7 +25,7 @@ from kdcmae.runtime.backend import (
 )
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["OpenVINOBackend", "executed_precision", "import_openvino"]
+__all__ = ["OpenVINOBackend", "Pipeline", "executed_precision", "import_openvino"]
 
 _PRECISIONS = ("f32", "bf16", "f16")
 _DTYPES = {
@@ -64,11 +69,34 @@ def executed_precision(compiled: Any) -> dict[str, dict[str, int]]:
     return {layer_type: dict(precisions) for layer_type, precisions in sorted(counts.items())}
 
 
+class Pipeline:
+    """Compiled models one after the other: each reads its inputs where the one before it wrote them.
+
+    Args:
+        compiled: ``openvino.CompiledModel``; a tensor between two of them has the same name in both.
+
+    Raises:
+        EngineError: a model does not give what the next one takes.
+    """
+
+    def __init__(self, *compiled: Any) -> None:
+        self._requests = [one.create_infer_request() for one in compiled]
+        self._handed_on = [_handed_on(first, second) for first, second in itertools.pairwise(compiled)]
+
+    def infer(self, feed: Arrays) -> Any:
+        """Run one batch; what comes back by name are views onto memory that the next call writes."""
+        given: dict[str, Any] = dict(feed)
+        for request, names in zip(self._requests, self._handed_on, strict=False):
+            request.infer(given, share_inputs=True, share_outputs=True)
+            given = {name: request.get_tensor(name) for name in names}
+        return self._requests[-1].infer(given, share_inputs=True, share_outputs=True)
+
+
 class OpenVINOBackend:
     """An OpenVINO IR on one device.
 
     ``manifest.engine`` holds ``device`` (such as ``"CPU"``), ``inference_precision`` (``"f32"``, ``"bf16"`` or
-    ``"f16"``) and, optionally, ``threads``.
+    ``"f16"``) and, optionally, ``threads`` and ``frontend``: the IR that runs first, in float32.
 
     Args:
         folder: the engine folder, its files already verified.
@@ -86,38 +114,40 @@ class OpenVINOBackend:
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
         ov = import_openvino()
         require_same_or_newer(manifest, "openvino", ov.__version__)
-        properties: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": engine_option(manifest, "inference_precision", _PRECISIONS),
-        }
+        hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", _PRECISIONS)}
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if (threads := engine_threads(manifest, threads)) is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         core = ov.Core()
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
-        path = folder / manifest.engine["file"]
-        try:
-            # Variants of one engine share their weights; without a file named, they lie beside the .xml.
-            weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
-            self._compiled = core.compile_model(core.read_model(path, weights), device, properties)
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO {ov.__version__} cannot load {path} on {device}: {error}") from error
+        # Variants of one engine share their weights; without a file named, they lie beside the .xml.
+        weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
+        self._models: list[Any] = []
+        for role in [role for role in hints if role in manifest.engine]:
+            path = folder / manifest.engine[role]
+            try:
+                model = core.read_model(path, weights)
+                hint = {"INFERENCE_PRECISION_HINT": hints[role]}
+                self._models.append(core.compile_model(model, device, {**properties, **hint}))
+            except RuntimeError as error:
+                raise EngineError(f"OpenVINO {ov.__version__} cannot load {path} on {device}: {error}") from error
         self._outputs = [spec.name for spec in manifest.outputs]
-        inputs = _tensor_types(self._compiled.inputs, [spec.name for spec in manifest.inputs])
-        check_tensors(manifest, inputs, _tensor_types(self._compiled.outputs, self._outputs))
-        self._request = self._compiled.create_infer_request()
+        inputs = _tensor_types(self._models[0].inputs, [spec.name for spec in manifest.inputs])
+        check_tensors(manifest, inputs, _tensor_types(self._models[-1].outputs, self._outputs))
+        self._pipeline = Pipeline(*self._models)
 
     def infer(self, feed: Arrays) -> Arrays:
         """Run one batch; the outputs are views onto memory that the next call writes."""
-        results = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
+        results = self._pipeline.infer(feed)
         return {name: results[name] for name in self._outputs}
 
     def executed_precision(self) -> dict[str, dict[str, int]]:
-        """Layers per layer type and precision, see :func:`executed_precision`."""
-        return executed_precision(self._compiled)
+        """Layers per layer type and precision, see :func:`executed_precision`; a frontend's are not among them."""
+        return executed_precision(self._models[-1])
 
     def close(self) -> None:
         """Release the compiled model."""
-        del self._request, self._compiled
+        del self._pipeline, self._models
 
 
 def _available(device: Any, devices: list[str]) -> str:
@@ -125,6 +155,21 @@ def _available(device: Any, devices: list[str]) -> str:
     if not any(found == device or found.startswith(f"{device}.") for found in devices):
         raise DeviceError(f"OpenVINO finds no device {device!r} here, only {', '.join(devices)}; choose one of these")
     return str(device)
+
+
+def _handed_on(first: Any, second: Any) -> tuple[str, ...]:
+    """Names that outputs of one compiled model share with the inputs of the next; a port may have several."""
+    given = {name: port.get_element_type() for port in first.outputs for name in port.get_names()}
+    names = []
+    for port in second.inputs:
+        shared = sorted(name for name in port.get_names() if given.get(name) == port.get_element_type())
+        if not shared:
+            raise EngineError(
+                f"the frontend gives {', '.join(sorted(given))} and the engine takes "
+                f"{port.get_any_name()} {port.get_element_type().to_string()}; rebuild it with kdcmae-compile"
+            )
+        names.append(shared[0])
+    return tuple(names)
 
 
 def _tensor_types(ports: Any, promised: list[str]) -> dict[str, TensorType]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kdcmae import load_classifier
-from kdcmae.compile.cli.build import parse_batch
+from kdcmae.compile.cli.engine import parse_batch
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files

@@ -41,6 +41,16 @@ def test_norms_and_softmax_are_claimed_apart():
     require_claims(found("openvino", "bf16", {"MVN": {"bf16": 4}}, {"bf16": 15}, {"bf16": 14, "fp32": 1}))
 
 
+def test_a_frontend_of_its_own_is_float32():
+    settings = CompileSettings(target="openvino", precision="bf16", batch=BatchRange(1, 1, 1))
+    frontend = {"Convolution": {"fp32": 1}, "Eltwise": {"fp32": 2, "bf16": 1}}
+    built = BuiltEngine(engine={}, libraries={}, executed={}, products={"bf16": 4}, run=None, frontend=frontend)
+    with pytest.raises(
+        GateError, match="frontend are claimed to execute in fp32, the engine runs 3 in fp32, 1 in bf16"
+    ):
+        require_claims(claims(settings, {"bf16": 4}, built))
+
+
 def test_kept_layers_of_a_quantised_engine_are_counted():
     declared = {"int8": 10, "bf16": 4}
     require_claims(found("openvino", "int8", {"MVN": {"bf16": 4}}, {"int8": 10, "bf16": 4}, declared))

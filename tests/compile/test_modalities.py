@@ -112,6 +112,18 @@ def test_raw_models_have_them_too(smallest):
         assert relative_error(models.run(model, model.module, inputs)["logits"], reference) < TOLERANCE["fp32"]
 
 
+def test_raw_engines_share_the_weights_of_their_frontends_too(checkpoint, run, tmp_path):
+    folder = tmp_path / "raw"
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--modalities", "audiovisual,audio", "--inputs",
+                 "raw", "--output", folder, "--no-cache")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in folder.glob("*.bin")] == ["weights.bin"]
+    waveform, frame = clip()
+    with load_engine(folder) as engine:
+        assert engine.self_test().passed
+        assert engine.classify(waveform, 16000, frame) != engine.classify(waveform, 16000, None)
+
+
 def test_evaluation_withholds_a_modality(folder, smallest):
     rng = np.random.default_rng(0)
     batch = {

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
+from kdcmae import KDCMAEClassifier
+from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile import search as module
 from kdcmae.compile.search import Search, SearchSettings
+from kdcmae.compile.settings import CompileSettings
+from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, EngineError, GateError
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.manifest import BatchRange
+
+OPENVINO = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
 
 
 @pytest.fixture
@@ -42,7 +52,7 @@ def searched(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "_Exam", lambda *_: SimpleNamespace(drop=drop_of))
         monkeypatch.setattr(Search, "_time", measured)
         monkeypatch.setattr(Search, "_publish", lambda self, built, folder, winner: winner)
-        settings = SearchSettings(target="openvino", budget_ms=budget_ms, max_drop=max_drop, threads=threads)
+        settings = SearchSettings(build=OPENVINO, budget_ms=budget_ms, max_drop=max_drop, threads=threads)
         search = Search(lambda keep: SimpleNamespace(keep=keep), settings, lambda name: nullcontext())
         try:
             winner = search.run(tmp_path / "engine")
@@ -108,8 +118,46 @@ def test_the_nearest_is_named_where_nothing_is_accurate_enough(searched):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"target": "trt"}, "openvino"), ({"budget_ms": 0.0}, "positive"), ({"max_drop": 101.0}, "0 and 100")],
+    [
+        ({"build": dataclasses.replace(OPENVINO, target="trt")}, "openvino"),
+        ({"budget_ms": 0.0}, "positive"),
+        ({"max_drop": 101.0}, "0 and 100"),
+    ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ConfigError, match=message):
-        SearchSettings(**{"target": "openvino", "budget_ms": 10.0, "max_drop": 1.0, **setting})
+        SearchSettings(**{"build": OPENVINO, "budget_ms": 10.0, "max_drop": 1.0, **setting})
+
+
+def test_the_command_searches_within_a_budget(run, tmp_path):
+    folder = tmp_path / "engine"
+    sizes = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
+    names = LABELS.names
+    model = KDCMAEClassifier.from_preset("tiny", num_classes=len(names), labels=names, **sizes)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    result = run("--budget-ms", "10000", "--max-drop", "100", "--checkpoint", tmp_path / "model.safetensors",
+                 "--evaluation", "avsynth:4",
+                 "--output", folder, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["engine"], found["trials"][-1]["status"]) == (str(folder), "fits")
+    with load_engine(folder) as engine:
+        manifest = engine.manifest
+        assert engine.self_test().passed
+    assert manifest.target == "openvino"
+    assert manifest.engine["threads"] == manifest.build["search"]["threads"] == found["threads"]
+    assert manifest.build["search"]["budget_ms"] == 10000
+
+
+@pytest.mark.parametrize(
+    "option", [("--precision", "int8"), ("--keep", "0.5"), ("--batch", "1:2:4"), ("--execute-as", "bf16")]
+)
+def test_what_the_search_decides_cannot_be_given(option, run, checkpoint):
+    result = run("--target", "openvino", "--budget-ms", "100", "--checkpoint", checkpoint, *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} is for one engine, and --budget-ms searches many" in result.stderr
+
+
+def test_a_target_is_needed_without_a_budget(run):
+    result = run("--precision", "fp32")
+    assert (result.exit_code, "Missing option '--target'" in result.stderr) == (2, True)

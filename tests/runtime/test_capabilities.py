@@ -62,12 +62,9 @@ def test_with_a_device_they_do(stub_cuda: ctypes.CDLL) -> None:
     assert ctypes.c_int.in_dll(stub_cuda, "stub_held").value == 0
 
 
-def test_ranges_and_raw_inputs_may_be_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = replace(CAPABILITIES["onnx"], dynamic_batch="shapes are fixed", raw_inputs={"fp16": "no complex numbers"})
+def test_ranges_may_be_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = replace(CAPABILITIES["onnx"], dynamic_batch="shapes are fixed")
     monkeypatch.setattr(capabilities, "CAPABILITIES", {"onnx": limited})
     require_capable("onnx", precision="fp32", batch=ONE)
     with pytest.raises(ConfigError, match="--batch 1:8:64: shapes are fixed"):
         require_capable("onnx", precision="fp32", batch=RANGE)
-    require_capable("onnx", precision="fp32", batch=ONE, raw=True)
-    with pytest.raises(ConfigError, match="--inputs raw in fp16: no complex numbers"):
-        require_capable("onnx", precision="fp16", batch=ONE, raw=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_threads_of_the_manifest_give_way_to_the_callers(tiny: Any) -> None:
     folder = tiny.make("openvino", engine=with_precision("f32")["engine"] | {"threads": 1})
     for threads, expected in ((None, 1), (2, 2)):
         with load_engine(folder, threads=threads) as engine:
-            assert engine.backend._compiled.get_property("INFERENCE_NUM_THREADS") == expected
+            [model] = engine.backend._models
+            assert model.get_property("INFERENCE_NUM_THREADS") == expected
 
 
 def test_a_tensor_is_known_by_any_of_its_names(tiny: Any) -> None:
@@ -89,3 +91,42 @@ def test_importing_openvino_sends_no_telemetry(before: str, after: str) -> None:
     script = f"import sys\n{before}\nfrom kdcmae.runtime.openvino import import_openvino\nimport_openvino()\n{after}"
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+def in_two(tiny: Any, *, gives: str = "x", **manifest_changes: Any) -> Path:
+    """An engine whose frontend turns ``bytes`` into ``x``, which the engine's own file takes."""
+    ov = import_openvino()
+    opset = ov.opset13
+    folder: Path = tiny.make("openvino")
+    pixels = opset.parameter([-1, 5, 4], ov.Type.u8, name="bytes")
+    x = opset.convert(pixels, "f32")
+    x.output(0).set_names({gives})
+    pixels.output(0).set_names({"bytes"})
+    ov.save_model(ov.Model([x], [pixels]), folder / "frontend.xml", compress_to_fp16=False)
+    inputs = (TensorSpec("bytes", ("batch", 5, 4), "uint8", ""),)
+    engine = with_precision("f32")["engine"] | {"frontend": "frontend.xml"}
+    tiny.manifest("openvino", inputs=inputs, engine=engine, **manifest_changes).write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_frontend_runs_first_and_hands_its_memory_on(tiny: Any, batch: int) -> None:
+    feed = np.random.default_rng(0).integers(0, 256, (batch, 5, 4), dtype=np.uint8)
+    with load_engine(in_two(tiny)) as engine:
+        logits = engine.infer({"bytes": feed})["logits"]
+        first, second = engine.backend._pipeline._requests
+        assert np.shares_memory(first.get_tensor("x").data, second.get_tensor("x").data)
+    np.testing.assert_allclose(logits, tiny.logits({"x": feed.astype(np.float32)}), rtol=1e-5)
+
+
+def test_a_frontend_of_another_engine_is_refused(tiny: Any) -> None:
+    with pytest.raises(EngineError, match="the frontend gives y and the engine takes x f32; rebuild it"):
+        load_engine(in_two(tiny, gives="y"))
+
+
+@pytest.mark.parametrize("name", ["frontend.xml", "frontend.bin"])
+def test_a_frontend_must_be_under_a_digest(tiny: Any, name: str) -> None:
+    folder = in_two(tiny)
+    tiny.edit(folder, lambda content: content["files"].pop(name))
+    with pytest.raises(EngineError, match=rf"files does not list {name}"):
+        load_engine(folder)

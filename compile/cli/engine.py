@@ -1,0 +1,56 @@
+"""The options that say what kind of engine is wanted."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kdcmae.errors import ConfigError
+from kdcmae.runtime.capabilities import PRECISIONS
+from kdcmae.runtime.manifest import TARGETS, BatchRange
+
+__all__ = ["engine_options", "parse_batch"]
+
+_OPTIONS = (
+    click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),
+    click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True),
+    click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.  [default: cpu]"),
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as ``engine``: fields of the settings of a build."""
+
+    @functools.wraps(command)
+    def bundled(*, target: str | None, precision: str, batch: str, device: str | None, **others: Any) -> Any:
+        if target is None:
+            if others["budget_ms"] is None:
+                raise click.UsageError("Missing option '--target'. Choose from: " + ", ".join(TARGETS))
+            target = "openvino"
+        found = {"target": target, "precision": precision, "batch": parse_batch(batch), "device": device or ""}
+        return command(engine=found, **others)
+
+    for option in reversed(_OPTIONS):
+        bundled = option(bundled)
+    return bundled
+
+
+def parse_batch(text: str) -> BatchRange:
+    """``"8"`` or ``"1:8:64"`` as a range.
+
+    Raises:
+        ConfigError: anything else, or sizes out of order.
+    """
+    try:
+        sizes = [int(part) for part in text.split(":")]
+    except ValueError:
+        sizes = []
+    if len(sizes) == 1:
+        sizes *= 3
+    if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+        raise ConfigError(f"--batch {text!r} is neither a size like 8 nor a range MIN:OPT:MAX like 1:8:64")
+    return BatchRange(*sizes)
