@@ -88,7 +88,9 @@ def claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltE
     if claimed != "int8":  # the norms of a quantised engine run in whatever its floating-point rest does
         for layers, kinds in _LAYERS.items():
             executed = sum((Counter(built.executed.get(kind)) for kind in kinds), Counter[str]())
-            found.append(Claim(layers=layers, claimed=floating, besides={}, executed=dict(executed)))
+            # Some may keep the float32 that every graph gives them, such as behind a float32 branch of the model.
+            besides = {"fp32": executed["fp32"]} if executed["fp32"] and floating != "fp32" else {}
+            found.append(Claim(layers=layers, claimed=floating, besides=besides, executed=dict(executed)))
     return found
 
 

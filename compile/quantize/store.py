@@ -17,7 +17,7 @@ from kdcmae.runtime.manifest import digest
 
 __all__ = ["fetch", "keep", "key_of"]
 
-_FORMAT = 2  # of what :mod:`openvino` and :mod:`qdq` make; to be raised when they make something else
+_FORMAT = 3  # of what :mod:`openvino` and :mod:`qdq` make; to be raised when they make something else
 _COMPANIONS = {".xml": ".bin", ".onnx": ".onnx.data"}
 
 
