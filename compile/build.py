@@ -70,14 +70,16 @@ def compile_engine(
     target = preflight(settings, folder)
     with package.staging(folder) as partial:
         build = _Build(model, partial, settings, step, apart=target.splits_frontend)
-        program = build.export()
+        program: ExportedProgram | None = build.export()
         exported()
-        graph = build.quantize(build.export_onnx(program)) if target.reads_onnx else None
         declared = gates.declared_products(program)
-        # A program holds all the weights: a target that reads ONNX builds without it.
-        request = build.request(None if target.reads_onnx else program, graph)
-        del program
-        built = build.engine(target, request, declared)
+        graph = None
+        if target.reads_onnx:
+            # A program holds all the weights: from here on the file does.
+            graph, program = build.export_onnx(program), None
+            build.verify_onnx(graph)
+            graph = build.quantize(graph)
+        built = build.engine(target, build.request(program, graph), declared)
         manifest = build.package(built, seconds)
         package.publish(partial, folder)
     return manifest
@@ -154,7 +156,7 @@ class _Build:
         return program
 
     def export_onnx(self, program: ExportedProgram) -> Path:
-        """Write the program as ONNX and run that with ONNX Runtime."""
+        """Write the program as ONNX."""
         folder = self.folder / "graph"
         folder.mkdir()
         graph = folder / "graph.onnx"
@@ -162,16 +164,20 @@ class _Build:
             export.export_onnx(self.body, program, graph)
             if self.frontend is not None:
                 self.frontend.export_onnx(folder / "frontend.onnx")
+        return graph
+
+    def verify_onnx(self, graph: Path) -> None:
+        """Run the ONNX file with ONNX Runtime."""
+        memory.trim()
         with self.step("verify ONNX"):
             if self.settings.precision == "bf16":
-                wide = folder / "widened.onnx"
+                wide = graph.with_name("widened.onnx")
                 export.widened(graph, wide)
                 note = "bfloat16 widened to float32: ONNX Runtime's CPU provider has no bfloat16 kernels"
                 self._climb("onnx", self._behind_frontend(open_session(wide)), note=note)
                 export.remove(wide)
             else:
                 self._climb("onnx", self._behind_frontend(open_session(graph)))
-        return graph
 
     def quantize(self, graph: Path) -> Path:
         """Put 8-bit layers into the graph where the precision asks for them, and run what came out."""

@@ -95,10 +95,15 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
                 opset_version=OPSET,
                 verbose=False,
                 external_data=True,
+                optimize=False,
             )
+            assert exported is not None
+            # Optimising drops weights from the graph that it folds into others, and the exporter's caches keep them.
+            weights = list(exported.model.graph.initializers.values())
+            exported.optimize()
+            weights += exported.model.graph.initializers.values()
         except torch.onnx.errors.OnnxExporterError as error:
             raise EngineError(f"the ONNX export failed: {str(error).splitlines()[0]}") from error
-    assert exported is not None
     for node in exported.model.graph:
         # The exporter notes this machine's file names: they are nobody's business, and differ from machine to machine.
         scopes = node.metadata_props.get(SCOPES)
@@ -106,9 +111,9 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
         if scopes is not None:
             node.metadata_props[SCOPES] = scopes
     exported.save(path, external_data=True)
-    # The exporter's caches keep the graph alive; the weights must not stay with it.
+    # The same caches keep the graph alive; the weights must not stay with it.
     exported.exported_program = None
-    for value in exported.model.graph.initializers.values():
+    for value in weights:
         value.const_value = None
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import defaultdict
 from pathlib import Path
 
@@ -116,3 +118,18 @@ def test_an_exported_graph_names_modules_and_no_files(graphs):
     written = (folder / "fp32.onnx").read_bytes()
     assert b"blocks_u.0.mlp.fc1" in written
     assert b".py" not in written
+
+
+def test_an_export_keeps_no_weights(tmp_path):
+    """The exporter's caches outlive the program, and a build goes on with the file alone."""
+    classifier = build()
+    model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
+    module = lower(model.module, "fp16")
+    program = export.export_program(model, module, BatchRange(1, 1, 1))
+    # Storages of small tensors are shared with constants that are worth nothing.
+    weights = [weakref.ref(tensor) for tensor in program.state_dict.values() if tensor.numel() > 10_000]
+    assert len(weights) > 10
+    export.export_onnx(model, program, tmp_path / "graph.onnx")
+    del module, program
+    gc.collect()
+    assert sum(weight() is not None for weight in weights) == 0
