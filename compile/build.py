@@ -70,16 +70,17 @@ def compile_engine(
     target = preflight(settings, folder)
     with package.staging(folder) as partial:
         build = _Build(model, partial, settings, step, apart=target.splits_frontend)
-        program: ExportedProgram | None = build.export()
+        program = build.export()
         exported()
         declared = gates.declared_products(program)
-        graph = None
         if target.reads_onnx:
-            # A program holds all the weights: from here on the file does.
-            graph, program = build.export_onnx(program), None
+            graph = build.export_onnx(program)
+            del program  # it holds all the weights: from here on the file does
             build.verify_onnx(graph)
-            graph = build.quantize(graph)
-        built = build.engine(target, build.request(program, graph), declared)
+            request = build.request(None, build.quantize(graph))
+        else:
+            request = build.request(program, None)
+        built = build.engine(target, request, declared)
         manifest = build.package(built, seconds)
         package.publish(partial, folder)
     return manifest

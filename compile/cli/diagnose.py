@@ -82,7 +82,7 @@ def _settings(
     if target is not None or precision is not None:
         raise ConfigError("an ENGINE says its target and precision itself; leave --target and --precision out")
     manifest = Manifest.read(engine)
-    claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products")
+    claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products", "")
     hint = manifest.engine.get("inference_precision", "")
     settings = CompileSettings(
         target=manifest.target,
