@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.bench.environment import describe_environment
+from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.errors import DataError
-from kdcmae.evaluation.classification import score_clips
-from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings, label_map
-from kdcmae.predictors import EnginePredictor, Predictor, load_predictor
+from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, load_predictor
+from kdcmae.runtime.feeding import RAW
 
 __all__ = ["BEGIN", "END", "SCHEMA_VERSION", "drop_interval", "measure_accuracy", "render"]
 
@@ -24,7 +24,7 @@ BEGIN = "<!-- accuracy: written by `kdcmae-bench accuracy` -->"
 END = "<!-- end of accuracy -->"
 
 _RESAMPLES = 10_000
-_BATCH_SIZE = 16
+_MIDDLE = 5  # of the ten frames of a clip
 
 
 def measure_accuracy(
@@ -46,7 +46,7 @@ def measure_accuracy(
         The report, ready for JSON. The first of its rows is the checkpoint's.
 
     Raises:
-        DataError: an engine has other classes.
+        DataError: an engine has other classes, or the checkpoint's are not AVSynth's.
         KdcmaeError: a model cannot be opened or run.
     """
     environment = describe_environment()
@@ -111,19 +111,16 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _answers(predictor: Predictor, clips: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """(N,) each clip's best class, and whether it is its label."""
-    from kdcmae.data.dataset import DatasetSettings
-
-    facts = predictor.facts
-    data = EvaluationClips(
-        f"avsynth:{clips}",
-        label_map(facts.labels, None),
-        DatasetSettings(preprocessing=facts.preprocessing),
-        LoaderSettings(batch_size=_BATCH_SIZE),
-    )
-    scored = score_clips(predictor, data)
-    best = scored.scores.argmax(axis=1)
-    return best, scored.positives[np.arange(len(best)), best]
+    """(N,) each clip's best class, and whether it is its label; each model prepares the clips itself."""
+    data, labels = AVSynth("test", clips=clips), predictor.facts.labels
+    wanted = [record.labels[0] for record in data.records]
+    if not set(wanted) <= set(labels):
+        raise DataError(f"{predictor.facts.name} does not know AVSynth's classes; give a model finetuned on AVSynth")
+    raw = [data.read(record, predictor.facts.modality, [_MIDDLE]) for record in data.records]
+    rows = [predictor.prepare(clip.waveform, clip.frames or None) for clip in raw]
+    logits = batched_logits(predictor, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    best = logits.argmax(axis=1)
+    return best, np.array([labels[index] == label for index, label in zip(best, wanted, strict=True)])
 
 
 def _described(predictor: Predictor) -> dict[str, str]:
@@ -136,7 +133,8 @@ def _described(predictor: Predictor) -> dict[str, str]:
     executes = " + ".join(sorted(products, key=lambda name: -products[name])) or "unknown"
     keep = manifest.model.get("keep")
     kept = f", keep {keep['ratio']:g} by {keep['by']}" if keep else ""
-    return {"name": f"{manifest.target}, {manifest.precision['asked']}{kept}", "executes": executes}
+    raw = ", raw inputs" if any(spec.name in RAW for spec in manifest.inputs) else ""
+    return {"name": f"{manifest.target}, {manifest.precision['asked']}{kept}{raw}", "executes": executes}
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -55,11 +55,23 @@ def test_an_engine_loses_nothing_of_its_checkpoint(checkpoint: Path, engine: Pat
     assert f"| onnx, fp32 | fp32 | {100 * row['accuracy']:.2f} % | 0.00 (0.00 to 0.00) | 0 |" in text
 
 
+def test_an_engine_of_raw_inputs_prepares_the_clips_itself(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    arguments = ["--target", "onnx", "--inputs", "raw", "--checkpoint", str(checkpoint), "--output", str(folder)]
+    assert CliRunner().invoke(compile_main, arguments).exit_code == 0
+    _, row = measure_accuracy(checkpoint, [folder], clips=12)["rows"]
+    assert row["name"] == "onnx, fp32, raw inputs"
+    assert row["changed"] == 0
+
+
 def test_models_with_other_classes_are_not_compared(checkpoint: Path, tmp_path: Path) -> None:
     swapped = (LABELS.names[1], LABELS.names[0], *LABELS.names[2:])
     other = write_checkpoint(tmp_path / "other.safetensors", swapped)
     with pytest.raises(DataError, match="other classes"):
         measure_accuracy(checkpoint, [other], clips=12)
+    stranger = write_checkpoint(tmp_path / "stranger.safetensors", ("speech", "music"))
+    with pytest.raises(DataError, match="does not know AVSynth's classes"):
+        measure_accuracy(stranger, [], clips=12)
 
 
 def test_the_interval_of_the_drop_keeps_the_pairs() -> None:
