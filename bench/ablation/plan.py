@@ -53,13 +53,14 @@ class AblationSettings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     unlabelled_clips: int = 1536
-    labelled_clips: int = 240
+    labelled_clips: int = 192
     test_clips: int = 600
     pretraining: Mapping[str, Any] = field(
         default_factory=lambda: {
-            "batch_size": 16,
-            "epochs": 8,
-            "decay_start_epoch": 6,
+            "batch_size": 32,
+            "learning_rate": 1.5e-3,
+            "epochs": 7,
+            "decay_start_epoch": 5,
             "decay_every_epochs": 1,
             "precision": "bf16",
         }
