@@ -81,8 +81,9 @@ class Localization:
 def heatmap(model: KDCMAE, audio: Tensor, image: Tensor) -> Tensor:
     """How much better each place of the frame goes with the sound than with the rest of the picture.
 
-    Every patch is encoded by itself, as a view that keeps nothing else: what attention has mixed in a picture seen as a
-    whole tells of the sound at every place, often more in the background than where the object is.
+    Every patch is encoded by itself, as a view that keeps nothing else. Published models compare the sound with the
+    tokens of the whole picture; but attention has mixed those, and a model trained from nothing tells what the object
+    is in the many tokens of the background: on AVSynth its heat peaked everywhere but on the object.
 
     Args:
         model: in evaluation mode.

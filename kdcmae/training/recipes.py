@@ -43,8 +43,9 @@ def _pretraining(learning_rate: float, batch_size: int) -> TrainingSettings:
     )
 
 
-# Two seconds of sound fill 198 spectrogram frames, and a picture has 112 by 112 pixels.
-_AVSYNTH_SIZES = {"audio_length": 208, "image_size": 112}
+# Two seconds of sound fill 198 spectrogram frames, and a picture has 112 by 112 pixels. Half of the tiny preset's depth
+# learns as much from as many clips, and sooner.
+_AVSYNTH_SIZES = {"audio_length": 208, "image_size": 112, "specific_depth": 2}
 _FINETUNING_AUGMENTATION = {"frequency_mask": 48, "time_mask": 192, "mixup_rate": 0.5}
 
 # Source: the CAV-MAE and KDC-MAE training scripts.
@@ -116,9 +117,9 @@ RECIPES: Mapping[str, Recipe] = {
         training=TrainingSettings(
             learning_rate=2e-3,
             batch_size=64,
-            epochs=16,
-            decay_start_epoch=11,
-            decay_every_epochs=2,
+            epochs=8,
+            decay_start_epoch=6,
+            decay_every_epochs=1,
             warmup_steps=30,
             clip_grad_norm=5.0,
             workers=0,
@@ -140,12 +141,12 @@ RECIPES: Mapping[str, Recipe] = {
         training=FinetuningSettings(
             learning_rate=5e-4,
             batch_size=16,
-            epochs=16,
-            decay_start_epoch=8,
-            decay_every_epochs=2,
+            epochs=10,
+            decay_start_epoch=6,
+            decay_every_epochs=1,
             warmup_steps=50,
             clip_grad_norm=5.0,
-            average_from_epoch=14,
+            average_from_epoch=9,
             workers=0,
         ),
         preset="tiny",
