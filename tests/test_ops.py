@@ -167,3 +167,16 @@ def test_ids_of_another_batch(size):
 def test_lengths_that_do_not_sum_up():
     with pytest.raises(ConfigError, match="lengths sum to 7, but qkv has 10 rows"):
         ops.attention_ragged(torch.zeros(10, 24), (3, 4), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_training_in_half_precision_on_a_cpu_gives_what_float32_gives(dtype):
+    qkv = torch.randn(3, 17, 3 * 64, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    wide = qkv.detach().float().requires_grad_()
+    gradient = torch.randn(3, 17, 64, generator=torch.Generator().manual_seed(1))
+    attended, exact = ops.attention(qkv, 2), ops.attention(wide, 2)
+    attended.backward(gradient.to(dtype))
+    exact.backward(gradient)
+    assert attended.dtype == dtype
+    for ours, theirs in ((attended, exact), (qkv.grad, wide.grad)):
+        assert (ours.float() - theirs).norm() < 1e-2 * theirs.norm()

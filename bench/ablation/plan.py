@@ -52,12 +52,13 @@ class AblationSettings:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    unlabelled_clips: int = 1536
-    labelled_clips: int = 240
+    unlabelled_clips: int = 1024
+    labelled_clips: int = 144
     test_clips: int = 600
     pretraining: Mapping[str, Any] = field(
         default_factory=lambda: {
-            "batch_size": 16,
+            "batch_size": 32,
+            "learning_rate": 1.5e-3,
             "epochs": 8,
             "decay_start_epoch": 6,
             "decay_every_epochs": 1,

@@ -57,7 +57,7 @@ def _notes(report: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str,
         for part in ("pretraining", "finetuning")
     }
     yield (
-        f"AVSynth version {report['avsynth_version']}, the tiny preset, seeds: {len(settings['seeds'])} (mean ± "
+        f"AVSynth version {report['avsynth_version']}, the tiny model, seeds: {len(settings['seeds'])} (mean ± "
         f"standard deviation where there are several), in percent. Pretrained on {settings['unlabelled_clips']} "
         f"unlabelled clips, finetuned on {settings['labelled_clips']} labelled ones with the same budget in every row, "
         f"measured on "

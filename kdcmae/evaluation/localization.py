@@ -79,19 +79,27 @@ class Localization:
 
 
 def heatmap(model: KDCMAE, audio: Tensor, image: Tensor) -> Tensor:
-    """Similarity of each place of the frame to the sound.
+    """How much better each place of the frame goes with the sound than with the rest of the picture.
+
+    Every patch is encoded by itself, as a view that keeps nothing else. Published models compare the sound with the
+    tokens of the whole picture; but attention has mixed those, and a model trained from nothing tells what the object
+    is in the many tokens of the background: on AVSynth its heat peaked everywhere but on the object.
 
     Args:
         model: in evaluation mode.
         audio: (B, T, 128). image: (B, 3, S, S).
 
     Returns:
-        (B, rows, columns) cosine of each image token after ``norm_v`` to the mean audio token after ``norm_a``.
+        (B, rows, columns): the cosine of each patch after ``norm_v`` to the mean audio token after ``norm_a``, less its
+        mean cosine to all patches of the picture.
     """
-    audio_tokens, video_tokens = model.forward_features(audio, image)
-    sound = F.normalize(audio_tokens.mean(dim=1), dim=-1)
-    cosine = (F.normalize(video_tokens, dim=-1) @ sound[:, :, None]).squeeze(2)
-    return cosine.unflatten(1, model.config.image_grid)
+    length, batch = model.config.video_tokens, len(image)
+    alone = torch.arange(length, device=image.device)[:, None, None].expand(length, batch, 1)
+    patches = F.normalize(model.unified(model.video_tokens(image, alone), "video").float().squeeze(1), dim=-1)
+    patches = patches.unflatten(0, (length, batch)).transpose(0, 1)
+    sound = F.normalize(model.unified(model.audio_tokens(audio), "audio").float().mean(dim=1), dim=-1)
+    fit = (patches @ (sound - patches.mean(dim=1))[:, :, None]).squeeze(2)
+    return fit.unflatten(1, model.config.image_grid)
 
 
 @torch.inference_mode()
@@ -104,9 +112,9 @@ def localize(model: KDCMAE, batches: Iterable[Mapping[str, Tensor]]) -> Iterator
     """
     device = model.mask_token.device
     for batch in batches:
-        cosine = heatmap(model, batch["audio"].to(device), batch["image"].to(device))
+        fit = heatmap(model, batch["audio"].to(device), batch["image"].to(device))
         size = batch["image"].shape[-2:]
-        heat = F.interpolate(cosine[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0].cpu()
+        heat = F.interpolate(fit[:, None], size=size, mode="bilinear", align_corners=False)[:, 0].cpu()
         lowest, highest = heat.amin(dim=(1, 2), keepdim=True), heat.amax(dim=(1, 2), keepdim=True)
         scaled = (heat - lowest) / (highest - lowest).clamp(min=1e-12)
         yield Heat(batch["index"].cpu(), batch["image"].cpu(), scaled, batch.get("mask"))

@@ -8,7 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 from torch.distributed.tensor import DTensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.classifier import KDCMAEClassifier
@@ -363,15 +362,9 @@ def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-@contextmanager
-def _precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def _precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Compute in a dtype."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, dtype, enabled=dtype != torch.float32))
-        if device.type == "cpu" and dtype != torch.float32:
-            # The fused attention's backward takes most of a step on a CPU in bfloat16; the plain one is much faster.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _averaged(scores: list[Score]) -> dict[str, float]:

@@ -23,7 +23,16 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
         (B, L, D) in the dtype of ``qkv``, heads concatenated.
     """
     q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    if _trains_in_half_precision_on_cpu(qkv):
+        attended = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1) @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _trains_in_half_precision_on_cpu(qkv: Tensor) -> bool:
+    """Where PyTorch's fused attention, and its own plain one, take several times as long backward as three products."""
+    return qkv.device.type == "cpu" and qkv.dtype in (torch.bfloat16, torch.float16) and qkv.requires_grad
 
 
 def attention_ragged(qkv: Tensor, lengths: Sequence[int], num_heads: int) -> Tensor:

@@ -42,15 +42,17 @@ def heat(values: torch.Tensor, masks: torch.Tensor | None) -> Heat:
     return Heat(torch.arange(len(values)), torch.zeros(len(values), 3, SIZE, SIZE), values.float(), masks)
 
 
-def test_the_heatmap_is_the_cosine_of_the_mean_sound_and_each_place(model: KDCMAE) -> None:
+def test_the_heatmap_compares_each_patch_by_itself_with_the_sound_and_the_picture(model: KDCMAE) -> None:
     data = batch()
     with torch.no_grad():
-        cosine = heatmap(model, data["audio"], data["image"])
-        audio, video = model.forward_features(data["audio"], data["image"])
-    assert cosine.shape == (3, 4, 4)
-    for place in range(16):
-        expected = F.cosine_similarity(audio.mean(dim=1), video[:, place])
-        torch.testing.assert_close(cosine[:, place // 4, place % 4], expected)
+        fit = heatmap(model, data["audio"], data["image"])
+        sound = F.normalize(model.forward_features(data["audio"], data["image"])[0].mean(dim=1), dim=-1)
+        alone = [model.video_tokens(data["image"], torch.full((1, 3, 1), place)) for place in range(16)]
+        patches = [F.normalize(model.unified(token, "video")[:, 0], dim=-1) for token in alone]
+    assert fit.shape == (3, 4, 4)
+    for place, patch in enumerate(patches):
+        others = torch.stack([(patch * other).sum(dim=1) for other in patches]).mean(dim=0)
+        torch.testing.assert_close(fit[:, place // 4, place % 4], (patch * sound).sum(dim=1) - others)
 
 
 def test_heat_covers_the_frame_and_peaks_where_the_heatmap_does(model: KDCMAE, monkeypatch: pytest.MonkeyPatch) -> None:

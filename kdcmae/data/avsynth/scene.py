@@ -30,7 +30,7 @@ __all__ = [
     "sound",
 ]
 
-AVSYNTH_VERSION = 2  # of the scenes that a seed gives; any change of them gets another number
+AVSYNTH_VERSION = 3  # of the scenes that a seed gives; any change of them gets another number
 SPLITS = ("train", "valid", "test")
 
 CLIP_S = 2.0
@@ -42,9 +42,10 @@ FRAME_NUMBERS = tuple(number * FRAMES // FRAMES_PER_CLIP for number in range(FRA
 """Of the ten frames that a reader of the clip's file gets."""
 
 _RADII = (13.0, 21.0)
-_HIGHEST_PITCH_HZ, _PITCH_OCTAVES = 880.0, 2.0  # of the smallest object, and down to that of the largest
+_HIGHEST_PITCH_HZ, _PITCH_OCTAVES = 1280.0, 3.0  # of the smallest object, and down to that of the largest
 _PITCH_JITTER_OCTAVES = 0.15
-_GAINS_DB = (-16.0, -1.0)  # of the darkest object, and of the brightest
+_HUES, _HUE_JITTER = (0.0, 0.7), 0.02  # red for the lowest pitch, over green to blue for the highest, as with light
+_GAINS_DB = (-25.0, -1.0)  # of the darkest object, and of the brightest
 _GAP_RADII = 1.35  # room around a resting place: the object pulses and moves
 _DISTRACTORS = (0.5, 0.5)  # how often there are none, one
 
@@ -96,6 +97,8 @@ def draw_scene(split: str, index: int, *, seed: int) -> Scene:
     radii = rng.uniform(*_RADII, size=len(looks))
     gains_db = rng.uniform(*_GAINS_DB, size=len(looks))
     places = _places(radii, rng)
+    played = [kind.sound, *rng.choice(list(SOUNDS), size=len(looks) - 1)]
+    performances = [_performance(str(name), radius, rng) for name, radius in zip(played, radii.tolist(), strict=True)]
     objects = [
         SceneObject(
             look=str(look),
@@ -103,10 +106,12 @@ def draw_scene(split: str, index: int, *, seed: int) -> Scene:
             y=y,
             radius=radius,
             angle=rng.uniform(-0.4, 0.4),
-            colours=_object_colours(gains_db[number], rng),
-            performance=_performance(kind.sound if number == 0 else str(rng.choice(list(SOUNDS))), radius, rng),
+            colours=_object_colours(performance.pitch_hz, gain_db, rng),
+            performance=performance,
         )
-        for number, (look, radius, (x, y)) in enumerate(zip(looks, radii.tolist(), places, strict=True))
+        for look, performance, gain_db, radius, (x, y) in zip(
+            looks, performances, gains_db.tolist(), radii.tolist(), places, strict=True
+        )
     ]
     return Scene(
         kind=kind,
@@ -162,22 +167,21 @@ def _places(radii: NDArray[np.float64], rng: np.random.Generator) -> list[tuple[
             return [(float(x), float(y)) for x, y in places]
 
 
-def _object_colours(gain_db: float, rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """Any hue, and the louder, the brighter; the texture's colour has another hue, and is darker."""
-    hue, turn = rng.random(), rng.uniform(0.2, 0.8)
+def _object_colours(pitch_hz: float, gain_db: float, rng: np.random.Generator) -> tuple[Colour, Colour]:
+    """The higher, the bluer; the louder, the brighter. The texture's colour has any other hue, and is darker."""
+    octaves = np.log2(_HIGHEST_PITCH_HZ / pitch_hz)
+    hue = np.interp(octaves, (0, _PITCH_OCTAVES), _HUES[::-1]) + rng.uniform(-_HUE_JITTER, _HUE_JITTER)
     share = (gain_db - _GAINS_DB[0]) / (_GAINS_DB[1] - _GAINS_DB[0])
-    value = 0.4 + 0.55 * share + rng.uniform(-0.05, 0.05)
-    values = (value, 0.45 * value)
-    body, marks = (
-        colorsys.hsv_to_rgb((hue + t) % 1, rng.uniform(0.3, 0.7), v) for t, v in zip((0, turn), values, strict=True)
-    )
+    value = 0.35 + 0.6 * share + rng.uniform(-0.03, 0.03)
+    body = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.6, 0.95), value)
+    marks = colorsys.hsv_to_rgb((hue + rng.uniform(0.2, 0.8)) % 1, rng.uniform(0.3, 0.7), 0.45 * value)
     return body, marks
 
 
 def _ground(rng: np.random.Generator) -> Ground:
-    """Darker than any object."""
+    """Of any hue, but paler than any object."""
     first, second = (
-        colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.02, 0.12)) for _ in range(2)
+        colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.0, 0.15), rng.uniform(0.35, 0.5)) for _ in range(2)
     )
     return Ground(
         colours=(first, second),

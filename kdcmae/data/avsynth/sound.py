@@ -14,7 +14,7 @@ __all__ = ["Performance", "drive", "envelope", "tone"]
 Float64 = NDArray[np.float64]
 
 _EDGE_S = 0.02  # fade in and out of a note, so that it does not click
-_RANGE_OCTAVES = {"rising": 0.5, "falling": 0.5, "vibrato": 0.15, "steady": 0.0}  # up and down from the pitch
+_RANGE_OCTAVES = {"rising": 0.4, "falling": 0.4, "vibrato": 0.15, "steady": 0.0}  # up and down from the pitch
 _VIBRATO_HZ = 6.0
 _HIGHEST_HARMONIC_HZ = 7000.0
 _HARMONICS = {"bright": (1, 2, 3, 4, 5, 6, 7, 8), "hollow": (1, 3, 5, 7), "soft": (1, 2)}
