@@ -30,7 +30,7 @@ _LIBRARIES = (
     "tensorrt-rtx-cu13-bindings", "torch", "torch-tensorrt",
 )  # fmt: skip
 _SOURCES = ("kdcmae", "kdcmae.compile", "kdcmae.kernels")
-_SUFFIXES = (".py", ".json", ".csv", ".txt", ".safetensors")
+_SUFFIXES = (".py", ".json", ".csv", ".txt")  # weights count with the model that they are of
 _NO_FAST_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 

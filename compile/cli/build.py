@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
 from kdcmae.compile.cache import Cache, cache_key
 from kdcmae.compile.cli.engine import engine_options
@@ -98,6 +99,8 @@ def command(
 
 def _key(model_options: dict[str, Any], settings: CompileSettings) -> str:
     """The engine's name in the cache; empty where a file that it is made from cannot be read, as the build will say."""
+    if model_options["checkpoint"] is model_options["preset"] is None:
+        model_options = {**model_options, "checkpoint": default_checkpoint()}
     try:
         return cache_key(model_options, dataclasses.asdict(settings))
     except OSError:

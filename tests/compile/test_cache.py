@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -8,8 +9,9 @@ import pytest
 
 from kdcmae.compile import cache as caching
 from kdcmae.compile.cache import Cache, cache_key
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.manifest import Manifest, verify_files
+from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
 
 @pytest.fixture
@@ -116,3 +118,18 @@ def test_the_cache_needs_no_pytorch():
 
     code = "import sys, kdcmae.compile.cli.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_shipped_model_counts_by_its_weights(monkeypatch, tmp_path):
+    cli = importlib.import_module("kdcmae.compile.cli.build")
+    path = tmp_path / "classifier.safetensors"
+    monkeypatch.setattr(cli, "default_checkpoint", lambda: path)
+    settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1))
+
+    def key(weights: bytes, **options):
+        path.write_bytes(weights)
+        return cli._key({"checkpoint": None, "preset": None, **options}, settings)
+
+    assert key(b"one") == key(b"one")
+    assert key(b"one") != key(b"other")
+    assert key(b"one", preset="tiny") == key(b"other", preset="tiny")
