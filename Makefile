@@ -46,15 +46,16 @@ bench-gpu: $(STAMP)
 	$(BIN)/kdcmae-bench suite
 	$(BIN)/kdcmae-bench readme README.md
 
-# The model that ships with the package, from nothing, by its recipes: about half an hour on one shared core. bf16 is
-# fast only on CPUs that multiply it (AVX512_BF16, AMX); leave the setting out elsewhere. A run that was stopped goes on.
+# The model that ships with the package, from nothing, by its recipes: about twenty minutes on one shared core. bf16 is
+# fast only on CPUs that multiply it (AVX512_BF16, AMX); leave the setting out elsewhere. A run that was stopped goes
+# on.
 TRAIN := --set precision=bf16 --resume --json
 
 assets: $(STAMP)
 	mkdir -p out/assets
 	OMP_NUM_THREADS=1 $(BIN)/kdcmae pretrain --data avsynth:2048 --output out/assets/pretrained $(TRAIN) \
 		> out/assets/pretrained.json
-	OMP_NUM_THREADS=1 $(BIN)/kdcmae finetune --data avsynth:2000 --output out/assets/finetuned $(TRAIN) \
+	OMP_NUM_THREADS=1 $(BIN)/kdcmae finetune --data avsynth:6000 --output out/assets/finetuned $(TRAIN) \
 		--checkpoint out/assets/pretrained/model.safetensors > out/assets/finetuned.json
 	$(BIN)/python -m kdcmae.bench.assets out/assets
 

@@ -65,8 +65,12 @@ def _notes(report: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str,
         f"{seconds['finetuning']:.0f} s to finetune on one core of {report['environment']['host']['cpu']}."
     )
     yield ""
-    yield _verdict("Pretraining", by_row["kdc-mae"], by_row["scratch"], "training from scratch")
-    yield _verdict("Distillation", by_row["kdc-mae"], by_row["complementary"], "the row above it")
+    for what, row, other, title in (
+        ("Pretraining", "kdc-mae", "scratch", "training from scratch"),
+        ("Distillation", "kdc-mae", "complementary", "the row above it"),
+    ):
+        if row in by_row and other in by_row:
+            yield _verdict(what, by_row[row], by_row[other], title)
 
 
 def _verdict(what: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str) -> str:

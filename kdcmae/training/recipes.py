@@ -44,7 +44,7 @@ def _pretraining(learning_rate: float, batch_size: int) -> TrainingSettings:
 
 
 # Two seconds of sound fill 198 spectrogram frames, and a picture has 112 by 112 pixels. Half of the tiny preset's depth
-# learns as much from as many clips, and sooner.
+# is enough for them, and trains sooner.
 _AVSYNTH_SIZES = {"audio_length": 208, "image_size": 112, "specific_depth": 2}
 _FINETUNING_AUGMENTATION = {"frequency_mask": 48, "time_mask": 192, "mixup_rate": 0.5}
 
@@ -108,9 +108,9 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     # The published weights are for a large model that starts from an ImageNet MAE. A tiny one that starts from nothing
     # and has a few hundred steps needs others: at the published contrastive weight its two encoders never find each
-    # other. The reconstruction's sum is about as large as the contrastive loss, and the distillation's a ten-thousandth
-    # of it. A small decoder does, since patches are flat. Clips are made once and kept in memory, which workers would
-    # not share.
+    # other, and at their published proportion the gradients of reconstruction and distillation vanish beside the
+    # contrastive one's: flat patches are easy. These weights make the three gradients comparable. Clips are made once
+    # and kept in memory, which workers would not share.
     "avsynth-pretrain": Recipe(
         stage="pretrain",
         about="AVSynth, the tiny model; loss weights, temperature and targets are its own, not the published ones",
@@ -128,9 +128,9 @@ RECIPES: Mapping[str, Recipe] = {
         sizes={**_AVSYNTH_SIZES, "decoder_depth": 1},
         model={
             "norm_pix": False,
-            "reconstruction_weight": 0.3,
+            "reconstruction_weight": 10.0,
             "contrastive_weight": 1.0,
-            "distillation_weight": 100.0,
+            "distillation_weight": 1000.0,
             "bidirectional": True,
             "temperature": 0.07,
         },
@@ -139,14 +139,14 @@ RECIPES: Mapping[str, Recipe] = {
         stage="finetune",
         about="AVSynth, the tiny model",
         training=FinetuningSettings(
-            learning_rate=5e-4,
+            learning_rate=1e-3,
             batch_size=16,
-            epochs=10,
-            decay_start_epoch=6,
+            epochs=7,
+            decay_start_epoch=4,
             decay_every_epochs=1,
             warmup_steps=50,
             clip_grad_norm=5.0,
-            average_from_epoch=9,
+            average_from_epoch=6,
             workers=0,
         ),
         preset="tiny",

@@ -139,3 +139,17 @@ def test_the_table_has_means_and_spread_and_says_who_won() -> None:
     text = " ".join(lines)
     assert "Pretraining against training from scratch: +25.0 points" in text
     assert "Distillation against the row above it: +0.0 points of accuracy on average, better with 1 of 2" in text
+
+
+def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
+    rows = [row for row in ROWS if row.name in ("scratch", "kdc-mae")]
+    report = {
+        "avsynth_version": 3,
+        "environment": {"host": {"cpu": "a processor"}},
+        "settings": {"seeds": [0], "unlabelled_clips": 10, "labelled_clips": 5, "test_clips": 100},
+        "rows": [{"name": row.name, "title": row.title} for row in rows],
+        "cells": [_cell("scratch", 0, 0.2, pretrained=False), _cell("kdc-mae", 0, 0.4)],
+    }
+    text = render(report)
+    assert "Pretraining against training from scratch: +20.0 points" in text
+    assert "Distillation" not in text
