@@ -34,7 +34,7 @@ test-gpu: $(STAMP)
 		echo "compute-sanitizer is not on the PATH: the kernels did not run under it"; \
 	fi
 
-# The shipped model and the base preset on this machine: engines are compiled once, measuring takes less than ten minutes.
+# The shipped model and the base preset on this machine: engines are compiled once, measuring takes about ten minutes.
 # Writes bench/results/ and the README's tables. `kdcmae-bench compare` tells what became slower since the last run.
 bench: $(STAMP)
 	$(BIN)/kdcmae-bench suite

@@ -26,7 +26,7 @@ from kdcmae.errors import DeviceError, EngineError
 
 __all__ = ["Solo", "layouts"]
 
-_WINDOWS, _MOST_WINDOWS = 6, 12
+_WINDOWS, _MOST_WINDOWS = 6, 9
 _SATURATED = 1.05  # another doubling of the batch has to bring more than this
 _COLD_STARTS = (5, 3)  # windows, and starts in each
 

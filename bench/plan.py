@@ -152,7 +152,7 @@ PLANS: Mapping[str, ModelPlan] = {
             "torch.compile": "left out of the suite: compiling takes minutes; "
             "kdcmae-bench preset:base torch-compile:preset:base measures it",
         },
-        seconds=8.0,
+        seconds=5.0,
         clips=8,
         largest_batch=4,
     ),

@@ -45,7 +45,7 @@ def command(
     """Benchmark the shipped model and the base preset on this machine, and keep the report.
 
     Every target is a row, also where it cannot run here. Engines are compiled once and used again while they are of
-    the same weights; measuring takes less than ten minutes.
+    the same weights; measuring takes about ten minutes.
 
     \b
     kdcmae-bench suite                    measure, write bench/results/MACHINE/NNNN-*.json and MACHINE.html

@@ -44,7 +44,7 @@ def _pretraining(learning_rate: float, batch_size: int) -> TrainingSettings:
 
 
 # Two seconds of sound fill 198 spectrogram frames, and a picture has 112 by 112 pixels. Half of the tiny preset's depth
-# is enough for them, and trains sooner.
+# trains sooner.
 _AVSYNTH_SIZES = {"audio_length": 208, "image_size": 112, "specific_depth": 2}
 _FINETUNING_AUGMENTATION = {"frequency_mask": 48, "time_mask": 192, "mixup_rate": 0.5}
 

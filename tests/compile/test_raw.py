@@ -174,18 +174,6 @@ def test_openvino_agrees_with_the_torch_model_from_the_raw_clip(frame_size, open
         assert engine.self_test().passed
 
 
-@pytest.mark.slow
-def test_aoti_agrees_with_the_torch_model_from_the_raw_clip(checkpoint, run, smallest, tmp_path):
-    demo_clip(tmp_path / "clip.mp4", seconds=0.5)
-    clip = read_clip(tmp_path / "clip.mp4")
-    result = run("--target", "aoti", "--checkpoint", checkpoint, "--inputs", "raw", "--output", tmp_path / "engine")
-    assert result.exit_code == 0, result.stderr
-    right = expected(smallest, models.classifier_model(smallest, **FACTS), clip, clip.frames[5])
-    with load_engine(tmp_path / "engine") as engine:
-        feed = engine.prepare(clip.waveform, 16000, [clip.frames[5]])
-        assert relative_error(engine.infer(feed)["logits"], right) < TOLERANCE["fp32"]
-
-
 def test_openvino_runs_the_frontend_in_float32_and_the_rest_as_asked(openvino, native_half):
     manifest = Manifest.read(openvino.folder)
     claims = {claim["layers"]: claim for claim in manifest.precision["claims"]}
