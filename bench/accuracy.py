@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.bench.environment import describe_environment
+from kdcmae.config import Modality
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.errors import DataError
@@ -116,7 +117,7 @@ def _answers(predictor: Predictor, clips: int) -> tuple[NDArray[np.intp], NDArra
     wanted = [record.labels[0] for record in data.records]
     if not set(wanted) <= set(labels):
         raise DataError(f"{predictor.facts.name} does not know AVSynth's classes; give a model finetuned on AVSynth")
-    raw = [data.read(record, predictor.facts.modality, [_MIDDLE]) for record in data.records]
+    raw = [data.read(record, cast(Modality, predictor.facts.modality), [_MIDDLE]) for record in data.records]
     rows = [predictor.prepare(clip.waveform, clip.frames or None) for clip in raw]
     logits = batched_logits(predictor, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     best = logits.argmax(axis=1)
