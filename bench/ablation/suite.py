@@ -6,7 +6,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from typing import Any
 from kdcmae.bench.ablation.plan import ROWS, AblationSettings, Row
 from kdcmae.bench.environment import describe_environment
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
+from kdcmae.data.parallel import end_with_parent
 from kdcmae.errors import DataError
 
 __all__ = ["SCHEMA_VERSION", "run_ablation"]
@@ -84,7 +84,7 @@ def _results(cells: list[Any], processes: int) -> Iterator[dict[str, Any]]:
             yield kept
     # Spawned, because a fork would inherit the threads of PyTorch without their state.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent) as pool:
         futures = [pool.submit(_run_and_keep, cell) for cell in missing]
         try:
             for future in as_completed(futures):
@@ -94,18 +94,6 @@ def _results(cells: list[Any], processes: int) -> Iterator[dict[str, Any]]:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone, even killed: two would write to one cell."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_and_keep(cell: Any) -> dict[str, Any]:

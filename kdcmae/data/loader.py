@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClips
 from kdcmae.data.dataset import ClipDataset, Sample
+from kdcmae.data.parallel import loader_context
 from kdcmae.data.sampling import BatchSampler, Draw
 
 __all__ = ["BROKEN_LIMIT", "REDRAWS", "ClipLoader", "collate", "evaluation_loader", "training_loader"]
@@ -86,6 +87,7 @@ class ClipLoader:
             guarded,
             batch_sampler=self._asked,
             num_workers=workers,
+            multiprocessing_context=loader_context(workers),
             persistent_workers=workers > 0,
             collate_fn=collate,
             pin_memory=pin_memory,

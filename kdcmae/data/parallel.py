@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from kdcmae.errors import DataError
 
-__all__ = ["map_in_processes"]
+__all__ = ["end_with_parent", "loader_context", "map_in_processes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,15 +58,38 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def loader_context(workers: int) -> BaseContext | None:
+    """How the worker processes of a PyTorch loader start: from a process without threads, where the system has fork.
+
+    PyTorch's own way forks this process, and a lock that another of its threads, such as an inference engine's, holds
+    at that moment stays locked in the worker for ever.
+
+    Args:
+        workers: how many; 0 gives None, as the loader wants it.
+    """
+    if workers == 0:
+        return None
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kdcmae.data.loader"])  # PyTorch is imported once, not in every worker
+    return context
+
+
+def end_with_parent() -> None:
+    """End this process, which :mod:`multiprocessing` started, when its parent is gone, even killed."""
+    threading.Thread(target=_wait_and_end, daemon=True).start()
+
+
 def _start() -> None:
     """Set up a process of the pool, before numpy is loaded: one thread each, ended by its parent or with it."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def _wait_and_end() -> None:
     """A parent that is killed cannot end its processes, which would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -28,6 +28,7 @@ from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClip
 from kdcmae.data.dataset import DatasetSettings, Sample, SampleMaker
 from kdcmae.data.loader import REDRAWS, collate
 from kdcmae.data.manifest import ClipRecord, LabelMap, frame_path, parse_labels
+from kdcmae.data.parallel import loader_context
 from kdcmae.data.reading import RawClip, read_record
 from kdcmae.errors import ConfigError, DataError
 
@@ -123,6 +124,7 @@ class ShardLoader:
             stream,
             batch_size=None,  # the stream makes them, so that each reader has its own
             num_workers=self._settings.workers,
+            multiprocessing_context=loader_context(self._settings.workers),
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),

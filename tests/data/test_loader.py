@@ -20,7 +20,6 @@ SETTINGS = DatasetSettings(
 
 Batch = dict[str, torch.Tensor]
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # its workers
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 

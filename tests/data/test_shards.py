@@ -18,7 +18,6 @@ from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.runtime.preprocessing import Preprocessing
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # its workers
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 LABELS = LabelMap(("barking", "singing", "typing"), ("/m/1", "/m/2", "/m/3"))

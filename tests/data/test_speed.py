@@ -9,7 +9,6 @@ from kdcmae.data.speed import measure_speed
 from kdcmae.runtime.preprocessing import Preprocessing
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the loader's workers
 @pytest.mark.parametrize("workers", [0, 1])
 def test_speed_counts_whole_batches(extracted, workers: int) -> None:  # type: ignore[no-untyped-def]
     settings = DatasetSettings(preprocessing=Preprocessing(audio_frames=32, image_size=16))
