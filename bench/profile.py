@@ -19,7 +19,7 @@ from kdcmae.bench.work import count_work
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest, verify_files
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import openvino_core
 
 __all__ = ["BEGIN", "END", "LayerTime", "profile_engine", "render"]
 
@@ -146,7 +146,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _timed(folder: Path, manifest: Manifest, threads: int, seconds: float) -> tuple[float, list[LayerTime]]:
     """Median latency in ms, and the mean time of the layers."""
-    core = import_openvino().Core()
+    core = openvino_core()
     weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
     properties = {
         "PERFORMANCE_HINT": "LATENCY",

@@ -26,7 +26,7 @@ from kdcmae.compile.parity import Arrays, cosine, relative_error
 from kdcmae.compile.settings import CompileSettings, Gate
 from kdcmae.compile.targets import load_target
 from kdcmae.compile.targets.onnx import open_session
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 
 __all__ = ["Layer", "Stage", "compare_layers", "diagnose", "layer_values", "onnx_values", "openvino_values"]
 
@@ -210,7 +210,7 @@ def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
 
     def values(names: Sequence[str], inputs: Arrays) -> Arrays:
         ov = import_openvino()
-        core = ov.Core()
+        core = openvino_core()
         model = core.read_model(path)
         present = {name for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
         own = {name for port in model.outputs for name in port.get_names()}

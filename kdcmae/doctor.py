@@ -21,7 +21,7 @@ from kdcmae.errors import BrokenDependencyError, MissingDependencyError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, require_device
 from kdcmae.runtime.cuda import Driver, describe_driver
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 from kdcmae.runtime.tensorrt import import_tensorrt
 from kdcmae.runtime.torch_trt import import_torch_tensorrt
 
@@ -212,7 +212,7 @@ def _openvino_devices() -> dict[str, str]:
     if not _is_installed("openvino"):
         return {}
     try:
-        core = import_openvino().Core()
+        core = openvino_core()
         return {name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices}
     except (BrokenDependencyError, RuntimeError):
         return {}  # reported with its target

@@ -19,7 +19,7 @@ from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.rows import split_short_blocks
 from kdcmae.errors import EngineError
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
@@ -66,7 +66,7 @@ def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], pre
     ov, nncf = import_openvino(), import_nncf()
     chosen = set(products_of(onnx.load(graph, load_external_data=False).graph, layers))
     try:
-        model = ov.Core().read_model(graph)
+        model = openvino_core().read_model(graph)
         chosen |= attention.separate_products(model, chosen).keys()
         chosen |= attention.score_products(model, chosen)
         quantized = _closest(model, clips, chosen)
@@ -121,11 +121,11 @@ def _quantized(model: Any, clips: Clips, products: set[str], *, smooth: bool) ->
 
 def open_model(path: Path) -> Callable[[Arrays], Arrays]:
     """Compile an IR for the CPU as the engine will be, and give what runs it."""
-    return _runner(import_openvino().Core().read_model(path))
+    return _runner(openvino_core().read_model(path))
 
 
 def _runner(model: Any) -> Callable[[Arrays], Arrays]:
-    core = import_openvino().Core()
+    core = openvino_core()
     properties = {"INFERENCE_PRECISION_HINT": floating_hint(core), "PERFORMANCE_HINT": "LATENCY"}
     compiled = core.compile_model(model, "CPU", properties)
     request = compiled.create_infer_request()

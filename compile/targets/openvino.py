@@ -16,7 +16,7 @@ from kdcmae.compile.quantize.openvino import declared_products, floating_hint
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.compile.targets.ir import keep_frontend_float32
 from kdcmae.errors import EngineError
-from kdcmae.runtime.openvino import Pipeline, executed_precision, import_openvino
+from kdcmae.runtime.openvino import Pipeline, executed_precision, import_openvino, openvino_core
 
 __all__ = ["TARGET", "OpenVino"]
 
@@ -41,7 +41,7 @@ class OpenVino:
         engine = {"file": "model.xml", "device": "CPU"}
         models = []
         try:
-            core = ov.Core()
+            core = openvino_core()
             hint = _HINTS.get(request.precision) or floating_hint(core)
             if request.frontend is not None:
                 engine["frontend"] = "frontend.xml"
@@ -77,7 +77,7 @@ TARGET = OpenVino()
 def _convert(graph: Path, path: Path) -> Path:
     """Save a graph as IR; its types are the ones wanted, and compressing would change them."""
     ov = import_openvino()
-    ov.save_model(ov.Core().read_model(graph), path, compress_to_fp16=False)
+    ov.save_model(openvino_core().read_model(graph), path, compress_to_fp16=False)
     return path
 
 

@@ -6,6 +6,7 @@ preprocessing of a bf16 or int8 engine has to stay float32.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections import Counter, defaultdict
@@ -25,7 +26,7 @@ from kdcmae.runtime.backend import (
 )
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["OpenVINOBackend", "Pipeline", "executed_precision", "import_openvino"]
+__all__ = ["OpenVINOBackend", "Pipeline", "executed_precision", "import_openvino", "openvino_core"]
 
 _PRECISIONS = ("f32", "bf16", "f16")
 _DTYPES = {
@@ -50,6 +51,20 @@ def import_openvino() -> ModuleType:
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return import_library("openvino", install="kdcmae[openvino]")
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process.
+
+    A Core with a CPU plugin gives its thread another stack for signals, and puts the one it found back when it ends.
+    Two that do not end in the opposite order leave one that is unmapped, and the next signal that Python handles, such
+    as the SIGCHLD that PyTorch's loaders listen to, is a segmentation fault.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    return import_openvino().Core()
 
 
 def executed_precision(compiled: Any) -> dict[str, dict[str, int]]:
@@ -118,7 +133,7 @@ class OpenVINOBackend:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if (threads := engine_threads(manifest, threads)) is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
-        core = ov.Core()
+        core = openvino_core()
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
         # Variants of one engine share their weights; without a file named, they lie beside the .xml.
         weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""

@@ -14,11 +14,12 @@ from kdcmae.compile.cli.engine import parse_batch
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
+from kdcmae.runtime.openvino import openvino_core
 
 
 @pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:2:4"), ("bf16", "2")])
-def test_openvino(precision, batch, checkpoint, tmp_path, run, native_half):
-    executed = "fp32" if precision == "fp32" else native_half
+def test_openvino(precision, batch, checkpoint, tmp_path, run, native):
+    executed = native[precision]
     folder = tmp_path / "engine"
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", precision, "--batch", batch,
                  "--execute-as", executed, "--output", folder, "--json")  # fmt: skip
@@ -152,14 +153,12 @@ def test_batches():
             parse_batch(text)
 
 
-def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path, run, native_half):
-    import openvino
-
+def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path, run, native):
     folder = tmp_path / "engine"
     arguments = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp16", "--output", folder)
-    assert run(*arguments, "--execute-as", native_half).exit_code == 0
+    assert run(*arguments, "--execute-as", native["fp16"]).exit_code == 0
     types = {}
-    for node in openvino.Core().read_model(folder / "model.xml").get_ops():
+    for node in openvino_core().read_model(folder / "model.xml").get_ops():
         if node.get_type_name() in ("MVN", "Softmax", "ReduceMean", "Gelu"):
             types.setdefault(node.get_type_name(), set()).add(node.get_output_element_type(0).to_string())
     assert types == {"MVN": {"f32"}, "Softmax": {"f32"}, "ReduceMean": {"f32"}, "Gelu": {"f16"}}

@@ -72,9 +72,8 @@ def test_an_honest_export_has_no_such_layer(model, graph):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_stage_is_compared(precision, model, tmp_path, native_half):
-    executed = "fp32" if precision == "fp32" else native_half
-    settings = CompileSettings(target="openvino", precision=precision, batch=ONE, execute_as=executed)
+def test_every_stage_is_compared(precision, model, tmp_path, native):
+    settings = CompileSettings(target="openvino", precision=precision, batch=ONE, execute_as=native[precision])
     stages = diagnose(model, settings, tmp_path, engine={}, step=lambda name: nullcontext())
     assert [stage.name for stage in stages] == ["lowered", "onnx", "openvino"]
     assert all(stage.first is None for stage in stages)

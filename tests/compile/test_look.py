@@ -117,10 +117,10 @@ def test_diff_of_an_engine_with_itself_is_empty(engine, copy, run):
     assert facts["outputs"]["logits"]["error"] == 0.0
 
 
-def test_diff_names_settings_and_compares_outputs(engine, checkpoint, run, tmp_path, native_half):
+def test_diff_names_settings_and_compares_outputs(engine, checkpoint, run, tmp_path, native):
     half = tmp_path / "half"
-    built = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", "bf16", "--execute-as", native_half,
-                "--output", half)  # fmt: skip
+    built = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", "bf16", "--execute-as",
+                native["bf16"], "--output", half)  # fmt: skip
     assert built.exit_code == 0, built.stderr
     result = run("diff", engine, half, "--json")
     assert result.exit_code == 0, result.stderr

@@ -16,7 +16,7 @@ from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.ranking import linear_layers
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 
 BATCH = BatchRange(1, 1, 1)
 BLOCKS = 3  # one audio, one video and one unified block
@@ -47,11 +47,11 @@ def products(model, graph) -> set[str]:
 
 @pytest.fixture
 def network(graph):
-    return import_openvino().Core().read_model(graph)
+    return openvino_core().read_model(graph)
 
 
 def outputs(network, model):
-    compiled = import_openvino().Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled(dict(examples(model, 1)))["logits"]
 
 
@@ -107,13 +107,13 @@ def test_queries_and_keys_are_rounded_symmetrically_where_they_are_made(network,
 
 def test_scores_run_on_integers(model, graph, tmp_path):
     """The queries' and keys' products give int8, and nothing stands between them and the attention."""
-    ov = import_openvino()
+    core = openvino_core()
     clips = load_clips(model, "avsynth:4", BATCH, split="train")
     path = tmp_path / "graph.xml"
     openvino.quantize(graph, path, clips, linear_layers(model.module), "int8")
-    network = ov.Core().read_model(path)
+    network = core.read_model(path)
     assert openvino.declared_products(network, "fp32")["int8"] == BLOCKS * (3 + 3 + 1) + 1  # 80 unified tokens are cut
-    compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": openvino.floating_hint(ov.Core())})
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": openvino.floating_hint(core)})
     facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
     given = [
         info["outputPrecisions"].astype(str)

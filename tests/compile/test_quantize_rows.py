@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdcmae.compile.quantize.rows import split_short_blocks
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 
 WIDTH = 8
 
@@ -32,7 +32,7 @@ def layer(rows: int, *, samples: int = 1, rounded: bool = True, smooth: bool = T
 
 def run(model, rows):
     inputs = np.random.default_rng(1).standard_normal((1, rows, WIDTH), dtype=np.float32)
-    compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled([inputs])[0]
 
 

@@ -28,7 +28,7 @@ from kdcmae.data.clip import read_clip
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.runtime import feeding, load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import openvino_core
 from kdcmae.runtime.preprocessing import prepare_audio, prepare_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # raised by torch's own exporter
@@ -133,13 +133,13 @@ def test_the_frontend_is_float32_in_the_graph(exported):
 
 
 @pytest.fixture(scope="module")
-def engines(checkpoint, run, native_half, tmp_path_factory):
+def engines(checkpoint, run, native, tmp_path_factory):
     """OpenVINO engines by precision, each compiled when it is first asked for, and their options."""
 
     @functools.cache
     def compiled(precision):
         folder = tmp_path_factory.mktemp("openvino") / precision
-        execute_as = ("--execute-as", native_half) if precision in ("fp16", "bf16") else ()
+        execute_as = ("--execute-as", native[precision]) if precision in ("fp16", "bf16") else ()
         options = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", precision, *execute_as,
                    "--batch", "1:2:3", "--no-cache")  # fmt: skip
         result = run(*options, "--inputs", "raw", "--output", folder)
@@ -174,7 +174,7 @@ def test_openvino_agrees_with_the_torch_model_from_the_raw_clip(frame_size, open
         assert engine.self_test().passed
 
 
-def test_openvino_runs_the_frontend_in_float32_and_the_rest_as_asked(openvino, native_half):
+def test_openvino_runs_the_frontend_in_float32_and_the_rest_as_asked(openvino, native):
     manifest = Manifest.read(openvino.folder)
     claims = {claim["layers"]: claim for claim in manifest.precision["claims"]}
     assert all(claim["holds"] for claim in claims.values())
@@ -182,17 +182,15 @@ def test_openvino_runs_the_frontend_in_float32_and_the_rest_as_asked(openvino, n
     kinds = manifest.precision["frontend"]
     assert kinds["Convolution"] == kinds["FullyConnected"] == {"fp32": 1}  # the spectrum, the mel bands
     assert kinds["MatMul"] == {"fp32": 2}  # the resizing
-    products = set(manifest.precision["products"])
-    assert products == {{"fp32": "fp32", "int8": "int8"}.get(openvino.precision, native_half)} | (
-        {native_half} if openvino.precision == "int8" else set()
-    )
+    quantised = {"int8"} if openvino.precision == "int8" else set()
+    assert set(manifest.precision["products"]) == quantised | {native[openvino.precision]}
 
 
 def test_openvino_has_the_same_file_behind_its_frontend_as_without_one(openvino, run, tmp_path):
     """Whatever loads engines of prepared inputs loads it too."""
     folder = tmp_path / "prepared"
     assert run(*openvino.options, "--output", folder).exit_code == 0
-    core = import_openvino().Core()
+    core = openvino_core()
     models = [core.read_model(one / "model.xml") for one in (folder, openvino.folder)]
     assert (folder / "model.bin").read_bytes() == (openvino.folder / "model.bin").read_bytes()
     for ports in ("inputs", "outputs"):

@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 from kdcmae.runtime.preprocessing import Preprocessing
 
 LABELS = ("barking", "singing", "engine, idling")
@@ -50,7 +50,7 @@ class TinyEngines:
             onnx.save(model, folder / "model.onnx")
         elif target == "openvino":
             ov = import_openvino()
-            ir = ov.Core().read_model(model.SerializeToString())
+            ir = openvino_core().read_model(model.SerializeToString())
             ov.save_model(ir, folder / "model.xml", compress_to_fp16=False)
         else:
             (folder / "engine.plan").write_bytes(b"plan")

@@ -11,7 +11,7 @@ import pytest
 from kdcmae.errors import EngineError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import TensorSpec
-from kdcmae.runtime.openvino import OpenVINOBackend, import_openvino
+from kdcmae.runtime.openvino import OpenVINOBackend, import_openvino, openvino_core
 
 
 def with_precision(precision: Any) -> dict[str, Any]:
@@ -30,8 +30,7 @@ def test_executed_precision_is_what_the_hint_asked_for(tiny: Any) -> None:
 
 
 def test_executed_precision_tells_bfloat16_from_float32(tiny: Any) -> None:
-    ov = import_openvino()
-    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bfloat16 arithmetic")
     assert products(tiny.make("openvino", ["audio", "image"], **with_precision("bf16"))) == {"bf16": 2}
 
@@ -54,7 +53,7 @@ def test_threads_of_the_manifest_give_way_to_the_callers(tiny: Any) -> None:
 def test_a_tensor_is_known_by_any_of_its_names(tiny: Any) -> None:
     """An IR made from a graph that ends in an identity carries the names from before and after it."""
     folder = tiny.make("openvino", ["audio"])
-    [output] = import_openvino().Core().read_model(folder / "model.xml").outputs
+    [output] = openvino_core().read_model(folder / "model.xml").outputs
     assert output.get_names() == {"logits", "audio.term"}
     assert load_engine(folder).self_test().passed
 
@@ -63,7 +62,7 @@ def test_half_precision_outputs_come_back_as_float32(tiny: Any) -> None:
     ov = import_openvino()
     outputs = (TensorSpec("logits", ("batch", 3), "float16", ""),)
     folder = tiny.make("openvino", outputs=outputs)
-    model = ov.Core().read_model(folder / "model.xml")
+    model = openvino_core().read_model(folder / "model.xml")
     conversion = ov.preprocess.PrePostProcessor(model)
     conversion.output("logits").tensor().set_element_type(ov.Type.f16)
     half = conversion.build()
@@ -130,3 +129,19 @@ def test_a_frontend_must_be_under_a_digest(tiny: Any, name: str) -> None:
     tiny.edit(folder, lambda content: content["files"].pop(name))
     with pytest.raises(EngineError, match=rf"files does not list {name}"):
         load_engine(folder)
+
+
+def test_signals_are_handled_after_engines_ended_in_the_order_they_began(tiny: Any) -> None:
+    """Each engine's own Core would leave the other's signal stack behind, unmapped."""
+    folder = tiny.make("openvino")
+    script = (
+        "import signal, sys\n"
+        "from kdcmae.runtime import load_engine\n"
+        "first, second = load_engine(sys.argv[1]), load_engine(sys.argv[1])\n"
+        "for engine in (first, second):\n"
+        "    engine.close()\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
