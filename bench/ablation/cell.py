@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -17,13 +17,14 @@ from kdcmae import load_classifier, load_pretrained
 from kdcmae.bench.ablation.plan import AblationSettings, Row
 from kdcmae.config import EncoderConfig
 from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.evaluation import classification, localization, retrieval
 from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
 from kdcmae.predictors import CheckpointPredictor
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.loop import Run, Trainer
-from kdcmae.training.recipes import recipe
+from kdcmae.training.recipes import Stage, recipe
 from kdcmae.training.runs import Request, finetuning_run, pretraining_run
 
 __all__ = ["Cell", "run_cell"]
@@ -51,7 +52,14 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What decides its figures, as JSON gives it back; a kept result must have the same."""
         budgets = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "seeds"}
-        facts = {"row": dataclasses.asdict(self.row), "seed": self.seed, "settings": budgets, "threads": self.threads}
+        facts = {
+            "avsynth_version": AVSYNTH_VERSION,
+            "recipes": [dataclasses.asdict(recipe(f"avsynth-{stage}", stage)) for stage in get_args(Stage)],
+            "row": dataclasses.asdict(self.row),
+            "seed": self.seed,
+            "settings": budgets,
+            "threads": self.threads,
+        }
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
@@ -63,8 +71,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         cell: what to run. The threads of this process are set to its number.
 
     Returns:
-        ``row``, ``seed``, ``accuracy`` per withheld modality, and, where it was pretrained, ``retrieval`` and
-        ``localization``; ``seconds`` of each part.
+        ``row``, ``seed``, ``accuracy`` per budget and withheld modality, and, where it was pretrained, ``retrieval``
+        and ``localization``; ``seconds`` of each part.
 
     Raises:
         KdcmaeError: a run failed.
@@ -74,25 +82,31 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     result: dict[str, Any] = {"row": cell.row.name, "seed": cell.seed, "seconds": {}}
     pretrained = None
     if cell.row.objective is not None:
-        pretrained = _trained(cell, "pretrain", cell.settings.unlabelled_clips, cell.settings.pretraining, None)
+        settings = cell.settings.pretraining
+        pretrained = _trained(cell, "pretrain", "pretrain", cell.settings.unlabelled_clips, settings, None)
         result["seconds"]["pretraining"] = round(time.perf_counter() - start, 1)
         result.update(_measured_features(pretrained, cell.settings.test_clips))
     finetuning = time.perf_counter()
-    finetuned = _trained(cell, "finetune", cell.settings.labelled_clips, cell.settings.finetuning, pretrained)
+    result["accuracy"] = {}
+    for budget, settings in cell.settings.finetuning.items():
+        folder = f"finetune {budget}".replace(" ", "-")
+        finetuned = _trained(cell, "finetune", folder, cell.settings.labelled_clips, settings, pretrained)
+        result["accuracy"][budget] = _accuracy(finetuned, cell.settings.test_clips)
     result["seconds"]["finetuning"] = round(time.perf_counter() - finetuning, 1)
-    result["accuracy"] = _accuracy(finetuned, cell.settings.test_clips)
     result["seconds"]["total"] = round(time.perf_counter() - start, 1)
     return result
 
 
-def _trained(cell: Cell, stage: Any, clips: int, settings: Mapping[str, Any], checkpoint: Path | None) -> Path:
+def _trained(
+    cell: Cell, stage: Any, folder: str, clips: int, settings: Mapping[str, Any], checkpoint: Path | None
+) -> Path:
     """The weights of one training run, which goes on from where it stopped."""
     objective = cell.row.objective if stage == "pretrain" else None
     overrides = {**settings, **(objective or {}), "seed": cell.seed, "workers": 0}
     request = Request(
         recipe=recipe(f"avsynth-{stage}", stage),
         data=f"avsynth:{clips}",
-        output=cell.folder / stage,
+        output=cell.folder / folder,
         checkpoint=checkpoint,
         overrides=tuple(f"{name}={value}" for name, value in overrides.items()),
     )
