@@ -11,24 +11,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from kdcmae.cli import main
 from kdcmae.collectives import gather_rows
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.training.distributed import joined, spread
 from kdcmae.training.tracking import read_metrics
 
 HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+COMMAND = str(Path(sys.executable).with_name("kdcmae"))
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> tuple[Path, Path]:
     """Folders of the same runs on one process and on two ranks."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*command, str(HERE / "two_ranks.py"), str(two)],
+        [*TORCHRUN, str(HERE / "two_ranks.py"), str(two)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as ranks, pytest.MonkeyPatch.context() as patch:  # fmt: skip
         patch.syspath_prepend(str(HERE))
@@ -52,6 +55,23 @@ def test_losses_and_weights_are_those_of_one_process(name, both):
         # Adam moves weights whose gradients are rounding noise by as much as any others.
         if ".attn.qkv." not in tensor_name:
             assert (spread_weights[tensor_name] - tensor).abs().median() < 1e-5, tensor_name
+
+
+@pytest.mark.slow
+def test_the_command_on_two_ranks_logs_the_losses_of_one_process(pretrain_arguments, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    ranks = subprocess.run(
+        [*TORCHRUN, "--no-python", COMMAND, *pretrain_arguments(two)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ranks.returncode == 0, ranks.stderr
+    assert "on 2 x cpu" in ranks.stderr
+    result = CliRunner().invoke(main, pretrain_arguments(one))
+    assert result.exit_code == 0, result.output
+    expected, found = (read_metrics(folder / "metrics.jsonl") for folder in (one, two))
+    assert len(expected) == len(found) == 20  # 16 steps and 4 validations
+    for here, there in zip(expected, found, strict=True):
+        assert there == pytest.approx(here, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["one_direction", "bidirectional", "distillation", "softmax_distillation"])
