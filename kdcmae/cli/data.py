@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdcmae.cli.common import KdcmaeGroup, exit_on_sigterm, json_option, note, print_json, progress_console
+from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
 
 if TYPE_CHECKING:
@@ -82,13 +83,22 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @click.argument("manifest", metavar="MANIFEST", type=_PATH)
 @click.argument("folder", metavar="OUT", type=_PATH)
 @click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
+@click.option(
+    "--broken-limit",
+    type=click.FloatRange(0, 1),
+    default=BROKEN_LIMIT,
+    show_default=True,
+    help="Share of clips that may fail.",
+)
 @_processes_option
 @json_option
-def extract_videos(manifest: Path, folder: Path, image_size: int, processes: int, as_json: bool) -> None:
+def extract_videos(
+    manifest: Path, folder: Path, image_size: int, broken_limit: float, processes: int, as_json: bool
+) -> None:
     """Turn videos into 16 kHz sound and ten frames, and a manifest of them.
 
     Run again, it goes on where it stood. Clips that cannot be decoded are left out of the new manifest;
-    OUT/report.json says why.
+    OUT/report.json says why. Exits with 1 if they are more than the limit; what was decoded is kept.
 
     \b
     kdcmae data extract videos.csv extracted
@@ -109,8 +119,14 @@ def extract_videos(manifest: Path, folder: Path, image_size: int, processes: int
     else:
         click.echo(f"{outcome.extracted} clips extracted, {outcome.kept} done before, {len(outcome.failed)} failed")
         click.echo(document["manifest"])
+    failed = f"{len(outcome.failed)} of {len(records)} clips failed"
+    if len(outcome.failed) > broken_limit * len(records):
+        raise GateError(
+            f"{failed}, more than the limit of {broken_limit:.2%}; {folder / _REPORT_FILE} says why: "
+            "replace them and run again, or raise --broken-limit"
+        )
     if outcome.failed:
-        note(f"note: {len(outcome.failed)} clips failed; {folder / _REPORT_FILE} says why")
+        note(f"note: {failed}; {folder / _REPORT_FILE} says why")
 
 
 @command.command(name="stats")

@@ -58,13 +58,19 @@ def test_extract_resumes_and_reports_failures(avsynth: Path, extracted: Path) ->
         rows.writerow(("path", "labels"))
         rows.writerows((record.video, record.labels[0]) for record in read_manifest(avsynth / "valid.jsonl"))
         rows.writerow(("text.mp4", "rising disc"))
-    result = run("extract", avsynth.parent / "videos.csv", extracted, "--processes", 1, "--json")
+    command = ("extract", avsynth.parent / "videos.csv", extracted, "--processes", 1, "--json")
+    result = run(*command, "--broken-limit", 0.4)
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert (document["extracted"], document["kept"], list(document["failed"])) == (0, 2, ["text"])
     assert "is not a media file" in document["failed"]["text"]
     assert json.loads((extracted / "report.json").read_text()) == document
-    assert "1 clips failed" in result.stderr
+    assert "note: 1 of 3 clips failed" in result.stderr
+    stopped = run(*command)
+    assert stopped.exit_code == 1
+    assert "error: 1 of 3 clips failed, more than the limit of 1.00%" in stopped.stderr
+    assert "--broken-limit" in stopped.stderr
+    assert json.loads(stopped.stdout) == document
     assert len(read_manifest(document["manifest"])) == 2
 
 

@@ -81,6 +81,14 @@ def test_gradients_are_those_of_one_process(loss, both):
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
 
 
+def test_broken_clips_of_all_ranks_count(both):
+    one, two = (json.loads((folder / "broken.json").read_text()) for folder in both)
+    assert two == one * 2
+    assert "2 of 24 clips cannot be used, more than the limit of 5.00%" in one[0]
+    for clip in ("clip_0", "clip_1"):
+        assert f"{clip}: is damaged" in one[0]
+
+
 def test_without_other_ranks_rows_stay_as_they_are():
     rows = torch.randn(2, 3)
     assert gather_rows(rows) is rows
