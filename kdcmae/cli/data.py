@@ -42,7 +42,7 @@ def command() -> None:
     """Make, extract, check and measure clips.
 
     MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
-    columns path, labels (separated by ';') and optionally id.
+    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, or a folder of .tar shards.
     """
     exit_on_sigterm()
 
@@ -130,18 +130,18 @@ def extract_videos(
 
 
 @command.command(name="stats")
-@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option(
     "--audio-frames", type=click.IntRange(min=1), default=1024, show_default=True, help="That the model takes."
 )
 @_processes_option
 @json_option
-def stats(manifest: Path, audio_frames: int, processes: int, as_json: bool) -> None:
+def stats(data: Path, audio_frames: int, processes: int, as_json: bool) -> None:
     """Measure the mean and standard deviation of the spectrogram, padding included, as published."""
-    from kdcmae.data.manifest import read_manifest
+    from kdcmae.data.shard_files import list_clips
     from kdcmae.data.stats import spectrogram_stats
 
-    records = read_manifest(manifest)
+    records = list_clips(data)
     with _progress("measure", len(records)) as on_clip:
         measured = spectrogram_stats(records, audio_frames=audio_frames, processes=processes, on_clip=on_clip)
     if as_json:
@@ -153,23 +153,24 @@ def stats(manifest: Path, audio_frames: int, processes: int, as_json: bool) -> N
 
 
 @command.command(name="check")
-@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option("--labels", "label_file", type=_PATH, help="The classes, as text or CSV; without it no label is checked.")
 @click.option("--shortest", "shortest_s", type=float, default=1.0, show_default=True, help="Seconds of sound.")
 @click.option("--silence", "silence_db", type=float, default=-60.0, show_default=True, help="Peak in dB full scale.")
 @_processes_option
 @json_option
 def check(
-    manifest: Path, label_file: Path | None, shortest_s: float, silence_db: float, processes: int, as_json: bool
+    data: Path, label_file: Path | None, shortest_s: float, silence_db: float, processes: int, as_json: bool
 ) -> None:
     """Find missing, corrupt, short and silent clips and unknown labels before a long run does.
 
     Every clip is read to its end. Exits with 1 if there are problems.
     """
     from kdcmae.data.check import check_clips
-    from kdcmae.data.manifest import LabelMap, read_manifest
+    from kdcmae.data.manifest import LabelMap
+    from kdcmae.data.shard_files import list_clips
 
-    records = read_manifest(manifest)
+    records = list_clips(data)
     labels = None if label_file is None else LabelMap.read(label_file)
     with _progress("check", len(records)) as on_clip:
         problems = check_clips(
