@@ -132,10 +132,10 @@ class Trainer:
         if self.steps_per_epoch < 1:
             raise ConfigError(f"an epoch has fewer clips than batch_size={self.settings.batch_size}; lower it")
         select_trained(run.model, self.settings)
-        run.model.to(device).train()
+        run.model.train()
         if self.settings.compile:
             run.model.compile()
-        self.spread = spread(run.model, self.settings.parallel)
+        self.spread = spread(run.model, self.settings.parallel, device)
         self.optimizer = build_optimizer(self.spread.module, self.settings)
         dtype = _autocast_dtype(self.settings.precision, device)
         self.precision = partial(_precision, device, dtype)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from kdcmae.cli import main
 from kdcmae.collectives import gather_rows
@@ -96,7 +97,18 @@ def test_without_other_ranks_rows_stay_as_they_are():
 
 def test_sharding_needs_torchrun():
     with pytest.raises(ConfigError, match="torchrun"):
-        spread(torch.nn.Linear(2, 2), "fsdp")
+        spread(torch.nn.Linear(2, 2), "fsdp", torch.device("cpu"))
+
+
+def test_a_sharded_model_is_never_moved_whole(random_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_: pytest.fail("the whole model was moved"))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    try:
+        model = random_runs.random_run("pretrain", tmp_path / "run").model
+        spread(model, "fsdp", torch.device("cpu"))
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
