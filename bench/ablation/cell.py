@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -17,13 +17,14 @@ from kdcmae import load_classifier, load_pretrained
 from kdcmae.bench.ablation.plan import AblationSettings, Row
 from kdcmae.config import EncoderConfig
 from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.evaluation import classification, localization, retrieval
 from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
 from kdcmae.predictors import CheckpointPredictor
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.loop import Run, Trainer
-from kdcmae.training.recipes import recipe
+from kdcmae.training.recipes import Recipe, Stage, recipe
 from kdcmae.training.runs import Request, finetuning_run, pretraining_run
 
 __all__ = ["Cell", "run_cell"]
@@ -51,7 +52,14 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What decides its figures, as JSON gives it back; a kept result must have the same."""
         budgets = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "seeds"}
-        facts = {"row": dataclasses.asdict(self.row), "seed": self.seed, "settings": budgets, "threads": self.threads}
+        facts = {
+            "row": dataclasses.asdict(self.row),
+            "seed": self.seed,
+            "settings": budgets,
+            "threads": self.threads,
+            "avsynth_version": AVSYNTH_VERSION,
+            "recipes": {stage: dataclasses.asdict(_recipe(stage)) for stage in get_args(Stage)},
+        }
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
@@ -85,12 +93,16 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return result
 
 
-def _trained(cell: Cell, stage: Any, clips: int, settings: Mapping[str, Any], checkpoint: Path | None) -> Path:
+def _recipe(stage: Stage) -> Recipe:
+    return recipe(f"avsynth-{stage}", stage)
+
+
+def _trained(cell: Cell, stage: Stage, clips: int, settings: Mapping[str, Any], checkpoint: Path | None) -> Path:
     """The weights of one training run, which goes on from where it stopped."""
     objective = cell.row.objective if stage == "pretrain" else None
     overrides = {**settings, **(objective or {}), "seed": cell.seed, "workers": 0}
     request = Request(
-        recipe=recipe(f"avsynth-{stage}", stage),
+        recipe=_recipe(stage),
         data=f"avsynth:{clips}",
         output=cell.folder / stage,
         checkpoint=checkpoint,

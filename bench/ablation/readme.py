@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from kdcmae.config import ClassifierConfig, EncoderConfig, PretrainingConfig, preset
+from kdcmae.data.augment import Augmentation
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.training.recipes import Stage, recipe
 
 __all__ = ["BEGIN", "END", "render"]
 
@@ -60,10 +66,15 @@ def _notes(report: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str,
         f"AVSynth version {report['avsynth_version']}, the tiny model, seeds: {len(settings['seeds'])} (mean ± "
         f"standard deviation where there are several), in percent. Pretrained on {settings['unlabelled_clips']} "
         f"unlabelled clips, finetuned on {settings['labelled_clips']} labelled ones with the same budget in every row, "
-        f"measured on "
-        f"{settings['test_clips']} held-out clips. A cell took {seconds['pretraining']:.0f} s to pretrain and "
-        f"{seconds['finetuning']:.0f} s to finetune on one core of {report['environment']['host']['cpu']}."
+        f"measured on {settings['test_clips']} held-out clips. A cell took {seconds['pretraining']:.0f} s to pretrain "
+        f"and {seconds['finetuning']:.0f} s to finetune on one core of {report['environment']['host']['cpu']}."
     )
+    yield ""
+    ratio = settings["pretraining"].get("mask_ratio", _recipe_settings("pretrain")["mask_ratio"])
+    yield f"Each view is masked by {100 * ratio:g} % in pretraining. Settings, with the recipe's own in brackets:"
+    yield ""
+    yield f"- `avsynth-pretrain` with {_differences('pretrain', settings['pretraining'])}"
+    yield f"- `avsynth-finetune` with {_differences('finetune', settings['finetuning'])}"
     yield ""
     for what, row, other, title in (
         ("Pretraining", "kdc-mae", "scratch", "training from scratch"),
@@ -71,6 +82,25 @@ def _notes(report: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str,
     ):
         if row in by_row and other in by_row:
             yield _verdict(what, by_row[row], by_row[other], title)
+
+
+def _differences(stage: Stage, given: Mapping[str, Any]) -> str:
+    """The settings that are not the recipe's, each with the recipe's own."""
+    own = _recipe_settings(stage)
+    named = [f"{name} {value} ({own[name]})" for name, value in given.items() if value != own[name]]
+    return ", ".join(named) or "nothing changed"
+
+
+def _recipe_settings(stage: Stage) -> dict[str, Any]:
+    """Everything that a run's settings may change, as the recipe has it."""
+    base = recipe(f"avsynth-{stage}", stage)
+    sizes = {**base.sizes, **base.model}
+    config: EncoderConfig
+    if stage == "pretrain":
+        config = preset(PretrainingConfig, base.preset, **sizes)
+    else:
+        config = preset(ClassifierConfig, base.preset, num_classes=len(LABELS), **sizes)
+    return {**asdict(config), **asdict(Augmentation(**base.augmentation)), **asdict(base.training)}
 
 
 def _verdict(what: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str) -> str:
