@@ -13,16 +13,12 @@ from typing import Any, get_args
 import torch
 from rich.console import Console
 
-from kdcmae import load_classifier, load_pretrained
+from kdcmae import load_classifier
 from kdcmae.bench.ablation.plan import AblationSettings, Row
-from kdcmae.config import EncoderConfig
-from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.bench.heldout import measure_accuracy, measure_features
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
-from kdcmae.data.dataset import DatasetSettings
-from kdcmae.evaluation import classification, localization, retrieval
-from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
+from kdcmae.evaluation.classification import Missing
 from kdcmae.predictors import CheckpointPredictor
-from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.loop import Run, Trainer
 from kdcmae.training.recipes import Recipe, Stage, recipe
 from kdcmae.training.runs import Request, finetuning_run, pretraining_run
@@ -115,34 +111,13 @@ def _trained(cell: Cell, stage: Stage, clips: int, settings: Mapping[str, Any], 
     return Trainer(run, device=torch.device("cpu"), resume=True, console=Console(quiet=True)).fit().weights
 
 
-def _test_clips(config: EncoderConfig, clips: int) -> EvaluationClips:
-    facts = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
-    return EvaluationClips(f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=facts), LoaderSettings())
-
-
 def _measured_features(checkpoint: Path, clips: int) -> dict[str, Any]:
-    model = load_pretrained(checkpoint).eval()
-    held_out = _test_clips(model.config, clips)
-    features = retrieval.extract_features(retrieval.CheckpointFeatures(model), held_out)
-    located = localization.summarize(localization.localize(model, held_out.masked(held_out)))
-    return {
-        "retrieval": dataclasses.asdict(retrieval.retrieve(features)),
-        "localization": dataclasses.asdict(located),
-    }
+    found, located = measure_features(checkpoint, clips)
+    return {"retrieval": dataclasses.asdict(found), "localization": dataclasses.asdict(located)}
 
 
 def _accuracy(checkpoint: Path, clips: int) -> dict[str, float]:
     """Of the whole input, and with one modality withheld."""
-    classifier = load_classifier(checkpoint).eval()
-    predictor, held_out = CheckpointPredictor(classifier, checkpoint.stem), _test_clips(classifier.config, clips)
-    withheld: dict[str, classification.Missing | None] = {
-        "both": None,
-        "without_audio": "audio",
-        "without_video": "video",
-    }
-    return {
-        name: classification.summarize(
-            classification.score_clips(predictor, held_out, missing=missing), LABELS.names
-        ).accuracy
-        for name, missing in withheld.items()
-    }
+    predictor = CheckpointPredictor(load_classifier(checkpoint).eval(), checkpoint.stem)
+    withheld: dict[str, Missing | None] = {"both": None, "without_audio": "audio", "without_video": "video"}
+    return {name: measure_accuracy(predictor, clips, missing=missing) for name, missing in withheld.items()}

@@ -257,7 +257,11 @@ def inpainting(setup: Setup, mask: Any, mask_ratio: float, seed: int, norm_pix: 
 @_task("localization")
 @_pictures_option
 def localization(setup: Setup, pictures: int) -> None:
-    """Where a pretraining checkpoint sees what it hears: pictures, and scores where the manifest names masks."""
+    """Where a pretraining checkpoint sees what it hears: pictures, and scores where the manifest names masks.
+
+    Every patch is compared with the sound by itself, without the rest of the picture. "other sound" gives each picture
+    the sound of the clip before it: as much of the score is found without hearing.
+    """
     from kdcmae.evaluation.localization import draw_heat, localize, summarize
 
     model, preprocessing = setup.pretrained()
