@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 import wave
 from collections.abc import Callable, Iterable
@@ -14,6 +15,8 @@ import pytest
 
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, frame_path
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share the files that made_media.py makes
 
 LABELS = ("barking", "singing", "typing")
 
