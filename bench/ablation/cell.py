@@ -49,12 +49,12 @@ class Cell:
         """What decides its figures, as JSON gives it back; a kept result must have the same."""
         budgets = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "seeds"}
         facts = {
+            "avsynth_version": AVSYNTH_VERSION,
+            "recipes": [dataclasses.asdict(_recipe(stage)) for stage in get_args(Stage)],
             "row": dataclasses.asdict(self.row),
             "seed": self.seed,
             "settings": budgets,
             "threads": self.threads,
-            "avsynth_version": AVSYNTH_VERSION,
-            "recipes": {stage: dataclasses.asdict(_recipe(stage)) for stage in get_args(Stage)},
         }
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
@@ -67,8 +67,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         cell: what to run. The threads of this process are set to its number.
 
     Returns:
-        ``row``, ``seed``, ``accuracy`` per withheld modality, and, where it was pretrained, ``retrieval`` and
-        ``localization``; ``seconds`` of each part.
+        ``row``, ``seed``, ``accuracy`` per budget and withheld modality, and, where it was pretrained, ``retrieval``
+        and ``localization``; ``seconds`` of each part.
 
     Raises:
         KdcmaeError: a run failed.
@@ -78,13 +78,17 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     result: dict[str, Any] = {"row": cell.row.name, "seed": cell.seed, "seconds": {}}
     pretrained = None
     if cell.row.objective is not None:
-        pretrained = _trained(cell, "pretrain", cell.settings.unlabelled_clips, cell.settings.pretraining, None)
+        settings = cell.settings.pretraining
+        pretrained = _trained(cell, "pretrain", "pretrain", cell.settings.unlabelled_clips, settings, None)
         result["seconds"]["pretraining"] = round(time.perf_counter() - start, 1)
         result.update(_measured_features(pretrained, cell.settings.test_clips))
     finetuning = time.perf_counter()
-    finetuned = _trained(cell, "finetune", cell.settings.labelled_clips, cell.settings.finetuning, pretrained)
+    result["accuracy"] = {}
+    for budget, settings in cell.settings.finetuning.items():
+        folder = f"finetune {budget}".replace(" ", "-")
+        finetuned = _trained(cell, "finetune", folder, cell.settings.labelled_clips, settings, pretrained)
+        result["accuracy"][budget] = _accuracy(finetuned, cell.settings.test_clips)
     result["seconds"]["finetuning"] = round(time.perf_counter() - finetuning, 1)
-    result["accuracy"] = _accuracy(finetuned, cell.settings.test_clips)
     result["seconds"]["total"] = round(time.perf_counter() - start, 1)
     return result
 
@@ -93,14 +97,16 @@ def _recipe(stage: Stage) -> Recipe:
     return recipe(f"avsynth-{stage}", stage)
 
 
-def _trained(cell: Cell, stage: Stage, clips: int, settings: Mapping[str, Any], checkpoint: Path | None) -> Path:
+def _trained(
+    cell: Cell, stage: Stage, folder: str, clips: int, settings: Mapping[str, Any], checkpoint: Path | None
+) -> Path:
     """The weights of one training run, which goes on from where it stopped."""
     objective = cell.row.objective if stage == "pretrain" else None
     overrides = {**settings, **(objective or {}), "seed": cell.seed, "workers": 0}
     request = Request(
         recipe=_recipe(stage),
         data=f"avsynth:{clips}",
-        output=cell.folder / stage,
+        output=cell.folder / folder,
         checkpoint=checkpoint,
         overrides=tuple(f"{name}={value}" for name, value in overrides.items()),
     )

@@ -48,31 +48,31 @@ class AblationSettings:
         unlabelled_clips: of AVSynth's train split, to pretrain on.
         labelled_clips: the first ones of the train split, to finetune on.
         test_clips: of the test split, to measure on.
-        pretraining, finetuning: settings that differ from the recipes ``avsynth-pretrain`` and ``avsynth-finetune``.
+        pretraining: settings that differ from the recipe ``avsynth-pretrain``.
+        finetuning: budgets by name, as settings that differ from the recipe ``avsynth-finetune``. A short one shows
+            what pretraining saves, a long one what it adds to what the labels teach.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     unlabelled_clips: int = 2048
     labelled_clips: int = 240
     test_clips: int = 600
-    pretraining: Mapping[str, Any] = field(
+    pretraining: Mapping[str, Any] = field(default_factory=lambda: {"precision": "bf16"})
+    finetuning: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
-            "mask_ratio": 0.5,  # with 0.75 and a third of the steps, seed 0 learnt little that finetuning could use
-            "batch_size": 16,
-            "learning_rate": 1e-3,
-            "epochs": 6,
-            "decay_start_epoch": 4,
-            "decay_every_epochs": 1,
-            "precision": "bf16",
-        }
-    )
-    # Few steps: with four times as many, seed 0 learnt as much from scratch.
-    finetuning: Mapping[str, Any] = field(
-        default_factory=lambda: {
-            "epochs": 5,
-            "decay_start_epoch": 3,
-            "warmup_steps": 10,
-            "average_from_epoch": 5,
-            "precision": "bf16",
+            "75 steps": {
+                "epochs": 5,
+                "decay_start_epoch": 3,
+                "warmup_steps": 10,
+                "average_from_epoch": 5,
+                "precision": "bf16",
+            },
+            "300 steps": {
+                "epochs": 20,
+                "decay_start_epoch": 14,
+                "warmup_steps": 30,
+                "average_from_epoch": 17,
+                "precision": "bf16",
+            },
         }
     )

@@ -75,7 +75,8 @@ def command(
 
 
 def _tell(result: dict[str, Any], done: int, total: int) -> None:
+    accuracies = ", ".join(f"{100 * held['both']:.1f} % ({budget})" for budget, held in result["accuracy"].items())
     note(
-        f"[{done}/{total}] {result['row']}, seed {result['seed']}: accuracy {100 * result['accuracy']['both']:.1f} % "
+        f"[{done}/{total}] {result['row']}, seed {result['seed']}: accuracy {accuracies} "
         f"after {result['seconds']['total']:.0f} s"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.settings import QUANTIZED
@@ -19,7 +19,7 @@ from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.tensorrt import error_logger, import_tensorrt
 
-__all__ = ["TARGET", "TensorRt"]
+__all__ = ["TARGET", "TensorRt", "plan_writer"]
 
 # The names that TensorRT's types have here.
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
@@ -47,11 +47,15 @@ class TensorRt:
         config.add_optimization_profile(_profile(builder, request))
         capabilities = _target_all_capabilities(trt, config, request.precision) if flavour == "tensorrt_rtx" else ()
         executed = _layer_precisions(network)
-        plan = builder.build_serialized_network(network, config)
+        # Unbuffered: a disk that fills up is noticed while the library writes, not when the file is closed.
+        with (request.folder / "engine.plan").open("wb", buffering=0) as file:
+            writer = plan_writer(trt, file)  # as it is made: in memory the plan would be one more copy of the weights
+            built = builder.build_serialized_network_to_stream(network, config, writer)
         del parser  # it owns the weights, so it had to outlive the build
-        if plan is None:
+        if writer.error is not None:
+            raise writer.error
+        if not built:
             raise EngineError(f"{flavour} {trt.__version__} could not build the engine: {logger.reason()}")
-        (request.folder / "engine.plan").write_bytes(plan)
         products = executed["MATRIX_MULTIPLY"]
         if request.precision in QUANTIZED:
             # Products of dequantised operands: TensorRT fuses the pairs into 8-bit kernels where the GPU has them.
@@ -99,6 +103,24 @@ def _parse(trt: ModuleType, builder: Any, logger: Any, graph: Path) -> tuple[Any
         problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise EngineError(f"TensorRT {trt.__version__} does not take this graph: {'; '.join(problems[:3])}")
     return network, parser
+
+
+def plan_writer(trt: ModuleType, file: IO[bytes]) -> Any:
+    """What TensorRT hands the plan to; an error of the file is kept, because it cannot pass through the library."""
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.error: OSError | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:
+                self.error = error
+                return 0
+
+    return Writer()
 
 
 def _profile(builder: Any, request: BuildRequest) -> Any:

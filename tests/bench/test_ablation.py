@@ -25,7 +25,7 @@ SMALL = AblationSettings(
     labelled_clips=16,
     test_clips=12,
     pretraining={"epochs": 1, "batch_size": 8, "decoder_num_heads": 1, "precision": "fp32", **SIZES},
-    finetuning={"epochs": 1, "batch_size": 8, "average_from_epoch": "none", "precision": "fp32"},
+    finetuning={"1 epoch": {"epochs": 1, "batch_size": 8, "average_from_epoch": "none", "precision": "fp32"}},
 )
 
 
@@ -40,8 +40,8 @@ def test_each_row_adds_one_part() -> None:
 def test_a_cell_trains_and_measures_and_is_kept(tmp_path: Path) -> None:
     rows = (ROWS[0], ROWS[-1])
     seen: list[tuple[int, int]] = []
-    finetuning = {**SMALL.finetuning, **{name: value for name, value in SIZES.items() if "decoder" not in name}}
-    settings = replace(SMALL, finetuning=finetuning)
+    encoder = {name: value for name, value in SIZES.items() if "decoder" not in name}
+    settings = replace(SMALL, finetuning={"1 epoch": {**SMALL.finetuning["1 epoch"], **encoder}})
     # A checkpoint gives the sizes, so that the two rows cannot share sizes among the settings of finetuning.
     first = run_cell(Cell(row=rows[0], seed=0, settings=settings, folder=tmp_path / "scratch-0", threads=1))
     assert set(first) == {"row", "seed", "seconds", "accuracy"}
@@ -51,7 +51,7 @@ def test_a_cell_trains_and_measures_and_is_kept(tmp_path: Path) -> None:
     (cell,) = report["cells"]
     assert seen == [(1, 1)]
     assert cell["retrieval"]["clips"] == cell["localization"]["clips"] == 12
-    assert set(cell["accuracy"]) == {"both", "without_audio", "without_video"}
+    assert set(cell["accuracy"]["1 epoch"]) == {"both", "without_audio", "without_video"}
     assert json.loads(json.dumps(report, allow_nan=False))["cells"] == report["cells"]
 
 
@@ -129,12 +129,16 @@ def _cell(row: str, seed: int, accuracy: float, *, pretrained: bool = True) -> d
         "row": row,
         "seed": seed,
         "seconds": {"finetuning": 10.0, "total": 20.0, **({"pretraining": 9.0} if pretrained else {})},
-        "accuracy": {"both": accuracy, "without_audio": 0.2, "without_video": 0.4},
+        "accuracy": {
+            "few": {"both": accuracy / 2, "without_audio": 0.1, "without_video": 0.1},
+            "many": {"both": accuracy, "without_audio": 0.2, "without_video": 0.4},
+        },
         **(features if pretrained else {}),
     }
 
 
 def test_the_table_has_means_and_spread_and_says_who_won() -> None:
+    own = RECIPES["avsynth-pretrain"]
     accuracies = {"scratch": (0.5, 0.6), "cav-mae": (0.6, 0.6), "second-view": (0.7, 0.6)}
     accuracies |= {"complementary": (0.7, 0.9), "kdc-mae": (0.8, 0.8)}
     report = {
@@ -142,8 +146,8 @@ def test_the_table_has_means_and_spread_and_says_who_won() -> None:
         "environment": {"host": {"cpu": "a processor"}},
         "settings": {
             **{"seeds": [0, 1], "unlabelled_clips": 10, "labelled_clips": 5, "test_clips": 100},
-            "pretraining": {"mask_ratio": 0.5, "batch_size": 64, "precision": "bf16"},
-            "finetuning": {"mixup_rate": 0.5},
+            "pretraining": {"mask_ratio": 0.6, "batch_size": own.training.batch_size, "precision": "bf16"},
+            "finetuning": {"few": {"mixup_rate": 0.5}, "many": {}},
         },
         "rows": [{"name": row.name, "title": row.title} for row in ROWS],
         "cells": [
@@ -153,15 +157,17 @@ def test_the_table_has_means_and_spread_and_says_who_won() -> None:
         ],
     }
     lines = render(report).splitlines()
-    assert lines[2] == "| from scratch | 55.0 ± 7.1 | 40.0 ± 0.0 | 20.0 ± 0.0 |  |  |  |  |"
-    assert lines[6].startswith("| + distillation: KDC-MAE | 80.0 ± 0.0 | 40.0 ± 0.0 | 20.0 ± 0.0 | 10.0 ± 0.0 | 30.0")
-    assert lines[7] == "| *chance or baseline* |  |  |  | 1.0 | 10.0 | 2.0 | 5.0 |"
+    assert lines[2] == "| from scratch | 27.5 ± 3.5 | 55.0 ± 7.1 | 40.0 ± 0.0 | 20.0 ± 0.0 |  |  |  |  |"
+    assert lines[6].startswith(
+        "| + distillation: KDC-MAE | 40.0 ± 0.0 | 80.0 ± 0.0 | 40.0 ± 0.0 | 20.0 ± 0.0 | 10.0 ± 0.0 | 30.0"
+    )
+    assert lines[7] == "| *chance or baseline* |  |  |  |  | 1.0 | 10.0 | 2.0 | 5.0 |"
     text = " ".join(lines)
-    assert "Pretraining against training from scratch: +25.0 points" in text
-    assert "Each view is masked by 50 % in pretraining." in text
-    assert "- `avsynth-pretrain` with mask_ratio 0.5 (0.75), precision bf16 (auto)" in lines  # batch_size is its own
-    assert "- `avsynth-finetune` with mixup_rate 0.5 (0.0)" in lines
-    assert "Distillation against the row above it: +0.0 points of accuracy on average, better with 1 of 2" in text
+    assert "Pretraining against training from scratch, many: +25.0 points" in text
+    assert "Each view is masked by 60 % in pretraining." in text
+    assert f"- `avsynth-pretrain` with mask_ratio 0.6 ({own.model['mask_ratio']}), precision bf16 (auto)" in lines
+    assert "- `avsynth-finetune`, few: with mixup_rate 0.5 (0.0)" in lines
+    assert "Distillation against the row above it, many: +0.0 points of accuracy on average, better with 1 of 2" in text
 
 
 def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
@@ -171,13 +177,13 @@ def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
         "environment": {"host": {"cpu": "a processor"}},
         "settings": {
             **{"seeds": [0], "unlabelled_clips": 10, "labelled_clips": 5, "test_clips": 100},
-            **{"pretraining": {}, "finetuning": {}},
+            **{"pretraining": {}, "finetuning": {"few": {}, "many": {}}},
         },
         "rows": [{"name": row.name, "title": row.title} for row in rows],
         "cells": [_cell("scratch", 0, 0.2, pretrained=False), _cell("kdc-mae", 0, 0.4)],
     }
     text = render(report)
-    assert "Pretraining against training from scratch: +20.0 points" in text
+    assert "Pretraining against training from scratch, many: +20.0 points" in text
     assert "Distillation" not in text
-    assert "masked by 75 %" in text
-    assert "- `avsynth-finetune` with nothing changed" in text
+    assert f"masked by {100 * RECIPES['avsynth-pretrain'].model['mask_ratio']:g} %" in text
+    assert "- `avsynth-finetune`, many: with nothing changed" in text
