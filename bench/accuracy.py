@@ -14,6 +14,7 @@ from kdcmae.bench.environment import describe_environment
 from kdcmae.config import Modality
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
+from kdcmae.data.clip import MIDDLE_FRAME
 from kdcmae.errors import DataError
 from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, load_predictor
 from kdcmae.runtime.feeding import RAW
@@ -25,7 +26,6 @@ BEGIN = "<!-- accuracy: written by `kdcmae-bench accuracy` -->"
 END = "<!-- end of accuracy -->"
 
 _RESAMPLES = 10_000
-_MIDDLE = 5  # of the ten frames of a clip
 
 
 def measure_accuracy(
@@ -117,7 +117,7 @@ def _answers(predictor: Predictor, clips: int) -> tuple[NDArray[np.intp], NDArra
     wanted = [record.labels[0] for record in data.records]
     if not set(wanted) <= set(labels):
         raise DataError(f"{predictor.facts.name} does not know AVSynth's classes; give a model finetuned on AVSynth")
-    raw = [data.read(record, cast(Modality, predictor.facts.modality), [_MIDDLE]) for record in data.records]
+    raw = [data.read(record, cast(Modality, predictor.facts.modality), [MIDDLE_FRAME]) for record in data.records]
     rows = [predictor.prepare(clip.waveform, clip.frames or None) for clip in raw]
     logits = batched_logits(predictor, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     best = logits.argmax(axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.bench.subjects import Subject
-from kdcmae.data.clip import read_clip
+from kdcmae.data.clip import MIDDLE_FRAME, read_clip
 from kdcmae.errors import ConfigError
 from kdcmae.predictors import in_batches
 from kdcmae.runtime.feeding import from_clip, sources
@@ -18,7 +18,6 @@ from kdcmae.runtime.preprocessing import Preprocessing
 
 __all__ = ["answers", "stages", "write_clips"]
 
-_MIDDLE = 5  # of the ten frames of a clip
 _MOST_ROWS = 16  # at once, where a subject takes any number
 _FEWEST_TRIPS = 3
 
@@ -38,7 +37,7 @@ def write_clips(path: Path, *, clips: int, seed: int = 0) -> tuple[str, ...]:
 
     data = AVSynth("test", clips=clips, seed=seed)
     if not path.is_file():
-        raw = [data.read(record, "audiovisual", [_MIDDLE]) for record in data.records]
+        raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
@@ -96,7 +95,7 @@ def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[fl
         marks.append(time.perf_counter())
         feed = from_clip(heard, preprocessing, decoded.waveform, decoded.sample_rate_hz, None)
         marks.append(time.perf_counter())
-        feed |= from_clip(seen, preprocessing, None, 0, [decoded.frames[_MIDDLE]]) if seen else {}
+        feed |= from_clip(seen, preprocessing, None, 0, [decoded.frames[MIDDLE_FRAME]]) if seen else {}
         marks.append(time.perf_counter())
         fewest = subject.facts.batch.min if subject.facts.batch else 1
         subject.run({name: np.repeat(array, fewest, axis=0) for name, array in feed.items()})

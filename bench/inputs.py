@@ -14,8 +14,6 @@ from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
 __all__ = ["made_inputs"]
 
-_MIDDLE = 5  # of the ten frames of a clip
-
 
 def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any]]:
     """Inputs for one call; the same for all subjects that take the same.
@@ -29,11 +27,12 @@ def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any
         seed: of the clips, or of the noise where nobody knows how a clip becomes the inputs.
     """
     from kdcmae.data.avsynth.memory import AVSynth
+    from kdcmae.data.clip import MIDDLE_FRAME
 
     names = [spec.name for spec in facts.inputs]
     if facts.preprocessing is None or not set(names) <= {"audio", "image", *feeding.RAW}:
         return example_inputs(facts.inputs, batch, seed=seed)
     data = AVSynth("test", clips=batch, seed=seed)
-    clips = [data.read(record, "audiovisual", [_MIDDLE]) for record in data.records]
+    clips = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
     rows = [feeding.from_clip(names, facts.preprocessing, clip.waveform, SAMPLE_RATE_HZ, clip.frames) for clip in clips]
     return {name: np.concatenate([row[name] for row in rows]) for name in names}

@@ -14,7 +14,7 @@ from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.clip import read_clip
+from kdcmae.data.clip import MIDDLE_FRAME, read_clip
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
@@ -26,7 +26,6 @@ GOLDEN = "golden"
 # Every rung runs every case on a CPU: a tiny model takes its largest batch, the base model three samples a batch.
 _WORK = 500_000_000  # parameters times samples
 _MADE_CLIPS = 4
-_MIDDLE_FRAME = 5
 
 _RawClip = tuple[NDArray[np.float32], NDArray[np.uint8]]  # (S,) at SAMPLE_RATE_HZ, and (H, W, 3)
 
@@ -76,7 +75,7 @@ def clip_cases(model: EngineModel, batch: BatchRange, files: Sequence[Path]) -> 
     yield from _stacked(model, "made clips", list(_made_clips(_affordable(model, _MADE_CLIPS, batch))), batch)
     for path in files:
         clip = read_clip(path)
-        yield from _stacked(model, path.name, [(clip.waveform, clip.frames[len(clip.frames) // 2])], batch)
+        yield from _stacked(model, path.name, [(clip.waveform, clip.frames[MIDDLE_FRAME])], batch)
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
@@ -88,7 +87,7 @@ def _made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
     """Waveform and middle frame of AVSynth's first test clips."""
     data = AVSynth("test", clips=count, seed=seed)
     for record in data.records:
-        clip = data.read(record, "audiovisual", (_MIDDLE_FRAME,))
+        clip = data.read(record, "audiovisual", (MIDDLE_FRAME,))
         assert clip.waveform is not None
         yield clip.waveform, clip.frames[0]
 

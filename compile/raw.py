@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdcmae.compile.models import EngineModel, Parts, run
 from kdcmae.data.avsynth.memory import AVSynth
+from kdcmae.data.clip import MIDDLE_FRAME
 from kdcmae.frontend import AnySizeImageFrontend, AudioFrontend
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
@@ -19,8 +20,6 @@ from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ, Preprocessing
 from kdcmae.runtime.schema import FREE_AXES
 
 __all__ = ["with_raw_inputs"]
-
-_MIDDLE_FRAME = 5
 
 
 def with_raw_inputs(model: EngineModel) -> EngineModel:
@@ -140,7 +139,7 @@ def _clips(
     def rows() -> Iterator[dict[str, NDArray[Any]]]:
         data = AVSynth("test", clips=batch, seed=seed)
         for number, record in enumerate(data.records):
-            clip = data.read(record, "audiovisual", (_MIDDLE_FRAME,))
+            clip = data.read(record, "audiovisual", (MIDDLE_FRAME,))
             assert clip.waveform is not None
             sound = clip.waveform[: preprocessing.audio_samples * (4 - number % 3) // 4]
             yield feeding.from_clip([spec.name for spec in inputs], preprocessing, sound, SAMPLE_RATE_HZ, clip.frames)

@@ -43,6 +43,10 @@ class View:
         """(B, L - n) int64, the removed tokens in the order in which ``ids_restore`` ranks them."""
         return self.ids_restore.argsort(dim=1)[:, self.ids_keep.shape[1] :]
 
+    def to(self, device: torch.device) -> View:
+        """The same view on a device."""
+        return View(ids_keep=self.ids_keep.to(device), ids_restore=self.ids_restore.to(device))
+
     @classmethod
     def from_ids_restore(cls, ids_restore: Tensor, kept: int) -> View:
         """The view whose first ``kept`` ranks are visible.

@@ -124,7 +124,7 @@ class KDCMAE(AutoEncoder):
             )
         video_views = draw(batch, config.video_tokens, config.mask_ratio, config.views, generator)
         return [
-            MaskedPair(_to(audio_view, audio.device), _to(video_view, audio.device))
+            MaskedPair(audio_view.to(audio.device), video_view.to(audio.device))
             for audio_view, video_view in zip(audio_views, video_views, strict=True)
         ]
 
@@ -237,7 +237,3 @@ def _stacked(views: list[View]) -> View:
         ids_keep=torch.cat([view.ids_keep for view in views]),
         ids_restore=torch.cat([view.ids_restore for view in views]),
     )
-
-
-def _to(view: View, device: torch.device) -> View:
-    return View(ids_keep=view.ids_keep.to(device), ids_restore=view.ids_restore.to(device))

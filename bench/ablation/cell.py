@@ -13,18 +13,14 @@ from typing import Any, get_args
 import torch
 from rich.console import Console
 
-from kdcmae import load_classifier, load_pretrained
+from kdcmae import load_classifier
 from kdcmae.bench.ablation.plan import AblationSettings, Row
-from kdcmae.config import EncoderConfig
-from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.bench.heldout import measure_accuracy, measure_features
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
-from kdcmae.data.dataset import DatasetSettings
-from kdcmae.evaluation import classification, localization, retrieval
-from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
+from kdcmae.evaluation.classification import Missing
 from kdcmae.predictors import CheckpointPredictor
-from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.loop import Run, Trainer
-from kdcmae.training.recipes import Stage, recipe
+from kdcmae.training.recipes import Recipe, Stage, recipe
 from kdcmae.training.runs import Request, finetuning_run, pretraining_run
 
 __all__ = ["Cell", "run_cell"]
@@ -54,7 +50,7 @@ class Cell:
         budgets = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "seeds"}
         facts = {
             "avsynth_version": AVSYNTH_VERSION,
-            "recipes": [dataclasses.asdict(recipe(f"avsynth-{stage}", stage)) for stage in get_args(Stage)],
+            "recipes": [dataclasses.asdict(_recipe(stage)) for stage in get_args(Stage)],
             "row": dataclasses.asdict(self.row),
             "seed": self.seed,
             "settings": budgets,
@@ -97,14 +93,18 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return result
 
 
+def _recipe(stage: Stage) -> Recipe:
+    return recipe(f"avsynth-{stage}", stage)
+
+
 def _trained(
-    cell: Cell, stage: Any, folder: str, clips: int, settings: Mapping[str, Any], checkpoint: Path | None
+    cell: Cell, stage: Stage, folder: str, clips: int, settings: Mapping[str, Any], checkpoint: Path | None
 ) -> Path:
     """The weights of one training run, which goes on from where it stopped."""
     objective = cell.row.objective if stage == "pretrain" else None
     overrides = {**settings, **(objective or {}), "seed": cell.seed, "workers": 0}
     request = Request(
-        recipe=recipe(f"avsynth-{stage}", stage),
+        recipe=_recipe(stage),
         data=f"avsynth:{clips}",
         output=cell.folder / folder,
         checkpoint=checkpoint,
@@ -117,34 +117,13 @@ def _trained(
     return Trainer(run, device=torch.device("cpu"), resume=True, console=Console(quiet=True)).fit().weights
 
 
-def _test_clips(config: EncoderConfig, clips: int) -> EvaluationClips:
-    facts = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
-    return EvaluationClips(f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=facts), LoaderSettings())
-
-
 def _measured_features(checkpoint: Path, clips: int) -> dict[str, Any]:
-    model = load_pretrained(checkpoint).eval()
-    held_out = _test_clips(model.config, clips)
-    features = retrieval.extract_features(retrieval.CheckpointFeatures(model), held_out)
-    located = localization.summarize(localization.localize(model, held_out.masked(held_out)))
-    return {
-        "retrieval": dataclasses.asdict(retrieval.retrieve(features)),
-        "localization": dataclasses.asdict(located),
-    }
+    found, located = measure_features(checkpoint, clips)
+    return {"retrieval": dataclasses.asdict(found), "localization": dataclasses.asdict(located)}
 
 
 def _accuracy(checkpoint: Path, clips: int) -> dict[str, float]:
     """Of the whole input, and with one modality withheld."""
-    classifier = load_classifier(checkpoint).eval()
-    predictor, held_out = CheckpointPredictor(classifier, checkpoint.stem), _test_clips(classifier.config, clips)
-    withheld: dict[str, classification.Missing | None] = {
-        "both": None,
-        "without_audio": "audio",
-        "without_video": "video",
-    }
-    return {
-        name: classification.summarize(
-            classification.score_clips(predictor, held_out, missing=missing), LABELS.names
-        ).accuracy
-        for name, missing in withheld.items()
-    }
+    predictor = CheckpointPredictor(load_classifier(checkpoint).eval(), checkpoint.stem)
+    withheld: dict[str, Missing | None] = {"both": None, "without_audio": "audio", "without_video": "video"}
+    return {name: measure_accuracy(predictor, clips, missing=missing) for name, missing in withheld.items()}

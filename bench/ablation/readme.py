@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from kdcmae.config import ClassifierConfig, EncoderConfig, PretrainingConfig, preset
+from kdcmae.data.augment import Augmentation
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.training.recipes import Stage, recipe
 
 __all__ = ["BEGIN", "END", "render"]
 
@@ -62,6 +68,13 @@ def _notes(
         f"core of {report['environment']['host']['cpu']}."
     )
     yield ""
+    ratio = settings["pretraining"].get("mask_ratio", _recipe_settings("pretrain")["mask_ratio"])
+    yield f"Each view is masked by {100 * ratio:g} % in pretraining. Settings, with the recipe's own in brackets:"
+    yield ""
+    yield f"- `avsynth-pretrain` with {_differences('pretrain', settings['pretraining'])}"
+    for budget in budgets:
+        yield f"- `avsynth-finetune`, {budget}: with {_differences('finetune', settings['finetuning'][budget])}"
+    yield ""
     for what, row, other, title in (
         ("Pretraining", "kdc-mae", "scratch", "training from scratch"),
         ("Distillation", "kdc-mae", "complementary", "the row above it"),
@@ -69,6 +82,25 @@ def _notes(
         if row in by_row and other in by_row:
             for budget in budgets:
                 yield _verdict(f"{what} against {title}, {budget}", by_row[row], by_row[other], budget)
+
+
+def _differences(stage: Stage, given: Mapping[str, Any]) -> str:
+    """The settings that are not the recipe's, each with the recipe's own."""
+    own = _recipe_settings(stage)
+    named = [f"{name} {value} ({own[name]})" for name, value in given.items() if value != own[name]]
+    return ", ".join(named) or "nothing changed"
+
+
+def _recipe_settings(stage: Stage) -> dict[str, Any]:
+    """Everything that a run's settings may change, as the recipe has it."""
+    base = recipe(f"avsynth-{stage}", stage)
+    sizes = {**base.sizes, **base.model}
+    config: EncoderConfig
+    if stage == "pretrain":
+        config = preset(PretrainingConfig, base.preset, **sizes)
+    else:
+        config = preset(ClassifierConfig, base.preset, num_classes=len(LABELS), **sizes)
+    return {**asdict(config), **asdict(Augmentation(**base.augmentation)), **asdict(base.training)}
 
 
 def _verdict(what: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], budget: str) -> str:

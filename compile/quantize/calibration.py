@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdcmae.compile.models import EngineModel
 from kdcmae.config import Modality
 from kdcmae.data.avsynth.memory import open_avsynth
-from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.clip import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
 from kdcmae.data.reading import Reader, read_record
 from kdcmae.errors import DataError
@@ -103,7 +103,7 @@ def _modality(model: EngineModel) -> Modality:
 
 def _feed(model: EngineModel, record: ClipRecord, read: Reader, modality: Modality) -> dict[str, NDArray[Any]]:
     try:
-        clip = read(record, modality, (FRAMES_PER_CLIP // 2,))
+        clip = read(record, modality, (MIDDLE_FRAME,))
         frames = list(clip.frames) or None
         names = [spec.name for spec in model.inputs]
         return feeding.from_clip(names, model.preprocessing, clip.waveform, SAMPLE_RATE_HZ, frames)

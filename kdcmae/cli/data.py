@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdcmae.cli.common import KdcmaeGroup, exit_on_sigterm, json_option, note, print_json, progress_console
+from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def command() -> None:
     """Make, extract, check and measure clips.
 
     MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
-    columns path, labels (separated by ';') and optionally id.
+    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, or a folder of .tar shards.
     """
     exit_on_sigterm()
 
@@ -82,13 +83,22 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @click.argument("manifest", metavar="MANIFEST", type=_PATH)
 @click.argument("folder", metavar="OUT", type=_PATH)
 @click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
+@click.option(
+    "--broken-limit",
+    type=click.FloatRange(0, 1),
+    default=BROKEN_LIMIT,
+    show_default=True,
+    help="Share of clips that may fail.",
+)
 @_processes_option
 @json_option
-def extract_videos(manifest: Path, folder: Path, image_size: int, processes: int, as_json: bool) -> None:
+def extract_videos(
+    manifest: Path, folder: Path, image_size: int, broken_limit: float, processes: int, as_json: bool
+) -> None:
     """Turn videos into 16 kHz sound and ten frames, and a manifest of them.
 
     Run again, it goes on where it stood. Clips that cannot be decoded are left out of the new manifest;
-    OUT/report.json says why.
+    OUT/report.json says why. Exits with 1 if they are more than the limit; what was decoded is kept.
 
     \b
     kdcmae data extract videos.csv extracted
@@ -109,23 +119,29 @@ def extract_videos(manifest: Path, folder: Path, image_size: int, processes: int
     else:
         click.echo(f"{outcome.extracted} clips extracted, {outcome.kept} done before, {len(outcome.failed)} failed")
         click.echo(document["manifest"])
+    failed = f"{len(outcome.failed)} of {len(records)} clips failed"
+    if len(outcome.failed) > broken_limit * len(records):
+        raise GateError(
+            f"{failed}, more than the limit of {broken_limit:.2%}; {folder / _REPORT_FILE} says why: "
+            "replace them and run again, or raise --broken-limit"
+        )
     if outcome.failed:
-        note(f"note: {len(outcome.failed)} clips failed; {folder / _REPORT_FILE} says why")
+        note(f"note: {failed}; {folder / _REPORT_FILE} says why")
 
 
 @command.command(name="stats")
-@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option(
     "--audio-frames", type=click.IntRange(min=1), default=1024, show_default=True, help="That the model takes."
 )
 @_processes_option
 @json_option
-def stats(manifest: Path, audio_frames: int, processes: int, as_json: bool) -> None:
+def stats(data: Path, audio_frames: int, processes: int, as_json: bool) -> None:
     """Measure the mean and standard deviation of the spectrogram, padding included, as published."""
-    from kdcmae.data.manifest import read_manifest
+    from kdcmae.data.shard_files import list_clips
     from kdcmae.data.stats import spectrogram_stats
 
-    records = read_manifest(manifest)
+    records = list_clips(data)
     with _progress("measure", len(records)) as on_clip:
         measured = spectrogram_stats(records, audio_frames=audio_frames, processes=processes, on_clip=on_clip)
     if as_json:
@@ -137,23 +153,24 @@ def stats(manifest: Path, audio_frames: int, processes: int, as_json: bool) -> N
 
 
 @command.command(name="check")
-@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option("--labels", "label_file", type=_PATH, help="The classes, as text or CSV; without it no label is checked.")
 @click.option("--shortest", "shortest_s", type=float, default=1.0, show_default=True, help="Seconds of sound.")
 @click.option("--silence", "silence_db", type=float, default=-60.0, show_default=True, help="Peak in dB full scale.")
 @_processes_option
 @json_option
 def check(
-    manifest: Path, label_file: Path | None, shortest_s: float, silence_db: float, processes: int, as_json: bool
+    data: Path, label_file: Path | None, shortest_s: float, silence_db: float, processes: int, as_json: bool
 ) -> None:
     """Find missing, corrupt, short and silent clips and unknown labels before a long run does.
 
     Every clip is read to its end. Exits with 1 if there are problems.
     """
     from kdcmae.data.check import check_clips
-    from kdcmae.data.manifest import LabelMap, read_manifest
+    from kdcmae.data.manifest import LabelMap
+    from kdcmae.data.shard_files import list_clips
 
-    records = read_manifest(manifest)
+    records = list_clips(data)
     labels = None if label_file is None else LabelMap.read(label_file)
     with _progress("check", len(records)) as on_clip:
         problems = check_clips(

@@ -118,7 +118,9 @@ class Setup:
 
 
 _COMMON = (
-    click.option("--data", required=True, help="Manifest of the clips (.json, .csv, .jsonl), or avsynth[:CLIPS]."),
+    click.option(
+        "--data", required=True, help="Manifest (.json, .csv, .jsonl), folder of .tar shards, or avsynth[:CLIPS]."
+    ),
     click.option("--output", type=_PATH, help="Folder for the report and the pictures."),
     click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips at once."),
     click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read."),
@@ -137,7 +139,7 @@ _pictures_option = click.option(
 
 @click.group(name="evaluate", cls=KdcmaeGroup)
 def command() -> None:
-    """Measure a model on the clips of a manifest, or of AVSynth.
+    """Measure a model on the clips of a manifest or of shards, or on AVSynth.
 
     \b
     kdcmae evaluate classification --data avsynth
@@ -255,7 +257,11 @@ def inpainting(setup: Setup, mask: Any, mask_ratio: float, seed: int, norm_pix: 
 @_task("localization")
 @_pictures_option
 def localization(setup: Setup, pictures: int) -> None:
-    """Where a pretraining checkpoint sees what it hears: pictures, and scores where the manifest names masks."""
+    """Where a pretraining checkpoint sees what it hears: pictures, and scores where the manifest names masks.
+
+    Every patch is compared with the sound by itself, without the rest of the picture. "other sound" gives each picture
+    the sound of the clip before it: as much of the score is found without hearing.
+    """
     from kdcmae.evaluation.localization import draw_heat, localize, summarize
 
     model, preprocessing = setup.pretrained()
@@ -278,7 +284,7 @@ def localization(setup: Setup, pictures: int) -> None:
 
 
 @_task("probe")
-@click.option("--train", required=True, help="Manifest of the clips to fit on, or avsynth[:CLIPS].")
+@click.option("--train", required=True, help="Clips to fit on, given as --data.")
 @_labels_option
 @_modality_option
 def probe(setup: Setup, train: str, labels: Path | None, modality: Modality | None) -> None:

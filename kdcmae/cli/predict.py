@@ -48,7 +48,7 @@ def command(
     kdcmae predict out/openvino-fp32 clip.mp4
     kdcmae predict model.pth *.mp4 --average-frames --json
     """
-    from kdcmae.data.clip import FRAMES_PER_CLIP
+    from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
 
     model, clips = _model_and_clips(paths)
     overrides = {name: value for name, value in options.items() if value is not None}
@@ -60,8 +60,7 @@ def command(
         note(f"note: {facts.name} has random weights; its labels mean nothing")
     if average_frames and facts.modality == "audio":
         raise ConfigError(f"--average-frames: {facts.name} is an audio model and sees no frames")
-    # The published evaluation takes the middle one of a clip's ten frames, number 5.
-    frame_numbers = range(FRAMES_PER_CLIP) if average_frames else (FRAMES_PER_CLIP // 2,)
+    frame_numbers = range(FRAMES_PER_CLIP) if average_frames else (MIDDLE_FRAME,)
     results = []
     for number, path in enumerate(clips, start=1):
         if len(clips) > 1:

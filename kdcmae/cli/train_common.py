@@ -25,7 +25,7 @@ _OPTIONS = (
     click.option(
         "--data", required=True, help="Manifest (.json, .csv, .jsonl), folder of .tar shards, or avsynth[:CLIPS]."
     ),
-    click.option("--validation", help="Manifest or avsynth[:CLIPS] to measure on after each epoch."),
+    click.option("--validation", help="Clips to measure on after each epoch, given as --data."),
     click.option("--output", type=_PATH, required=True, help="Folder for the weights, the log and the state."),
     click.option("--recipe", "recipe_name", help="Published settings to start from; an unknown name lists them."),
     click.option("--checkpoint", type=_PATH, help="Weights to start from."),

@@ -34,6 +34,8 @@ class BrokenClipError(DataError):
 class BrokenClips:
     """Counts clips that cannot be used, and stops the run past a limit.
 
+    Each rank of a training counts those it reads; the loop adds what the others found whenever it saves.
+
     Args:
         clips: in the dataset.
         limit: largest share of them that may be broken.

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from kdcmae.config import Modality
 from kdcmae.data.clip import FRAMES_PER_CLIP
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.parallel import map_in_processes
@@ -90,7 +89,7 @@ def _content_problems(record: ClipRecord, shortest_s: float, silence_db: float) 
         yield "missing", f"{missing[0]}{others}"
         return
     try:
-        waveform = read_record(record, _modality(record), range(FRAMES_PER_CLIP)).waveform
+        waveform = read_record(record, record.modality, range(FRAMES_PER_CLIP)).waveform
     except DataError as error:
         yield "corrupt", str(error)
         return
@@ -106,10 +105,3 @@ def _content_problems(record: ClipRecord, shortest_s: float, silence_db: float) 
 
 def _files(record: ClipRecord) -> list[Path]:
     return [path for path in (record.video, record.wav, record.mask, *record.frames) if path is not None]
-
-
-def _modality(record: ClipRecord) -> Modality:
-    """What a clip has: manifests of extracted clips may leave out one half."""
-    if record.video is not None or (record.wav is not None and record.frames_folder is not None):
-        return "audiovisual"
-    return "audio" if record.wav is not None else "video"

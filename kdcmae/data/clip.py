@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from kdcmae.errors import DataError
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
-__all__ = ["FRAMES_PER_CLIP", "Clip", "read_clip", "read_frames", "read_waveform"]
+__all__ = ["FRAMES_PER_CLIP", "MIDDLE_FRAME", "Clip", "read_clip", "read_frames", "read_waveform"]
 
 FRAMES_PER_CLIP = 10
+MIDDLE_FRAME = 5
+"""The frame that the published evaluation looks at; frames count from 0."""
 
 _TOLERANCE_S = 0.25  # containers round durations, and audio and video seldom end together
 

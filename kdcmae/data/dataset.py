@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from kdcmae.config import Modality
 from kdcmae.data.augment import Augmentation, mix_waveforms
 from kdcmae.data.broken import BrokenClipError
-from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, read_record
 from kdcmae.data.sampling import Draw
@@ -33,8 +33,6 @@ __all__ = ["ClipDataset", "DatasetSettings", "Frames", "Reader", "Sample", "Samp
 
 Frames = Literal["random", "middle", "all"]
 Sample = dict[str, Any]
-
-_MIDDLE = FRAMES_PER_CLIP // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +203,7 @@ class ClipDataset(Dataset[Sample]):
 def _frame_numbers(frames: Frames, rng: np.random.Generator) -> Sequence[int]:
     if frames == "random":
         return (int(rng.integers(FRAMES_PER_CLIP)),)
-    return range(FRAMES_PER_CLIP) if frames == "all" else (_MIDDLE,)
+    return range(FRAMES_PER_CLIP) if frames == "all" else (MIDDLE_FRAME,)
 
 
 def _target(record: ClipRecord, labels: LabelMap) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.config import Modality
 from kdcmae.data.clip import FRAMES_PER_CLIP
 from kdcmae.errors import DataError
 from kdcmae.labels import read_labels
@@ -53,6 +54,13 @@ class ClipRecord:
         if self.frames_folder is None:
             return ()
         return tuple(frame_path(self.frames_folder, self.id, number) for number in range(FRAMES_PER_CLIP))
+
+    @property
+    def modality(self) -> Modality:
+        """What the clip has: manifests of extracted clips may leave out one half."""
+        if self.video is not None or (self.wav is not None and self.frames_folder is not None):
+            return "audiovisual"
+        return "audio" if self.wav is not None else "video"
 
 
 def frame_path(folder: Path, clip_id: str, number: int) -> Path:

@@ -6,6 +6,7 @@ import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from kdcmae.config import Modality
 from kdcmae.data.clip import read_clip, read_frames, read_waveform
 from kdcmae.data.images import read_image
 from kdcmae.data.manifest import ClipRecord, frame_path
+from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
@@ -41,7 +43,9 @@ class Reader(Protocol):
 
 
 def read_record(record: ClipRecord, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
-    """Read a clip from its files: decode its video, or its extracted sound and frames. See :class:`Reader`."""
+    """Read a clip: decode its video, or its extracted sound and frames, or what a shard holds. See :class:`Reader`."""
+    if isinstance(record, ShardClip):
+        return _from_shard(record, modality, frame_numbers)
     if record.video is not None:
         return _decode(record.video, modality, frame_numbers)
     waveform, frames = None, []
@@ -54,6 +58,16 @@ def read_record(record: ClipRecord, modality: Modality, frame_numbers: Sequence[
             raise DataError("its manifest names no video_path")
         frames = [read_image(frame_path(record.frames_folder, record.id, number)) for number in frame_numbers]
     return RawClip(waveform, frames)
+
+
+def _from_shard(clip: ShardClip, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
+    """Read it as if from its files, which are written for this moment."""
+    numbers = () if modality == "audio" else frame_numbers
+    with TemporaryDirectory(prefix="kdcmae-") as folder:
+        try:
+            return read_record(spooled(clip, Path(folder), numbers), modality, numbers)
+        except DataError as error:
+            raise DataError(str(error).replace(f"{folder}/", "")) from error
 
 
 def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:

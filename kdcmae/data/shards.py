@@ -1,21 +1,14 @@
-"""WebDataset shards: clips streamed from tar files in large reads, for data on slow or shared storage.
-
-The members of a clip stand next to each other in a shard and share their name up to the first dot: ``ID.mp4``, or
-``ID.wav`` (or ``.flac``) with ``ID.0.jpg`` to ``ID.9.jpg`` (or a single ``ID.jpg``); and ``ID.json`` with ``labels``.
-"""
+"""WebDataset shards: clips streamed from tar files in large reads, for data on slow or shared storage."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import tarfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,26 +16,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from kdcmae.config import Modality
 from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClips
 from kdcmae.data.dataset import DatasetSettings, Sample, SampleMaker
 from kdcmae.data.loader import REDRAWS, collate
-from kdcmae.data.manifest import ClipRecord, LabelMap, frame_path, parse_labels
+from kdcmae.data.manifest import LabelMap
 from kdcmae.data.parallel import loader_context
-from kdcmae.data.reading import RawClip, read_record
+from kdcmae.data.reading import read_record
+from kdcmae.data.shard_files import ShardClip, read_shard
 from kdcmae.errors import ConfigError, DataError
 
-__all__ = ["ShardClip", "ShardLoader", "ShardSettings", "count_clips", "read_shard"]
-
-_VIDEOS = ("mp4", "mkv", "webm", "mov", "avi")
-_SOUNDS = ("wav", "flac", "mp3", "m4a", "ogg")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardClip(ClipRecord):
-    """A clip of a shard: the content of its members by what follows the first dot of their names."""
-
-    members: Mapping[str, bytes]
+__all__ = ["ShardLoader", "ShardSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +88,7 @@ class ShardLoader:
             raise ConfigError(f"{settings.clips} clips do not fill one batch of batch_size={settings.batch_size}")
         self.broken = BrokenClips(settings.clips, settings.broken_limit)
         self._shards, self._settings = list(shards), settings
-        self._maker = SampleMaker(labels, dataset, _read)
+        self._maker = SampleMaker(labels, dataset, read_record)
         self._ids: dict[int, str] = {}
 
     @property
@@ -197,90 +180,6 @@ class _Stream(IterableDataset[dict[str, Any]]):
             else:
                 return {**sample, "index": torch.tensor(index), "broken": broken}, clip.id
         return {"broken": broken}, ""
-
-
-def count_clips(shards: Sequence[Path]) -> int:
-    """How many clips shards hold, from the headers of their members alone.
-
-    Raises:
-        DataError: a shard that cannot be read.
-    """
-    return sum(1 for shard in shards for _ in itertools.groupby(_members(shard), key=lambda member: member[0]))
-
-
-def read_shard(path: Path) -> Iterator[ShardClip]:
-    """The clips of a shard in order, from one sequential read.
-
-    Raises:
-        DataError: not a tar file, or truncated.
-    """
-    for prefix, group in itertools.groupby(_members(path), key=lambda member: member[0]):
-        members = {extension: content() for _, extension, content in group}
-        clip_id = PurePosixPath(prefix).name
-        yield ShardClip(id=clip_id, labels=_labels(path, clip_id, members.get("json")), members=members)
-
-
-def _members(path: Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """The files of a shard: what they share with the other members of their clip, their extension, their content."""
-    try:
-        with tarfile.open(path) as shard:
-            for member in shard:
-                folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
-                stem, _, extension = name.partition(".")
-                if member.isfile() and stem:
-                    yield f"{folder}/{stem}", extension.lower(), partial(_content, shard, member)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path}: is no tar file, or truncated: {error}") from error
-
-
-def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = shard.extractfile(member)
-    assert file is not None
-    with file:
-        return file.read()
-
-
-def _labels(shard: Path, clip_id: str, content: bytes | None) -> tuple[str, ...]:
-    if content is None:
-        return ()
-    place = f"{shard}: {clip_id}.json"
-    try:
-        fields = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{place}: is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"{place}: is {fields!r} instead of an object with fields")
-    return parse_labels(fields.get("labels"), place=place)
-
-
-def _read(record: ClipRecord, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
-    """Read a clip of a shard as if from its files: only those that are needed are written, for this moment."""
-    assert isinstance(record, ShardClip)
-    with TemporaryDirectory(prefix="kdcmae-") as folder:
-        try:
-            return read_record(_spooled(record, Path(folder), frame_numbers), modality, frame_numbers)
-        except DataError as error:
-            raise DataError(str(error).replace(f"{folder}/", "")) from error
-
-
-def _spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> ClipRecord:
-    for extension in (*_VIDEOS, *_SOUNDS):
-        if extension in clip.members:
-            media = folder / f"{clip.id}.{extension}"
-            media.write_bytes(clip.members[extension])
-            if extension in _VIDEOS:
-                return ClipRecord(id=clip.id, video=media)
-            break
-    else:
-        raise DataError(f"has neither video nor sound, only {', '.join(clip.members)}; no name may have an early dot")
-    for number in frame_numbers:
-        content = clip.members.get(f"{number}.jpg", clip.members.get("jpg"))
-        if content is None:
-            raise DataError(f"has no member {number}.jpg")
-        path = frame_path(folder, clip.id, number)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-    return ClipRecord(id=clip.id, wav=media, frames_folder=folder)
 
 
 def _taken(clips: list[ShardClip], rng: np.random.Generator) -> ShardClip:

@@ -1,4 +1,4 @@
-"""The clips of a manifest, or of AVSynth, as batches for the evaluation tasks."""
+"""The clips of a manifest or of shards, or of AVSynth, as batches for the evaluation tasks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from kdcmae.data.avsynth.memory import open_avsynth
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.images import read_image
 from kdcmae.data.loader import BROKEN_LIMIT, evaluation_loader
-from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
+from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.sampling import BatchSampler, InOrder
+from kdcmae.data.shard_files import list_clips
 from kdcmae.errors import DataError
 from kdcmae.runtime.preprocessing import resize_crop_matrices
 
@@ -46,14 +47,15 @@ class EvaluationClips:
     has them, ``target`` (B, C) with labels, and ``index`` (B,).
 
     Args:
-        data: a manifest, see :func:`kdcmae.data.manifest.read_manifest`; or ``avsynth[:CLIPS]``.
+        data: a manifest or a folder of shards, see :func:`~kdcmae.data.shard_files.list_clips`; or
+            ``avsynth[:CLIPS]``.
         labels: the classes; None for batches without a target.
         dataset: how clips become samples.
         loader: how they are read.
         split: of AVSynth.
 
     Raises:
-        DataError: not a manifest, or, with ``labels``, a clip without labels or with an unknown one.
+        DataError: neither of them, or, with ``labels``, a clip without labels or with an unknown one.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class EvaluationClips:
         split: str = "test",
     ) -> None:
         self._synth = open_avsynth(os.fspath(data), split=split)
-        self.records: list[ClipRecord] = read_manifest(data) if self._synth is None else self._synth.records
+        self.records: list[ClipRecord] = list_clips(data) if self._synth is None else self._synth.records
         read = None if self._synth is None else self._synth.read
         self._image_size = dataset.preprocessing.image_size
         self._loader = evaluation_loader(
@@ -134,13 +136,13 @@ def _resized(white: NDArray[np.float64], size: int) -> Tensor:
 
 
 def classes_of(data: str) -> LabelMap:
-    """The classes that occur in a manifest, or those of AVSynth.
+    """The classes that occur in a manifest or in shards, or those of AVSynth.
 
     Raises:
-        DataError: not a manifest.
+        DataError: neither of them.
     """
     synth = open_avsynth(data, split="train")
-    return LabelMap.of_records(read_manifest(data)) if synth is None else synth.labels
+    return LabelMap.of_records(list_clips(data)) if synth is None else synth.labels
 
 
 def label_map(model_labels: tuple[str, ...], path: Path | None) -> LabelMap:

@@ -18,7 +18,6 @@ from kdcmae.config import AudioMask
 from kdcmae.decoder import patchify_audio, patchify_image, unpatchify_audio, unpatchify_image
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.evaluation.pictures import Picture, image_picture, side_by_side, spectrogram_picture, without_removed
-from kdcmae.masking import View
 from kdcmae.pretraining import KDCMAE, MaskedPair
 from kdcmae.runtime.preprocessing import Preprocessing
 
@@ -202,11 +201,7 @@ def _pair(model: KDCMAE, audio: Tensor, index: Tensor, masks: MaskSettings) -> M
     else:
         (audio_view,) = masking.structured_views(len(audio), grid, masks.ratio, 1, generators, axes=masks.audio)
     (video_view,) = masking.independent_views(len(audio), config.video_tokens, masks.ratio, 1, generators)
-    return MaskedPair(audio=_to(audio_view, audio.device), video=_to(video_view, audio.device))
-
-
-def _to(view: View, device: torch.device) -> View:
-    return View(ids_keep=view.ids_keep.to(device), ids_restore=view.ids_restore.to(device))
+    return MaskedPair(audio=audio_view.to(audio.device), video=video_view.to(audio.device))
 
 
 def _fill(

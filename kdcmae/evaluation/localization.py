@@ -7,7 +7,7 @@ numbers, and optionally ``mask`` (B, S, S) bool, true where the sounding object 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,18 @@ from kdcmae.evaluation.pictures import Picture, image_picture, outlined, overlai
 from kdcmae.pretraining import KDCMAE
 from kdcmae.runtime.preprocessing import Preprocessing
 
-__all__ = ["CentreBox", "Heat", "Localization", "draw_heat", "heatmap", "localize", "summarize"]
+__all__ = [
+    "CentreBox",
+    "Heat",
+    "Localization",
+    "Scores",
+    "draw_heat",
+    "heatmap",
+    "localize",
+    "patch_features",
+    "sound_features",
+    "summarize",
+]
 
 IOU_THRESHOLD = 0.5
 _THRESHOLDS = np.linspace(0.0, 1.0, 21)
@@ -35,89 +46,127 @@ class Heat:
         index: (B,) the clips' numbers.
         image: (B, 3, S, S) normalised.
         heat: (B, S, S) float32, scaled to [0, 1] per clip.
+        other_heat: the same for the sound of another clip.
         mask: (B, S, S) bool, the truth, where it is known.
     """
 
     index: Tensor
     image: Tensor
     heat: Tensor
+    other_heat: Tensor
     mask: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentreBox:
-    """What a square in the middle of every frame scores, of the size that scores best on these very clips.
+class Scores:
+    """How well regions lie on the sounding objects.
 
     Args:
-        side: of the box, as a share of the frame's.
-        ciou, auc, pointing: as in :class:`Localization`.
+        ciou: share of clips whose region overlaps the object's mask with an IoU of at least 0.5.
+        auc: area under that share over IoU thresholds from 0 to 1 in steps of 0.05.
+        pointing: share of clips whose hottest pixel lies on the object.
     """
 
-    side: float
     ciou: float
     auc: float
     pointing: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localization:
+class CentreBox(Scores):
+    """What a square in the middle of every frame scores, of the size that scores best on these very clips.
+
+    Args:
+        side: of the box, as a share of the frame's.
+    """
+
+    side: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localization(Scores):
     """What came out.
 
     Args:
         clips: how many were scored: those whose object is in the frame.
-        ciou: share of clips whose region overlaps the object's mask with an IoU of at least 0.5.
-        auc: area under that share over IoU thresholds from 0 to 1 in steps of 0.05.
-        pointing: share of clips whose hottest pixel lies on the object.
-        centre_box: the baseline.
+        other_sound: the same pictures with the sounds of other clips. As much of the scores is found without hearing,
+            because the object is the most salient thing in the frame, or because two clips sound alike.
+        centre_box: the baseline that sees nothing either.
     """
 
     clips: int
-    ciou: float
-    auc: float
-    pointing: float
+    other_sound: Scores
     centre_box: CentreBox
 
 
-def heatmap(model: KDCMAE, audio: Tensor, image: Tensor) -> Tensor:
-    """How much better each place of the frame goes with the sound than with the rest of the picture.
+def patch_features(model: KDCMAE, image: Tensor) -> Tensor:
+    """Every patch of a picture, encoded by itself, as a view that keeps nothing else.
 
-    Every patch is encoded by itself, as a view that keeps nothing else. Published models compare the sound with the
-    tokens of the whole picture; but attention has mixed those, and a model trained from nothing tells what the object
-    is in the many tokens of the background: on AVSynth its heat peaked everywhere but on the object.
+    Published models take the tokens of the whole picture instead. But attention has mixed those: it spreads what the
+    object is over the many tokens of the background, and a model trained from nothing, on AVSynth, then had its heat
+    peak everywhere but on the object.
 
     Args:
         model: in evaluation mode.
-        audio: (B, T, 128). image: (B, 3, S, S).
+        image: (B, 3, S, S).
 
     Returns:
-        (B, rows, columns): the cosine of each patch after ``norm_v`` to the mean audio token after ``norm_a``, less its
-        mean cosine to all patches of the picture.
+        (B, L, D) float32 of length 1, after ``norm_v``; L patches, row by row.
     """
     length, batch = model.config.video_tokens, len(image)
     alone = torch.arange(length, device=image.device)[:, None, None].expand(length, batch, 1)
-    patches = F.normalize(model.unified(model.video_tokens(image, alone), "video").float().squeeze(1), dim=-1)
-    patches = patches.unflatten(0, (length, batch)).transpose(0, 1)
-    sound = F.normalize(model.unified(model.audio_tokens(audio), "audio").float().mean(dim=1), dim=-1)
-    fit = (patches @ (sound - patches.mean(dim=1))[:, :, None]).squeeze(2)
-    return fit.unflatten(1, model.config.image_grid)
+    patches = model.unified(model.video_tokens(image, alone), "video").float().squeeze(1)
+    return F.normalize(patches, dim=-1).unflatten(0, (length, batch)).transpose(0, 1)
+
+
+def sound_features(model: KDCMAE, audio: Tensor) -> Tensor:
+    """(B, T, 128) -> (B, D) float32 of length 1: the mean audio token after ``norm_a``."""
+    return F.normalize(model.unified(model.audio_tokens(audio), "audio").float().mean(dim=1), dim=-1)
+
+
+def heatmap(patches: Tensor, sounds: Tensor) -> Tensor:
+    """How much better each patch goes with the sound than with the rest of the picture.
+
+    Args:
+        patches: (B, L, D) of :func:`patch_features`.
+        sounds: (B, D) of :func:`sound_features`.
+
+    Returns:
+        (B, L): the cosine of each patch to the sound, less its mean cosine to all patches of the picture.
+    """
+    return (patches @ (sounds - patches.mean(dim=1))[:, :, None]).squeeze(2)
 
 
 @torch.inference_mode()
 def localize(model: KDCMAE, batches: Iterable[Mapping[str, Tensor]]) -> Iterator[Heat]:
     """Heat over the frame of every clip: the heatmap upsampled to the frame and scaled to [0, 1].
 
+    The other sound is that of the clip before; for the very first clip that of the last one in its batch.
+
     Args:
         model: in evaluation mode.
         batches: of clips.
     """
     device = model.mask_token.device
+    before: Tensor | None = None
     for batch in batches:
-        fit = heatmap(model, batch["audio"].to(device), batch["image"].to(device))
-        size = batch["image"].shape[-2:]
-        heat = F.interpolate(fit[:, None], size=size, mode="bilinear", align_corners=False)[:, 0].cpu()
-        lowest, highest = heat.amin(dim=(1, 2), keepdim=True), heat.amax(dim=(1, 2), keepdim=True)
-        scaled = (heat - lowest) / (highest - lowest).clamp(min=1e-12)
-        yield Heat(batch["index"].cpu(), batch["image"].cpu(), scaled, batch.get("mask"))
+        patches = patch_features(model, batch["image"].to(device))
+        sounds = sound_features(model, batch["audio"].to(device))
+        others = torch.cat([sounds[-1:] if before is None else before, sounds[:-1]])
+        before = sounds[-1:]
+        size = batch["image"].shape[-1]
+        heat, other_heat = (
+            _over_frame(heatmap(patches, heard).unflatten(1, model.config.image_grid), size)
+            for heard in (sounds, others)
+        )
+        yield Heat(batch["index"].cpu(), batch["image"].cpu(), heat, other_heat, batch.get("mask"))
+
+
+def _over_frame(fit: Tensor, size: int) -> Tensor:
+    """(B, rows, columns) -> (B, size, size) from 0 to 1 in every clip, on the CPU."""
+    heat = F.interpolate(fit[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0].cpu()
+    lowest, highest = heat.amin(dim=(1, 2), keepdim=True), heat.amax(dim=(1, 2), keepdim=True)
+    return (heat - lowest) / (highest - lowest).clamp(min=1e-12)
 
 
 def summarize(heats: Iterable[Heat]) -> Localization:
@@ -127,13 +176,13 @@ def summarize(heats: Iterable[Heat]) -> Localization:
         heats: from :func:`localize`, with masks.
 
     Raises:
-        DataError: no clip with a mask, no object in any frame, or heat that is not finite.
+        DataError: a clip without a mask, no object in any frame, or heat that is not finite.
 
     Source: the region is where the heat is at least half its range; success at an IoU of 0.5 and the area over
     thresholds are those of Senocak et al., Learning to Localize Sound Source in Visual Scenes (CVPR 2018), with a
     mask in the place of annotators' boxes.
     """
-    ious, box_ious, hits, centre_hits = [], [], [], []
+    own, other, box_ious, centre_hits = _Found(), _Found(), [], []
     for one in heats:
         if one.mask is None:
             raise DataError("the clips have no masks of the sounding object to compare with")
@@ -142,29 +191,42 @@ def summarize(heats: Iterable[Heat]) -> Localization:
         seen = one.mask.flatten(1).any(dim=1)
         if not seen.any():
             continue
-        mask, heat = one.mask[seen].numpy(), one.heat[seen].numpy()
-        ious.append(_iou(heat >= 0.5, mask))
+        mask = one.mask[seen].numpy()
+        own.add(one.heat[seen].numpy(), mask)
+        other.add(one.other_heat[seen].numpy(), mask)
         boxes = _centre_boxes(mask.shape[-1])
         box_ious.append(np.stack([_iou(box, mask) for box in boxes], axis=1))
-        peaks = heat.reshape(len(heat), -1).argmax(axis=1)
-        hits.append(np.take_along_axis(mask.reshape(len(mask), -1), peaks[:, None], axis=1)[:, 0])
         centre_hits.append(mask[:, mask.shape[1] // 2, mask.shape[2] // 2])
-    if not ious:
+    if not box_ious:
         raise DataError("no clip shows a sounding object to localise")
-    iou, box_iou = np.concatenate(ious), np.concatenate(box_ious)
+    box_iou = np.concatenate(box_ious)
     best = int(np.argmax([_auc(column) for column in box_iou.T]))
     return Localization(
-        clips=len(iou),
-        ciou=_success(iou, IOU_THRESHOLD),
-        auc=_auc(iou),
-        pointing=float(np.concatenate(hits).mean()),
+        clips=len(box_iou),
+        **asdict(own.scores()),
+        other_sound=other.scores(),
         centre_box=CentreBox(
             side=float(_BOX_SIDES[best]),
-            ciou=_success(box_iou[:, best], IOU_THRESHOLD),
-            auc=_auc(box_iou[:, best]),
-            pointing=float(np.concatenate(centre_hits).mean()),
+            **asdict(_scores(box_iou[:, best], np.concatenate(centre_hits))),
         ),
     )
+
+
+class _Found:
+    """Compares one kind of heat with the objects, batch by batch."""
+
+    def __init__(self) -> None:
+        self._ious: list[NDArray[np.float64]] = []
+        self._hits: list[NDArray[np.bool_]] = []
+
+    def add(self, heat: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+        """Count (B, S, S) heat over as many masks, each with a pixel at least."""
+        self._ious.append(_iou(heat >= 0.5, mask))
+        peaks = heat.reshape(len(heat), -1).argmax(axis=1)
+        self._hits.append(np.take_along_axis(mask.reshape(len(mask), -1), peaks[:, None], axis=1)[:, 0])
+
+    def scores(self) -> Scores:
+        return _scores(np.concatenate(self._ious), np.concatenate(self._hits))
 
 
 def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Picture]:
@@ -196,6 +258,10 @@ def _centre_boxes(size: int) -> list[NDArray[np.bool_]]:
     distance = np.abs(np.arange(size) - (size - 1) / 2)
     within = [distance <= max(side * size / 2, 1) for side in _BOX_SIDES]
     return [inside[:, None] & inside for inside in within]
+
+
+def _scores(iou: NDArray[np.float64], hits: NDArray[np.bool_]) -> Scores:
+    return Scores(ciou=_success(iou, IOU_THRESHOLD), auc=_auc(iou), pointing=float(hits.mean()))
 
 
 def _success(iou: NDArray[np.float64], threshold: float) -> float:

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -97,14 +98,20 @@ class Spread(Protocol):
     def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None: ...
 
 
-def spread(model: nn.Module, parallel: Parallelism) -> Spread:
-    """Spread a model that lies on this rank's device over all ranks.
+def spread(model: nn.Module, parallel: Parallelism, device: torch.device) -> Spread:
+    """Spread a model over the devices of all ranks.
+
+    Args:
+        model: on the CPU; changed in place. Where it is sharded, no device ever holds all of it.
+        parallel: across ranks.
+        device: of this rank.
 
     Raises:
         ConfigError: sharding without other ranks.
     """
     if parallel == "fsdp":
-        return _Sharded(model)
+        return _Sharded(model, device)
+    model.to(device)
     return _Replicated(model) if world_size() > 1 else _Single(model)
 
 
@@ -147,13 +154,15 @@ class _Sharded:
     # Parameters that a stage of the model does not use have no optimiser state.
     _partial = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         if not dist.is_initialized():
             raise ConfigError("parallel=fsdp shards over processes: start the run with torchrun")
+        ranks = init_device_mesh(device.type, (world_size(),))
+        # Each call moves the tensors of its module to the mesh's device and keeps this rank's part of them.
         for module in model.modules():
             if isinstance(module, Block):
-                fully_shard(module)
-        self.shards: FSDPModule = fully_shard(model)
+                fully_shard(module, mesh=ranks)
+        self.shards: FSDPModule = fully_shard(model, mesh=ranks)
         self.module = self.model = model  # sharded in place
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:

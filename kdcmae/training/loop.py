@@ -49,7 +49,7 @@ class BatchSource(Protocol):
 
     @property
     def broken(self) -> BrokenClips:
-        """Clips of this rank that could not be used so far."""
+        """Clips that could not be used so far: this rank's, and the others' as far as they were counted together."""
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This rank's batches of an epoch, all of one size, without the first ``start``."""
@@ -132,10 +132,10 @@ class Trainer:
         if self.steps_per_epoch < 1:
             raise ConfigError(f"an epoch has fewer clips than batch_size={self.settings.batch_size}; lower it")
         select_trained(run.model, self.settings)
-        run.model.to(device).train()
+        run.model.train()
         if self.settings.compile:
             run.model.compile()
-        self.spread = spread(run.model, self.settings.parallel)
+        self.spread = spread(run.model, self.settings.parallel, device)
         self.optimizer = build_optimizer(self.spread.module, self.settings)
         dtype = _autocast_dtype(self.settings.precision, device)
         self.precision = partial(_precision, device, dtype)
@@ -157,7 +157,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is not finite.
-            DataError: the batches ran out.
+            DataError: the batches ran out, or more clips are broken than the limit allows.
         """
         start, first_step = time.perf_counter(), self.position.step
         with closing(self):
@@ -173,9 +173,7 @@ class Trainer:
             seconds=round(seconds, 3),
             clips_per_second=round(clips / seconds, 3),
             metrics=self.metrics,
-            broken={
-                clip: reason for share in gathered(self.run.train.broken.reasons) for clip, reason in share.items()
-            },
+            broken=self.run.train.broken.reasons,
         )
 
     def close(self) -> None:
@@ -273,6 +271,7 @@ class Trainer:
             for name, value in {**score.metrics, "clips": torch.ones(())}.items():
                 totals[name] += value.item() * len(batch["index"])
         self.spread.model.train()
+        _count_together(source.broken)
         everywhere: dict[str, float] = defaultdict(float)
         for share in gathered(dict(totals)):  # a rank may have no clips, and then no names either
             for name, total in share.items():
@@ -312,7 +311,11 @@ class Trainer:
         ]
 
     def _save(self) -> None:
-        """Every rank takes part, because shards have to be gathered; the first one writes."""
+        """Every rank takes part, because shards have to be gathered; the first one writes.
+
+        Raises:
+            DataError: the ranks together found more broken clips than the limit allows; the state is saved.
+        """
         state = {
             "identity": self.identity,
             "position": dataclasses.asdict(self.position),
@@ -325,6 +328,7 @@ class Trainer:
         }
         if rank() == 0:
             save_run_state(state, self.run.output / STATE_FILE)
+        _count_together(self.run.train.broken)
 
     def _restore(self, resume: bool) -> None:
         path = self.run.output / STATE_FILE
@@ -352,6 +356,12 @@ class Trainer:
             model.load_state_dict(self.average.mean or last, assign=True)
             save_checkpoint(model, path)
         return path
+
+
+def _count_together(broken: BrokenClips) -> None:
+    """Count what the other ranks set aside too: each reads a part of the clips, and the limit is one of them all."""
+    for reasons in gathered(broken.reasons):
+        broken.add(reasons.items())
 
 
 def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -33,7 +33,7 @@ class Request:
     Args:
         recipe: to start from.
         data: a manifest, a folder of shards, or ``avsynth[:CLIPS]``.
-        validation: clips to measure on after each epoch, not from shards; None for none, or AVSynth's own.
+        validation: clips to measure on after each epoch, given as ``data``; None for none, or AVSynth's own.
         output: folder of the run.
         checkpoint: to start from; None for fresh weights.
         preset: size of a fresh model; None for the recipe's.

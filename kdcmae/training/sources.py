@@ -17,8 +17,9 @@ from kdcmae.data.loader import evaluation_loader, training_loader
 from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
 from kdcmae.data.reading import Reader
 from kdcmae.data.sampling import Balanced, BatchSampler, InOrder, Order, Shuffled, balance_weights
-from kdcmae.data.shards import ShardLoader, ShardSettings, count_clips
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.data.shard_files import count_clips, index_shards, shard_paths
+from kdcmae.data.shards import ShardLoader, ShardSettings
+from kdcmae.errors import ConfigError
 from kdcmae.training.loop import BatchSource
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
@@ -81,9 +82,7 @@ def open_source(data: str, *, split: str) -> ClipSource:
     name, count = _split_count(data)
     if not Path(name).is_dir():
         return ClipList(read_manifest(name))
-    shards = sorted(Path(name).glob("*.tar"))
-    if not shards:
-        raise DataError(f"{name}: holds no .tar files; give a manifest, or a folder of shards")
+    shards = shard_paths(name)
     return Shards(shards, clips=count or count_clips(shards))
 
 
@@ -163,7 +162,7 @@ class Shards:
         return ShardLoader(self.paths, labels, data, streaming)
 
     def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
-        raise ConfigError(f"{self.paths[0].parent}: shards have no order to measure in; give a manifest")
+        return ClipList(index_shards(self.paths)).validation(labels, data, settings)
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
         shards = _digest(path.name for path in self.paths)

@@ -16,6 +16,7 @@ from kdcmae.bench.ablation.readme import render
 from kdcmae.bench.ablation.suite import run_ablation
 from kdcmae.config import PretrainingConfig, preset
 from kdcmae.errors import DataError
+from kdcmae.training.recipes import RECIPES
 
 SIZES = {"embed_dim": 32, "num_heads": 1, "specific_depth": 1, "decoder_embed_dim": 16, "decoder_depth": 1}
 SMALL = AblationSettings(
@@ -101,6 +102,21 @@ def test_finished_cells_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run_ablation(replace(settings, labelled_clips=24), tmp_path, processes=1, threads=1, rows=ROWS[:2])
 
 
+@pytest.mark.parametrize("changed", ["data set", "recipe"])
+def test_another_data_set_or_recipe_makes_another_cell(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Cell(row=ROWS[-1], seed=0, settings=SMALL, folder=tmp_path, threads=1)
+    before = one.identity
+    assert one.identity == before
+    if changed == "data set":
+        monkeypatch.setattr("kdcmae.bench.ablation.cell.AVSYNTH_VERSION", -1)
+    else:
+        other = replace(RECIPES["avsynth-finetune"], augmentation={"time_mask": 7})
+        monkeypatch.setitem(RECIPES, "avsynth-finetune", other)  # type: ignore[arg-type]
+    assert one.identity != before
+
+
 def _cell(row: str, seed: int, accuracy: float, *, pretrained: bool = True) -> dict[str, Any]:
     way = {"recall_at_1": 0.1, "recall_at_5": 0.2, "recall_at_10": 0.3, "median_rank": 9.0}
     chance = {"recall_at_1": 0.01, "recall_at_5": 0.05, "recall_at_10": 0.1, "median_rank": 50.5}
@@ -122,17 +138,16 @@ def _cell(row: str, seed: int, accuracy: float, *, pretrained: bool = True) -> d
 
 
 def test_the_table_has_means_and_spread_and_says_who_won() -> None:
+    own = RECIPES["avsynth-pretrain"]
     accuracies = {"scratch": (0.5, 0.6), "cav-mae": (0.6, 0.6), "second-view": (0.7, 0.6)}
     accuracies |= {"complementary": (0.7, 0.9), "kdc-mae": (0.8, 0.8)}
     report = {
         "avsynth_version": 2,
         "environment": {"host": {"cpu": "a processor"}},
         "settings": {
-            "seeds": [0, 1],
-            "unlabelled_clips": 10,
-            "labelled_clips": 5,
-            "test_clips": 100,
-            "finetuning": {"few": {}, "many": {}},
+            **{"seeds": [0, 1], "unlabelled_clips": 10, "labelled_clips": 5, "test_clips": 100},
+            "pretraining": {"mask_ratio": 0.6, "batch_size": own.training.batch_size, "precision": "bf16"},
+            "finetuning": {"few": {"mixup_rate": 0.5}, "many": {}},
         },
         "rows": [{"name": row.name, "title": row.title} for row in ROWS],
         "cells": [
@@ -149,6 +164,9 @@ def test_the_table_has_means_and_spread_and_says_who_won() -> None:
     assert lines[7] == "| *chance or baseline* |  |  |  |  | 1.0 | 10.0 | 2.0 | 5.0 |"
     text = " ".join(lines)
     assert "Pretraining against training from scratch, many: +25.0 points" in text
+    assert "Each view is masked by 60 % in pretraining." in text
+    assert f"- `avsynth-pretrain` with mask_ratio 0.6 ({own.model['mask_ratio']}), precision bf16 (auto)" in lines
+    assert "- `avsynth-finetune`, few: with mixup_rate 0.5 (0.0)" in lines
     assert "Distillation against the row above it, many: +0.0 points of accuracy on average, better with 1 of 2" in text
 
 
@@ -158,11 +176,8 @@ def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
         "avsynth_version": 3,
         "environment": {"host": {"cpu": "a processor"}},
         "settings": {
-            "seeds": [0],
-            "unlabelled_clips": 10,
-            "labelled_clips": 5,
-            "test_clips": 100,
-            "finetuning": {"few": {}, "many": {}},
+            **{"seeds": [0], "unlabelled_clips": 10, "labelled_clips": 5, "test_clips": 100},
+            **{"pretraining": {}, "finetuning": {"few": {}, "many": {}}},
         },
         "rows": [{"name": row.name, "title": row.title} for row in rows],
         "cells": [_cell("scratch", 0, 0.2, pretrained=False), _cell("kdc-mae", 0, 0.4)],
@@ -170,3 +185,5 @@ def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
     text = render(report)
     assert "Pretraining against training from scratch, many: +20.0 points" in text
     assert "Distillation" not in text
+    assert f"masked by {100 * RECIPES['avsynth-pretrain'].model['mask_ratio']:g} %" in text
+    assert "- `avsynth-finetune`, many: with nothing changed" in text

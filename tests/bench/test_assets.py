@@ -49,6 +49,8 @@ def test_what_ships_is_rounded_measured_and_described(tmp_path: Path) -> None:
     card = (output / "model_card.md").read_text()
     assert "| pretraining | 2 | 40 | 4 | 0.001 | fp32 | 3 | 12 |" in card
     assert "| chance | 4.2 % | 20.8 % | 41.7 % |" in card
-    for line in ("| sound and picture | ", "| sound alone | ", "| picture alone | ", "| best box in the middle | "):
-        assert line in card
+    for row in ("sound and picture", "sound alone", "picture alone", "best box in the middle"):
+        assert f"| {row} | " in card
+    assert "| the same with another clip's sound | " in card
+    assert "Every patch is encoded alone" in card
     assert "{" not in card

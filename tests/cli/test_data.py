@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -58,13 +59,19 @@ def test_extract_resumes_and_reports_failures(avsynth: Path, extracted: Path) ->
         rows.writerow(("path", "labels"))
         rows.writerows((record.video, record.labels[0]) for record in read_manifest(avsynth / "valid.jsonl"))
         rows.writerow(("text.mp4", "rising disc"))
-    result = run("extract", avsynth.parent / "videos.csv", extracted, "--processes", 1, "--json")
+    command = ("extract", avsynth.parent / "videos.csv", extracted, "--processes", 1, "--json")
+    result = run(*command, "--broken-limit", 0.4)
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert (document["extracted"], document["kept"], list(document["failed"])) == (0, 2, ["text"])
     assert "is not a media file" in document["failed"]["text"]
     assert json.loads((extracted / "report.json").read_text()) == document
-    assert "1 clips failed" in result.stderr
+    assert "note: 1 of 3 clips failed" in result.stderr
+    stopped = run(*command)
+    assert stopped.exit_code == 1
+    assert "error: 1 of 3 clips failed, more than the limit of 1.00%" in stopped.stderr
+    assert "--broken-limit" in stopped.stderr
+    assert json.loads(stopped.stdout) == document
     assert len(read_manifest(document["manifest"])) == 2
 
 
@@ -94,6 +101,18 @@ def test_check_passes_what_is_fine(avsynth: Path) -> None:
     result = run("check", avsynth / "test.jsonl", "--labels", avsynth / "labels.csv", "--processes", 1)
     assert result.exit_code == 0
     assert result.stdout == "2 of 2 clips are fine\n"
+
+
+def test_shards_are_checked_and_measured(avsynth: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for record in read_manifest(avsynth / "valid.jsonl"):
+            (tmp_path / "labels.json").write_text(json.dumps({"labels": record.labels}))
+            shard.add(tmp_path / "labels.json", f"{record.id}.json")
+            shard.add(str(record.video), f"{record.id}.mp4")
+    checked = run("check", tmp_path, "--labels", avsynth / "labels.csv", "--processes", 1)
+    assert (checked.exit_code, checked.stdout) == (0, "2 of 2 clips are fine\n")
+    ours, theirs = (run("stats", data, "--processes", 1).stdout for data in (tmp_path, avsynth / "valid.jsonl"))
+    assert ours == theirs
 
 
 def test_check_fails_what_is_not(avsynth: Path, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+import tarfile
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,13 @@ import pytest
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, frame_path
 
+sys.path.insert(0, str(Path(__file__).parent))  # tests share the files that made_media.py makes
+
 LABELS = ("barking", "singing", "typing")
 
 Extracted = Callable[..., list[ClipRecord]]
+MembersOf = Callable[[ClipRecord], list[tuple[str, bytes]]]
+WriteShard = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
 
 
 def write_wav(path: Path, waveform: np.ndarray) -> None:
@@ -53,3 +61,46 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
         return records
 
     return make
+
+
+def _members_of(record: ClipRecord) -> list[tuple[str, bytes]]:
+    """What a shard holds of an extracted clip."""
+    assert record.wav is not None
+    frames = [(f"{record.id}.{number}.jpg", path.read_bytes()) for number, path in enumerate(record.frames)]
+    facts = json.dumps({"labels": list(record.labels)}).encode()
+    return [(f"{record.id}.json", facts), (f"{record.id}.wav", record.wav.read_bytes()), *frames]
+
+
+def _write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as shard:
+        for name, content in members:
+            member = tarfile.TarInfo(f"clips/{name}")
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def members_of() -> MembersOf:
+    return _members_of
+
+
+@pytest.fixture(scope="session")
+def write_shard() -> WriteShard:
+    return _write_shard
+
+
+@pytest.fixture(scope="session")
+def records(extracted: Extracted) -> list[ClipRecord]:
+    """Twelve clips."""
+    return extracted(12)
+
+
+@pytest.fixture(scope="session")
+def shards(records: list[ClipRecord], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve clips in four shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    return [
+        _write_shard(folder / f"{number}.tar", [pair for record in records[number::4] for pair in _members_of(record)])
+        for number in range(4)
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_every_clip_comes_once_and_in_order(manifest: Path) -> None:
     assert torch.cat([batch["target"] for batch in batches]).argmax(dim=1).tolist() == [0, 1, 0, 1, 0]
     assert batches[0]["audio"].shape == (2, 64, 128)
     assert data.skipped == {}
+
+
+def test_shards_give_what_their_manifest_gives(manifest: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for number in range(CLIPS):
+            (tmp_path / f"{number}.json").write_text(json.dumps({"labels": "ab"[number % 2]}))
+            shard.add(manifest.parent / f"{number}.mp4", f"{number}.mp4")
+            shard.add(tmp_path / f"{number}.json", f"{number}.json")
+    for ours, theirs in zip(clips(tmp_path), clips(manifest), strict=True):
+        for name, tensor in theirs.items():
+            assert torch.equal(ours[name], tensor)
+    assert not clips(tmp_path).has_masks
 
 
 def test_a_mask_lies_on_its_object_as_the_model_sees_it(manifest: Path) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from kdcmae import KDCMAE
 from kdcmae.errors import DataError
 from kdcmae.evaluation import localization
-from kdcmae.evaluation.localization import Heat, draw_heat, heatmap, localize, summarize
+from kdcmae.evaluation.localization import Heat, draw_heat, heatmap, localize, patch_features, sound_features, summarize
 from kdcmae.runtime.preprocessing import Preprocessing
 
 SIZE = 64
@@ -38,27 +38,30 @@ def squares(*corners: tuple[int, int], side: int = 24) -> torch.Tensor:
     return masks
 
 
-def heat(values: torch.Tensor, masks: torch.Tensor | None) -> Heat:
-    return Heat(torch.arange(len(values)), torch.zeros(len(values), 3, SIZE, SIZE), values.float(), masks)
+def heat(values: torch.Tensor, masks: torch.Tensor | None, other: torch.Tensor | None = None) -> Heat:
+    other = values if other is None else other
+    return Heat(
+        torch.arange(len(values)), torch.zeros(len(values), 3, SIZE, SIZE), values.float(), other.float(), masks
+    )
 
 
 def test_the_heatmap_compares_each_patch_by_itself_with_the_sound_and_the_picture(model: KDCMAE) -> None:
     data = batch()
     with torch.no_grad():
-        fit = heatmap(model, data["audio"], data["image"])
+        fit = heatmap(patch_features(model, data["image"]), sound_features(model, data["audio"]))
         sound = F.normalize(model.forward_features(data["audio"], data["image"])[0].mean(dim=1), dim=-1)
         alone = [model.video_tokens(data["image"], torch.full((1, 3, 1), place)) for place in range(16)]
         patches = [F.normalize(model.unified(token, "video")[:, 0], dim=-1) for token in alone]
-    assert fit.shape == (3, 4, 4)
+    assert fit.shape == (3, 16)
     for place, patch in enumerate(patches):
         others = torch.stack([(patch * other).sum(dim=1) for other in patches]).mean(dim=0)
-        torch.testing.assert_close(fit[:, place // 4, place % 4], (patch * sound).sum(dim=1) - others)
+        torch.testing.assert_close(fit[:, place], (patch * sound).sum(dim=1) - others)
 
 
 def test_heat_covers_the_frame_and_peaks_where_the_heatmap_does(model: KDCMAE, monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = torch.full((3, 4, 4), -0.3)
     coarse[0, 1, 2] = coarse[1, 3, 0] = coarse[2, 0, 3] = 0.2
-    monkeypatch.setattr(localization, "heatmap", lambda *_: coarse)
+    monkeypatch.setattr(localization, "heatmap", lambda *_: coarse.flatten(1))
     (one,) = localize(model, [batch()])
     assert one.mask is None
     assert one.heat.shape == (3, SIZE, SIZE)
@@ -68,6 +71,25 @@ def test_heat_covers_the_frame_and_peaks_where_the_heatmap_does(model: KDCMAE, m
     assert torch.equal(peaks // SIZE // 16 * 4 + peaks % SIZE // 16, torch.tensor([6, 12, 3]))
     assert one.heat[0, 16:32, 32:48].mean() > 0.5 > one.heat[0].mean()
     assert one.heat[0, :, :16].max() < 1e-6
+
+
+@pytest.mark.parametrize("sizes", [(4,), (2, 1, 1)])
+def test_the_other_sound_is_that_of_the_clip_before(model: KDCMAE, sizes: tuple[int, ...]) -> None:
+    whole = batch(4)
+    split = {name: tensor.split(sizes) for name, tensor in whole.items()}
+    batches = [{name: parts[number] for name, parts in split.items()} for number in range(len(sizes))]
+    other = torch.cat([one.other_heat for one in localize(model, batches)])
+    order = torch.tensor([sizes[0] - 1, 0, 1, 2])  # the first one has none before it
+    (expected,) = localize(model, [{**whole, "audio": whole["audio"][order]}])
+    torch.testing.assert_close(other, expected.heat)
+
+
+def test_the_other_sound_has_scores_of_its_own() -> None:
+    masks = squares((0, 0), (0, 40))
+    result = summarize([heat(masks, masks, other=masks.flip(0)), heat(masks, masks, other=masks)])
+    assert (result.ciou, result.pointing) == (1.0, 1.0)
+    assert (result.other_sound.ciou, result.other_sound.pointing) == (0.5, 0.5)
+    assert 0.5 < result.other_sound.auc < result.auc
 
 
 def test_heat_on_the_object_scores_full_marks_and_beats_the_centre_box() -> None:

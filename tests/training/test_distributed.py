@@ -11,24 +11,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
+from kdcmae.cli import main
 from kdcmae.collectives import gather_rows
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.training.distributed import joined, spread
 from kdcmae.training.tracking import read_metrics
 
 HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+COMMAND = str(Path(sys.executable).with_name("kdcmae"))
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> tuple[Path, Path]:
     """Folders of the same runs on one process and on two ranks."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*command, str(HERE / "two_ranks.py"), str(two)],
+        [*TORCHRUN, str(HERE / "two_ranks.py"), str(two)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as ranks, pytest.MonkeyPatch.context() as patch:  # fmt: skip
         patch.syspath_prepend(str(HERE))
@@ -54,11 +58,36 @@ def test_losses_and_weights_are_those_of_one_process(name, both):
             assert (spread_weights[tensor_name] - tensor).abs().median() < 1e-5, tensor_name
 
 
+@pytest.mark.slow
+def test_the_command_on_two_ranks_logs_the_losses_of_one_process(pretrain_arguments, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    ranks = subprocess.run(
+        [*TORCHRUN, "--no-python", COMMAND, *pretrain_arguments(two)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ranks.returncode == 0, ranks.stderr
+    assert "on 2 x cpu" in ranks.stderr
+    result = CliRunner().invoke(main, pretrain_arguments(one))
+    assert result.exit_code == 0, result.output
+    expected, found = (read_metrics(folder / "metrics.jsonl") for folder in (one, two))
+    assert len(expected) == len(found) == 20  # 16 steps and 4 validations
+    for here, there in zip(expected, found, strict=True):
+        assert there == pytest.approx(here, rel=1e-5, abs=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["one_direction", "bidirectional", "distillation", "softmax_distillation"])
 def test_gradients_are_those_of_one_process(loss, both):
     one, two = (torch.tensor(json.loads((folder / "gradients.json").read_text())[loss]) for folder in both)
     assert one.abs().max() > 1e-3
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+
+
+def test_broken_clips_of_all_ranks_count(both):
+    one, two = (json.loads((folder / "broken.json").read_text()) for folder in both)
+    assert two == one * 2
+    assert "2 of 24 clips cannot be used, more than the limit of 5.00%" in one[0]
+    for clip in ("clip_0", "clip_1"):
+        assert f"{clip}: is damaged" in one[0]
 
 
 def test_without_other_ranks_rows_stay_as_they_are():
@@ -68,7 +97,18 @@ def test_without_other_ranks_rows_stay_as_they_are():
 
 def test_sharding_needs_torchrun():
     with pytest.raises(ConfigError, match="torchrun"):
-        spread(torch.nn.Linear(2, 2), "fsdp")
+        spread(torch.nn.Linear(2, 2), "fsdp", torch.device("cpu"))
+
+
+def test_a_sharded_model_is_never_moved_whole(random_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_: pytest.fail("the whole model was moved"))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    try:
+        model = random_runs.random_run("pretrain", tmp_path / "run").model
+        spread(model, "fsdp", torch.device("cpu"))
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

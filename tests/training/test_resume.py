@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from kdcmae.cli import main
 from kdcmae.errors import CheckpointError
 from kdcmae.training.resume import load_run_state, random_state, restore_random_state, save_run_state
 from kdcmae.training.tracking import read_metrics
 
 SCRIPT = Path(__file__).parent / "random_run.py"
+COMMAND = str(Path(sys.executable).with_name("kdcmae"))
 
 
 @pytest.fixture
@@ -29,15 +32,17 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def run_and_kill(stage: str, folder: Path, options: dict[str, int], lines: int) -> None:
-    """Start a run in a process of its own and kill it as soon as its log has so many lines."""
-    command = [sys.executable, str(SCRIPT), stage, str(folder), *(f"{key}={value}" for key, value in options.items())]
+def run_and_kill(command: list[str], folder: Path, lines: int) -> int:
+    """Start a run in a folder and kill it once its log has so many lines; the last step in the log."""
+    log = folder / "metrics.jsonl"
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        log = folder / "metrics.jsonl"
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < lines):
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, f"the run ended before line {lines} of its log"
+    step = read_metrics(log)[-1]["step"]
+    assert isinstance(step, int)
+    return step
 
 
 @pytest.mark.parametrize(
@@ -47,8 +52,8 @@ def run_and_kill(stage: str, folder: Path, options: dict[str, int], lines: int) 
 def test_a_killed_run_resumes_to_the_same_losses(stage, options, random_runs, tmp_path, one_thread):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     lines = random.randrange(1, 25)  # of at least 48; another number each time the tests run
-    run_and_kill(stage, killed, options, lines)
-    logged = read_metrics(killed / "metrics.jsonl")[-1]["step"]
+    pairs = [f"{key}={value}" for key, value in options.items()]
+    logged = run_and_kill([sys.executable, str(SCRIPT), stage, str(killed), *pairs], killed, lines)
     trainer = random_runs.trainer(random_runs.random_run(stage, killed, **options), resume=True)
     assert trainer.position.step >= (logged - 1) // 3 * 3  # it saves every three steps, and does not start over
     trainer.fit()
@@ -58,6 +63,20 @@ def test_a_killed_run_resumes_to_the_same_losses(stage, options, random_runs, tm
     weights = load_file(whole / "model.safetensors")
     for name, tensor in load_file(killed / "model.safetensors").items():
         assert torch.equal(tensor, weights[name]), f"{name}, killed after step {logged}"
+
+
+@pytest.mark.slow
+def test_the_killed_command_resumes_to_the_same_losses(pretrain_arguments, tmp_path, one_thread):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    lines = random.Random(0).randrange(4, 13)  # of 20, past the first saved state
+    logged = run_and_kill([COMMAND, *pretrain_arguments(killed)], killed, lines)
+    for arguments in ([*pretrain_arguments(killed), "--resume"], pretrain_arguments(whole)):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        assert ("going on after step" in result.stderr) == ("--resume" in arguments)
+    resumed, expected = (read_metrics(folder / "metrics.jsonl") for folder in (killed, whole))
+    assert resumed[-1]["step"] == 16
+    assert resumed == expected, f"killed after step {logged}"
 
 
 class Killed(BaseException):

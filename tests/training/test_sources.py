@@ -138,13 +138,16 @@ def test_shards_are_counted_or_the_count_is_given(shards):
     assert shards.training(None, DatasetSettings(), settings("pretrain", accumulation_steps=2)).batches_per_epoch == 4
 
 
+def test_shards_are_measured_in_order(shards):
+    source = shards.validation(None, DatasetSettings(), settings("finetune"))
+    assert [source.clip_id(number) for number in range(8)] == [f"{shard}-{clip}" for shard in "01" for clip in range(4)]
+
+
 def test_what_shards_cannot_do(shards):
     finetuning = settings("finetune", balanced=True)
     with pytest.raises(ConfigError, match="use --labels FILE"):
         shards.classes(None)
     with pytest.raises(ConfigError, match="balanced=false"):
         shards.training(None, DatasetSettings(), finetuning)
-    with pytest.raises(ConfigError, match="give a manifest"):
-        shards.validation(None, DatasetSettings(), finetuning)
     # Another number of readers gives other batches, so a resumed run must not change it.
     assert shards.identity(finetuning) != shards.identity(dataclasses.replace(finetuning, workers=5))

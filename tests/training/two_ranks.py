@@ -14,8 +14,10 @@ import torch
 from random_run import random_run, train
 
 from kdcmae.collectives import rank, world_size
+from kdcmae.data.broken import BrokenClips
+from kdcmae.errors import DataError
 from kdcmae.losses import contrastive_loss, distillation_loss, softmax_distillation_loss
-from kdcmae.training.distributed import joined
+from kdcmae.training.distributed import gathered, joined
 
 # Large weights, so that a wrong gradient of the losses that look across ranks bends the others' curves.
 ACROSS = {"contrastive_weight": 1.0, "bidirectional": True, "distilled_latents": ("joint", "audio", "video")}
@@ -61,15 +63,28 @@ def gradients() -> dict[str, list[float]]:
     return result
 
 
+def stopped_by_broken_clips(folder: Path) -> list[str]:
+    """What each rank says of two broken clips that are spread over the ranks, where one would be within the limit."""
+    run = random_run("pretrain", folder, epochs=1)
+    run.train.broken = BrokenClips(24, 0.05)
+    try:
+        run.train.broken.add([(f"clip_{number}", "is damaged") for number in range(2)[rank() :: world_size()]])
+        train(run)
+    except DataError as error:
+        return gathered(str(error))
+    return gathered("went on")
+
+
 def run_all(folder: Path) -> None:
-    """Every run in a folder of its own, and the gradients in a file."""
+    """Every run in a folder of its own, and what else the ranks found in a file each."""
     for name, settings in RUNS.items():
         train(random_run(output=folder / name, **settings))
     # The sharded run goes on from its last state for another epoch.
     train(random_run(output=folder / "sharded", **{**RUNS["sharded"], "epochs": 2}), resume=True)
-    found = gradients()
+    found = {"gradients": gradients(), "broken": stopped_by_broken_clips(folder / "broken")}
     if rank() == 0:
-        (folder / "gradients.json").write_text(json.dumps(found))
+        for name, values in found.items():
+            (folder / f"{name}.json").write_text(json.dumps(values))
 
 
 if __name__ == "__main__":

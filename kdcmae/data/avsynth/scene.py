@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdcmae.data.avsynth.classes import CLASSES, LOOKS, SOUNDS, SynthClass, looks_of
 from kdcmae.data.avsynth.picture import Colour, Ground, SceneObject, coverage, paint, painted_ground
 from kdcmae.data.avsynth.sound import Performance, tone
-from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
 __all__ = [
@@ -145,7 +145,7 @@ def frame(scene: Scene, number: int) -> NDArray[np.uint8]:
 
 def mask(scene: Scene) -> NDArray[np.bool_]:
     """Where the sounding object is in the middle frame, which evaluation looks at: (112, 112)."""
-    return coverage(scene.sounding, FRAME_NUMBERS[FRAMES_PER_CLIP // 2] / FPS, FRAME_SIZE)
+    return coverage(scene.sounding, FRAME_NUMBERS[MIDDLE_FRAME] / FPS, FRAME_SIZE)
 
 
 def _performance(name: str, radius: float, rng: np.random.Generator) -> Performance:

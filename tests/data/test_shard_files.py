@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcmae.data.check import check_clips
+from kdcmae.data.manifest import ClipRecord
+from kdcmae.data.reading import read_record
+from kdcmae.data.shard_files import count_clips, index_shards, list_clips, read_shard
+from kdcmae.data.stats import spectrogram_stats
+from kdcmae.errors import DataError
+
+MembersOf = Callable[[ClipRecord], list[tuple[str, bytes]]]
+WriteShard = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
+
+
+def test_shards_hold_clips(shards: list[Path], records: list[ClipRecord]) -> None:
+    assert count_clips(shards) == 12
+    clips = list(read_shard(shards[1]))
+    assert [(clip.id, clip.labels) for clip in clips] == [(record.id, record.labels) for record in records[1::4]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "a.json: is not JSON"), (b"[]", r"a.json: is \[\] instead"), (b'{"labels": 3}', "labels=3")],
+)
+def test_labels_that_cannot_be_read(content: bytes, message: str, tmp_path: Path, write_shard: WriteShard) -> None:
+    shard = write_shard(tmp_path / "labels.tar", [("a.json", content)])
+    with pytest.raises(DataError, match=message):
+        list(read_shard(shard))
+
+
+def test_members_may_be_compressed(
+    records: list[ClipRecord], tmp_path: Path, members_of: MembersOf, write_shard: WriteShard
+) -> None:
+    plain = write_shard(tmp_path / "a.tar", members_of(records[0]))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert next(read_shard(tmp_path / "a.tar.gz")).members == next(read_shard(plain)).members
+    assert len(next(read_shard(plain)).members) == 12
+
+
+def test_shards_that_cannot_be_read(shards: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("no tar")
+    (tmp_path / "cut.tar").write_bytes(shards[0].read_bytes()[:30000])
+    for name in ("text.tar", "cut.tar", "none.tar"):
+        for read in (read_shard, lambda path: index_shards([path])):
+            with pytest.raises(DataError, match=rf"{name}: is no tar file, or truncated"):
+                list(read(tmp_path / name))
+
+
+def test_clips_of_an_index_are_read_like_their_files(shards: list[Path], records: list[ClipRecord]) -> None:
+    by_id = {record.id: record for record in records}
+    clips = list_clips(shards[0].parent)
+    assert sorted(clip.id for clip in clips) == sorted(by_id)
+    for clip in clips:
+        ours, theirs = (read_record(one, "audiovisual", (0, 7)) for one in (clip, by_id[clip.id]))
+        assert ours.waveform is not None
+        np.testing.assert_array_equal(ours.waveform, theirs.waveform)
+        np.testing.assert_array_equal(ours.frames, theirs.frames)
+        assert clip.labels == by_id[clip.id].labels
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_shards_are_checked_and_measured(processes: int, shards: list[Path], records: list[ClipRecord]) -> None:
+    clips = index_shards(shards)
+    measured = spectrogram_stats(clips, audio_frames=32, processes=processes)
+    expected = spectrogram_stats(records, audio_frames=32)
+    assert (measured.clips, measured.mean, measured.std) == pytest.approx((12, expected.mean, expected.std))
+    assert check_clips(clips, None, shortest_s=0.1, processes=processes) == []
+    assert {problem.kind for problem in check_clips(clips[:2], None, processes=processes)} == {"short"}
+
+
+def test_a_clip_of_sound_alone_is_checked_as_such(
+    tmp_path: Path, records: list[ClipRecord], members_of: MembersOf, write_shard: WriteShard
+) -> None:
+    members = [(name, content) for name, content in members_of(records[0]) if not name.endswith("jpg")]
+    broken = [("b.wav", b"no sound"), ("b.0.jpg", b"no picture")]
+    problems = check_clips(index_shards([write_shard(tmp_path / "a.tar", [*members, *broken])]), None, shortest_s=0.1)
+    assert [(problem.clip_id, problem.kind) for problem in problems] == [("b", "corrupt")]
+
+
+def test_an_id_is_used_once(
+    tmp_path: Path, records: list[ClipRecord], members_of: MembersOf, write_shard: WriteShard
+) -> None:
+    shards = [write_shard(tmp_path / f"{number}.tar", members_of(records[0])) for number in range(2)]
+    with pytest.raises(DataError, match=r"1\.tar: id 'clip0' was used before"):
+        index_shards(shards)
+
+
+def test_folders_without_clips(tmp_path: Path, write_shard: WriteShard) -> None:
+    with pytest.raises(DataError, match=r"holds no \.tar files"):
+        list_clips(tmp_path)
+    write_shard(tmp_path / "a.tar", [])
+    with pytest.raises(DataError, match=r"no clips in .*a\.tar"):
+        list_clips(tmp_path)
