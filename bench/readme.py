@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcmae.bench.markers import replace_between
 from kdcmae.bench.schema import Report, Row
-from kdcmae.bench.tables import NONE, conditions, name
+from kdcmae.bench.tables import NONE, conditions, median, name
 from kdcmae.charts import number
 
 __all__ = ["BEGIN", "END", "render_markdown", "update_suite"]
@@ -17,7 +17,7 @@ END = "<!-- end of suite benchmark -->"
 
 _HEAD = (
     "subject",
-    "p50 ms",
+    "p50 ms (95 %)",
     "p99 ms",
     "speed, 95 % interval",
     "accuracy",
@@ -76,7 +76,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> Iterator[str]:
     assert row.latency is not None
     starts = [one.latency for one in rows if one.case.kind == "cold start" and one.case.subject == row.case.subject]
     yield name(row) + (" (unstable)" if row.status == "unstable" else "")
-    yield number(row.latency.p50_ms)
+    yield median(row)
     yield number(row.latency.p99_ms)
     if row.is_reference or row.speed is None:
         yield "reference" if row.is_reference else NONE

@@ -9,9 +9,10 @@ from kdcmae.bench.schema import BOUNDARIES, Parity, Report, Row
 from kdcmae.bench.timing import STABLE_VARIATION, speed_ratio
 from kdcmae.charts import number
 
-__all__ = ["Table", "conditions", "name", "remarks", "tables"]
+__all__ = ["Table", "conditions", "median", "name", "remarks", "tables"]
 
 NONE = "-"
+_P50 = "p50 (95 %)"
 _TOOLS = {"benchmark_app": "OpenVINO", "trtexec": "TensorRT"}
 
 
@@ -133,8 +134,14 @@ def name(row: Row) -> str:
     return f"{row.case.subject} ({precision})" if precision else row.case.subject
 
 
+def median(row: Row) -> str:
+    """The median latency in ms and its 95 % interval."""
+    latency = row.latency
+    return f"{number(latency.p50_ms)} ({number(latency.low_ms)}-{number(latency.high_ms)})" if latency else NONE
+
+
 def _latency(title: str, rows: Sequence[Row]) -> Table:
-    head = ("subject", "p50", "p90", "p99", "mean", "variation", "samples/s", "speed, 95 % interval", "parity")
+    head = ("subject", _P50, "p90", "p99", "mean", "variation", "samples/s", "speed, 95 % interval", "parity")
     return Table(
         title=title,
         head=(*head, "accuracy", "of ceiling"),
@@ -180,13 +187,13 @@ def _start(title: str, rows: Sequence[Row]) -> Table:
 def _sweep(title: str, rows: Sequence[Row]) -> Table:
     return Table(
         title=title,
-        head=("subject", "batch", "instances x threads", "p50 ms", "p99 ms", "variation", "samples/s", "status"),
+        head=("subject", "batch", "instances x threads", f"{_P50} ms", "p99 ms", "variation", "samples/s", "status"),
         rows=tuple(
             (
                 name(row),
                 str(row.case.batch),
                 f"{row.case.instances} x {row.case.threads}",
-                _number(row.latency.p50_ms if row.latency else None),
+                median(row),
                 _number(row.latency.p99_ms if row.latency else None),
                 f"{row.latency.window_variation:.1%}" if row.latency else NONE,
                 _number(row.throughput_samples_per_s),
@@ -200,7 +207,7 @@ def _sweep(title: str, rows: Sequence[Row]) -> Table:
 def _trips(title: str, rows: Sequence[Row]) -> Table:
     return Table(
         title=title,
-        head=("subject", "p50", "p90", "p99", "mean", "variation", "stages", "status"),
+        head=("subject", _P50, "p90", "p99", "mean", "variation", "stages", "status"),
         rows=tuple(
             (
                 name(row),
@@ -217,8 +224,8 @@ def _latency_cells(row: Row) -> tuple[str, ...]:
     latency = row.latency
     if latency is None:
         return (NONE,) * 5
-    numbers = (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.mean_ms)
-    return (*map(_number, numbers), f"{latency.window_variation:.1%}")
+    numbers = (latency.p90_ms, latency.p99_ms, latency.mean_ms)
+    return (median(row), *map(_number, numbers), f"{latency.window_variation:.1%}")
 
 
 def _number(value: float | None) -> str:

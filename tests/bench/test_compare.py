@@ -60,6 +60,16 @@ def test_a_tenth_slower_is_found_and_equal_runs_are_the_same(trial):
     assert found.exit_code == 1
 
 
+def test_rows_that_are_stable_in_both_runs_agree_within_their_intervals():
+    """Medians 2.5 % to either side of each: intervals up to 5 % apart touch."""
+    old = report(row("near", ms=10), row("far", ms=10), row("shaky", ms=10, variation=0.3), row("gone", ms=10))
+    gone = Row(case=row("gone", ms=10).case, status="failed")
+    new = report(row("near", ms=10.4), row("far", ms=9.4), row("shaky", ms=10), gone)
+    comparison = compare_reports(old, new)
+    assert [change.agrees for change in comparison.changes] == [True, False, None, None]
+    assert comparison.agreeing == (1, 2)
+
+
 def test_runs_in_two_states_of_the_machine_are_not_compared():
     def in_state(seed, slowed, yardstick_ms):
         rows = [dataclasses.replace(one, yardstick_ms=yardstick_ms) for one in timed(seed, slowed).rows]
@@ -123,6 +133,7 @@ def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monke
     result = CliRunner().invoke(main, ["compare"])
     assert result.exit_code == 0, result.output
     assert "0 regressions" in result.stdout
+    assert "13 of 13 stable rows agree within their intervals" in result.stdout
 
 
 def test_the_command_exits_1_on_a_regression(tmp_path):

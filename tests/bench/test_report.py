@@ -47,7 +47,20 @@ def test_figures_stand_in_the_subject_s_lines():
     latency, start = line_of("out/ov", text)
     name = ["out/ov", "(bf16)"]
     speed = ["2.50x", "(2.25-2.75)", "faster"]
-    assert latency.split() == [*name, *"4444", "0.0%", "1000", *speed, "1.0e-05", "92.5%", "50%", "of", "bf16"]
+    assert latency.split() == [
+        *name,
+        "4",
+        "(3.9-4.1)",
+        *"444",
+        "0.0%",
+        "1000",
+        *speed,
+        "1.0e-05",
+        "92.5%",
+        "50%",
+        "of",
+        "bf16",
+    ]
     assert start.split() == [*name, "1234", "12.35", "2", "123", "-", "2", "12.5", "-", "2.0e-03", "measured"]
 
 
@@ -93,9 +106,19 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     shown = full_report()
     path = tmp_path / "report.json"
     path.write_text(json.dumps(shown.to_dict(), allow_nan=False))
-    assert json.loads(path.read_text())["schema_version"] == 3
+    assert json.loads(path.read_text())["schema_version"] == 4
     assert read_report(path) == shown
     assert len({frozenset(found) for found in shown.to_dict()["rows"]}) == 1
+
+
+def test_a_report_of_version_3_gets_its_intervals_from_its_windows(tmp_path):
+    shown = report(row("a", ms=10, variation=0.01))
+    older = json.loads(json.dumps({**shown.to_dict(), "schema_version": 3}))
+    for name in ("low_ms", "high_ms"):
+        del older["rows"][0]["latency"][name]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(older))
+    assert read_report(path) == shown
 
 
 @pytest.mark.parametrize(
@@ -103,8 +126,8 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 1}', "schema version 1, not 3"),
-        ('{"schema_version": 3, "rows": []}', "is not a report"),
+        ('{"schema_version": 1}', "schema version 1, not 4"),
+        ('{"schema_version": 4, "rows": []}', "is not a report"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path, text, words):
@@ -135,7 +158,7 @@ def test_the_readme_shows_the_fastest_first_with_accuracy_and_what_is_missing():
     table = [line for line in lines if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in table[2:]][-1].startswith("PyTorch eager")
     int8 = next(line for line in table if "OpenVINO int8" in line)
-    assert "| 225 | 225 | 2.50 (2.25-2.75) | 89.0% | 1e-05 | 50% | - | 2.0 |" in int8
+    assert "| 225 (219.4-230.6) | 225 | 2.50 (2.25-2.75) | 89.0% | 1e-05 | 50% | - | 2.0 |" in int8
     assert "Not measured here: TensorRT fp16 (no CUDA device)." in lines
     assert ENVIRONMENT["host"]["cpu"] in lines[0]
 
