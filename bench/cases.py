@@ -187,8 +187,11 @@ class Solo:
 
 def _in_state(row: Row, before_ms: float, after_ms: float) -> Row:
     """With what the yardstick read around it; unstable where the machine changed meanwhile."""
-    status = "unstable" if apart(before_ms, after_ms) else row.status
-    return replace(row, status=status, yardstick_ms=max(before_ms, after_ms))
+    row = replace(row, yardstick_ms=max(before_ms, after_ms))
+    if not apart(before_ms, after_ms):
+        return row
+    reason = f"the machine changed its state: known work took {before_ms:.2f} ms before, {after_ms:.2f} ms after"
+    return replace(row, status="unstable", reason=reason)
 
 
 def _row(case: Case, facts: Facts, latency: Latency, rate: float, peak_rss_bytes: int | None) -> Row:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -82,16 +82,31 @@ def compare_reports(old: Report, new: Report) -> Comparison:
         if before != after:
             raise DataError(f"the reports are of different machines: {before!r} and {after!r}; compare those of one")
     found = {row.case: row for row in new.rows}
-    pairs = [(row, found[row.case]) for row in old.rows if row.case in found and row.latency]
+    measured = [row for row in old.rows if row.latency]
+    pairs = [(row, found[row.case]) for row in measured if row.case in found]
     if not pairs:
         raise DataError("the reports share no measured case; compare runs of the same subjects and settings")
     confidence = 1 - (1 - _CONFIDENCE) / len(pairs)
-    return Comparison(changes=tuple(change for pair in pairs for change in _changes(*pair, confidence)))
+    changes = [change for pair in pairs for change in _changes(*pair, confidence)]
+    return Comparison(changes=(*changes, *_lost(measured, new)))
+
+
+def _lost(measured: Sequence[Row], new: Report) -> Iterator[Change]:
+    """What the new report has no row of, with what it says of the subject that failed before its boundary was known."""
+    cases = {row.case for row in new.rows}
+    reasons = {replace(row.case, boundary="host to host"): row.reason for row in new.rows if not row.latency}
+    # A sweep ends where the machine is saturated: a batch that was not tried is not lost.
+    swept = {(row.case.model, row.case.subject) for row in new.rows if row.case.kind == "batch" and row.latency}
+    for row in measured:
+        case = row.case
+        if case not in cases and not (case.kind == "batch" and (case.model, case.subject) in swept):
+            reason = reasons.get(replace(case, boundary="host to host"), "the new report has no such case")
+            yield Change(case=case, outcome="lost", reason=reason)
 
 
 def _changes(old: Row, new: Row, confidence: float) -> Iterator[Change]:
     assert old.latency is not None
-    if new.latency is None:
+    if new.latency is None or new.status not in ("measured", "unstable"):
         yield Change(case=old.case, outcome="lost", reason=new.reason)
         return
     if old.accuracy and new.accuracy and new.accuracy.high < old.accuracy.low:
@@ -106,7 +121,7 @@ def _changes(old: Row, new: Row, confidence: float) -> Iterator[Change]:
         states = f"the machine was in another state: known work took {old.yardstick_ms:.2f} ms, now"
         yield judged(outcome="unstable", reason=f"{states} {new.yardstick_ms:.2f} ms")
     elif agrees is None:
-        yield judged(outcome="unstable")
+        yield judged(outcome="unstable", reason=new.reason or old.reason)
     elif ratio[1] > 1:
         yield judged(outcome="slower")
     else:

@@ -107,8 +107,8 @@ def remarks(report: Report) -> Iterator[str]:
     yield from _same_graph(report)
     if any(row.status == "unstable" for row in report.rows):
         yield (
-            f"unstable: window medians vary by more than {STABLE_VARIATION:.1%}; no winner is named. "
-            "Close other programs, or give more --seconds"
+            f"unstable: window medians vary by more than {STABLE_VARIATION:.1%}, or the machine changed; "
+            "no winner is named. Close other programs, or give more --seconds"
         )
 
 

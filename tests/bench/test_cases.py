@@ -84,8 +84,10 @@ def test_a_case_during_which_the_machine_changed_is_unstable(solo, monkeypatch):
     steady, changing = iter((1.0, 1.05)), iter((1.0, 1.2))
     (row,) = dataclasses.replace(solo("sees clips"), yardstick=lambda: next(steady)).batches(1)
     assert (row.status, row.yardstick_ms) == ("measured", 1.05)
+    assert row.reason == ""
     (row,) = dataclasses.replace(solo("sees clips"), yardstick=lambda: next(changing)).batches(1)
     assert (row.status, row.yardstick_ms) == ("unstable", 1.2)
+    assert row.reason == "the machine changed its state: known work took 1.00 ms before, 1.20 ms after"
 
 
 def test_stages_of_a_clip_add_up(solo, tmp_path):

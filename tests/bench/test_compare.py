@@ -95,6 +95,38 @@ def test_unstable_cases_are_not_judged():
     assert comparison.exit_code == 0
 
 
+def test_what_a_report_calls_unstable_is_not_judged_however_steady_its_windows_are():
+    shaken = dataclasses.replace(row("a", ms=30), status="unstable", reason="the machine changed its state")
+    comparison = compare_reports(report(row("a", ms=10)), report(shaken))
+    assert [(change.outcome, change.reason) for change in comparison.changes] == [("unstable", shaken.reason)]
+    assert compare_reports(report(shaken), report(row("a", ms=40))).exit_code == 0
+
+
+def test_what_the_new_report_leaves_out_is_lost():
+    comparison = compare_reports(report(row("a", ms=10), row("b", ms=10)), report(row("a", ms=10)))
+    assert [(change.case.subject, change.outcome) for change in comparison.regressions] == [("b", "lost")]
+    assert comparison.regressions[0].reason == "the new report has no such case"
+    assert comparison.exit_code == 1
+
+
+def test_a_tool_that_fails_before_its_boundary_is_known_is_lost_for_its_reason():
+    timed = row("benchmark_app bf16", ms=10)
+    timed = dataclasses.replace(timed, case=dataclasses.replace(timed.case, boundary="tool"))
+    failed = Row(case=row("benchmark_app bf16", ms=10).case, status="failed", reason="it crashed")
+    comparison = compare_reports(report(row("a", ms=10), timed), report(row("a", ms=10), failed))
+    assert [(change.outcome, change.reason) for change in comparison.regressions] == [("lost", "it crashed")]
+
+
+def test_a_batch_beyond_the_saturation_of_the_new_run_is_not_lost():
+    def swept(*batches):
+        cases = [Case(model="", subject="a", kind="batch", batch=batch) for batch in batches]
+        return report(*(dataclasses.replace(row("a", ms=10), case=case) for case in cases))
+
+    assert compare_reports(swept(1, 2, 4), swept(1, 2)).regressions == ()
+    lost = compare_reports(report(row("a", ms=10), *swept(1, 2).rows), report(row("a", ms=10))).regressions
+    assert [change.case.batch for change in lost] == [1, 2]
+
+
 def test_what_is_not_measured_any_more_is_lost():
     gone = Row(case=row("a", ms=10).case, status="failed", reason="it crashed")
     comparison = compare_reports(report(row("a", ms=10)), report(gone))
