@@ -95,8 +95,7 @@ class _Model:
             if built[-1].status == "measured":
                 # Known of what cannot run here too, such as a TensorRT engine that was built without a GPU.
                 self._facts[engine.name] = engine_facts(built[-1].folder, Manifest.read(built[-1].folder))
-        data = self.folder / f"clips-{plan.clips}.npz"
-        labels = write_clips(data, clips=plan.clips)
+        data, labels = write_clips(self.folder, clips=plan.clips)
         self._side_by_side(built, torch, engines, data, labels)
         if plan.largest_batch > 1:
             with self.step(f"{plan.name}: PyTorch eager, batches"):

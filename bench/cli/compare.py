@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcmae.bench.cli.results import RESULTS
+from kdcmae.bench.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.errors import ConfigError
 
