@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdcmae.bench.agreement import AnswerCache, agreement, top1_accuracy
+from kdcmae.bench.agreement import AnswerCache, accuracies, agreement
 from kdcmae.bench.cases import Solo
 from kdcmae.bench.ceilings import best_ceilings, measure_ceilings
 from kdcmae.bench.clips import write_clips
@@ -147,12 +147,9 @@ class _Model:
         name = f"AVSynth test, {len(labels)} clips"
         with self.step(f"{self.plan.name}: answers to {name}"):
             given = {one.entry.subject: cache.answers(one) for one in contenders}
-        for one in contenders:
-            facts, answers = one.facts, given[one.entry.subject]
-            self._facts[one.entry.subject] = facts
-            if answers is not None and not facts.random_weights and set(labels) <= set(facts.labels):
-                self._accuracy[one.entry.subject] = top1_accuracy(answers, labels, facts.labels, data=name)
         known = {subject: answers for subject, answers in given.items() if answers is not None}
+        self._facts |= {one.entry.subject: one.facts for one in contenders}
+        self._accuracy = accuracies(contenders, known, labels, data=name)
         if known:
             self.agreement = agreement(self.plan.name, known, data=name)
 

@@ -11,7 +11,7 @@ import pytest
 from fake_subjects import FakeSubject
 
 from kdcmae.bench import cases
-from kdcmae.bench.agreement import AnswerCache, agreement, top1_accuracy
+from kdcmae.bench.agreement import AnswerCache, accuracies, agreement, top1_accuracy
 from kdcmae.bench.cases import Solo, layouts
 from kdcmae.bench.clips import answers, stages, write_clips
 from kdcmae.bench.contender import Entry
@@ -173,6 +173,20 @@ def test_accuracy_has_wilson_s_interval():
     found = top1_accuracy(given, ["a", "b", "c", "c"], ("a", "b", "c"), data="four clips")
     assert found.top1 == 0.75
     assert (found.low, found.high) == (pytest.approx(0.3006, abs=1e-3), pytest.approx(0.9544, abs=1e-3))
+
+
+def test_a_tool_has_the_accuracy_of_the_engine_that_it_runs():
+    def contender(source, boundary="host to host", labels=("a", "b")):
+        facts = types.SimpleNamespace(boundary=boundary, labels=labels, random_weights=False)
+        return types.SimpleNamespace(entry=Entry(source=source, subject=f"the {source}"), facts=facts)
+
+    subjects = [contender("engine"), contender("benchmark_app:engine", "tool"), contender("trtexec:plan", "tool")]
+    given = {"the engine": np.eye(2, dtype=np.float32), "the stranger": np.eye(2, dtype=np.float32)}
+    found = accuracies([*subjects, contender("stranger", labels=("c", "d"))], given, ["a", "a"], data="two clips")
+    assert {subject: accuracy.top1 for subject, accuracy in found.items()} == {
+        "the engine": 0.5,
+        "the benchmark_app:engine": 0.5,
+    }
 
 
 def test_agreement_counts_flips_and_finds_the_worst_cosine():
