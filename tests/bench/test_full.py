@@ -105,7 +105,7 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     path = keep_report(report, tmp_path / "results")
     assert read_report(path) == report
     assert "<h2>m: throughput over the batch</h2>" in render_page(report)
-    assert "Not measured here: TensorRT fp16 (no GPU)" in render_markdown(report)
+    assert "- no GPU: TensorRT fp16\n" in render_markdown(report)
 
 
 @pytest.mark.parametrize(("device", "known"), [("cpu", True), ("cuda", False)])
