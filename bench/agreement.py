@@ -15,7 +15,7 @@ from kdcmae.bench.schema import Accuracy, Agreement
 from kdcmae.bench.subjects import VARIANT
 from kdcmae.runtime.manifest import digest
 
-__all__ = ["AnswerCache", "agreement", "top1_accuracy"]
+__all__ = ["AnswerCache", "accuracies", "agreement", "knows", "top1_accuracy"]
 
 Answers = NDArray[np.float32]
 
@@ -53,6 +53,33 @@ class AnswerCache:
         if path.is_file():
             facts.update(digest(path).encode())
         return facts.hexdigest()[:32]
+
+
+def knows(contender: Contender, labels: Sequence[str]) -> bool:
+    """Whether a subject was trained to tell these labels."""
+    return not contender.facts.random_weights and set(labels) <= set(contender.facts.labels)
+
+
+def accuracies(
+    contenders: Sequence[Contender], answers: Mapping[str, Answers], labels: Sequence[str], *, data: str
+) -> dict[str, Accuracy]:
+    """The accuracy of every subject that knows the labels, by subject.
+
+    Args:
+        contenders: all subjects.
+        answers: (clips, classes) by subject, of those that gave any. A library's own tool gives none: it has those of
+            the engine that it runs.
+        labels: of the clips.
+        data: which clips these are.
+    """
+    engines = {one.entry.source: one.entry.subject for one in contenders}
+    found = {}
+    for one in contenders:
+        subject, runs = one.entry.subject, engines.get(one.entry.source.partition(":")[2], "")
+        given = answers.get(runs if one.facts.boundary == "tool" else subject)
+        if given is not None and knows(one, labels):
+            found[subject] = top1_accuracy(given, labels, one.facts.labels, data=data)
+    return found
 
 
 def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str], *, data: str) -> Accuracy:

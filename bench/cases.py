@@ -18,11 +18,12 @@ from kdcmae.bench.contender import Entry
 from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.machine import pinned
 from kdcmae.bench.schema import Case, Row, Settings
-from kdcmae.bench.subjects import Facts, open_subject
+from kdcmae.bench.subjects import WITHOUT_THREADS, Facts, open_subject
 from kdcmae.bench.timing import Latency, settled, summarize
 from kdcmae.bench.worker import OpenSubject, Worker
 from kdcmae.bench.yardstick import Yardstick, apart
 from kdcmae.errors import DeviceError, EngineError
+from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["Solo", "layouts"]
 
@@ -134,7 +135,9 @@ class Solo:
             )
 
     def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
-        command = [sys.executable, "-m", "kdcmae.bench.coldstart", str(engine), str(data), str(case.threads)]
+        command = [sys.executable, "-m", "kdcmae.bench.coldstart", str(engine), str(data)]
+        if Manifest.read(engine).target not in WITHOUT_THREADS:
+            command.append(str(case.threads))
         windows, starts = _COLD_STARTS
         latency = summarize([[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)])
         return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)
@@ -187,8 +190,11 @@ class Solo:
 
 def _in_state(row: Row, before_ms: float, after_ms: float) -> Row:
     """With what the yardstick read around it; unstable where the machine changed meanwhile."""
-    status = "unstable" if apart(before_ms, after_ms) else row.status
-    return replace(row, status=status, yardstick_ms=max(before_ms, after_ms))
+    row = replace(row, yardstick_ms=max(before_ms, after_ms))
+    if not apart(before_ms, after_ms):
+        return row
+    reason = f"the machine changed its state: known work took {before_ms:.2f} ms before, {after_ms:.2f} ms after"
+    return replace(row, status="unstable", reason=reason)
 
 
 def _row(case: Case, facts: Facts, latency: Latency, rate: float, peak_rss_bytes: int | None) -> Row:

@@ -16,7 +16,7 @@ from kdcmae.bench.schema import Ceilings
 from kdcmae.bench.timing import time_window
 from kdcmae.errors import EngineError
 
-__all__ = ["measure_ceilings"]
+__all__ = ["best_ceilings", "measure_ceilings"]
 
 _COPY_BYTES = 1 << 28
 _SIDE = 2048
@@ -39,6 +39,19 @@ def measure_ceilings(cpus: tuple[int, ...], *, seconds: float) -> Ceilings:
     if done.returncode:
         raise EngineError(f"the ceilings could not be measured: {done.stderr.strip()[-500:]}")
     return Ceilings(**json.loads(done.stdout))
+
+
+def best_ceilings(one: Ceilings, other: Ceilings) -> Ceilings:
+    """The higher of every figure: a slow moment of the machine does not lower what it can do.
+
+    Args:
+        one, other: of the same machine and threads.
+    """
+    return Ceilings(
+        flop_per_s={name: max(rate, other.flop_per_s[name]) for name, rate in one.flop_per_s.items()},
+        copy_bytes_per_s=max(one.copy_bytes_per_s, other.copy_bytes_per_s),
+        how=one.how,
+    )
 
 
 def _measure(threads: int, seconds: float) -> dict[str, Any]:

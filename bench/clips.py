@@ -22,29 +22,30 @@ _MOST_ROWS = 16  # at once, where a subject takes any number
 _FEWEST_TRIPS = 3
 
 
-def write_clips(path: Path, *, clips: int, seed: int = 0) -> tuple[str, ...]:
+def write_clips(folder: Path, *, clips: int) -> tuple[Path, tuple[str, ...]]:
     """Write AVSynth's first test clips, undecoded by any codec, for :func:`answers`.
 
     Args:
-        path: an ``.npz`` file; it is made only where it is missing.
+        folder: where the file is kept; it is made only where this version's is missing.
         clips: how many.
-        seed: of the data set.
 
     Returns:
-        The label of each.
+        An ``.npz`` file, and the label of each clip.
     """
     from kdcmae.data.avsynth.memory import AVSynth
+    from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 
-    data = AVSynth("test", clips=clips, seed=seed)
+    data = AVSynth("test", clips=clips)
+    path = folder / f"avsynth-{AVSYNTH_VERSION}-test-{clips}.npz"
     if not path.is_file():
         raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
             waveforms=np.stack([clip.waveform for clip in raw if clip.waveform is not None]),
             frames=np.stack([clip.frames[0] for clip in raw]),
         )
-    return tuple(record.labels[0] for record in data.records)
+    return path, tuple(record.labels[0] for record in data.records)
 
 
 def answers(subject: Subject, data: Path) -> NDArray[np.float32]:

@@ -12,13 +12,13 @@ from kdcmae.errors import KdcmaeError
 from kdcmae.runtime import load_engine
 
 
-def main(folder: str, data: str, threads: int) -> None:
+def main(folder: str, data: str, threads: int | None) -> None:
     """Print ``time.perf_counter()`` at the first label, and the label.
 
     Args:
         folder: an engine folder.
         data: clips, as :func:`kdcmae.bench.clips.write_clips` wrote them.
-        threads: CPU threads of the engine.
+        threads: CPU threads of the engine; None for one that takes no number of them.
     """
     with np.load(Path(data)) as arrays:
         waveform, frame = arrays["waveforms"][0], arrays["frames"][0]
@@ -30,7 +30,7 @@ def main(folder: str, data: str, threads: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
     except KdcmaeError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code) from None

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from kdcmae.bench.schema import Case, Report, Row
-from kdcmae.bench.timing import STABLE_VARIATION, Latency
+from kdcmae.bench.timing import run_ratio
 from kdcmae.bench.yardstick import apart
 from kdcmae.errors import DataError
 
-__all__ = ["Change", "Comparison", "compare_reports", "slowdown"]
+__all__ = ["Change", "Comparison", "compare_reports"]
 
 Outcome = Literal["slower", "faster", "same", "unstable", "less accurate", "lost"]
 _REGRESSIONS: tuple[Outcome, ...] = ("slower", "less accurate", "lost")
 
 _CONFIDENCE = 0.95  # that no case at all is called slower by chance
-_RESAMPLES = 10_000
-# Two runs differ by more than their windows tell (where memory lies, what else was started): windows as steady as a
-# stable row's may lie this far apart.
-_BETWEEN_RUNS = STABLE_VARIATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +29,15 @@ class Change:
         outcome: what may be said; ``lost`` was measured before and is not any more.
         ratio: new latency over old, with the bounds of its interval; None where one has none.
         reason: why it is lost, or what else to know.
+        agrees: whether the 95 % intervals of both medians overlap; None where a run calls the case unstable or has no
+            latency of it.
     """
 
     case: Case
     outcome: Outcome
     ratio: tuple[float, float, float] | None = None
     reason: str = ""
+    agrees: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,12 @@ class Comparison:
     def regressions(self) -> tuple[Change, ...]:
         """Those that became worse."""
         return tuple(change for change in self.changes if change.outcome in _REGRESSIONS)
+
+    @property
+    def agreeing(self) -> tuple[int, int]:
+        """How many of the cases that are stable in both runs agree within their intervals, and how many there are."""
+        agree = [change.agrees for change in self.changes if change.agrees is not None]
+        return sum(agree), len(agree)
 
     @property
     def exit_code(self) -> int:
@@ -78,54 +82,47 @@ def compare_reports(old: Report, new: Report) -> Comparison:
         if before != after:
             raise DataError(f"the reports are of different machines: {before!r} and {after!r}; compare those of one")
     found = {row.case: row for row in new.rows}
-    pairs = [(row, found[row.case]) for row in old.rows if row.case in found and row.latency]
+    measured = [row for row in old.rows if row.latency]
+    pairs = [(row, found[row.case]) for row in measured if row.case in found]
     if not pairs:
         raise DataError("the reports share no measured case; compare runs of the same subjects and settings")
     confidence = 1 - (1 - _CONFIDENCE) / len(pairs)
-    return Comparison(changes=tuple(change for pair in pairs for change in _changes(*pair, confidence)))
+    changes = [change for pair in pairs for change in _changes(*pair, confidence)]
+    return Comparison(changes=(*changes, *_lost(measured, new)))
 
 
-def slowdown(old: Latency, new: Latency, *, confidence: float, seed: int = 0) -> tuple[float, float, float]:
-    """New latency over old: the ratio of the geometric means of their windows, and a bootstrap interval.
-
-    The runs were not interleaved, so windows are drawn from each by itself, and the interval is widened by what two
-    runs of the same thing may differ.
-
-    Args:
-        old, new: two runs.
-        confidence: of the interval.
-        seed: of the bootstrap.
-    """
-    generator = np.random.default_rng(seed)
-
-    def means(latency: Latency) -> np.ndarray:
-        logs = np.log(np.asarray(latency.window_medians_ms))
-        return logs[generator.integers(len(logs), size=(_RESAMPLES, len(logs)))].mean(axis=1)
-
-    low, high = np.quantile(means(new) - means(old), ((1 - confidence) / 2, (1 + confidence) / 2))
-    middle = np.log(new.window_medians_ms).mean() - np.log(old.window_medians_ms).mean()
-    return (
-        float(np.exp(middle)),
-        float(np.exp(low) * (1 - _BETWEEN_RUNS)),
-        float(np.exp(high) * (1 + _BETWEEN_RUNS)),
-    )
+def _lost(measured: Sequence[Row], new: Report) -> Iterator[Change]:
+    """What the new report has no row of, with what it says of the subject that failed before its boundary was known."""
+    cases = {row.case for row in new.rows}
+    reasons = {replace(row.case, boundary="host to host"): row.reason for row in new.rows if not row.latency}
+    # A sweep ends where the machine is saturated: a batch that was not tried is not lost.
+    swept = {(row.case.model, row.case.subject) for row in new.rows if row.case.kind == "batch" and row.latency}
+    for row in measured:
+        case = row.case
+        if case not in cases and not (case.kind == "batch" and (case.model, case.subject) in swept):
+            reason = reasons.get(replace(case, boundary="host to host"), "the new report has no such case")
+            yield Change(case=case, outcome="lost", reason=reason)
 
 
 def _changes(old: Row, new: Row, confidence: float) -> Iterator[Change]:
     assert old.latency is not None
-    if new.latency is None:
+    if new.latency is None or new.status not in ("measured", "unstable"):
         yield Change(case=old.case, outcome="lost", reason=new.reason)
         return
     if old.accuracy and new.accuracy and new.accuracy.high < old.accuracy.low:
         drop = f"{old.accuracy.top1:.1%} before, {new.accuracy.top1:.1%} now"
         yield Change(case=old.case, outcome="less accurate", reason=drop)
-    ratio = slowdown(old.latency, new.latency, confidence=confidence)
+    agrees = None
+    if old.status == new.status == "measured":
+        agrees = old.latency.low_ms <= new.latency.high_ms and new.latency.low_ms <= old.latency.high_ms
+    ratio = run_ratio(new.latency.window_medians_ms, old.latency.window_medians_ms, confidence=confidence)
+    judged = partial(Change, case=old.case, ratio=ratio, agrees=agrees)
     if old.yardstick_ms and new.yardstick_ms and apart(old.yardstick_ms, new.yardstick_ms):
         states = f"the machine was in another state: known work took {old.yardstick_ms:.2f} ms, now"
-        yield Change(case=old.case, outcome="unstable", ratio=ratio, reason=f"{states} {new.yardstick_ms:.2f} ms")
-    elif not (old.latency.stable and new.latency.stable):
-        yield Change(case=old.case, outcome="unstable", ratio=ratio)
+        yield judged(outcome="unstable", reason=f"{states} {new.yardstick_ms:.2f} ms")
+    elif agrees is None:
+        yield judged(outcome="unstable", reason=new.reason or old.reason)
     elif ratio[1] > 1:
-        yield Change(case=old.case, outcome="slower", ratio=ratio)
+        yield judged(outcome="slower")
     else:
-        yield Change(case=old.case, outcome="faster" if ratio[2] < 1 else "same", ratio=ratio)
+        yield judged(outcome="faster" if ratio[2] < 1 else "same")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdcmae.bench.agreement import AnswerCache, agreement, top1_accuracy
+from kdcmae.bench.agreement import AnswerCache, accuracies, agreement
 from kdcmae.bench.cases import Solo
-from kdcmae.bench.ceilings import measure_ceilings
+from kdcmae.bench.ceilings import best_ceilings, measure_ceilings
 from kdcmae.bench.clips import write_clips
 from kdcmae.bench.contender import Contender, Entry
 from kdcmae.bench.environment import usable_cpus
@@ -25,7 +25,7 @@ from kdcmae.runtime.manifest import Manifest
 __all__ = ["run_suite"]
 
 _SWEEP_S = 1.5
-_CEILING_S = 0.5
+_CEILING_S = 1.0
 
 
 def run_suite(
@@ -41,20 +41,26 @@ def run_suite(
         self_check: what was found before.
     """
     found: list[_Model] = []
+    ceilings: list[Ceilings] = []
+
+    def measure_the_ceilings() -> None:
+        with step("measure the ceilings"):
+            ceilings.append(measure_ceilings(usable_cpus()[: settings.threads], seconds=_CEILING_S))
 
     def measure(yardstick: Yardstick) -> list[Row]:
-        with step("measure the ceilings"):
-            ceilings = measure_ceilings(usable_cpus()[: settings.threads], seconds=_CEILING_S)
+        measure_the_ceilings()
         for plan in plans:
-            found.append(_Model(plan, settings, folder, step, yardstick, ceilings))
+            found.append(_Model(plan, settings, folder, step, yardstick))
             found[-1].measure()
-        return [row for model in found for row in model.rows]
+        measure_the_ceilings()
+        best = best_ceilings(*ceilings)
+        return [row for model in found for row in model.against(best)]
 
     with open_yardstick(settings.threads) as yardstick:
         report = new_report(settings, lambda: measure(yardstick), self_check=self_check)
     return replace(
         report,
-        ceilings=found[0].ceilings if found else None,
+        ceilings=best_ceilings(*ceilings),
         agreement=tuple(model.agreement for model in found if model.agreement is not None),
     )
 
@@ -68,7 +74,6 @@ class _Model:
     folder: Path
     step: Step
     yardstick: Yardstick
-    ceilings: Ceilings
     rows: list[Row] = field(default_factory=list)
     agreement: Agreement | None = None
     _facts: dict[str, Facts] = field(default_factory=dict)
@@ -90,8 +95,7 @@ class _Model:
             if built[-1].status == "measured":
                 # Known of what cannot run here too, such as a TensorRT engine that was built without a GPU.
                 self._facts[engine.name] = engine_facts(built[-1].folder, Manifest.read(built[-1].folder))
-        data = self.folder / f"clips-{plan.clips}.npz"
-        labels = write_clips(data, clips=plan.clips)
+        data, labels = write_clips(self.folder, clips=plan.clips)
         self._side_by_side(built, torch, engines, data, labels)
         if plan.largest_batch > 1:
             with self.step(f"{plan.name}: PyTorch eager, batches"):
@@ -101,6 +105,14 @@ class _Model:
                 with self.step(f"{plan.name}: {one.plan.name}, {', '.join(one.plan.cases)}"):
                     self._alone(one, data)
         self.rows = [self._completed(row) for row in self.rows]
+
+    def against(self, ceilings: Ceilings) -> list[Row]:
+        """The rows, each with what these ceilings allow."""
+        facts = self._facts
+        return [
+            replace(row, floor=_floor(row, facts[row.case.subject], ceilings)) if row.case.subject in facts else row
+            for row in self.rows
+        ]
 
     def _side_by_side(
         self, built: Sequence[Built], torch: str, engines: Path, data: Path, labels: Sequence[str]
@@ -135,12 +147,9 @@ class _Model:
         name = f"AVSynth test, {len(labels)} clips"
         with self.step(f"{self.plan.name}: answers to {name}"):
             given = {one.entry.subject: cache.answers(one) for one in contenders}
-        for one in contenders:
-            facts, answers = one.facts, given[one.entry.subject]
-            self._facts[one.entry.subject] = facts
-            if answers is not None and not facts.random_weights and set(labels) <= set(facts.labels):
-                self._accuracy[one.entry.subject] = top1_accuracy(answers, labels, facts.labels, data=name)
         known = {subject: answers for subject, answers in given.items() if answers is not None}
+        self._facts |= {one.entry.subject: one.facts for one in contenders}
+        self._accuracy = accuracies(contenders, known, labels, data=name)
         if known:
             self.agreement = agreement(self.plan.name, known, data=name)
 
@@ -182,15 +191,17 @@ class _Model:
             compile_s=row.compile_s or facts.compile_s,
             parity=row.parity or facts.ladder,
             accuracy=self._accuracy.get(row.case.subject),
-            floor=_floor(row, facts, self.ceilings),
         )
 
 
 def _floor(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
-    """Of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not."""
+    """Of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not.
+
+    The ceilings are the CPU's: what runs elsewhere has none.
+    """
     names = [name for name in ("int8", "fp16", "bf16", "fp32") if name in facts.computes_in]
     precision = next((name for name in names if name in ceilings.flop_per_s), None)
-    timed = row.case.kind in ("latency", "batch")
+    timed = row.case.kind in ("latency", "batch") and facts.device == "cpu"
     if not timed or row.latency is None or precision is None or not facts.config or not facts.given:
         return None
     work = count_work(facts.config, facts.given, row.case.batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kdcmae.bench.cli.results import RESULTS, write_json, write_text
+from kdcmae.bench.files import RESULTS, write_json, write_text
 from kdcmae.bench.page import render_page
 from kdcmae.bench.schema import Report, read_report
 from kdcmae.errors import DataError

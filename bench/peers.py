@@ -79,7 +79,7 @@ class CudaTorchSubject(TorchSubject):
         self._call = self._call.to(self._device)
         self._clock = CudaClock(self._device)
         self._timed: Callable[[float], list[float]] | None = None
-        self.facts = replace(self.facts, boundary="device", tolerance=_INDUCTOR_TOLERANCE)
+        self.facts = replace(self.facts, device="cuda", boundary="device", tolerance=_INDUCTOR_TOLERANCE)
 
     def run(self, inputs: Arrays) -> Arrays:
         with self._torch.inference_mode():
@@ -156,6 +156,9 @@ class _ToolSubject:
 
 class BenchmarkAppSubject(_ToolSubject):
     """OpenVINO's ``benchmark_app`` on the IR of an engine, synchronous, with the engine's own settings.
+
+    The tool refuses a number of threads beside a hint; one stream without a hint is what the engine's hint comes to.
+    It times the library's call alone, without what Python adds.
 
     Args:
         source: an engine folder of target ``openvino``.

@@ -86,6 +86,9 @@ _GPU = (
     EnginePlan(name="TensorRT fp16 raw", target="trt", options=("--precision", "fp16", "--inputs", "raw")),
     EnginePlan(name="Torch-TensorRT fp16", target="torch-trt", options=("--precision", "fp16")),
 )
+_GPU_BATCHES = EnginePlan(
+    name="TensorRT fp16 any batch", target="trt", options=("--precision", "fp16", "--batch", "1:8:64"), cases=("batch",)
+)
 _ONNX = EnginePlan(name="ONNX Runtime fp32", target="onnx", options=("--precision", "fp32"))
 _AOTI = EnginePlan(name="AOTInductor fp32", target="aoti", options=("--precision", "fp32"))
 _PEERS = {
@@ -124,12 +127,13 @@ PLANS: Mapping[str, ModelPlan] = {
             _ONNX,
             _AOTI,
             *_GPU,
+            _GPU_BATCHES,
         ),
         peers={**_PEERS, "torch.compile": "torch-compile:{torch}"},
         left_out={},
         seconds=4.0,
         clips=96,
-        largest_batch=32,
+        largest_batch=64,
     ),
     "base": ModelPlan(
         name="base",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kdcmae.bench.timing import Latency, SpeedRatio, Verdict
+from kdcmae.bench.timing import Latency, SpeedRatio, Verdict, median_interval
 from kdcmae.errors import DataError
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "read_report",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Boundary = Literal["host to host", "tool", "device", "clip to label", "process to label"]
 BOUNDARIES: Mapping[str, str] = {
@@ -334,7 +334,7 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report that a run wrote.
+    """Read a report that a run wrote. One of version 3 gets the intervals that its windows tell.
 
     Raises:
         DataError: no such file, not a report, or of another schema version.
@@ -346,6 +346,8 @@ def read_report(path: Path) -> Report:
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
+    if version == 3:
+        version = content["schema_version"] = _with_intervals(content)
     if version != SCHEMA_VERSION:
         raise DataError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; measure again with kdcmae-bench")
     content.pop("boundaries", None)
@@ -353,6 +355,15 @@ def read_report(path: Path) -> Report:
         return _build(Report, content)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a report of kdcmae-bench: {error}") from error
+
+
+def _with_intervals(content: dict[str, Any]) -> int:
+    """Make a report of version 3 one of version 4, and say so: the bounds of the median are all that it lacks."""
+    for row in content.get("rows", ()):
+        if latency := row.get("latency"):
+            bounds = median_interval(latency["p50_ms"], latency["window_medians_ms"])
+            latency["low_ms"], latency["high_ms"] = bounds
+    return 4
 
 
 def _build(kind: Any, value: Any) -> Any:

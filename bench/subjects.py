@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLOAT32_ROUNDING",
+    "WITHOUT_THREADS",
     "Arrays",
     "EngineSubject",
     "Facts",
@@ -44,7 +45,7 @@ TORCH_EAGER = "torch eager"
 # Outputs of PyTorch models with the same weights may differ by this: alignment can change the order of a sum.
 FLOAT32_ROUNDING = 1e-5
 
-_WITHOUT_THREADS = ("trt", "torch-trt")  # these run on a GPU and refuse a number of CPU threads
+WITHOUT_THREADS = ("trt", "torch-trt")  # these run on a GPU and refuse a number of CPU threads
 _SEES = {"audio": "audio", "waveform": "audio", "image": "image", "frame": "image"}
 
 
@@ -57,6 +58,7 @@ class Facts:
         computes_in: precision of the matrix products, such as ``"bf16"``.
         inputs: what it takes.
         batch: sizes it takes; None for any.
+        device: what it runs on: ``"cpu"``, ``"cuda"``, or another that its library names.
         preprocessing: how a clip becomes the inputs; None where nobody may know.
         boundary: of its timings.
         config: sizes of the model, to count its work, as :func:`kdcmae.bench.work.count_work` takes them; empty where
@@ -72,6 +74,7 @@ class Facts:
     computes_in: str
     inputs: tuple[TensorSpec, ...]
     batch: BatchRange | None
+    device: str = "cpu"
     preprocessing: Preprocessing | None = None
     boundary: Boundary = "host to host"
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -237,7 +240,7 @@ class EngineSubject(HostTimed):
 
     def __init__(self, folder: Path, threads: int, variant: str = "") -> None:
         manifest = Manifest.read(folder, variant)
-        self._engine = load_engine(folder, threads=None if manifest.target in _WITHOUT_THREADS else threads)
+        self._engine = load_engine(folder, threads=None if manifest.target in WITHOUT_THREADS else threads)
         self.facts = engine_facts(folder, manifest)
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -257,6 +260,7 @@ def engine_facts(folder: Path, manifest: Manifest) -> Facts:
         computes_in=", ".join(manifest.precision.get("products", ())),
         inputs=manifest.inputs,
         batch=manifest.batch,
+        device=_device(manifest),
         preprocessing=Preprocessing.from_dict(manifest.preprocessing),
         config={**manifest.model["config"], **_kept(manifest.model)},
         ladder=_ladder(manifest),
@@ -265,6 +269,12 @@ def engine_facts(folder: Path, manifest: Manifest) -> Facts:
         labels=manifest.labels,
         random_weights=manifest.model["random_weights"],
     )
+
+
+def _device(manifest: Manifest) -> str:
+    """The kind of device an engine runs on, however its target writes it."""
+    default = "cuda" if manifest.target in WITHOUT_THREADS else "cpu"
+    return str(manifest.engine.get("device", default)).partition(":")[0].lower()
 
 
 def _kept(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import datetime
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 
 import kdcmae
+from kdcmae.bench.agreement import accuracies, knows
 from kdcmae.bench.contender import Contender, Entry
 from kdcmae.bench.environment import cpus_for, describe_environment
 from kdcmae.bench.machine import energy_counter, machine_state
-from kdcmae.bench.schema import Report, Row, SelfCheck, Settings
+from kdcmae.bench.schema import Accuracy, Report, Row, SelfCheck, Settings
 from kdcmae.bench.subjects import Facts, open_subject
 from kdcmae.bench.timing import plan_rounds
 from kdcmae.bench.worker import OpenSubject, Worker
 from kdcmae.bench.yardstick import Yardstick, open_yardstick, steady_rounds
+from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import EngineInputError
 
 __all__ = ["Step", "measure_group", "new_report", "run_benchmark"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 Visit = Callable[[Sequence[Contender]], None]
+
+_CLIPS = 96
 
 
 def run_benchmark(
@@ -34,7 +40,7 @@ def run_benchmark(
     open_subject: OpenSubject = open_subject,
     yardstick: Yardstick | None = None,
 ) -> Report:
-    """Benchmark subjects that take the same inputs against each other.
+    """Benchmark subjects that take the same inputs against each other; those that know AVSynth's labels answer for it.
 
     Args:
         sources: engine folders, checkpoint files, presets or peers.
@@ -53,18 +59,21 @@ def run_benchmark(
     """
     with ExitStack() as stack:
         reading = yardstick or stack.enter_context(open_yardstick(settings.threads))
-        return new_report(
-            settings,
-            lambda: measure_group(
+        accuracy: dict[str, Accuracy] = {}
+
+        def measure() -> list[Row]:
+            rows = measure_group(
                 [Entry(source=source, subject=source) for source in sources],
                 settings,
                 step=step,
                 yardstick=reading,
                 before=_require_same_inputs,
+                after=lambda contenders: accuracy.update(_accuracies(contenders, step)),
                 open_subject=open_subject,
-            ),
-            self_check=self_check,
-        )
+            )
+            return [replace(row, accuracy=accuracy.get(row.case.subject)) for row in rows]
+
+        return new_report(settings, measure, self_check=self_check)
 
 
 def new_report(settings: Settings, measure: Callable[[], Sequence[Row]], *, self_check: SelfCheck | None) -> Report:
@@ -125,6 +134,20 @@ def measure_group(
         state_ms = _measure(running, settings.seconds, step, yardstick) if running else None
         after([one for one in contenders if one.running])
         return [replace(one.row(reference), yardstick_ms=state_ms) for one in contenders]
+
+
+def _accuracies(contenders: Sequence[Contender], step: Step) -> dict[str, Accuracy]:
+    """On AVSynth's test clips, of those that know its labels."""
+    if not any(knows(one, LABELS.names) for one in contenders):
+        return {}
+    from kdcmae.bench.clips import write_clips  # it brings a video library along
+
+    with tempfile.TemporaryDirectory() as folder:
+        data, labels = write_clips(Path(folder), clips=_CLIPS)
+        with step(f"answers to {_CLIPS} clips of AVSynth"):
+            given = {one.entry.subject: one.answers(data) for one in contenders if knows(one, labels)}
+    known = {subject: answers for subject, answers in given.items() if answers is not None}
+    return accuracies(contenders, known, labels, data=f"AVSynth test, {_CLIPS} clips")
 
 
 def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdcmae.bench.schema import BOUNDARIES, Parity, Report, Row
 from kdcmae.bench.timing import STABLE_VARIATION, speed_ratio
 from kdcmae.charts import number
 
-__all__ = ["Table", "conditions", "name", "remarks", "tables"]
+__all__ = ["Quality", "Table", "by_reason", "conditions", "median", "name", "quality", "remarks", "tables"]
 
 NONE = "-"
+_P50 = "p50 (95 %)"
 _TOOLS = {"benchmark_app": "OpenVINO", "trtexec": "TensorRT"}
 
 
@@ -37,14 +38,61 @@ def tables(report: Report) -> list[Table]:
         rows = [row for row in report.rows if row.case.model == model]
         prefix = f"{model}: " if model else ""
         timed = [row for row in rows if row.case.kind == "latency"]
-        found += [_latency(f"{prefix}latency in ms", timed), _start(f"{prefix}start, memory, size", timed)]
         found += [
+            _latency(f"{prefix}latency in ms", timed, quality(report, model)),
+            _start(f"{prefix}start, memory, size", timed),
             _sweep(f"{prefix}batches", [row for row in rows if row.case.kind == "batch"]),
             _sweep(f"{prefix}threads and instances", [row for row in rows if row.case.kind == "threads"]),
             _trips(f"{prefix}clip to label in ms", [row for row in rows if row.case.kind == "clip to label"]),
             _trips(f"{prefix}cold start in ms", [row for row in rows if row.case.kind == "cold start"]),
         ]
     return [table for table in found if table.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What stands beside a model's latencies: accuracy, or how often a subject agrees with the reference.
+
+    Args:
+        heading: which of the two, and on how many clips.
+        shares: of the clips, by subject.
+    """
+
+    heading: str
+    shares: Mapping[str, float]
+
+    def of(self, row: Row) -> str:
+        """A row's; a library's own tool has that of the engine that it runs."""
+        share = self.shares.get(row.case.subject, self.shares.get(_engine_of(row.case.subject)))
+        return NONE if share is None else f"{share:.1%}"
+
+
+def quality(report: Report, model: str) -> Quality:
+    """The accuracy of a model's subjects; where the model has learnt nothing, their agreement with the reference."""
+    rows = [row for row in report.rows if row.case.model == model]
+    known = {row.case.subject: row.accuracy for row in rows if row.accuracy}
+    if known:
+        clips = max(accuracy.clips for accuracy in known.values())
+        return Quality(
+            heading=f"accuracy, {clips} clips",
+            shares={subject: accuracy.top1 for subject, accuracy in known.items()},
+        )
+    reference = next((row.case.subject for row in rows if row.is_reference), "")
+    for one in report.agreement:
+        if one.model == model and reference in one.subjects:
+            flips = one.flips[one.subjects.index(reference)]
+            shares = {subject: 1 - flipped / one.clips for subject, flipped in zip(one.subjects, flips, strict=True)}
+            return Quality(heading=f"same best class as {reference}, {one.clips} clips", shares=shares)
+    return Quality(heading="accuracy", shares={})
+
+
+def by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows that have a reason, those of one reason together."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.reason:
+            groups.setdefault(row.reason, []).append(row)
+    return groups
 
 
 def conditions(report: Report) -> list[str]:
@@ -93,9 +141,9 @@ def conditions(report: Report) -> list[str]:
 
 def remarks(report: Report) -> Iterator[str]:
     """What has to be said about single rows."""
+    for reason, rows in by_reason(report.rows).items():
+        yield f"{'; '.join(str(row.case) for row in rows)}: {reason}"
     for row in report.rows:
-        if row.reason:
-            yield f"{row.case}: {row.reason}"
         if row.parity and not row.parity.passed:
             how = "cannot be compared" if row.parity.error is None else f"differ by {row.parity.error:.1e}"
             allowed = f", allowed {row.parity.tolerance:.1e}" if row.parity.tolerance is not None else ""
@@ -106,8 +154,8 @@ def remarks(report: Report) -> Iterator[str]:
     yield from _same_graph(report)
     if any(row.status == "unstable" for row in report.rows):
         yield (
-            f"unstable: window medians vary by more than {STABLE_VARIATION:.1%}; no winner is named. "
-            "Close other programs, or give more --seconds"
+            f"unstable: window medians vary by more than {STABLE_VARIATION:.1%}, or the machine changed; "
+            "no winner is named. Close other programs, or give more --seconds"
         )
 
 
@@ -115,9 +163,9 @@ def _same_graph(report: Report) -> Iterator[str]:
     """Each engine beside its library's own tool on the same file, from the same rounds."""
     timed = {(row.case.model, row.case.subject): row.latency for row in report.rows if row.case.kind == "latency"}
     for (model, subject), theirs in timed.items():
-        tool, _, precision = subject.partition(" ")
-        engine = f"{_TOOLS[tool]} {precision}" if tool in _TOOLS else ""
+        engine = _engine_of(subject)
         ours = timed.get((model, engine))
+        tool = subject.partition(" ")[0]
         if theirs is None or ours is None:
             continue
         gap = speed_ratio(ours.window_medians_ms, theirs.window_medians_ms)
@@ -127,17 +175,29 @@ def _same_graph(report: Report) -> Iterator[str]:
         )
 
 
+def _engine_of(subject: str) -> str:
+    """The engine that a library's own tool runs; empty for other subjects."""
+    tool, _, precision = subject.partition(" ")
+    return f"{_TOOLS[tool]} {precision}" if tool in _TOOLS else ""
+
+
 def name(row: Row) -> str:
     """The subject and what it computes in."""
     precision = row.computes_in if row.computes_in and row.computes_in not in row.case.subject else ""
     return f"{row.case.subject} ({precision})" if precision else row.case.subject
 
 
-def _latency(title: str, rows: Sequence[Row]) -> Table:
-    head = ("subject", "p50", "p90", "p99", "mean", "variation", "samples/s", "speed, 95 % interval", "parity")
+def median(row: Row) -> str:
+    """The median latency in ms and its 95 % interval."""
+    latency = row.latency
+    return f"{number(latency.p50_ms)} ({number(latency.low_ms)}-{number(latency.high_ms)})" if latency else NONE
+
+
+def _latency(title: str, rows: Sequence[Row], told: Quality) -> Table:
+    head = ("subject", _P50, "p90", "p99", "mean", "variation", "samples/s", "speed, 95 % interval", "parity")
     return Table(
         title=title,
-        head=(*head, "accuracy", "of ceiling"),
+        head=(*head, told.heading, "of ceiling"),
         rows=tuple(
             (
                 name(row),
@@ -145,7 +205,7 @@ def _latency(title: str, rows: Sequence[Row]) -> Table:
                 _number(row.throughput_samples_per_s),
                 _speed(row),
                 _parity(row.parity),
-                f"{row.accuracy.top1:.1%}" if row.accuracy else NONE,
+                told.of(row),
                 f"{row.floor.fraction:.0%} of {row.floor.precision}" if row.floor else NONE,
             )
             for row in rows
@@ -180,13 +240,13 @@ def _start(title: str, rows: Sequence[Row]) -> Table:
 def _sweep(title: str, rows: Sequence[Row]) -> Table:
     return Table(
         title=title,
-        head=("subject", "batch", "instances x threads", "p50 ms", "p99 ms", "variation", "samples/s", "status"),
+        head=("subject", "batch", "instances x threads", f"{_P50} ms", "p99 ms", "variation", "samples/s", "status"),
         rows=tuple(
             (
                 name(row),
                 str(row.case.batch),
                 f"{row.case.instances} x {row.case.threads}",
-                _number(row.latency.p50_ms if row.latency else None),
+                median(row),
                 _number(row.latency.p99_ms if row.latency else None),
                 f"{row.latency.window_variation:.1%}" if row.latency else NONE,
                 _number(row.throughput_samples_per_s),
@@ -200,7 +260,7 @@ def _sweep(title: str, rows: Sequence[Row]) -> Table:
 def _trips(title: str, rows: Sequence[Row]) -> Table:
     return Table(
         title=title,
-        head=("subject", "p50", "p90", "p99", "mean", "variation", "stages", "status"),
+        head=("subject", _P50, "p90", "p99", "mean", "variation", "stages", "status"),
         rows=tuple(
             (
                 name(row),
@@ -217,8 +277,8 @@ def _latency_cells(row: Row) -> tuple[str, ...]:
     latency = row.latency
     if latency is None:
         return (NONE,) * 5
-    numbers = (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.mean_ms)
-    return (*map(_number, numbers), f"{latency.window_variation:.1%}")
+    numbers = (latency.p90_ms, latency.p99_ms, latency.mean_ms)
+    return (median(row), *map(_number, numbers), f"{latency.window_variation:.1%}")
 
 
 def _number(value: float | None) -> str:

@@ -15,7 +15,9 @@ __all__ = [
     "Schedule",
     "SpeedRatio",
     "Verdict",
+    "median_interval",
     "plan_rounds",
+    "run_ratio",
     "settled",
     "speed_ratio",
     "summarize",
@@ -25,7 +27,11 @@ __all__ = [
 ]
 
 STABLE_VARIATION = 0.025  # coefficient of variation of the window medians; above it no winner is named
+# Two runs differ by more than their windows tell (where memory lies, what else was started): windows as steady as a
+# stable row's may lie this far apart.
+_BETWEEN_RUNS = STABLE_VARIATION
 
+_RESAMPLES = 10_000
 _MIN_ROUNDS = 10  # a percentile bootstrap over fewer window pairs gives intervals that are too narrow
 _SHORT_WINDOW_S = 0.5
 _LONG_CALL_S = 0.25  # calls from here on fill the caches by themselves
@@ -97,6 +103,7 @@ class Latency:
 
     Args:
         p50_ms, p90_ms, p99_ms: percentiles, interpolated between calls.
+        low_ms, high_ms: the 95 % interval of ``p50_ms``, in which another run is expected too; see :func:`run_ratio`.
         mean_ms: arithmetic mean.
         coefficient_of_variation: standard deviation over mean of the single calls.
         count: timed calls.
@@ -108,6 +115,8 @@ class Latency:
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    low_ms: float
+    high_ms: float
     mean_ms: float
     coefficient_of_variation: float
     count: int
@@ -140,16 +149,64 @@ def summarize(windows_ms: Sequence[Sequence[float]], *, left_out: int = 0) -> La
     calls = np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms])
     medians = np.array([np.median(window) for window in windows_ms])
     p50, p90, p99 = np.percentile(calls, (50, 90, 99))
+    low, high = median_interval(float(p50), medians)
     return Latency(
         p50_ms=float(p50),
         p90_ms=float(p90),
         p99_ms=float(p99),
+        low_ms=low,
+        high_ms=high,
         mean_ms=float(calls.mean()),
         coefficient_of_variation=variation(calls),
         count=len(calls),
         window_medians_ms=tuple(medians.tolist()),
         window_variation=variation(medians),
         windows_left_out=left_out,
+    )
+
+
+def median_interval(p50_ms: float, window_medians_ms: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a median latency in ms: as far around it as :func:`run_ratio` says of its windows.
+
+    Args:
+        p50_ms: the median of all calls.
+        window_medians_ms: the median of each window.
+    """
+    level, low, high = run_ratio(window_medians_ms, confidence=0.95)
+    return p50_ms * low / level, p50_ms * high / level
+
+
+def run_ratio(
+    windows_ms: Sequence[float] | np.ndarray,
+    over_ms: Sequence[float] | np.ndarray = (1.0,),
+    *,
+    confidence: float,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """The geometric mean of a run's windows over that of another run, and a bootstrap interval.
+
+    The runs were not interleaved, so windows are drawn from each by itself, and the interval is widened by what two
+    runs of the same thing may differ.
+
+    Args:
+        windows_ms: the median of each window.
+        over_ms: those of the other run; by default one window of 1 ms, so that the ratio is a latency in ms.
+        confidence: of the interval.
+        seed: of the bootstrap.
+
+    Returns:
+        The ratio and the bounds of its interval.
+    """
+    generator = np.random.default_rng(seed)
+    logs, over = np.log(np.asarray(windows_ms)), np.log(np.asarray(over_ms))
+    means, means_over = (
+        one[generator.integers(len(one), size=(_RESAMPLES, len(one)))].mean(axis=1) for one in (logs, over)
+    )
+    low, high = np.quantile(means - means_over, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return (
+        float(np.exp(logs.mean() - over.mean())),
+        float(np.exp(low) * (1 - _BETWEEN_RUNS)),
+        float(np.exp(high) * (1 + _BETWEEN_RUNS)),
     )
 
 
@@ -163,7 +220,7 @@ class SpeedRatio:
 
 
 def speed_ratio(
-    reference_ms: Sequence[float], subject_ms: Sequence[float], *, resamples: int = 10_000, seed: int = 0
+    reference_ms: Sequence[float], subject_ms: Sequence[float], *, resamples: int = _RESAMPLES, seed: int = 0
 ) -> SpeedRatio:
     """Speed against a reference from interleaved windows: the geometric mean of the ratios of window pairs.
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kdcmae.bench.ablation.plan import ROWS
-from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.bench.files import RESULTS, write_json
 from kdcmae.cli.common import KdcmaeCommand, exit_on_sigterm, json_option, note, print_json
 
 __all__ = ["command"]

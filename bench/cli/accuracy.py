@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.bench.files import RESULTS, write_json
 from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
 
 __all__ = ["command"]

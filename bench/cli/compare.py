@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcmae.bench.cli.results import RESULTS
+from kdcmae.bench.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.errors import ConfigError
 
@@ -67,6 +67,8 @@ def _print(comparison: Comparison) -> None:
         )
     Console(highlight=False).print(table)
     judged = sum(change.outcome not in ("unstable", "lost") for change in comparison.changes)
+    agreeing, stable = comparison.agreeing
+    click.echo(f"{agreeing} of {stable} stable rows agree within their intervals")
     click.echo(
         f"{len(comparison.regressions)} regressions; {judged} of {len(comparison.changes)} cases could be judged"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.bench.files import RESULTS, write_json
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
 from kdcmae.errors import ConfigError
 

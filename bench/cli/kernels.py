@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from kdcmae.bench.cli.results import RESULTS, write_json
+from kdcmae.bench.files import RESULTS, write_json
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, print_json
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.results import RESULTS
+from kdcmae.bench.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, note
 
 __all__ = ["command"]

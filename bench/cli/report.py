@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.results import write_text
+from kdcmae.bench.files import write_text
 from kdcmae.cli.common import KdcmaeCommand, note
 
 __all__ = ["command"]

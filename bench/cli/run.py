@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
-from kdcmae.bench.cli.results import write_json
+from kdcmae.bench.files import write_json
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
 
 __all__ = ["command"]
@@ -70,7 +70,7 @@ def command(
 
     Each subject has a process of its own, pinned to its CPUs. They take turns in short windows until the variation
     settles, so that noise hits all alike, and outputs are compared before anything is timed: with the first PyTorch
-    model, or else the first subject.
+    model, or else the first subject. Those that know AVSynth's classes classify its test clips at the end.
 
     \b
     kdcmae-bench out/openvino-bf16 model.pth

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
-from kdcmae.bench.cli.results import RESULTS
+from kdcmae.bench.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
 
 __all__ = ["command"]

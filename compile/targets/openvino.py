@@ -56,8 +56,7 @@ class OpenVino:
         pipeline = Pipeline(*models)
 
         def run(feed: Arrays) -> Arrays:
-            outputs = pipeline.infer(feed)
-            return {name: outputs[name].copy() for name in request.outputs}
+            return {name: output.copy() for name, output in pipeline.infer(feed, request.outputs).items()}
 
         return BuiltEngine(
             engine={**engine, "inference_precision": hint},

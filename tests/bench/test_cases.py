@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+import types
 
 import numpy as np
 import pytest
 from fake_subjects import FakeSubject
 
 from kdcmae.bench import cases
-from kdcmae.bench.agreement import AnswerCache, agreement, top1_accuracy
+from kdcmae.bench.agreement import AnswerCache, accuracies, agreement, top1_accuracy
 from kdcmae.bench.cases import Solo, layouts
 from kdcmae.bench.clips import answers, stages, write_clips
 from kdcmae.bench.contender import Entry
@@ -18,6 +20,7 @@ from kdcmae.bench.subjects import check_source
 from kdcmae.bench.timing import summarize
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import ConfigError
+from kdcmae.runtime import Manifest
 
 SETTINGS = Settings(batch=1, threads=1, seconds=0.05, warm_up_s=0, timeout_s=60)
 
@@ -84,8 +87,10 @@ def test_a_case_during_which_the_machine_changed_is_unstable(solo, monkeypatch):
     steady, changing = iter((1.0, 1.05)), iter((1.0, 1.2))
     (row,) = dataclasses.replace(solo("sees clips"), yardstick=lambda: next(steady)).batches(1)
     assert (row.status, row.yardstick_ms) == ("measured", 1.05)
+    assert row.reason == ""
     (row,) = dataclasses.replace(solo("sees clips"), yardstick=lambda: next(changing)).batches(1)
     assert (row.status, row.yardstick_ms) == ("unstable", 1.2)
+    assert row.reason == "the machine changed its state: known work took 1.00 ms before, 1.20 ms after"
 
 
 def test_stages_of_a_clip_add_up(solo, tmp_path):
@@ -99,23 +104,40 @@ def test_stages_of_a_clip_add_up(solo, tmp_path):
 
 
 def test_a_cold_start_is_a_new_process_up_to_its_first_label(solo, compiled, tmp_path):
-    write_clips(tmp_path / "clips.npz", clips=2)
-    (row,) = solo("whatever").cold_start(compiled, tmp_path / "clips.npz")
+    data, _ = write_clips(tmp_path, clips=2)
+    (row,) = solo("whatever").cold_start(compiled, data)
     assert row.status in {"measured", "unstable"}, row.reason
     assert row.case.boundary == "process to label"
     assert row.latency.count == 15
-    (row,) = solo("whatever").cold_start(tmp_path, tmp_path / "clips.npz")
+    (row,) = solo("whatever").cold_start(tmp_path, data)
     assert row.status == "failed"
     assert "manifest.json" in row.reason
 
 
-def test_clips_are_written_once_and_answered_in_batches(tmp_path):
-    path = tmp_path / "clips.npz"
-    labels = write_clips(path, clips=3)
+@pytest.mark.parametrize(("target", "threads"), [("onnx", ["1"]), ("trt", []), ("torch-trt", [])])
+def test_a_cold_start_names_threads_only_to_engines_that_take_them(solo, engine_folder, monkeypatch, target, threads):
+    manifest = Manifest.read(engine_folder)
+    engine = {**manifest.engine, "flavour": "tensorrt"}
+    dataclasses.replace(manifest, target=target, engine=engine).write(engine_folder)
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=0, stdout=f"{time.perf_counter() + 1} a label")
+
+    monkeypatch.setattr(cases.subprocess, "run", run)
+    solo("whatever").cold_start(engine_folder, engine_folder / "clips.npz")
+    assert {tuple(command[5:]) for command in commands} == {tuple(threads)}
+
+
+def test_clips_are_written_once_per_version_and_answered_in_batches(tmp_path, monkeypatch):
+    path, labels = write_clips(tmp_path, clips=3)
     assert len(labels) == 3
     before = path.stat().st_mtime_ns
-    assert write_clips(path, clips=3) == labels
+    assert write_clips(tmp_path, clips=3) == (path, labels)
     assert path.stat().st_mtime_ns == before
+    monkeypatch.setattr("kdcmae.data.avsynth.scene.AVSYNTH_VERSION", 999)
+    assert write_clips(tmp_path, clips=3)[0] != path  # another version's clips are others
     single, pairs = (answers(FakeSubject(f"sees clips{rest}", 1), path) for rest in ("", " in pairs"))
     assert single.shape == (3, 2)
     np.testing.assert_array_equal(single, pairs)
@@ -151,6 +173,20 @@ def test_accuracy_has_wilson_s_interval():
     found = top1_accuracy(given, ["a", "b", "c", "c"], ("a", "b", "c"), data="four clips")
     assert found.top1 == 0.75
     assert (found.low, found.high) == (pytest.approx(0.3006, abs=1e-3), pytest.approx(0.9544, abs=1e-3))
+
+
+def test_a_tool_has_the_accuracy_of_the_engine_that_it_runs():
+    def contender(source, boundary="host to host", labels=("a", "b")):
+        facts = types.SimpleNamespace(boundary=boundary, labels=labels, random_weights=False)
+        return types.SimpleNamespace(entry=Entry(source=source, subject=f"the {source}"), facts=facts)
+
+    subjects = [contender("engine"), contender("benchmark_app:engine", "tool"), contender("trtexec:plan", "tool")]
+    given = {"the engine": np.eye(2, dtype=np.float32), "the stranger": np.eye(2, dtype=np.float32)}
+    found = accuracies([*subjects, contender("stranger", labels=("c", "d"))], given, ["a", "a"], data="two clips")
+    assert {subject: accuracy.top1 for subject, accuracy in found.items()} == {
+        "the engine": 0.5,
+        "the benchmark_app:engine": 0.5,
+    }
 
 
 def test_agreement_counts_flips_and_finds_the_worst_cosine():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdcmae.bench import ceilings
+from kdcmae.bench.schema import Ceilings
 from kdcmae.errors import EngineError
 
 
@@ -29,6 +30,16 @@ def test_every_precision_has_a_rate_and_says_how_it_was_measured(small):
     assert found["copy_bytes_per_s"] > 1e6
     assert found["how"].keys() == {"fp32", "bf16", "int8", "copy"}
     assert "executed in" in found["how"]["int8"]
+
+
+def test_a_slow_moment_lowers_no_ceiling():
+    before, after = (
+        Ceilings(flop_per_s={"fp32": fp32, "int8": int8}, copy_bytes_per_s=copied, how={"fp32": "a product"})
+        for fp32, int8, copied in ((1.0, 8.0, 2.0), (3.0, 4.0, 1.0))
+    )
+    assert ceilings.best_ceilings(before, after) == Ceilings(
+        flop_per_s={"fp32": 3.0, "int8": 8.0}, copy_bytes_per_s=2.0, how={"fp32": "a product"}
+    )
 
 
 def test_what_the_process_says_is_the_result_or_the_error(monkeypatch):

@@ -60,6 +60,16 @@ def test_a_tenth_slower_is_found_and_equal_runs_are_the_same(trial):
     assert found.exit_code == 1
 
 
+def test_rows_that_are_stable_in_both_runs_agree_within_their_intervals():
+    """Medians 2.5 % to either side of each: intervals up to 5 % apart touch."""
+    old = report(row("near", ms=10), row("far", ms=10), row("shaky", ms=10, variation=0.3), row("gone", ms=10))
+    gone = Row(case=row("gone", ms=10).case, status="failed")
+    new = report(row("near", ms=10.4), row("far", ms=9.4), row("shaky", ms=10), gone)
+    comparison = compare_reports(old, new)
+    assert [change.agrees for change in comparison.changes] == [True, False, None, None]
+    assert comparison.agreeing == (1, 2)
+
+
 def test_runs_in_two_states_of_the_machine_are_not_compared():
     def in_state(seed, slowed, yardstick_ms):
         rows = [dataclasses.replace(one, yardstick_ms=yardstick_ms) for one in timed(seed, slowed).rows]
@@ -83,6 +93,38 @@ def test_unstable_cases_are_not_judged():
     comparison = compare_reports(report(row("a", ms=10)), report(row("a", ms=30, variation=0.3)))
     assert [change.outcome for change in comparison.changes] == ["unstable"]
     assert comparison.exit_code == 0
+
+
+def test_what_a_report_calls_unstable_is_not_judged_however_steady_its_windows_are():
+    shaken = dataclasses.replace(row("a", ms=30), status="unstable", reason="the machine changed its state")
+    comparison = compare_reports(report(row("a", ms=10)), report(shaken))
+    assert [(change.outcome, change.reason) for change in comparison.changes] == [("unstable", shaken.reason)]
+    assert compare_reports(report(shaken), report(row("a", ms=40))).exit_code == 0
+
+
+def test_what_the_new_report_leaves_out_is_lost():
+    comparison = compare_reports(report(row("a", ms=10), row("b", ms=10)), report(row("a", ms=10)))
+    assert [(change.case.subject, change.outcome) for change in comparison.regressions] == [("b", "lost")]
+    assert comparison.regressions[0].reason == "the new report has no such case"
+    assert comparison.exit_code == 1
+
+
+def test_a_tool_that_fails_before_its_boundary_is_known_is_lost_for_its_reason():
+    timed = row("benchmark_app bf16", ms=10)
+    timed = dataclasses.replace(timed, case=dataclasses.replace(timed.case, boundary="tool"))
+    failed = Row(case=row("benchmark_app bf16", ms=10).case, status="failed", reason="it crashed")
+    comparison = compare_reports(report(row("a", ms=10), timed), report(row("a", ms=10), failed))
+    assert [(change.outcome, change.reason) for change in comparison.regressions] == [("lost", "it crashed")]
+
+
+def test_a_batch_beyond_the_saturation_of_the_new_run_is_not_lost():
+    def swept(*batches):
+        cases = [Case(model="", subject="a", kind="batch", batch=batch) for batch in batches]
+        return report(*(dataclasses.replace(row("a", ms=10), case=case) for case in cases))
+
+    assert compare_reports(swept(1, 2, 4), swept(1, 2)).regressions == ()
+    lost = compare_reports(report(row("a", ms=10), *swept(1, 2).rows), report(row("a", ms=10))).regressions
+    assert [change.case.batch for change in lost] == [1, 2]
 
 
 def test_what_is_not_measured_any_more_is_lost():
@@ -123,6 +165,7 @@ def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monke
     result = CliRunner().invoke(main, ["compare"])
     assert result.exit_code == 0, result.output
     assert "0 regressions" in result.stdout
+    assert "13 of 13 stable rows agree within their intervals" in result.stdout
 
 
 def test_the_command_exits_1_on_a_regression(tmp_path):

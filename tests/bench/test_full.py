@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from reports import row
 
 from kdcmae.bench import full
 from kdcmae.bench.cli import main
@@ -17,6 +20,7 @@ from kdcmae.bench.page import render_page
 from kdcmae.bench.plan import Built, EnginePlan, ModelPlan
 from kdcmae.bench.readme import render_markdown
 from kdcmae.bench.schema import Ceilings, Settings, read_report
+from kdcmae.bench.subjects import open_subject
 
 CASES = ("batch", "threads", "cold start", "clip to label")
 
@@ -63,8 +67,8 @@ def suite(checkpoint, compiled, unrunnable, tmp_path, monkeypatch):
 
     monkeypatch.setattr(full, "build_engine", build)
     monkeypatch.setattr(full, "_SWEEP_S", 0.02)
-    ceilings = Ceilings(flop_per_s={"fp32": 1e11}, copy_bytes_per_s=1e10, how={})
-    monkeypatch.setattr(full, "measure_ceilings", lambda cpus, seconds: ceilings)
+    ceilings = [Ceilings(flop_per_s={"fp32": rate}, copy_bytes_per_s=1e12, how={}) for rate in (1e10, 1e11)]
+    monkeypatch.setattr(full, "measure_ceilings", lambda cpus, seconds: ceilings.pop(0))
     monkeypatch.setattr(full, "open_yardstick", lambda threads: nullcontext(lambda: 1.0))
     settings = Settings(batch=1, threads=1, seconds=0, warm_up_s=0, timeout_s=120)
     return lambda: full.run_suite([plan], settings, tmp_path / "work", step=nullcontext, self_check=None)
@@ -89,6 +93,8 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     assert engine.parity.against == "PyTorch eager"
     assert engine.floor.precision == "fp32"
     assert 0 < engine.floor.fraction < 1
+    assert report.ceilings.flop_per_s == {"fp32": 1e11}
+    assert engine.floor.floor_ms == pytest.approx(engine.floor.flop / 1e11 * 1e3)
     assert engine.artifact_bytes > 0
     assert engine.compile_s is None or engine.compile_s > 0
     assert engine.accuracy is None  # its labels are none of AVSynth's
@@ -99,7 +105,14 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     path = keep_report(report, tmp_path / "results")
     assert read_report(path) == report
     assert "<h2>m: throughput over the batch</h2>" in render_page(report)
-    assert "Not measured here: TensorRT fp16 (no GPU)" in render_markdown(report)
+    assert "- no GPU: TensorRT fp16\n" in render_markdown(report)
+
+
+@pytest.mark.parametrize(("device", "known"), [("cpu", True), ("cuda", False)])
+def test_only_what_runs_on_the_cpu_has_the_cpu_s_floor(checkpoint, device, known):
+    facts = dataclasses.replace(open_subject(str(checkpoint), torch.get_num_threads()).facts, device=device)
+    ceilings = Ceilings(flop_per_s={"fp32": 1e11}, copy_bytes_per_s=1e10, how={})
+    assert (full._floor(row("a", ms=1), facts, ceilings) is not None) is known
 
 
 def test_a_report_is_shown_again(suite, tmp_path):

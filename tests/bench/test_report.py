@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from kdcmae.bench.readme import BEGIN, END, render_markdown, update_suite
 from kdcmae.bench.report import print_report
-from kdcmae.bench.schema import Case, Report, Row, read_report
+from kdcmae.bench.schema import Agreement, Case, Report, Row, read_report
 from kdcmae.errors import ConfigError, DataError
 
 
@@ -47,7 +48,20 @@ def test_figures_stand_in_the_subject_s_lines():
     latency, start = line_of("out/ov", text)
     name = ["out/ov", "(bf16)"]
     speed = ["2.50x", "(2.25-2.75)", "faster"]
-    assert latency.split() == [*name, *"4444", "0.0%", "1000", *speed, "1.0e-05", "92.5%", "50%", "of", "bf16"]
+    assert latency.split() == [
+        *name,
+        "4",
+        "(3.9-4.1)",
+        *"444",
+        "0.0%",
+        "1000",
+        *speed,
+        "1.0e-05",
+        "92.5%",
+        "50%",
+        "of",
+        "bf16",
+    ]
     assert start.split() == [*name, "1234", "12.35", "2", "123", "-", "2", "12.5", "-", "2.0e-03", "measured"]
 
 
@@ -93,9 +107,19 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     shown = full_report()
     path = tmp_path / "report.json"
     path.write_text(json.dumps(shown.to_dict(), allow_nan=False))
-    assert json.loads(path.read_text())["schema_version"] == 3
+    assert json.loads(path.read_text())["schema_version"] == 4
     assert read_report(path) == shown
     assert len({frozenset(found) for found in shown.to_dict()["rows"]}) == 1
+
+
+def test_a_report_of_version_3_gets_its_intervals_from_its_windows(tmp_path):
+    shown = report(row("a", ms=10, variation=0.01))
+    older = json.loads(json.dumps({**shown.to_dict(), "schema_version": 3}))
+    for name in ("low_ms", "high_ms"):
+        del older["rows"][0]["latency"][name]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(older))
+    assert read_report(path) == shown
 
 
 @pytest.mark.parametrize(
@@ -103,8 +127,8 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 1}', "schema version 1, not 3"),
-        ('{"schema_version": 3, "rows": []}', "is not a report"),
+        ('{"schema_version": 1}', "schema version 1, not 4"),
+        ('{"schema_version": 4, "rows": []}', "is not a report"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path, text, words):
@@ -135,9 +159,36 @@ def test_the_readme_shows_the_fastest_first_with_accuracy_and_what_is_missing():
     table = [line for line in lines if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in table[2:]][-1].startswith("PyTorch eager")
     int8 = next(line for line in table if "OpenVINO int8" in line)
-    assert "| 225 | 225 | 2.50 (2.25-2.75) | 89.0% | 1e-05 | 50% | - | 2.0 |" in int8
-    assert "Not measured here: TensorRT fp16 (no CUDA device)." in lines
+    assert int8 == "| OpenVINO int8 | bf16 | 225 (219.4-230.6) | 2.50 (2.25-2.75) | 89.0% | 2.0 |"
+    assert "accuracy, 96 clips" in table[0]
+    assert lines[-2:] == ["", "- no CUDA device: TensorRT fp16"]
+    assert "Not measured here:" in lines
+    assert "[the whole report](bench/results/a-cpu-fast-4-cpus.html)" in lines[1]
     assert ENVIRONMENT["host"]["cpu"] in lines[0]
+
+
+def test_what_one_reason_keeps_from_being_measured_stands_on_one_line():
+    def absent(subject, reason):
+        return Row(case=Case(model="base", subject=subject), status="not measured", reason=reason)
+
+    rows = [absent("a", "no GPU"), absent("b", "too slow"), absent("c", "no GPU")]
+    rows[2] = dataclasses.replace(rows[2], artifact_bytes=2_000_000, compile_s=7.2)
+    shown = report(row("PyTorch eager", ms=1, model="base"), *rows)
+    assert render_markdown(shown).splitlines()[-2:] == ["- no GPU: a, c (2.0 MB built in 7 s)", "- too slow: b"]
+    assert "base: a, latency; base: c, latency: no GPU" in printed(shown).splitlines()
+
+
+def test_a_model_that_has_learnt_nothing_shows_its_agreement_with_pytorch():
+    names = ("OpenVINO bf16", "PyTorch eager")
+    rows = [row(names[0], ms=1, model="base", verdict="faster"), row(names[1], ms=2, model="base")]
+    tool = row("benchmark_app bf16", ms=1, model="base", verdict="faster")
+    cosine, flips = ((1.0, 0.9), (0.9, 1.0)), ((0, 2), (2, 0))
+    agreement = Agreement(model="base", data="clips", clips=8, subjects=names, cosine=cosine, flips=flips)
+    shown = render_markdown(report(*rows, tool, agreement=(agreement,)))
+    assert "| same best class as PyTorch eager, 8 clips |" in shown
+    for subject, share in (("OpenVINO bf16", "75.0%"), ("benchmark_app bf16", "75.0%"), ("PyTorch eager", "100.0%")):
+        [line] = [line for line in shown.splitlines() if line.startswith(f"| {subject}")]
+        assert line.split(" | ")[-2] == share
 
 
 def test_the_readme_is_changed_between_its_markers_only(tmp_path):

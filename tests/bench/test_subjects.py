@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcmae.bench.subjects import check_source, open_subject
+from kdcmae.bench.subjects import check_source, engine_facts, open_subject
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
@@ -70,6 +70,24 @@ def test_an_engine_for_a_missing_device_says_so(engine_folder):
     as_trt.write(engine_folder)
     with pytest.raises(DeviceError, match="CUDA device"):
         open_subject(str(engine_folder), 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "engine", "device"),
+    [
+        ("openvino", {"device": "CPU"}, "cpu"),
+        ("openvino", {"device": "GPU"}, "gpu"),
+        ("onnx", {"device": "CUDA"}, "cuda"),
+        ("aoti", {"device": "cpu"}, "cpu"),
+        ("trt", {"device": "cuda:0"}, "cuda"),
+        ("trt", {}, "cuda"),
+    ],
+)
+def test_what_an_engine_runs_on_is_told_however_its_target_writes_it(engine_folder, target, engine, device):
+    manifest = dataclasses.replace(
+        Manifest.read(engine_folder), target=target, engine={"file": "model.onnx", "flavour": "tensorrt", **engine}
+    )
+    assert engine_facts(engine_folder, manifest).device == device
 
 
 def test_a_missing_source_is_refused_at_once(tmp_path):

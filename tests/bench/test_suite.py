@@ -12,6 +12,8 @@ from kdcmae.bench import suite
 from kdcmae.bench.contender import Entry
 from kdcmae.bench.schema import Settings
 from kdcmae.bench.timing import summarize
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.errors import ConfigError, EngineInputError
 
 # A fake's real timings vary as the machine pleases; whether they are stable is tested on synthetic ones.
@@ -158,6 +160,17 @@ def test_a_peer_that_promises_nothing_is_compared_without_a_gate(run_fakes):
     report = run_fakes("torch model", "promises nothing")
     assert report.rows[1].parity.tolerance is None
     assert report.rows[1].parity.passed
+
+
+def test_accuracy_stands_beside_the_latency_of_what_knows_avsynth(run_fakes, monkeypatch):
+    """The fake says the first class of every clip."""
+    monkeypatch.setattr(suite, "_CLIPS", 24)
+    knowing, other = run_fakes("sees clips of AVSynth", "sees clips").rows
+    expected = [record.labels[0] for record in AVSynth("test", clips=24).records].count(LABELS.names[0]) / 24
+    assert knowing.accuracy.top1 == pytest.approx(expected)
+    assert 0 < expected < 1
+    assert knowing.accuracy.data == "AVSynth test, 24 clips"
+    assert other.accuracy is None
 
 
 def test_subjects_of_one_model_may_take_different_inputs(open_fake):

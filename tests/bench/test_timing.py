@@ -11,6 +11,7 @@ from kdcmae.bench.timing import (
     Schedule,
     SpeedRatio,
     plan_rounds,
+    run_ratio,
     settled,
     speed_ratio,
     summarize,
@@ -70,6 +71,24 @@ def test_percentiles_are_over_single_calls():
     assert latency.mean_ms == 51
     assert latency.count == 101
     assert latency.coefficient_of_variation == pytest.approx(np.std(range(1, 102), ddof=1) / 51)
+
+
+def test_the_median_s_interval_is_what_windows_and_runs_differ_by():
+    still = summarize([[10.0, 10.0, 16.0]] * 12)
+    assert (still.p50_ms, still.low_ms, still.high_ms) == (10, pytest.approx(9.75), pytest.approx(10.25))
+    uneven = summarize([[10.0 + shift] * 3 for shift in (-1, 0, 1) * 4])
+    assert 9 < uneven.low_ms < 9.5
+    assert 10.5 < uneven.high_ms < 11
+
+
+def test_two_runs_are_set_against_each_other_with_what_runs_differ_by():
+    assert run_ratio([12.0] * 3, [10.0] * 5, confidence=0.95) == (
+        *(pytest.approx(1.2), pytest.approx(1.2 * 0.975), pytest.approx(1.2 * 1.025)),
+    )
+    windows = 10 * np.random.default_rng(0).lognormal(0, 0.02, 12)
+    _, low, high = run_ratio(windows, windows, confidence=0.9)
+    _, lower, higher = run_ratio(windows, windows, confidence=0.99)
+    assert lower < low < 0.975 < 1.025 < high < higher
 
 
 def test_variation_is_over_the_medians_of_windows():

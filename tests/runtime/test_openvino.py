@@ -118,6 +118,13 @@ def test_a_frontend_runs_first_and_hands_its_memory_on(tiny: Any, batch: int) ->
     np.testing.assert_allclose(logits, tiny.logits({"x": feed.astype(np.float32)}), rtol=1e-5)
 
 
+def test_inputs_that_must_not_be_written_are_copied(tiny: Any) -> None:
+    feed = np.random.default_rng(0).standard_normal((1, 5, 4), dtype=np.float32)
+    feed.flags.writeable = False
+    with load_engine(tiny.make("openvino")) as engine:
+        np.testing.assert_allclose(engine.infer({"x": feed})["logits"], tiny.logits({"x": feed}), rtol=1e-5)
+
+
 def test_a_frontend_of_another_engine_is_refused(tiny: Any) -> None:
     with pytest.raises(EngineError, match="the frontend gives y and the engine takes x f32; rebuild it"):
         load_engine(in_two(tiny, gives="y"))
