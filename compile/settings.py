@@ -82,11 +82,13 @@ class QuantizationSettings:
         calibration: clips that ranges are learnt from: ``avsynth:CLIPS`` or a manifest.
         evaluation: held-out clips with labels, likewise.
         max_drop: top-1 that may be lost on them, in percentage points; None to measure nothing.
+        reuse: take a graph that was quantised before from the cache, and keep this one there.
     """
 
     calibration: str | Path = "avsynth:32"
     evaluation: str | Path = "avsynth:200"
     max_drop: float | None = None
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:

@@ -72,7 +72,8 @@ def command(
     kdcmae-compile --budget-ms 100 --max-drop 1.0           the most accurate engine that this machine runs in time
     """
     exit_on_sigterm()
-    settings = CompileSettings(**engine, quantization=QuantizationSettings(**quantization), **proof)
+    wanted = QuantizationSettings(**quantization, reuse=not no_cache)
+    settings = CompileSettings(**engine, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
     if budget_ms is not None:
         search(settings, budget_ms, output, model_options, as_json=as_json)

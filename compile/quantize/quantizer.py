@@ -67,6 +67,7 @@ class Quantizer:
     def __init__(self, model: EngineModel, settings: CompileSettings, step: Step) -> None:
         self._precision, self._target, self._step = settings.precision, settings.target, step
         wanted = settings.quantization
+        self._reuse = wanted.reuse
         self._budget = 0.0 if wanted.max_drop is None else wanted.max_drop
         if self._target == "openvino":
             openvino.import_nncf()
@@ -125,11 +126,12 @@ class Quantizer:
         path = graph.parent / f"without-{kept}" / f"graph{suffix}"
         path.parent.mkdir()
         with self._step(f"quantise to {self._precision}" + (f", {kept} layers kept" if kept else "")):
-            key = store.key_of(graph, self._clips, self._precision, self._target, chosen)
-            reused = store.fetch(key, path)
+            key = store.key_of(graph, self._clips, self._precision, self._target, chosen) if self._reuse else ""
+            reused = bool(key) and store.fetch(key, path)
             if not reused:
                 make(graph, path, self._clips, chosen, self._precision)
-                store.keep(key, path)
+                if key:
+                    store.keep(key, path)
         accuracy = None
         if self._evaluation is not None:
             with self._step("accuracy of the quantised graph"):

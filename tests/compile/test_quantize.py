@@ -251,6 +251,15 @@ def test_the_quantised_graph_is_made_once(model, graph, monkeypatch, tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_without_the_cache_the_graph_is_made_again_and_not_kept(model, graph, monkeypatch, tmp_path):
+    for name in ("first", "second"):
+        shutil.copytree(graph.parent, tmp_path / name)
+    monkeypatch.setattr("kdcmae.compile.quantize.store.keep", lambda *_: pytest.fail("kept"))
+    monkeypatch.setattr("kdcmae.compile.quantize.store.fetch", lambda *_: pytest.fail("taken"))
+    for name in ("first", "second"):
+        assert not quantizer(model, reuse=False).quantize(tmp_path / name / "graph.onnx")[1].reused
+
+
 def test_settings_out_of_range():
     with pytest.raises(ConfigError, match="--max-drop 101 must lie between"):
         QuantizationSettings(max_drop=101)
