@@ -148,7 +148,8 @@ class _Build:
                 self.frontend.export(self.settings.batch)
         with step("verify the program"):
             module = program.module()
-            chosen, note = self.cases, cases.cut_note(model, self.settings.batch)
+            chosen: tuple[Case, ...] = ()
+            note = ""
             if precision != "fp32":
                 chosen = (min(self.cases, key=lambda case: case.batch),)
                 note = f"{chosen[0].name} only: half precision is slow in PyTorch on a CPU"
@@ -253,6 +254,8 @@ class _Build:
         Raises:
             GateError: says by how much.
         """
+        if not chosen:
+            note = "; ".join(filter(None, (note, cases.cut_note(self.model, self.settings.batch))))
         rung = self.ladder.climb(name, run, gate=self.gate, note=note, cases=chosen or self.cases)
         if problem := rung.problem():
             raise GateError(

@@ -37,6 +37,17 @@ def test_openvino(precision, batch, checkpoint, tmp_path, run, native):
         assert engine.self_test().passed
 
 
+def test_every_rung_says_that_the_largest_batch_was_left_out(checkpoint, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("kdcmae.compile.cases._WORK", 1)
+    folder = tmp_path / "engine"
+    assert (
+        run("--target", "openvino", "--checkpoint", checkpoint, "--batch", "1:2:4", "--output", folder).exit_code == 0
+    )
+    rungs = Manifest.read(folder).parity
+    assert len(rungs) == 4
+    assert all("largest batch run here: 1 of 4" in rung["note"] for rung in rungs)
+
+
 def test_fp32_engine_agrees_with_the_checkpoint(checkpoint, tmp_path, run):
     assert run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "e").exit_code == 0
     generator = np.random.default_rng(1)
