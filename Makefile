@@ -46,7 +46,7 @@ bench-gpu: $(STAMP)
 	$(BIN)/kdcmae-bench suite
 	$(BIN)/kdcmae-bench readme README.md
 
-# The model that ships with the package, from nothing, by its recipes: about twenty minutes on one shared core. bf16 is
+# The model that ships with the package, from nothing, by its recipes: about half an hour on one core. bf16 is
 # fast only on CPUs that multiply it (AVX512_BF16, AMX); leave the setting out elsewhere. A run that was stopped goes
 # on.
 TRAIN := --set precision=bf16 --resume --json
