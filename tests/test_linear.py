@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kdcmae import linear
 from kdcmae.linear import Linear
+
+MKL_IS_SLOW = linear._mkl_is_slow
 
 
 def build(dtype: torch.dtype = torch.float32) -> tuple[Linear, torch.Tensor]:
@@ -16,6 +19,17 @@ def build(dtype: torch.dtype = torch.float32) -> tuple[Linear, torch.Tensor]:
 
 def trains_with_onednn(output: torch.Tensor) -> bool:
     return "OneDnn" in type(output.grad_fn).__name__
+
+
+@pytest.fixture(autouse=True)
+def not_intel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_mkl_is_slow", lambda: True)
+
+
+@pytest.mark.parametrize(("cpu", "slow"), [("Intel(R) Xeon(R) Processor", False), ("AMD EPYC", True)])
+def test_the_library_is_chosen_by_the_cpu(cpu, slow, monkeypatch):
+    monkeypatch.setattr("kdcmae.host.cpu_name", lambda: cpu)
+    assert MKL_IS_SLOW.__wrapped__() is slow
 
 
 def with_gradients(layer: Linear, x: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
