@@ -65,8 +65,8 @@ def _trains_in_float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _mkl_is_slow() -> bool:
-    """MKL is at its best on its maker's CPUs; oneDNN's take up to twice as long there.
+    """MKL is at its best on its maker's CPUs, where oneDNN takes up to twice as long.
 
-    Elsewhere oneDNN wins; both measured with ``kdcmae-bench kernels --device cpu --case step``.
+    On AMD's oneDNN wins; both measured with ``kdcmae-bench kernels --device cpu --case step``.
     """
     return "Intel" not in host.cpu_name()

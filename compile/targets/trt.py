@@ -114,11 +114,14 @@ def plan_writer(trt: ModuleType, file: IO[bytes]) -> Any:
             self.error: OSError | None = None
 
         def write(self, data: bytes) -> int:
+            rest = memoryview(data)
             try:
-                return file.write(data)
+                while rest:  # one call of the system takes less than 2 GiB
+                    rest = rest[file.write(rest) :]
             except OSError as error:
                 self.error = error
                 return 0
+            return len(data)
 
     return Writer()
 

@@ -110,8 +110,8 @@ class Pipeline:
         Returns:
             Views onto memory that the next call writes.
         """
-        # Setting and getting tensors by name costs half of what infer() takes to sort out a mapping of inputs, and its
-        # result to find a name. Only an array in C order that may be written can be shared; others are copied.
+        # Setting and getting tensors by name costs less than infer() with a mapping, which has to sort out the names.
+        # Only an array in C order that may be written can be shared; others are copied.
         given = {name: self._tensor(array, shared_memory=array.flags.carray) for name, array in feed.items()}
         for request, names in zip(self._requests, (*self._handed_on, outputs), strict=True):
             for name, tensor in given.items():
