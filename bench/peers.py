@@ -22,9 +22,11 @@ from kdcmae.bench.subjects import (
     engine_facts,
     load_torch_model,
 )
+from kdcmae.bench.timing import time_window
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.manifest import Manifest, TensorSpec
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 
 __all__ = ["open_peer"]
 
@@ -139,6 +141,44 @@ class OrtInt8Subject(HostTimed):
         """None: it is nobody's engine."""
 
 
+class OpenVINOCallSubject(HostTimed):
+    """OpenVINO's call alone on the IR of an engine, by this suite's clock: what ``benchmark_app`` times by its own.
+
+    Args:
+        source: an engine folder of target ``openvino``.
+        threads: CPU threads.
+    """
+
+    def __init__(self, source: str, threads: int) -> None:
+        folder, manifest = _engine(source, "openvino")
+        engine, core = manifest.engine, openvino_core()
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": engine["inference_precision"],
+        }
+        model = core.read_model(folder / engine["file"])
+        self._request = core.compile_model(model, engine.get("device", "CPU"), properties).create_infer_request()
+        self._outputs = [spec.name for spec in manifest.outputs]
+        self.facts = replace(engine_facts(folder, manifest), boundary="library call")
+
+    def run(self, inputs: Arrays) -> Arrays:
+        self._hand_over(inputs)
+        self._request.infer(share_outputs=True)
+        return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
+
+    def window(self, inputs: Arrays, seconds: float) -> list[float]:
+        self._hand_over(inputs)
+        return time_window(lambda: self._request.infer(share_outputs=True), seconds)
+
+    def self_test(self) -> None:
+        """None: see the engine's."""
+
+    def _hand_over(self, inputs: Arrays) -> None:
+        for name, array in inputs.items():
+            self._request.set_tensor(name, import_openvino().Tensor(array, shared_memory=False))
+
+
 class _ToolSubject:
     """An engine timed by its library's own command: one process per window, which reports its own latencies.
 
@@ -216,6 +256,7 @@ _PEERS: Mapping[str, Callable[[str, int], Subject]] = {
     "torch-compile": CompiledTorchSubject,
     "torch-cuda": CudaTorchSubject,
     "ort-int8": OrtInt8Subject,
+    "openvino-call": OpenVINOCallSubject,
     "benchmark_app": BenchmarkAppSubject,
     "trtexec": TrtexecSubject,
 }

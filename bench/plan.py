@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdcmae.bench.schema import CaseKind, Status
 from kdcmae.bench.subjects import VARIANT
+from kdcmae.bench.tables import CALL_ALONE
 from kdcmae.compile.cache import cache_key
 from kdcmae.errors import DeviceError
 from kdcmae.runtime.schema import MANIFEST_FILE
@@ -94,6 +95,7 @@ _AOTI = EnginePlan(name="AOTInductor fp32", target="aoti", options=("--precision
 _PEERS = {
     "PyTorch eager": "{torch}",
     "ONNX Runtime dynamic int8": "ort-int8:{engines}/onnx-runtime-fp32",
+    f"OpenVINO bf16{CALL_ALONE}": "openvino-call:{engines}/openvino-bf16",
     "benchmark_app bf16": "benchmark_app:{engines}/openvino-bf16",
     "PyTorch CUDA graph": "torch-cuda:{torch}",
     "trtexec fp16": "trtexec:{engines}/tensorrt-fp16",

@@ -39,7 +39,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 PRESET = "preset:"
 VARIANT = "@"
-PEERS = ("torch-compile", "torch-cuda", "ort-int8", "benchmark_app", "trtexec")
+PEERS = ("torch-compile", "torch-cuda", "ort-int8", "openvino-call", "benchmark_app", "trtexec")
 TORCH_EAGER = "torch eager"
 
 # Outputs of PyTorch models with the same weights may differ by this: alignment can change the order of a sum.

@@ -9,10 +9,22 @@ from kdcmae.bench.schema import BOUNDARIES, Parity, Report, Row
 from kdcmae.bench.timing import STABLE_VARIATION, speed_ratio
 from kdcmae.charts import number
 
-__all__ = ["Quality", "Table", "by_reason", "conditions", "median", "name", "quality", "remarks", "tables"]
+__all__ = [
+    "CALL_ALONE",
+    "Quality",
+    "Table",
+    "by_reason",
+    "conditions",
+    "median",
+    "name",
+    "quality",
+    "remarks",
+    "tables",
+]
 
 NONE = "-"
 _P50 = "p50 (95 %)"
+CALL_ALONE = " call alone"
 _TOOLS = {"benchmark_app": "OpenVINO", "trtexec": "TensorRT"}
 
 
@@ -160,19 +172,19 @@ def remarks(report: Report) -> Iterator[str]:
 
 
 def _same_graph(report: Report) -> Iterator[str]:
-    """Each engine beside its library's own tool on the same file, from the same rounds."""
+    """Each engine, and its library's call alone, beside that library's own tool: one file, the same rounds."""
     timed = {(row.case.model, row.case.subject): row.latency for row in report.rows if row.case.kind == "latency"}
     for (model, subject), theirs in timed.items():
-        engine = _engine_of(subject)
-        ours = timed.get((model, engine))
-        tool = subject.partition(" ")[0]
-        if theirs is None or ours is None:
-            continue
-        gap = speed_ratio(ours.window_medians_ms, theirs.window_medians_ms)
-        yield (
-            f"{model}: {engine} took {gap.ratio:.3f} times as long ({gap.low:.3f}-{gap.high:.3f}) as {tool} says of "
-            f"the same file: {number(ours.p50_ms)} and {number(theirs.p50_ms)} ms"
-        )
+        engine, tool = _engine_of(subject), subject.partition(" ")[0]
+        for mine in (f"{engine}{CALL_ALONE}", engine):
+            ours = timed.get((model, mine))
+            if theirs is None or ours is None:
+                continue
+            gap = speed_ratio(ours.window_medians_ms, theirs.window_medians_ms)
+            yield (
+                f"{model}: {mine} took {gap.ratio:.3f} times as long ({gap.low:.3f}-{gap.high:.3f}) as {tool} says of "
+                f"the same file: {number(ours.p50_ms)} and {number(theirs.p50_ms)} ms"
+            )
 
 
 def _engine_of(subject: str) -> str:

@@ -116,7 +116,7 @@ class _Build:
     """One build in its staging folder, with the cases and the ladder that its stages share."""
 
     def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step, *, apart: bool) -> None:
-        if settings.precision in QUANTIZED:
+        if settings.precision != "fp32":
             model = cases.on_clips(model)
         self.model = model
         # What is lowered and quantised: all of the model, or what is behind a frontend of its own.

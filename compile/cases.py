@@ -46,7 +46,9 @@ def batch_cases(model: EngineModel, batch: BatchRange) -> Iterator[Case]:
 def on_clips(model: EngineModel) -> EngineModel:
     """The same model with made clips for its seeded inputs.
 
-    A quantised model knows the values that clips have; noise has others, and is cut off.
+    A quantised model knows the values that clips have; noise has others, and is cut off. In half precision a trained
+    model is at a loss with noise: rounding then decides what it attends to, which is no fault of an engine. In float32
+    nothing is rounded so far, and noise shows what clips may hide.
     """
 
     def examples(batch: int, seed: int) -> dict[str, NDArray[Any]]:

@@ -65,8 +65,8 @@ def command(
 
     A SUBJECT is an engine folder (FOLDER@audio for a variant in it), a finetuned checkpoint (PyTorch eager, float32,
     CPU), or preset:base, preset:small, preset:tiny (the untrained model that kdcmae-compile --random-weights compiles).
-    Peers are torch-compile:MODEL, torch-cuda:MODEL, ort-int8:ONNX-ENGINE, benchmark_app:OPENVINO-ENGINE and
-    trtexec:TRT-ENGINE.
+    Peers are torch-compile:MODEL, torch-cuda:MODEL, ort-int8:ONNX-ENGINE, openvino-call:OPENVINO-ENGINE (the library's
+    call alone), benchmark_app:OPENVINO-ENGINE and trtexec:TRT-ENGINE.
 
     Each subject has a process of its own, pinned to its CPUs. They take turns in short windows until the variation
     settles, so that noise hits all alike, and outputs are compared before anything is timed: with the first PyTorch

@@ -206,3 +206,11 @@ def test_the_installed_benchmark_app_agrees_on_options_and_report(compiled_openv
     """The real command on a real IR: the stand-in above takes and writes what it does."""
     (median_ms,) = open_subject(f"benchmark_app:{compiled_openvino}", 1).window({}, 1)
     assert 0 < median_ms < 1e5
+
+
+def test_the_library_s_call_alone_gives_what_the_engine_gives(compiled_openvino):
+    alone, engine = open_subject(f"openvino-call:{compiled_openvino}", 1), open_subject(str(compiled_openvino), 1)
+    inputs = example_inputs(engine.facts.inputs, 1, seed=0)
+    np.testing.assert_array_equal(alone.run(inputs)["logits"], engine.run(inputs)["logits"])
+    assert min(alone.window(inputs, 0.01)) > 0
+    assert (alone.facts.boundary, alone.self_test()) == ("library call", None)
