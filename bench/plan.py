@@ -133,7 +133,7 @@ PLANS: Mapping[str, ModelPlan] = {
         ),
         peers={**_PEERS, "torch.compile": "torch-compile:{torch}"},
         left_out={},
-        seconds=4.0,
+        seconds=3.0,
         clips=96,
         largest_batch=64,
     ),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdcmae.bench.schema import BOUNDARIES, Parity, Report, Row
-from kdcmae.bench.timing import STABLE_VARIATION, speed_ratio
+from kdcmae.bench.timing import STABLE_WITHIN, speed_ratio
 from kdcmae.charts import number
 
 __all__ = [
@@ -166,7 +166,7 @@ def remarks(report: Report) -> Iterator[str]:
     yield from _same_graph(report)
     if any(row.status == "unstable" for row in report.rows):
         yield (
-            f"unstable: window medians vary by more than {STABLE_VARIATION:.1%}, or the machine changed; "
+            f"unstable: the median's 95 % interval is wider than +-{STABLE_WITHIN:.0%}, or the machine changed; "
             "no winner is named. Close other programs, or give more --seconds"
         )
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 __all__ = [
-    "STABLE_VARIATION",
+    "STABLE_WITHIN",
     "Latency",
     "Schedule",
     "SpeedRatio",
@@ -26,15 +26,16 @@ __all__ = [
     "verdict",
 ]
 
-STABLE_VARIATION = 0.025  # coefficient of variation of the window medians; above it no winner is named
-# Two runs differ by more than their windows tell (where memory lies, what else was started): windows as steady as a
-# stable row's may lie this far apart.
-_BETWEEN_RUNS = STABLE_VARIATION
+STABLE_WITHIN = 0.05  # how far the 95 % interval of a median may reach from it; where it is wider no winner is named
+# Two runs differ by more than their windows tell (where memory lies, what else was started): by this much, however
+# steady the windows are.
+_BETWEEN_RUNS = 0.025
 
 _RESAMPLES = 10_000
 _MIN_ROUNDS = 10  # a percentile bootstrap over fewer window pairs gives intervals that are too narrow
 _SHORT_WINDOW_S = 0.5
-_LONG_CALL_S = 0.25  # calls from here on fill the caches by themselves
+_RUN_IN_S = 0.15  # not timed: caches, threads and clock come back after another subject's turn
+_LONG_CALL_S = 0.25  # calls from here on do that by themselves
 
 Verdict = Literal["faster", "slower", "no difference", "unstable"]
 
@@ -44,8 +45,8 @@ def time_window(
 ) -> list[float]:
     """Time single calls, back to back, for one window.
 
-    One call before the window is not timed: it brings caches and threads back after another subject's turn. Where
-    that call is long it is no different from the others, and counts.
+    The first calls are not timed: they bring caches, threads and clock back after another subject's turn. A first call
+    that is long is no different from the others, and counts.
 
     Args:
         call: what to time.
@@ -62,6 +63,9 @@ def time_window(
     if end - begin >= _LONG_CALL_S:
         latencies_ms.append((end - begin) * 1e3)
     else:
+        while end - begin < min(_RUN_IN_S, seconds):
+            call()
+            end = clock()
         start = end
     while not latencies_ms or end - start < seconds:
         begin = clock()
@@ -126,17 +130,17 @@ class Latency:
 
     @property
     def stable(self) -> bool:
-        """Whether the windows agree well enough to compare this with anything."""
-        return self.window_variation <= STABLE_VARIATION
+        """Whether the median is known well enough to compare this with anything."""
+        return (self.high_ms - self.low_ms) / 2 <= STABLE_WITHIN * self.p50_ms
 
 
 def settled(windows_ms: Sequence[Sequence[float]]) -> bool:
-    """Whether the medians of windows agree.
+    """Whether windows tell the median well enough for :attr:`Latency.stable`.
 
     Args:
         windows_ms: per window the latencies that :func:`time_window` gave.
     """
-    return variation([float(np.median(window)) for window in windows_ms]) <= STABLE_VARIATION
+    return summarize(windows_ms).stable
 
 
 def summarize(windows_ms: Sequence[Sequence[float]], *, left_out: int = 0) -> Latency:

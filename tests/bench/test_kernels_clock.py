@@ -141,7 +141,7 @@ def test_the_cpu_has_a_clock_of_its_own():
     assert clock.conditions == (PLAIN_WARM,)
     calls = []
     times_us = clock.prepare(lambda: calls.append(None), PLAIN_WARM)(0.001)
-    assert len(calls) == len(times_us) + 1
+    assert len(calls) > len(times_us) > 0
     assert all(0 <= time_us < 1e6 for time_us in times_us)
 
 
