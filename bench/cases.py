@@ -29,7 +29,7 @@ __all__ = ["Solo", "layouts"]
 
 _WINDOWS, _MOST_WINDOWS = 6, 9
 _SATURATED = 1.05  # another doubling of the batch has to bring more than this
-_COLD_STARTS = (5, 3)  # windows, and starts in each
+_COLD_STARTS = (5, 2)  # windows, and starts in each
 
 
 def layouts(cpus: int) -> list[tuple[int, int]]:

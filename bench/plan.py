@@ -160,7 +160,7 @@ PLANS: Mapping[str, ModelPlan] = {
         },
         seconds=5.0,
         clips=8,
-        largest_batch=4,
+        largest_batch=2,
     ),
 }
 

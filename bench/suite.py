@@ -165,10 +165,10 @@ def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardst
                     one.take_turn(schedule.window_s)
             readings_ms.append(yardstick())
             steady = steady_rounds(readings_ms, enough=schedule.rounds)
-            # A machine that never keeps still for long enough is measured all the same: the variation will tell.
-            kept_still = len(steady) >= schedule.rounds // 2
-            counted = (steady if kept_still else list(range(turn + 1)))[-schedule.rounds :]
-            if len(steady) >= schedule.rounds and all(one.settled(counted) for one in contenders):
+            # A machine that never keeps still for long enough is measured all the same: the intervals will tell.
+            kept_still = len(steady) >= schedule.rounds
+            counted = steady if kept_still else list(range(turn + 1))
+            if kept_still and all(one.settled(counted) for one in contenders):
                 break
     for one in contenders:
         if one.running:

@@ -121,11 +121,7 @@ def conditions(report: Report) -> list[str]:
     lines.append(
         f"batch {settings.batch}, {settings.threads} pinned threads, warm-up {settings.warm_up_s:g} s"
         + (f", {' or '.join(map(str, sorted(rounds)))} interleaved windows" if rounds else "")
-        + (
-            f" ({' or '.join(map(str, left_out))} more left out: unsettled, or the machine was slower)"
-            if left_out
-            else ""
-        )
+        + (f" ({' or '.join(map(str, left_out))} more left out: the machine was in another state)" if left_out else "")
         + (f"; known work beside them took {number(yardstick[0])} to {number(yardstick[-1])} ms" if yardstick else "")
     )
     lines.append(

@@ -80,7 +80,7 @@ class Schedule:
     """The turns of an interleaved run.
 
     Args:
-        rounds: how many turns of every subject count: the last ones.
+        rounds: how many turns of every subject have to count.
         most_rounds: when to stop where the windows do not settle, or the machine does not keep still.
         window_s: length of one turn.
     """
@@ -113,7 +113,7 @@ class Latency:
         count: timed calls.
         window_medians_ms: the median of each window, in the order they ran.
         window_variation: coefficient of variation of those medians.
-        windows_left_out: windows that do not count: before the variation settled, or while the machine was slower.
+        windows_left_out: windows that do not count: the machine was in another state.
     """
 
     p50_ms: float

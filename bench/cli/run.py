@@ -68,8 +68,8 @@ def command(
     Peers are torch-compile:MODEL, torch-cuda:MODEL, ort-int8:ONNX-ENGINE, openvino-call:OPENVINO-ENGINE (the library's
     call alone), benchmark_app:OPENVINO-ENGINE and trtexec:TRT-ENGINE.
 
-    Each subject has a process of its own, pinned to its CPUs. They take turns in short windows until the variation
-    settles, so that noise hits all alike, and outputs are compared before anything is timed: with the first PyTorch
+    Each subject has a process of its own, pinned to its CPUs. They take turns in short windows until the medians are
+    known well, so that noise hits all alike, and outputs are compared before anything is timed: with the first PyTorch
     model, or else the first subject. Those that know AVSynth's classes classify its test clips at the end.
 
     \b

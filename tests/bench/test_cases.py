@@ -108,7 +108,7 @@ def test_a_cold_start_is_a_new_process_up_to_its_first_label(solo, compiled, tmp
     (row,) = solo("whatever").cold_start(compiled, data)
     assert row.status in {"measured", "unstable"}, row.reason
     assert row.case.boundary == "process to label"
-    assert row.latency.count == 15
+    assert row.latency.count == 10
     (row,) = solo("whatever").cold_start(tmp_path, data)
     assert row.status == "failed"
     assert "manifest.json" in row.reason
