@@ -22,10 +22,11 @@ from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, Ladder
 from kdcmae.compile.quantize.accuracy import open_graph
+from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
 from kdcmae.compile.settings import QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
-from kdcmae.compile.targets.onnx import open_session
+from kdcmae.compile.targets.onnx import open_session, require_onnxruntime
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import require_capable, require_device
@@ -98,7 +99,7 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
 
     Raises:
         ConfigError: the target cannot do what is asked.
-        MissingDependencyError: the exporter or the target's library is not installed.
+        MissingDependencyError: the target's library, or what exports, proves or quantises its graph, is not installed.
         DeviceError: the target builds only where its device is.
         EngineError: the destination holds something else than an engine.
     """
@@ -108,6 +109,9 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
     require_device(settings.target, settings.device)
     if target.reads_onnx:
         export.require_exporter()
+        require_onnxruntime()
+    if settings.precision == "int8" and settings.target == "openvino":
+        import_nncf()
     package.check_destination(folder)
     return target
 

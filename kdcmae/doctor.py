@@ -6,11 +6,9 @@ Torch is not imported, and nothing is changed.
 from __future__ import annotations
 
 import importlib.metadata as metadata
-import importlib.util
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,10 @@ import kdcmae
 from kdcmae import host
 from kdcmae.errors import BrokenDependencyError, MissingDependencyError
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, require_device
+from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, is_installed, require_device
 from kdcmae.runtime.cuda import Driver, describe_driver
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.onnx import NO_BFLOAT16
+from kdcmae.runtime.openvino import import_openvino, native_precision, openvino_core
 from kdcmae.runtime.tensorrt import import_tensorrt
 from kdcmae.runtime.torch_trt import import_torch_tensorrt
 
@@ -32,7 +31,7 @@ _MODULES = (
     *("torch", "triton", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino"),
     *("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch_tensorrt"),
 )
-_EXPORTERS = ("onnx", "onnxscript")
+_LADDER = ("onnx", "onnxscript", "onnxruntime")  # export a graph, and prove it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,8 @@ class TargetReport:
         builds, runs: reasons.
         fix: for what is missing or broken; empty where nothing is.
         broken: the library is installed but does not load.
-        precisions: a reason for each.
+        precisions: a reason for each that cannot be built, on this machine.
+        executes: a reason for each whose engines do not run as such on this machine.
     """
 
     target: str
@@ -63,6 +63,7 @@ class TargetReport:
     fix: str
     broken: bool
     precisions: Mapping[str, str]
+    executes: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,7 @@ def _report(target: str) -> TargetReport:
         builds, _, fix = str(error).partition("; ")
         runs = runs if library else builds
         broken = isinstance(error, BrokenDependencyError) and not library
+    precisions, executes = _precisions(target, found=bool(library))
     return TargetReport(
         target=target,
         library=library,
@@ -148,8 +150,30 @@ def _report(target: str) -> TargetReport:
         runs=runs,
         fix=fix,
         broken=broken,
-        precisions=dict(capable.precisions),
+        precisions=precisions,
+        executes={name: runs or reason for name, reason in executes.items()},
     )
+
+
+def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Reasons by precision why engines are not built here, and why they do not run as such here.
+
+    Args:
+        target: its name.
+        found: its library is here and can be asked.
+    """
+    builds = dict(CAPABILITIES[target].precisions)
+    executes = dict(builds)
+    if target == "onnx":
+        executes["bf16"] = NO_BFLOAT16
+    if target == "openvino" and not is_installed("nncf"):
+        builds["int8"] = str(MissingDependencyError("nncf", install="kdcmae[int8]"))
+    if target == "openvino" and found:
+        for name in ("fp16", "bf16"):
+            if (native := native_precision(name)) != name:
+                executes[name] = f"this processor executes it as {native}"
+                builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
+    return builds, executes
 
 
 def _import(capable: Capabilities) -> str:
@@ -159,8 +183,8 @@ def _import(capable: Capabilities) -> str:
         MissingDependencyError: none is.
         BrokenDependencyError: it does not import.
     """
-    module = next((name for name in capable.modules if _is_installed(name)), None)
-    if module is None:
+    module = capable.module()
+    if not is_installed(module):
         raise MissingDependencyError(capable.modules[0], install=capable.install)
     if module == "torch":  # slow to import, and what needs it says soon enough when it is broken
         return f"torch {_version('torch')}"
@@ -172,23 +196,17 @@ def _import(capable: Capabilities) -> str:
         found = import_tensorrt(module.removesuffix("_bindings"))
     else:
         found = import_library(module, install=capable.install)
-    return f"{module} {getattr(found, '__version__', '')}".strip().partition("-")[0]
+    return f"{module.removesuffix('_bindings')} {getattr(found, '__version__', '')}".strip().partition("-")[0]
 
 
 def _require_tools(target: str) -> None:
     """Raise where a target's library is here, but not what building needs beside it."""
     if target in ("openvino", "onnx", "trt"):
-        for name in _EXPORTERS:
-            if not _is_installed(name):
+        for name in _LADDER:
+            if not is_installed(name):
                 raise MissingDependencyError(name, install="kdcmae[onnx]")
     if target == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))):
         raise BrokenDependencyError("AOTInductor found no C++ compiler; install one with: apt-get install g++")
-
-
-def _is_installed(module: str) -> bool:
-    if module in sys.modules:
-        return sys.modules[module] is not None
-    return importlib.util.find_spec(module) is not None
 
 
 def _version(distribution: str) -> str:
@@ -209,7 +227,7 @@ def _requirements() -> dict[str, str]:
 
 
 def _openvino_devices() -> dict[str, str]:
-    if not _is_installed("openvino"):
+    if not is_installed("openvino"):
         return {}
     try:
         core = openvino_core()

@@ -61,10 +61,13 @@ def test_a_missing_library_is_no_problem_but_has_a_fix(
     assert error.value.exit_code == 3
 
 
-def test_engines_run_where_only_the_exporter_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    found = report("onnx")
-    assert found.builds == "onnxscript is not installed"
+@pytest.mark.parametrize(("target", "module"), [("onnx", "onnxscript"), ("openvino", "onnxruntime")])
+def test_engines_run_where_only_what_builds_them_is_missing(
+    target: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    found = report(target)
+    assert found.builds == f"{module} is not installed"
     assert found.runs == ""
     assert "kdcmae[onnx]" in found.fix
 
@@ -97,6 +100,55 @@ def test_a_target_that_needs_its_device_to_build(monkeypatch: pytest.MonkeyPatch
     assert "no CUDA device, and Torch-TensorRT builds for the GPU at hand" in report("torch-trt").builds
     with pytest.raises(DeviceError, match="--target torch-trt cannot build here: no CUDA device"):
         require_target("torch-trt")
+
+
+def test_full_tensorrt_builds_only_where_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4.0", Runtime=object))
+    assert "no CUDA device, and full TensorRT builds for the GPU at hand" in report("trt").builds
+    with pytest.raises(DeviceError, match="--target trt cannot build here: no CUDA device"):
+        require_target("trt")
+
+
+def test_int8_for_openvino_needs_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    found = report("openvino")
+    assert found.precisions["int8"] == "nncf is not installed; install it with: pip install 'kdcmae[int8]'"
+    assert found.executes["int8"] == ""
+    assert found.precisions["fp32"] == found.builds == ""
+
+
+@pytest.mark.parametrize(
+    ("multiplies", "executed"),
+    [
+        (["FP32", "BF16", "FP16"], {"fp16": "fp16", "bf16": "bf16"}),
+        (["FP32", "BF16"], {"fp16": "bf16", "bf16": "bf16"}),
+        (["FP32"], {"fp16": "fp32", "bf16": "fp32"}),
+    ],
+)
+def test_what_openvino_executes_is_what_this_processor_multiplies(
+    multiplies: list[str], executed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    core = SimpleNamespace(get_property=lambda device, name: multiplies, available_devices=[])
+    monkeypatch.setattr("kdcmae.runtime.openvino.openvino_core", lambda: core)
+    found = report("openvino")
+    for precision, other in executed.items():
+        reason = "" if other == precision else f"this processor executes it as {other}"
+        assert found.executes[precision] == reason
+        advice = f"; use --precision {other}, or accept it with --execute-as {other}"
+        assert found.precisions[precision] == (reason and reason + advice)
+
+
+def test_bfloat16_for_onnx_runtime_is_built_and_not_run() -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    found = report("onnx")
+    assert found.precisions["bf16"] == ""
+    assert found.executes["bf16"] == "ONNX Runtime's CPU provider has no bfloat16 kernels"
+
+
+def test_what_needs_a_gpu_runs_in_no_precision_without() -> None:
+    assert set(report("trt").executes.values()) == {report("trt").runs}
 
 
 @pytest.mark.parametrize("place", ["cwd", "PYTHONPATH"])

@@ -13,6 +13,7 @@ from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.runtime.backend import import_library
+from kdcmae.runtime.onnx import NO_BFLOAT16
 
 __all__ = ["TARGET", "OnnxRuntime", "open_session"]
 
@@ -28,11 +29,11 @@ class OnnxRuntime:
     splits_frontend = False
 
     def require(self) -> None:
-        _onnxruntime()
+        require_onnxruntime()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.graph is not None
-        ort = _onnxruntime()
+        ort = require_onnxruntime()
         export.deliver(request.graph, request.folder / "model.onnx")
         libraries = {"onnxruntime": ort.__version__}
         if request.precision == "bf16":
@@ -42,7 +43,7 @@ class OnnxRuntime:
                 executed={},
                 products={},
                 run=None,
-                unrunnable="ONNX Runtime's CPU provider has no bfloat16 kernels",
+                unrunnable=NO_BFLOAT16,
             )
         executed = _optimised_types(request.graph)
         return BuiltEngine(
@@ -70,7 +71,7 @@ def open_session(path: Path) -> Callable[[Arrays], Arrays]:
     Raises:
         MissingDependencyError: onnxruntime is not installed.
     """
-    ort = _onnxruntime()
+    ort = require_onnxruntime()
     options = _quiet(ort)
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
@@ -79,7 +80,12 @@ def open_session(path: Path) -> Callable[[Arrays], Arrays]:
     return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
 
 
-def _onnxruntime() -> Any:
+def require_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     return import_library("onnxruntime", install="kdcmae[onnx]")
 
 
@@ -93,7 +99,7 @@ def _optimised_types(graph: Path) -> dict[str, dict[str, int]]:
     """Node classes by output precision in the graph ONNX Runtime really executes, casts it inserted included."""
     import onnx
 
-    ort = _onnxruntime()
+    ort = require_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         options = _quiet(ort)
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")

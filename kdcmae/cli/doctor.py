@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -12,11 +13,23 @@ from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.doctor import Diagnosis, TargetReport, diagnose, require_target
+from kdcmae.runtime.capabilities import PRECISIONS
 from kdcmae.runtime.manifest import TARGETS
 
 __all__ = ["command"]
 
-_SHOWN = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "i8mm", "sve")
+_SHOWN = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "i8mm",
+    "sve",
+)
 
 
 @click.command("doctor", cls=KdcmaeCommand)
@@ -74,23 +87,22 @@ def _gpus(diagnosis: Diagnosis) -> str:
 
 
 def _targets(reports: tuple[TargetReport, ...]) -> Table:
-    table = Table(title="Targets", title_justify="left")
-    for column in ("target", "library", "builds", "runs here", "precisions"):
-        table.add_column(column, no_wrap=True)
+    table = Table(title="Targets; yes: engines build and run here, build or run: only that", title_justify="left")
+    table.add_column("target", no_wrap=True)
+    table.add_column("library", no_wrap=True)
+    for precision in PRECISIONS:
+        table.add_column(precision, no_wrap=True)
     for report in reports:
-        precisions = [name for name, reason in report.precisions.items() if not reason]
-        table.add_row(
-            report.target,
-            report.library or "[yellow]none[/]",
-            _mark(not report.builds),
-            _mark(not report.runs),
-            " ".join(precisions),
-        )
+        cells = (_cell(report, precision) for precision in PRECISIONS)
+        table.add_row(report.target, report.library or "[yellow]none[/]", *cells)
     return table
 
 
-def _mark(can: bool) -> str:
-    return "[green]yes[/]" if can else "[yellow]no[/]"
+def _cell(report: TargetReport, precision: str) -> str:
+    builds, runs = not (report.builds or report.precisions[precision]), not report.executes[precision]
+    if builds and runs:
+        return "[green]yes[/]"
+    return f"[yellow]{'build' if builds else 'run' if runs else 'no'}[/]"
 
 
 def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:
@@ -102,7 +114,18 @@ def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:
             lines.append(f"  {report.target} cannot build: {report.builds}{fix}")
         if report.runs and report.runs != report.builds:
             lines.append(f"  {report.target} cannot run: {report.runs}")
-        for reason in dict.fromkeys(filter(None, report.precisions.values())):
-            names = " or ".join(name for name, other in report.precisions.items() if other == reason)
+        for names, reason in _by_reason(report.precisions):
             lines.append(f"  {report.target} has no {names}: {reason}")
+        only_built = {name: reason for name, reason in report.executes.items() if not report.precisions[name]}
+        for names, reason in _by_reason(only_built):
+            if reason != report.runs:
+                lines.append(f"  {report.target} cannot run {names}: {reason}")
     return lines
+
+
+def _by_reason(precisions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Precisions that share a reason, and the reason."""
+    return [
+        (" or ".join(name for name, other in precisions.items() if other == reason), reason)
+        for reason in dict.fromkeys(filter(None, precisions.values()))
+    ]

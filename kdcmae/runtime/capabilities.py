@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +11,7 @@ from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.manifest import BatchRange
 
-__all__ = ["CAPABILITIES", "PRECISIONS", "Capabilities", "require_capable", "require_device"]
+__all__ = ["CAPABILITIES", "PRECISIONS", "Capabilities", "is_installed", "require_capable", "require_device"]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
@@ -23,8 +25,9 @@ class Capabilities:
         devices: ``cpu`` and ``cuda``, those it builds for; the first is the default.
         builds_without_device: engines for a device that the machine lacks.
         dynamic_batch: a range of batch sizes in one engine.
-        modules: to import, any of which brings the target.
-        install: what brings it, in pip's words.
+        modules: to import, any of which brings the target; the first that is installed is used.
+        portable: those of them that build without a device all the same.
+        install: what brings the last of them, in pip's words.
     """
 
     precisions: Mapping[str, str]
@@ -32,7 +35,12 @@ class Capabilities:
     builds_without_device: str = ""
     dynamic_batch: str = ""
     modules: tuple[str, ...]
+    portable: tuple[str, ...] = ()
     install: str
+
+    def module(self) -> str:
+        """The one of :attr:`modules` that is used here: the first installed, or else what :attr:`install` brings."""
+        return next((name for name in self.modules if is_installed(name)), self.modules[-1])
 
     def executes_here(self, device: str = "") -> str:
         """Why an engine cannot run on this machine; empty where it can, as far as devices go.
@@ -55,7 +63,9 @@ class Capabilities:
             device: one of :attr:`devices`; the default one where empty.
         """
         missing = self.executes_here(device)
-        return f"{missing}, and {self.builds_without_device}" if missing and self.builds_without_device else ""
+        if not missing or not self.builds_without_device or self.module() in self.portable:
+            return ""
+        return f"{missing}, and {self.builds_without_device}"
 
 
 _NO_FP8_CPU = "no processor multiplies fp8; use int8, or --target trt"
@@ -71,7 +81,9 @@ CAPABILITIES: Mapping[str, Capabilities] = {
     "trt": Capabilities(
         precisions=dict.fromkeys(PRECISIONS, ""),
         devices=("cuda",),
+        builds_without_device="full TensorRT builds for the GPU at hand; TensorRT for RTX, in its place, needs none",
         modules=("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
+        portable=("tensorrt_rtx", "tensorrt_rtx_bindings"),
         install="kdcmae[trt]",
     ),
     "torch-trt": Capabilities(
@@ -95,6 +107,13 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         install="kdcmae",
     ),
 }
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
 
 
 def require_capable(target: str, *, precision: str, batch: BatchRange, device: str = "") -> None:

@@ -16,7 +16,9 @@ from kdcmae.runtime.backend import (
 )
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["ONNXBackend"]
+__all__ = ["NO_BFLOAT16", "ONNXBackend"]
+
+NO_BFLOAT16 = "ONNX Runtime's CPU provider has no bfloat16 kernels"
 
 _PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
 _DTYPES = {

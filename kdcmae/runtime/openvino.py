@@ -27,7 +27,14 @@ from kdcmae.runtime.backend import (
 )
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["OpenVINOBackend", "Pipeline", "executed_precision", "import_openvino", "openvino_core"]
+__all__ = [
+    "OpenVINOBackend",
+    "Pipeline",
+    "executed_precision",
+    "import_openvino",
+    "native_precision",
+    "openvino_core",
+]
 
 _PRECISIONS = ("f32", "bf16", "f16")
 _DTYPES = {
@@ -83,6 +90,18 @@ def executed_precision(compiled: Any) -> dict[str, dict[str, int]]:
         info = layer.get_rt_info()
         counts[info["layerType"].astype(str)][info["runtimePrecision"].astype(str)] += 1
     return {layer_type: dict(precisions) for layer_type, precisions in sorted(counts.items())}
+
+
+def native_precision(precision: str) -> str:
+    """What OpenVINO's CPU plugin executes here for ``fp32``, ``fp16`` or ``bf16``; the next that this CPU multiplies.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    tried = {"fp16": ("fp16", "bf16"), "bf16": ("bf16",)}.get(precision, ())
+    # OpenVINO names them FP16 and BF16.
+    return next((found for found in tried if found.upper() in capabilities), "fp32")
 
 
 class Pipeline:

@@ -31,7 +31,17 @@ def test_the_table_has_every_target_and_every_reason() -> None:
         assert target in result.stdout
     assert "trt cannot run: no CUDA device" in result.stdout
     assert "aoti has no int8 or fp8: quantised models are ONNX graphs" in result.stdout
+    assert "onnx cannot run bf16: ONNX Runtime's CPU provider has no bfloat16 kernels" in result.stdout
     assert "nothing is broken" in result.stdout
+
+
+def test_every_precision_has_its_cell_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run().stdout.splitlines()
+    cells = {row[0]: row[2:] for row in ([cell.strip() for cell in line.strip("│").split("│")] for line in lines)}
+    assert cells["onnx"] == ["yes", "yes", "build", "yes", "no"]
+    assert cells["torch-trt"] == ["no"] * 5
 
 
 def test_json_is_one_document() -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -154,6 +155,37 @@ def test_a_missing_library_gives_the_install_line(target, checkpoint, tmp_path):
     assert result.returncode == 3
     assert f"pip install 'kdcmae[{target}]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "install"),
+    [
+        ("onnxruntime", ("--target", "openvino"), "kdcmae[onnx]"),
+        ("onnxscript", ("--target", "trt"), "kdcmae[onnx]"),
+        ("nncf", ("--target", "openvino", "--precision", "int8"), "kdcmae[int8]"),
+    ],
+)
+def test_what_a_build_needs_later_is_asked_for_before_any_work(
+    module, arguments, install, checkpoint, tmp_path, run, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run(*arguments, "--checkpoint", checkpoint, "--output", tmp_path / "e")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1].endswith(
+        f"{module} is not installed; install it with: pip install '{install}'"
+    )
+    assert "load model" not in result.stderr
+
+
+def test_full_tensorrt_without_a_gpu_is_refused_before_any_work(checkpoint, tmp_path, run, monkeypatch):
+    library = ModuleType("tensorrt")
+    library.Runtime = object
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+    result = run("--target", "trt", "--checkpoint", checkpoint, "--output", tmp_path / "e")
+    assert result.exit_code == 3
+    assert "--target trt cannot build here: no CUDA device" in result.stderr
+    assert "load model" not in result.stderr
 
 
 def test_batches():

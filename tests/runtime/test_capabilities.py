@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 
@@ -54,6 +56,12 @@ def test_a_device_of_another_target() -> None:
 def test_some_build_only_where_their_device_is(target: str, device: str, no_gpu: None) -> None:
     with pytest.raises(DeviceError, match=rf"--target {target} cannot build here: no CUDA device.*on a machine"):
         require_device(target, device)
+
+
+def test_full_tensorrt_goes_before_the_one_that_builds_without(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    with pytest.raises(DeviceError, match="--target trt cannot build here: no CUDA device, and full TensorRT"):
+        require_device("trt")
 
 
 def test_with_a_device_they_do(stub_cuda: ctypes.CDLL) -> None:
