@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from kdcmae.assets import default_checkpoint
@@ -162,20 +162,9 @@ def parse_modalities(text: str) -> tuple[Modality, ...]:
 
 def _report(folder: Path, manifest: Manifest) -> None:
     console = Console(highlight=False)
-    ladder = Table(title="Parity with the PyTorch model (float32)", title_justify="left")
-    for column in ("rung", "result", "largest error", "allowed", "cosine", "top-1", "how"):
-        ladder.add_column(column)
-    colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
-    for rung in manifest.parity:
-        worst = f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-"
-        allowed = "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}"
-        cosine = f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-"
-        agreement = "-" if rung["agreement"] is None else f"{rung['agreement']:.0%}"
-        status = rung["status"]
-        ladder.add_row(
-            rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, cosine, agreement, escape(rung["note"])
-        )
-    console.print(ladder)
+    console.print(_ladder(manifest.parity))
+    for line in _notes(manifest.parity):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     console.print(
@@ -190,6 +179,30 @@ def _report(folder: Path, manifest: Manifest) -> None:
     console.print(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
     console.print(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
+
+
+def _ladder(rungs: Sequence[Mapping[str, Any]]) -> Table:
+    ladder = Table(title="Parity with the PyTorch model (float32)", title_justify="left")
+    for column in ("rung", "result", "largest error", "allowed", "cosine", "top-1"):
+        ladder.add_column(column, no_wrap=True)
+    colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    for rung in rungs:
+        worst = f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-"
+        allowed = "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}"
+        cosine = f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-"
+        agreement = "-" if rung["agreement"] is None else f"{rung['agreement']:.0%}"
+        status = rung["status"]
+        ladder.add_row(rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, cosine, agreement)
+    return ladder
+
+
+def _notes(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How rungs ran, in words; those that ran the same way share a line."""
+    names: dict[str, list[str]] = {}
+    for rung in rungs:
+        if rung["note"]:
+            names.setdefault(rung["note"], []).append(rung["name"])
+    return [f"{', '.join(shared)}: {note}" for note, shared in names.items()]
 
 
 def _megabytes(folder: Path) -> str:

@@ -38,6 +38,24 @@ def test_openvino(precision, batch, checkpoint, tmp_path, run, native):
         assert engine.self_test().passed
 
 
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_a_rung_is_one_line_and_how_it_ran_stands_below(columns, checkpoint, tmp_path, run, native, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", "bf16", "--execute-as",
+                 native["bf16"], "--output", tmp_path / "engine")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split("│")[1].strip() for line in lines if "passed" in line] == [
+        "program",
+        "onnx",
+        "engine",
+        "artifact",
+    ]
+    assert sum(line.startswith("│") for line in lines) == 4
+    assert f"  engine, artifact: matrix products in {native['bf16']}" in lines
+    assert any(line.startswith("  onnx: bfloat16 widened to float32") for line in lines)
+
+
 def test_every_rung_says_that_the_largest_batch_was_left_out(checkpoint, tmp_path, run, monkeypatch):
     monkeypatch.setattr("kdcmae.compile.cases._WORK", 1)
     folder = tmp_path / "engine"
