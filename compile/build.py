@@ -32,7 +32,7 @@ from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import require_capable, require_device
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
-__all__ = ["CompileSettings", "compile_engine", "preflight"]
+__all__ = ["CompileSettings", "compile_engine", "preflight", "require_tools"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -107,13 +107,22 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
     require_capable(settings.target, precision=settings.precision, batch=settings.batch, device=settings.device)
     target.require()
     require_device(settings.target, settings.device)
-    if target.reads_onnx:
+    require_tools(settings)
+    package.check_destination(folder)
+    return target
+
+
+def require_tools(settings: CompileSettings) -> None:
+    """Fail early where what exports, proves or quantises a graph is not installed.
+
+    Raises:
+        MissingDependencyError: the message has the install line.
+    """
+    if targets.load_target(settings.target).reads_onnx:
         export.require_exporter()
         require_onnxruntime()
     if settings.precision == "int8" and settings.target == "openvino":
         import_nncf()
-    package.check_destination(folder)
-    return target
 
 
 class _Build:

@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdcmae.compile import export, models
+from kdcmae.compile import cases, export, models
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays, cosine, relative_error
-from kdcmae.compile.settings import CompileSettings, Gate
+from kdcmae.compile.parity import Arrays, Case, cosine, relative_error
+from kdcmae.compile.quantize.openvino import floating_hint
+from kdcmae.compile.quantize.quantizer import Quantizer
+from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
 from kdcmae.compile.targets import load_target
 from kdcmae.compile.targets.onnx import open_session
+from kdcmae.runtime.onnx import NO_BFLOAT16
 from kdcmae.runtime.openvino import import_openvino, openvino_core
 
 __all__ = ["Layer", "Stage", "compare_layers", "diagnose", "layer_values", "onnx_values", "openvino_values"]
@@ -63,12 +66,14 @@ class Stage:
     """One stage's layers.
 
     Args:
-        name: ``lowered``, ``onnx`` or the target.
+        name: ``lowered``, ``onnx``, ``quantized`` or the target.
+        case: the inputs that it was compared on.
         layers: those compared, in the order they run.
         first: the first of them that is out of the gate; None where none is.
     """
 
     name: str
+    case: str = ""
     layers: tuple[Layer, ...]
     first: Layer | None
 
@@ -76,6 +81,7 @@ class Stage:
         """As plain data."""
         return {
             "stage": self.name,
+            "case": self.case,
             "first": self.first.name if self.first else None,
             "layers": [layer.to_dict() for layer in self.layers],
         }
@@ -107,10 +113,23 @@ def diagnose(
     return stages
 
 
+def blind(settings: CompileSettings) -> str:
+    """What of a target's way is not compared here layer by layer, in words; empty where all of it is."""
+    last = "quantized" if settings.precision in QUANTIZED else "onnx"
+    if settings.target in ("trt", "torch-trt", "aoti"):
+        return f"compared up to stage {last!r}: an engine of {settings.target} gives no values from inside"
+    if settings.target == "onnx" and settings.floating == "bf16":
+        return f"compared up to stage {last!r}, widened to float32: {NO_BFLOAT16}"
+    return ""
+
+
 def _diagnose(
     model: EngineModel, settings: CompileSettings, scratch: Path, engine: Path | None, step: Step
 ) -> list[Stage]:
     """The stages of a model that is one graph."""
+    quantized = settings.precision in QUANTIZED
+    if quantized:
+        model = cases.on_clips(model)
     with step("export"):
         lowered = lower(model.module, settings.floating)  # type: ignore[arg-type]
         exported = graph = scratch / "graph.onnx"
@@ -120,21 +139,52 @@ def _diagnose(
             export.widened(graph, scratch / "widened.onnx")
             graph = scratch / "widened.onnx"
     walks: dict[str, Values] = {"lowered": _module_values(model, lowered, names)}
-    if settings.target == "openvino":
-        hint = {"INFERENCE_PRECISION_HINT": _HINTS[settings.execute_as or settings.floating]}
-        walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine or exported, hint)}
+    hint = {"INFERENCE_PRECISION_HINT": _HINTS[settings.execute_as or settings.floating]}
+    if engine is not None and settings.target == "openvino":
+        walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine, hint)}
+    elif engine is not None and settings.target == "onnx":
+        walks["onnx"] = onnx_values(engine)
     else:
-        walks["onnx"] = onnx_values(engine if engine is not None and settings.target == "onnx" else graph)
-    inputs = models.examples(model, settings.batch.min)
+        walks["onnx"] = onnx_values(graph)
+        if not quantized and settings.target == "openvino":
+            walks["openvino"] = openvino_values(exported, hint)
+    with step("inputs"):
+        proofs = (
+            *cases.batch_cases(model, settings.batch),
+            *cases.clip_cases(model, settings.batch, settings.clips),
+        )
     stages: list[Stage] = []
     for name, values in walks.items():
+        built = engine is not None and name == settings.target
+        gate = settings.gate({settings.execute_as}) if built else settings.graph_gate()
         with step(f"compare {name}"):
-            built = engine is not None and name == settings.target
-            gate = settings.gate({settings.execute_as}) if built else settings.graph_gate()
-            stages.append(compare_layers(model, names, values, inputs, gate, stage=name))
+            stages.append(_compared_on(proofs, model, names, values, gate, stage=name))
         if stages[-1].first is not None:
-            break
+            return stages
+    if quantized and engine is None:
+        graph, _ = Quantizer(model, settings, step).quantize(exported)
+        with step("compare quantized"):
+            gate = settings.gate(set())
+            stages.append(_compared_on(proofs, model, names, _quantized_values(graph), gate, stage="quantized"))
     return stages
+
+
+def _compared_on(
+    proofs: Sequence[Case], model: EngineModel, names: Mapping[str, str], values: Values, gate: Gate, *, stage: str
+) -> Stage:
+    """The first case with a layer out of the gate; the last where there is none."""
+    for case in proofs:
+        found = compare_layers(model, names, values, case.inputs, gate, stage=stage)
+        if found.first is not None:
+            break
+    return dataclasses.replace(found, case=case.name)
+
+
+def _quantized_values(graph: Path) -> Values:
+    """Values of a quantised graph, as what reads it computes them: OpenVINO an IR, ONNX Runtime a file with Q/DQ."""
+    if graph.suffix == ".xml":
+        return openvino_values(graph, {"INFERENCE_PRECISION_HINT": floating_hint(openvino_core())})
+    return onnx_values(graph)
 
 
 def compare_layers(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,30 +17,22 @@ from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
 from kdcmae.compile.cache import Cache, cache_key
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import load_model, model_options
+from kdcmae.compile.cli.output import engine_models, output_options, parse_modalities
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.search import search
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
-from kdcmae.errors import ConfigError, EngineError
+from kdcmae.errors import EngineError
 from kdcmae.runtime.manifest import Manifest
 
-if TYPE_CHECKING:
-    from kdcmae.compile.models import EngineModel
-
-__all__ = ["command", "parse_modalities"]
+__all__ = ["command"]
 
 
 @click.command(cls=KdcmaeCommand)
 @engine_options
 @model_options
-@click.option("--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]")
-@click.option(
-    "--modalities",
-    default="",
-    metavar="audiovisual,audio,video",
-    help="Also for clips without picture or without sound, in the same folder.  [default: all that was finetuned]",
-)
+@output_options
 @quantization_options
 @proof_options
 @click.option(
@@ -49,7 +41,6 @@ __all__ = ["command", "parse_modalities"]
     help="Search precision, kept tokens and threads for the most accurate engine that takes at most this here, in nine "
     "of ten inferences, and loses at most --max-drop (1 by default).",
 )
-@click.option("--no-cache", is_flag=True, help="Build again what was built before from the same, and keep no copy.")
 @json_option
 def command(
     engine: dict[str, Any],
@@ -136,28 +127,14 @@ def _build(
     if model.facts["random_weights"]:
         note("  note: random weights; the engine is for trying things out, its labels mean nothing")
     if alone:
-        from kdcmae.compile.modalities import compile_modalities, with_input_of
+        from kdcmae.compile.modalities import compile_modalities
 
-        models: dict[str, EngineModel] = {"audiovisual": model}
-        models |= {modality: with_input_of(model, modality) for modality in alone}
-        return compile_modalities(models, folder, settings, step=step, seconds=step.seconds)
+        return compile_modalities(engine_models(model, alone), folder, settings, step=step, seconds=step.seconds)
 
     def free_weights() -> None:
         model.module.to("meta")
 
     return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=free_weights)
-
-
-def parse_modalities(text: str) -> tuple[Modality, ...]:
-    """``"audiovisual,audio,video"`` as the modalities that clips may have alone; nothing for an empty text.
-
-    Raises:
-        ConfigError: an unknown modality, or no audiovisual first.
-    """
-    first, *alone = text.split(",") if text else ["audiovisual"]
-    if first != "audiovisual" or len(set(alone)) < len(alone) or not set(alone) <= {"audio", "video"}:
-        raise ConfigError(f"--modalities {text!r} must be audiovisual, then audio, video or both, with commas")
-    return tuple(alone)  # type: ignore[arg-type]
 
 
 def _report(folder: Path, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,31 +12,44 @@ from rich.console import Console
 from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
+from kdcmae.compile.cli.engine import engine_options, given
 from kdcmae.compile.cli.model import load_model, model_options
-from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.cli.output import engine_models, output_options, parse_modalities
+from kdcmae.compile.cli.proof import proof_options
+from kdcmae.compile.cli.quantization import quantization_options
+from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.errors import ConfigError, GateError
-from kdcmae.runtime.manifest import GRAPHS, TARGETS, BatchRange, Manifest
+from kdcmae.runtime.manifest import GRAPHS, Manifest
 
 if TYPE_CHECKING:
     from kdcmae.compile.diagnose import Stage
 
 __all__ = ["command"]
 
+# What the manifest of an engine says.
+_OF_AN_ENGINE = (
+    *("target", "precision", "batch", "device", "execute_as", "output", "modalities", "no_cache"),
+    *("calibration", "max_drop", "evaluation"),
+)
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}  # of OpenVINO's hints
 
 
 @click.command(cls=KdcmaeCommand)
-@click.argument("engine", type=click.Path(path_type=Path), required=False)
+@click.argument("folder", metavar="[ENGINE]", type=click.Path(path_type=Path), required=False)
+@engine_options
 @model_options
-@click.option("--target", type=click.Choice(TARGETS), help="What was compiled for; an ENGINE says so itself.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Likewise.")
-@click.option("--max-error", type=float, help="Largest error allowed, relative to a layer's largest value; to tighten.")
+@output_options
+@quantization_options
+@proof_options
 @json_option
 def command(
-    engine: Path | None,
-    target: str | None,
-    precision: str | None,
-    max_error: float | None,
+    folder: Path | None,
+    engine: dict[str, Any],
+    output: Path | None,
+    modalities: str,
+    quantization: dict[str, Any],
+    proof: dict[str, Any],
+    no_cache: bool,
     as_json: bool,
     **model_options: Any,
 ) -> None:
@@ -45,43 +59,54 @@ def command(
     kdcmae-compile diagnose --checkpoint model.pth --target openvino --precision bf16
     kdcmae-compile diagnose out/ov --checkpoint model.pth
 
-    The options that choose the model are those it was compiled with. Exits with 1 where a layer is found.
+    Takes the options of the build that failed and writes nothing, whatever --output says. For an ENGINE, only the
+    options that choose the model and the limits. Exits with 1 where a layer is found.
     """
-    limits = {} if max_error is None else {"max_error": max_error}
-    settings, files = _settings(engine, target, precision, limits)
+    files: dict[str, Path] = {}
+    if folder is None:
+        wanted = QuantizationSettings(**quantization, reuse=not no_cache)
+        settings = CompileSettings(**engine, quantization=wanted, **proof)
+    else:
+        settings, files = _of_engine(folder, proof["limits"], proof["clips"])
+    alone = parse_modalities(modalities)
     step = Steps()
     with step("load PyTorch"):
-        from kdcmae.compile.diagnose import diagnose
+        from kdcmae.compile.build import require_tools
+        from kdcmae.compile.diagnose import blind, diagnose
+    require_tools(settings)
     with step("load model"):
-        model = load_model(**model_options)
-    with tempfile.TemporaryDirectory() as folder:
-        stages = diagnose(model, settings, Path(folder), engine=files, step=step)
-    first = stages[-1].first
+        models = engine_models(load_model(**model_options), alone)
+    stages: list[Stage] = []
+    for name, model in models.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            found = diagnose(model, settings, Path(scratch), engine=files, step=step)
+        stages += [dataclasses.replace(stage, name=f"{name}, {stage.name}") if alone else stage for stage in found]
+        if stages[-1].first is not None:
+            break
+    first, limit = stages[-1].first, blind(settings)
     if as_json:
-        print_json({"first": first.name if first else None, "stages": [stage.to_dict() for stage in stages]})
+        found_first = first.name if first else None
+        print_json({"first": found_first, "blind": limit, "stages": [stage.to_dict() for stage in stages]})
     else:
         for stage in stages:
             _print(stage)
     if first is not None:
         raise GateError(f"the first layer out of tolerance is {first.name}, in stage {stages[-1].name!r}")
+    if limit and not as_json:
+        click.echo(limit)
 
 
-def _settings(
-    engine: Path | None, target: str | None, precision: str | None, limits: dict[str, float]
+def _of_engine(
+    folder: Path, limits: dict[str, float], clips: tuple[Path, ...]
 ) -> tuple[CompileSettings, dict[str, Path]]:
-    """How the engine was built, and its files; what the options say where there is no engine.
+    """How an engine was built, and its files.
 
     Raises:
-        ConfigError: both an engine and options that it answers itself, or neither.
+        ConfigError: options that it answers itself.
     """
-    if engine is None:
-        if target is None:
-            raise ConfigError("give an ENGINE folder, or --target and --precision of what to look into")
-        batch = BatchRange(1, 1, 1)
-        return CompileSettings(target=target, precision=precision or "fp32", batch=batch, limits=limits), {}
-    if target is not None or precision is not None:
-        raise ConfigError("an ENGINE says its target and precision itself; leave --target and --precision out")
-    manifest = Manifest.read(engine)
+    if answered := given(*_OF_AN_ENGINE):
+        raise ConfigError(f"an ENGINE says itself how it was built; leave {' and '.join(answered)} out")
+    manifest = Manifest.read(folder)
     claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products", "")
     hint = manifest.engine.get("inference_precision", "")
     settings = CompileSettings(
@@ -90,12 +115,15 @@ def _settings(
         batch=manifest.batch,
         execute_as=claimed if claimed in _PRECISIONS.values() else _PRECISIONS.get(hint, ""),
         limits=limits,
+        clips=clips,
     )
-    return settings, {role: engine / manifest.engine[role] for role in GRAPHS if role in manifest.engine}
+    return settings, {role: folder / manifest.engine[role] for role in GRAPHS if role in manifest.engine}
 
 
 def _print(stage: Stage) -> None:
-    table = Table(title=f"Layers of {stage.name} against the float32 PyTorch model", title_justify="left")
+    table = Table(
+        title=f"Layers of {stage.name} against the float32 PyTorch model, on {stage.case}", title_justify="left"
+    )
     for column in ("layer", "error", "cosine", ""):
         table.add_column(column)
     for layer in stage.layers:

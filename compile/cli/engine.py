@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.capabilities import PRECISIONS
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
-__all__ = ["engine_options", "parse_batch"]
+__all__ = ["engine_options", "given", "parse_batch"]
 
 _OPTIONS = (
     click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),
@@ -27,8 +28,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def bundled(*, target: str | None, precision: str, batch: str, device: str | None, **others: Any) -> Any:
-        if target is None:
-            if others["budget_ms"] is None:
+        if target is None and others.get("folder") is None:  # the folder of an engine says what it is for
+            if others.get("budget_ms") is None:
                 raise click.UsageError("Missing option '--target'. Choose from: " + ", ".join(TARGETS))
             target = "openvino"
         found = {"target": target, "precision": precision, "batch": parse_batch(batch), "device": device or ""}
@@ -37,6 +38,13 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         bundled = option(bundled)
     return bundled
+
+
+def given(*names: str) -> list[str]:
+    """Those of the running command's parameters that were given, as options."""
+    context = click.get_current_context()
+    default = (ParameterSource.DEFAULT, None)
+    return [f"--{name.replace('_', '-')}" for name in names if context.get_parameter_source(name) not in default]
 
 
 def parse_batch(text: str) -> BatchRange:

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
 from kdcmae.cli.common import Steps, note, print_json
+from kdcmae.compile.cli.engine import given
 from kdcmae.compile.cli.model import load_model
 from kdcmae.errors import ConfigError, GateError
 
@@ -69,11 +68,8 @@ def search(
 
 def _require_free() -> None:
     """Refuse options that would be passed over in silence."""
-    context = click.get_current_context()
-    for name in _NOT_WITH_A_BUDGET:
-        if context.get_parameter_source(name) not in (ParameterSource.DEFAULT, None):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option} is for one engine, and --budget-ms searches many: leave one of them out")
+    for option in given(*_NOT_WITH_A_BUDGET):
+        raise ConfigError(f"{option} is for one engine, and --budget-ms searches many: leave one of them out")
 
 
 def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:

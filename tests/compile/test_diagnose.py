@@ -9,6 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from kdcmae.compile import export
+from kdcmae.compile.cli import build
+from kdcmae.compile.cli import diagnose as cli
 from kdcmae.compile.diagnose import compare_layers, diagnose, layer_values, onnx_values, openvino_values
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model, examples
@@ -98,6 +100,50 @@ def test_an_engine_says_how_it_was_built(run, checkpoint, engine):
 
 def test_wrong_use(run, engine, checkpoint):
     result = run("diagnose", "--checkpoint", checkpoint)
-    assert (result.exit_code, "give an ENGINE folder, or --target" in result.stderr) == (2, True)
-    result = run("diagnose", engine, "--checkpoint", checkpoint, "--precision", "fp32")
-    assert (result.exit_code, "leave --target and --precision out" in result.stderr) == (2, True)
+    assert (result.exit_code, "Missing option '--target'" in result.stderr) == (2, True)
+    result = run("diagnose", engine, "--checkpoint", checkpoint, "--precision", "fp32", "--batch", "2")
+    assert (result.exit_code, "leave --precision and --batch out" in result.stderr) == (2, True)
+
+
+def test_it_takes_every_option_that_a_build_takes():
+    taken = {option.name for option in build.command.params} - {"budget_ms"}
+    assert taken <= {option.name for option in cli.command.params}
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
+def test_int8_is_compared_layer_by_layer(target, run, checkpoint, tmp_path):
+    arguments = ("diagnose", "--checkpoint", checkpoint, "--target", target, "--precision", "int8", "--calibration",
+                 "avsynth:4", "--batch", "1:2:2", "--output", tmp_path / "engine")  # fmt: skip
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    stages = json.loads(result.stdout)["stages"]
+    assert [stage["stage"] for stage in stages] == ["lowered", "onnx", "quantized"]
+    errors = {layer["name"]: layer["error"] for layer in stages[-1]["layers"]}
+    assert errors["classifier.blocks_u.0"] > 1e-4  # more than float32 differs: it was the quantised graph
+    assert not (tmp_path / "engine").exists()
+    result = run(*arguments, "--min-cosine", "0.9999999", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["stages"][-1]["stage"] == "quantized"
+    assert found["first"].startswith("classifier.")
+
+
+def test_clips_are_among_what_is_compared(run, checkpoint, tmp_path):
+    (tmp_path / "clip.mp4").write_text("not a video")
+    result = run("diagnose", "--checkpoint", checkpoint, "--target", "onnx", "--clips", tmp_path / "clip.mp4")
+    assert (result.exit_code, "clip.mp4" in result.stderr.splitlines()[-1]) == (2, True)
+
+
+def test_models_for_a_missing_modality_are_compared_too(run, checkpoint):
+    result = run(
+        "diagnose", "--checkpoint", checkpoint, "--target", "onnx", "--modalities", "audiovisual,audio", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    names = [stage["stage"] for stage in json.loads(result.stdout)["stages"]]
+    assert names == ["audiovisual, lowered", "audiovisual, onnx", "audio, lowered", "audio, onnx"]
+
+
+def test_how_far_it_sees_is_said(run, checkpoint):
+    result = run("diagnose", "--checkpoint", checkpoint, "--target", "aoti")
+    assert result.exit_code == 0, result.stderr
+    assert "compared up to stage 'onnx': an engine of aoti gives no values from inside" in result.stdout

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdcmae.compile import models
-from kdcmae.compile.cli.build import parse_modalities
+from kdcmae.compile.cli.output import parse_modalities
 from kdcmae.compile.modalities import with_input_of
 from kdcmae.compile.models import classifier_model, feature_model
 from kdcmae.compile.parity import TOLERANCE, relative_error

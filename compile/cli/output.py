@@ -1,0 +1,66 @@
+"""The options that say where an engine goes and which models are in it, shared by the commands that build one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kdcmae.config import Modality
+from kdcmae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdcmae.compile.models import EngineModel
+
+__all__ = ["engine_models", "output_options", "parse_modalities"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]"
+    ),
+    click.option(
+        "--modalities",
+        default="",
+        metavar="audiovisual,audio,video",
+        help="Also for clips without picture or without sound, in the same folder.  [default: all that was finetuned]",
+    ),
+    click.option("--no-cache", is_flag=True, help="Build again what was built before from the same, and keep no copy."),
+)
+
+
+def output_options(command: Command) -> Command:
+    """Add the options."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def engine_models(model: EngineModel, alone: tuple[Modality, ...]) -> dict[str, EngineModel]:
+    """The models of one folder by modality, the whole one first.
+
+    Args:
+        model: for clips that have everything.
+        alone: modalities that clips may have alone.
+
+    Raises:
+        ConfigError: there are such modalities, and the model does not classify by sound and picture.
+    """
+    from kdcmae.compile.modalities import with_input_of
+
+    return {"audiovisual": model, **{modality: with_input_of(model, modality) for modality in alone}}
+
+
+def parse_modalities(text: str) -> tuple[Modality, ...]:
+    """``"audiovisual,audio,video"`` as the modalities that clips may have alone; nothing for an empty text.
+
+    Raises:
+        ConfigError: an unknown modality, or no audiovisual first.
+    """
+    first, *alone = text.split(",") if text else ["audiovisual"]
+    if first != "audiovisual" or len(set(alone)) < len(alone) or not set(alone) <= {"audio", "video"}:
+        raise ConfigError(f"--modalities {text!r} must be audiovisual, then audio, video or both, with commas")
+    return tuple(alone)  # type: ignore[arg-type]
