@@ -18,6 +18,7 @@ import kdcmae
 from kdcmae import host
 from kdcmae.compile import cases, export, gates, memory, models, package, report, targets
 from kdcmae.compile.gates import Claim
+from kdcmae.compile.latency import measure_latency
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, Ladder
@@ -141,6 +142,7 @@ class _Build:
         self.step = step
         self.gate = settings.graph_gate()
         self.claims: list[Claim] = []
+        self.latency: dict[str, float] = {}
         with step("reference outputs (torch)"):
             self.cases = (
                 *cases.batch_cases(model, settings.batch),
@@ -250,6 +252,8 @@ class _Build:
             else:
                 with load_engine(self.folder) as engine:
                     self._climb("artifact", engine.infer, note=_ran_in(built))
+                    smallest = min(self.cases, key=lambda case: case.batch)
+                    self.latency = measure_latency(engine.infer, smallest.inputs)
         manifest = self._manifest(built, seconds)
         report.write(manifest, self.folder)
         return manifest.write(self.folder)
@@ -309,6 +313,7 @@ class _Build:
             build={
                 "seconds": dict(seconds),
                 "peak_rss_bytes": host.peak_rss_bytes(),
+                **({"latency": self.latency} if self.latency else {}),
                 "host": {**host.describe_host(), "torch": torch.__version__},
             },
         )

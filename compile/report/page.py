@@ -1,4 +1,4 @@
-"""The page itself: every section reads the manifest, and is left out where the manifest has nothing for it."""
+"""The page itself: every section reads the manifest, and names the command that measures what it lacks."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def render(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         _head(name, manifest),
         _ladder(manifest.parity),
         _precision(manifest.precision),
+        _latency(manifest.build),
         _sensitivity(manifest.precision),
         _pareto(manifest.build),
         _sizes(sizes),
@@ -145,13 +146,31 @@ def _precision(precision: Mapping[str, Any]) -> Html:
     )
 
 
+def _latency(build: Mapping[str, Any]) -> Html:
+    found = build.get("latency")
+    if not found:
+        return section("Latency", _missing("not measured", "kdcmae-bench FOLDER"))
+    measured = tag(
+        "p",
+        f"median {found['median_ms']:.3g} ms, nine in ten within {found['p90_ms']:.3g} ms, at batch {found['batch']}",
+    )
+    how = f"{found['runs']} runs right after the build, on the machine below; to measure with care: "
+    return section("Latency", measured, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
+
+
+def _missing(what: str, command: str) -> Html:
+    """One line in the place of what was not measured."""
+    return tag("p", f"{what}: run ", tag("code", command), class_="soft")
+
+
 def _sensitivity(precision: Mapping[str, Any]) -> Html:
     found = precision.get("sensitivity")
+    title = "Sensitivity of layers to quantisation"
     if not found:
-        return Html("")
+        return section(title, _missing("not measured", "kdcmae-compile --precision int8 --max-drop POINTS"))
     ranked = sorted(found.items(), key=lambda item: -item[1])
     rows = [Bar(label=layer, value=value, text=f"{value:.2e}") for layer, value in ranked]
-    return section("Sensitivity of layers to quantisation, most sensitive first", bars(rows))
+    return section(f"{title}, most sensitive first", bars(rows))
 
 
 def _pareto(build: Mapping[str, Any]) -> Html:
@@ -165,10 +184,10 @@ def _pareto(build: Mapping[str, Any]) -> Html:
         for trial in trials
         if trial["latency_ms"] and trial["drop"] is not None
     ]
+    title = "Accuracy against latency of what was tried"
     if not points:
-        return Html("")
-    plot = scatter(points, "latency in ms", "accuracy gained or lost, in percentage points")
-    return section("Accuracy against latency of what was tried", plot)
+        return section(title, _missing("nothing else was tried", "kdcmae-compile --budget-ms MILLISECONDS"))
+    return section(title, scatter(points, "latency in ms", "accuracy gained or lost, in percentage points"))
 
 
 def _sizes(sizes: Mapping[str, int]) -> Html:

@@ -96,6 +96,21 @@ def test_sensitivity_and_search_are_drawn_where_the_manifest_has_them(manifest):
     assert "fp32, 100%" not in text
 
 
+def test_what_was_not_measured_names_the_command_that_does(manifest):
+    build = {name: value for name, value in manifest.build.items() if name != "latency"}
+    text = "".join(Checked(render(dataclasses.replace(manifest, build=build), SIZES)).text)
+    assert "not measured: run kdcmae-bench FOLDER" in text
+    assert "not measured: run kdcmae-compile --precision int8 --max-drop POINTS" in text
+    assert "nothing else was tried: run kdcmae-compile --budget-ms MILLISECONDS" in text
+
+
+def test_the_latency_of_the_build_is_shown(manifest):
+    latency = manifest.build["latency"]
+    assert latency["batch"] == 1
+    assert 0 < latency["median_ms"] <= latency["p90_ms"]
+    assert f"median {latency['median_ms']:.3g} ms" in "".join(Checked(render(manifest, SIZES)).text)
+
+
 def test_an_engine_that_was_not_executed_says_so(manifest):
     rung = {"name": "engine", "status": "skipped", "errors": {}, "note": "built, not executed: no CUDA device"}
     changed = dataclasses.replace(manifest, parity=[*manifest.parity[:2], rung])
