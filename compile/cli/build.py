@@ -21,6 +21,7 @@ from kdcmae.compile.cli.output import engine_models, output_options, parse_modal
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.search import search
+from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import EngineError
@@ -140,7 +141,7 @@ def _build(
 def _report(folder: Path, manifest: Manifest) -> None:
     console = Console(highlight=False)
     console.print(_ladder(manifest.parity))
-    for line in _notes(manifest.parity):
+    for line in how_rungs_ran(manifest.parity):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
@@ -171,15 +172,6 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> Table:
         status = rung["status"]
         ladder.add_row(rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, cosine, agreement)
     return ladder
-
-
-def _notes(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How rungs ran, in words; those that ran the same way share a line."""
-    names: dict[str, list[str]] = {}
-    for rung in rungs:
-        if rung["note"]:
-            names.setdefault(rung["note"], []).append(rung["name"])
-    return [f"{', '.join(shared)}: {note}" for note, shared in names.items()]
 
 
 def _megabytes(folder: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.report.markup import Html, document, section, table, tag
+from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
 from kdcmae.runtime.manifest import Manifest
 
@@ -91,11 +92,10 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
             _number(rung.get("tolerance"), ".0e"),
             _worst(rung.get("cosines", {}).values(), min, ".7f"),
             _number(rung.get("agreement"), ".0%"),
-            rung.get("note", ""),
         )
         for rung in rungs
     ]
-    header = ("rung", "result", "largest error#", "allowed#", "smallest cosine#", "top-1 agreement#", "how")
+    header = ("rung", "result", "largest error#", "allowed#", "smallest cosine#", "top-1 agreement#")
     plot = [
         Bar(
             label=rung["name"],
@@ -121,6 +121,7 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
             class_="soft",
         ),
         table(header, rows),
+        *(tag("p", line, class_="soft") for line in how_rungs_ran(rungs)),
         tag("details", tag("summary", "every case and output"), every) if detail else "",
     )
 
@@ -167,7 +168,9 @@ def _sensitivity(precision: Mapping[str, Any]) -> Html:
     found = precision.get("sensitivity")
     title = "Sensitivity of layers to quantisation"
     if not found:
-        return section(title, _missing("not measured", "kdcmae-compile --precision int8 --max-drop POINTS"))
+        return section(
+            title, _missing("not measured", "kdcmae-compile --target openvino --precision int8 --max-drop POINTS")
+        )
     ranked = sorted(found.items(), key=lambda item: -item[1])
     rows = [Bar(label=layer, value=value, text=f"{value:.2e}") for layer, value in ranked]
     return section(f"{title}, most sensitive first", bars(rows))

@@ -7,6 +7,7 @@ import pytest
 
 from kdcmae.compile.report import render
 from kdcmae.compile.report.markup import Html, table, tag
+from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
 from kdcmae.runtime.manifest import Manifest
 
@@ -100,8 +101,14 @@ def test_what_was_not_measured_names_the_command_that_does(manifest):
     build = {name: value for name, value in manifest.build.items() if name != "latency"}
     text = "".join(Checked(render(dataclasses.replace(manifest, build=build), SIZES)).text)
     assert "not measured: run kdcmae-bench FOLDER" in text
-    assert "not measured: run kdcmae-compile --precision int8 --max-drop POINTS" in text
+    assert "not measured: run kdcmae-compile --target openvino --precision int8 --max-drop POINTS" in text
     assert "nothing else was tried: run kdcmae-compile --budget-ms MILLISECONDS" in text
+
+
+def test_rungs_that_ran_the_same_way_share_a_line():
+    notes = {"program": "", "engine": "in fp32", "artifact": "in fp32"}
+    rungs = [{"name": name, "note": note} for name, note in notes.items()]
+    assert how_rungs_ran(rungs) == ["engine, artifact: in fp32"]
 
 
 def test_the_latency_of_the_build_is_shown(manifest):
