@@ -145,8 +145,9 @@ class OrtInt8Subject(HostTimed):
 
 
 class OpenVINOCallSubject(HostTimed):
-    """OpenVINO's call alone on the IR of an engine, by OpenVINO's clock: what ``benchmark_app`` times, in this suite's
-    process and windows.
+    """OpenVINO's call alone on the IR of an engine, by OpenVINO's clock: what ``benchmark_app`` times.
+
+    Windows are as long as the tool's, because a processor needs a while to be itself after another's turn.
 
     Args:
         source: an engine folder of target ``openvino``.
@@ -179,7 +180,7 @@ class OpenVINOCallSubject(HostTimed):
             self._request.infer(share_outputs=True)
             latencies_ms.append(self._request.latency)
 
-        return latencies_ms[-len(time_window(call, seconds)) :]
+        return latencies_ms[-len(time_window(call, _tool_seconds(seconds))) :]
 
     def self_test(self) -> None:
         """None: see the engine's."""
@@ -230,7 +231,7 @@ class BenchmarkAppSubject(_ToolSubject):
     def window(self, inputs: Arrays, seconds: float) -> list[float]:
         """The median of one run, as the tool reports no single calls."""
         with tempfile.TemporaryDirectory() as scratch:
-            _run([*self._command, scratch, "-t", str(max(1, round(seconds)))])
+            _run([*self._command, scratch, "-t", str(_tool_seconds(seconds))])
             report = json.loads((Path(scratch) / "benchmark_report.json").read_text(encoding="utf-8"))
         return [float(report["execution_results"]["latency (ms)"])]
 
@@ -258,7 +259,7 @@ class TrtexecSubject(_ToolSubject):
         """Every call of one run."""
         with tempfile.TemporaryDirectory() as scratch:
             times = Path(scratch) / "times.json"
-            _run([*self._command, f"--duration={max(1, round(seconds))}", f"--exportTimes={times}"])
+            _run([*self._command, f"--duration={_tool_seconds(seconds)}", f"--exportTimes={times}"])
             return [float(call["latencyMs"]) for call in json.loads(times.read_text(encoding="utf-8"))]
 
 
@@ -291,6 +292,11 @@ def _tool(name: str, fix: str) -> str:
     if found is None:
         raise DeviceError(f"{name} is not on the PATH; {fix}")
     return found
+
+
+def _tool_seconds(seconds: float) -> int:
+    """The tools take whole seconds."""
+    return max(1, round(seconds))
 
 
 def _sizes(spec: TensorSpec) -> list[str]:
