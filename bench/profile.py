@@ -19,7 +19,7 @@ from kdcmae.bench.work import count_work
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest, verify_files
-from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.openvino import is_attention, openvino_core
 
 __all__ = ["BEGIN", "END", "LayerTime", "profile_engine", "render"]
 
@@ -32,7 +32,6 @@ _CLASSES = {
     "linear layers": ("FullyConnected", "Convolution"),
     "norms": ("MVN",),
     "softmax": ("Softmax",),
-    "attention": ("MatMul", "ScaledDotProductAttention"),
     "changes of layout or type": (
         "Transpose",
         "Reorder",
@@ -192,7 +191,6 @@ def _kind(info: Any) -> tuple[str, str]:
     precision = facts.get("runtimePrecision", "")
     precision = _PRECISIONS.get(precision, precision)
     kind = facts.get("layerType", "")
-    # The plugin compiles both products of an attention, with the softmax between them, into one kernel.
-    if kind == "Subgraph" and "softmax" in facts.get("originalLayersNames", "").lower():
+    if is_attention(kind, facts.get("originalLayersNames", "")):
         return "attention", precision
     return next((name for name, types in _CLASSES.items() if kind in types), "others"), precision

@@ -303,6 +303,7 @@ class _Build:
             engine=dict(built.engine),
             precision={
                 "asked": settings.precision,
+                "read_from": built.read_from,
                 "claims": [claim.to_dict() for claim in self.claims],
                 "executed": _plain(built.executed),
                 "products": dict(built.products),

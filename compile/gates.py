@@ -1,17 +1,18 @@
 """The precision gate: what a built engine executes, as its library reports it, against what is claimed of it.
 
-Layers fall into three classes whatever the library calls them: matrix products, norms and softmax; a frontend that is
-a model of its own is a fourth. A layer may execute in another precision than its class claims only where the graph
-handed to the library says so, as for the head.
+Layers fall into classes whatever the library calls them: matrix products, norms and softmax, the products inside
+attention where a library tells them apart, and a frontend that is a model of its own. A layer may execute in another
+precision than its class claims only where the graph handed to the library says so, as for the head.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdcmae.compile.settings import QUANTIZED
 from kdcmae.errors import GateError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Claim:
     """One layer class of an engine.
 
     Args:
-        layers: ``products``, ``norms``, ``softmax`` or ``frontend``.
+        layers: ``products``, ``attention``, ``norms``, ``softmax`` or ``frontend``.
         claimed: the precision it executes in.
         besides: layers that the graph has in another precision on purpose, by precision.
         executed: layers by the precision that the library reports; empty where it reports none.
@@ -49,11 +50,16 @@ class Claim:
     executed: Mapping[str, int]
 
     @property
-    def holds(self) -> bool:
-        """Nothing executes in another precision than claimed, beyond what the graph has on purpose."""
+    def holds(self) -> bool | None:
+        """Nothing executes in another precision than claimed, beyond what the graph has on purpose.
+
+        None where the library reports nothing here, so that nothing was checked.
+        """
+        if not self.executed:
+            return None
         others = {found: count for found, count in self.executed.items() if found != self.claimed}
-        all_others = self.executed and self.claimed not in self.executed
-        return not all_others and all(count <= self.besides.get(found, 0) for found, count in others.items())
+        within = all(count <= self.besides.get(found, 0) for found, count in others.items())
+        return self.claimed in self.executed and within
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for the manifest."""
@@ -84,14 +90,31 @@ def claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltE
     if built.frontend:
         executed = sum((Counter(counts) for counts in built.frontend.values()), Counter[str]())
         found.append(Claim(layers="frontend", claimed="fp32", besides={}, executed=dict(executed)))
-    floating = claimed if settings.target in _ONE_PRECISION_TARGETS else "fp32"
-    if claimed != "int8":  # the norms of a quantised engine run in whatever its floating-point rest does
-        for layers, kinds in _LAYERS.items():
-            executed = sum((Counter(built.executed.get(kind)) for kind in kinds), Counter[str]())
-            # Some may keep the float32 that every graph gives them, such as behind a float32 branch of the model.
-            besides = {"fp32": executed["fp32"]} if executed["fp32"] and floating != "fp32" else {}
-            found.append(Claim(layers=layers, claimed=floating, besides=besides, executed=dict(executed)))
+    # What is not quantised in a quantised engine has a precision of its own.
+    one = settings.target in _ONE_PRECISION_TARGETS and claimed not in QUANTIZED
+    floating = claimed if one else built.floating
+    for layers, counts in _classes(built):
+        # Some may keep the float32 that every graph gives them, such as behind a float32 branch of the model.
+        besides = {"fp32": counts["fp32"]} if counts["fp32"] and floating != "fp32" else {}
+        expected = floating
+        if layers == "attention" and claimed in QUANTIZED and counts[claimed]:
+            # A library may run part of a quantised attention on integers.
+            expected, besides = claimed, {**besides, floating: counts[floating]}
+        found.append(Claim(layers=layers, claimed=expected, besides=besides, executed=dict(counts)))
     return found
+
+
+def _classes(built: BuiltEngine) -> Iterator[tuple[str, Counter[str]]]:
+    """Layer classes other than products with weights, and how many execute in which precision.
+
+    A class without layers is compiled into layers of others, unless the library reports nothing at all.
+    """
+    if built.attention:
+        yield "attention", Counter(built.attention)
+    for layers, kinds in _LAYERS.items():
+        counts = sum((Counter(built.executed.get(kind)) for kind in kinds), Counter[str]())
+        if counts or not built.executed:
+            yield layers, counts
 
 
 def require_claims(found: Iterable[Claim]) -> None:
@@ -101,7 +124,7 @@ def require_claims(found: Iterable[Claim]) -> None:
         GateError: names the layer class and what it executes in.
     """
     for claim in found:
-        if not claim.holds:
+        if claim.holds is False:
             executed = ", ".join(f"{count} in {precision}" for precision, count in claim.executed.items())
             fix = ""
             if claim.layers == "products":

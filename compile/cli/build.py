@@ -145,9 +145,8 @@ def _report(folder: Path, manifest: Manifest) -> None:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
-    console.print(
-        f"precision: asked {manifest.precision['asked']}, matrix products execute as {products or 'not known'}"
-    )
+    executed = f"execute as {products}" if products else "were not checked on this machine"
+    console.print(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
     if found := manifest.precision.get("accuracy"):
         console.print(
             f"accuracy:  top-1 {found['quantized']:.1f} %, in float32 {found['reference']:.1f} %, on {found['clips']} "

@@ -42,9 +42,12 @@ def _summary(facts: dict[str, Any]) -> Table:
     table.add_row("batch", f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}")
     table.add_row("labels", str(facts["labels"]))
     table.add_row("precision", f"asked {facts['precision'].get('asked')}")
+    if read_from := facts["precision"].get("read_from"):
+        table.add_row("  as read from", read_from)
     for claim in facts["precision"].get("claims", ()):
-        executed = ", ".join(f"{count} in {found}" for found, count in claim["executed"].items())
-        table.add_row(f"  {claim['layers']}", f"claimed {claim['claimed']}, executes {executed or 'not reported'}")
+        executed = ", ".join(f"{count} in {precision}" for precision, count in claim["executed"].items())
+        found = f"executes {executed}" if executed else "not checked on this machine"
+        table.add_row(f"  {claim['layers']}", f"claimed {claim['claimed']}, {found}")
     table.add_row("needs", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()))
     table.add_row("options", ", ".join(f"{name}={value}" for name, value in facts["options"].items()))
     table.add_row("ladder", ", ".join(f"{rung['name']} {rung['status']}" for rung in facts["parity"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,8 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
     if unlisted:
         checks.append(_check("other files", "failed", f"not of this engine: {', '.join(unlisted)}"))
     failed = [rung["name"] for rung in manifest.parity if rung.get("status") == "failed"]
-    differ = [claim["layers"] for claim in manifest.precision.get("claims", ()) if not claim["holds"]]
-    for name, found in (("ladder", failed), ("precision", differ)):
-        checks.append(_check(name, "failed" if found else "passed", ", ".join(found) or "as the build left it"))
+    checks.append(_check("ladder", "failed" if failed else "passed", ", ".join(failed) or "as the build left it"))
+    checks.append(_precision(manifest.precision.get("claims", ())))
     try:
         with load_engine(engine) as loaded:
             return [*checks, _self_test(loaded.self_test())]
@@ -64,6 +64,16 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
         return [*checks, _check("self-test", "skipped", str(error))]
     except EngineError as error:
         return [*checks, _check("self-test", "failed", str(error).splitlines()[0])]
+
+
+def _precision(claims: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the build found of its claims; one that it could not check has not passed."""
+    by_verdict = {holds: [claim["layers"] for claim in claims if claim["holds"] is holds] for holds in (False, None)}
+    if by_verdict[False]:
+        return _check("precision", "failed", ", ".join(by_verdict[False]))
+    if by_verdict[None]:
+        return _check("precision", "skipped", f"not checked where it was built: {', '.join(by_verdict[None])}")
+    return _check("precision", "passed", "as the build left it")
 
 
 def _self_test(result: SelfTest) -> dict[str, Any]:

@@ -143,30 +143,38 @@ def floating_hint(core: Any) -> str:
 
 
 def declared_products(model: Any, floating: str) -> dict[str, int]:
-    """Matrix products of an IR by precision: int8 where both operands are quantised.
+    """Products with weights in an IR by precision: int8 where both operands are quantised.
 
     Args:
         model: an ``openvino.Model``.
-        floating: the precision of all others, which may also stay in the graph's own float32.
+        floating: the precision of all others.
     """
-    products = [op for op in model.get_ops() if op.get_type_name() == "MatMul"]
+    products = [
+        op
+        for op in model.get_ops()
+        if op.get_type_name() == "MatMul" and any(_is_stored(value.get_node()) for value in op.input_values())
+    ]
     integer = sum(all(_is_quantized(value.get_node()) for value in op.input_values()) for op in products)
-    rest = len(products) - integer
-    return {"int8": integer, "fp32": rest, floating: rest}
+    return {"int8": integer, floating: len(products) - integer}
+
+
+_MOVES = ("Reshape", "Transpose", "VariadicSplit", "Concat", "Convert", "Multiply", "Subtract")
+
+
+def _is_stored(node: Any) -> bool:
+    """A constant, behind whatever only moves, scales or rounds it."""
+    return bool(_behind(node, (*_MOVES, "FakeQuantize")).get_type_name() == "Constant")
 
 
 def _is_quantized(node: Any) -> bool:
     """A FakeQuantize, or stored int8 weights being scaled, behind whatever only moves data."""
-    while node.get_type_name() in (
-        "Reshape",
-        "Transpose",
-        "VariadicSplit",
-        "Concat",
-        "Convert",
-        "Multiply",
-        "Subtract",
-    ):
-        node = node.input_value(0).get_node()
+    node = _behind(node, _MOVES)
     if node.get_type_name() == "Constant":
         return bool(node.get_element_type().to_string() in ("i8", "u8"))
     return bool(node.get_type_name() == "FakeQuantize")
+
+
+def _behind(node: Any, kinds: Sequence[str]) -> Any:
+    while node.get_type_name() in kinds:
+        node = node.input_value(0).get_node()
+    return node

@@ -16,6 +16,7 @@ __all__ = ["REPORT_FILE", "render", "write"]
 
 REPORT_FILE = "report.html"
 
+_VERDICTS = {True: ("holds", "good"), False: ("differs", "bad"), None: ("not checked on this machine", "idle")}
 _STATUS = {"passed": "good", "failed": "bad", "skipped": "idle"}
 
 
@@ -132,9 +133,10 @@ def _precision(precision: Mapping[str, Any]) -> Html:
             claim["layers"],
             claim["claimed"],
             _counts(claim["executed"]) or "not reported",
-            tag("span", "holds" if claim["holds"] else "differs", class_="good" if claim["holds"] else "bad"),
+            tag("span", verdict, class_=style),
         )
         for claim in precision.get("claims", ())
+        for verdict, style in [_VERDICTS[claim["holds"]]]
     ]
     executed = [(kind, _counts(counts)) for kind, counts in precision.get("executed", {}).items()]
     kinds = tag(
@@ -142,7 +144,10 @@ def _precision(precision: Mapping[str, Any]) -> Html:
     )
     return section(
         "Precision claimed and executed",
-        table(("layers", "claimed", "executes in, as the library reports it", ""), rows),
+        tag(
+            "p", f"What executes is read from {precision.get('read_from', 'what the library reports')}.", class_="soft"
+        ),
+        table(("layers", "claimed", "executes in", ""), rows),
         kinds if executed else "",
     )
 

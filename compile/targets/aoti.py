@@ -63,6 +63,7 @@ class AotInductor:
             engine={"file": _FILE, "device": device, **_bound_to(device)},
             libraries={"torch": torch.__version__.partition("+")[0]},
             executed=executed,
+            read_from="the code that AOTInductor generated",
             products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
             run=None,  # what was built is the package
         )

@@ -16,7 +16,7 @@ from kdcmae.compile.quantize.openvino import declared_products, floating_hint
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.compile.targets.ir import keep_frontend_float32
 from kdcmae.errors import EngineError
-from kdcmae.runtime.openvino import Pipeline, executed_precision, import_openvino, openvino_core
+from kdcmae.runtime.openvino import Pipeline, executed_precision, import_openvino, is_attention, openvino_core
 
 __all__ = ["TARGET", "OpenVino"]
 
@@ -62,7 +62,10 @@ class OpenVino:
             engine={**engine, "inference_precision": hint},
             libraries={"openvino": ov.__version__.partition("-")[0]},
             executed=executed,
+            read_from="OpenVINO's runtime model",
             products=executed["FullyConnected"],
+            attention=_attention(models[-1]),
+            floating=_FLOATING[hint],
             run=run,
             declared=declared if request.precision == "int8" else None,
             # Its bytes are pixels and the answers of comparisons.
@@ -83,6 +86,17 @@ def _convert(graph: Path, path: Path) -> Path:
 def _compiled(core: Any, path: Path, hint: str) -> Any:
     properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     return core.compile_model(core.read_model(path), "CPU", properties)
+
+
+def _attention(compiled: Any) -> Mapping[str, int]:
+    """Layers with the products of attention, by precision."""
+    executed: Counter[str] = Counter()
+    for layer in compiled.get_runtime_model().get_ops():
+        facts = {name: value.astype(str) for name, value in layer.get_rt_info().items()}
+        if is_attention(facts["layerType"], facts.get("originalLayersNames", "")):
+            found = facts["runtimePrecision"]
+            executed[_PRECISIONS.get(found, found)] += 1
+    return dict(executed)
 
 
 def _executed(compiled: Any, names: Mapping[str, str]) -> Mapping[str, Mapping[str, int]]:

@@ -75,6 +75,7 @@ class TorchTensorRt:
                 "tensorrt": tensorrt.__version__,
             },
             executed=executed,
+            read_from="the exported program, whose types TensorRT keeps",
             products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
             run=None,  # what was built is the artifact
         )

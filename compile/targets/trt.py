@@ -8,6 +8,7 @@ every compute capability it is portable to; full TensorRT builds for the GPU at 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -46,7 +47,7 @@ class TensorRt:
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 that is asked for is float32
         config.add_optimization_profile(_profile(builder, request))
         capabilities = _target_all_capabilities(trt, config, request.precision) if flavour == "tensorrt_rtx" else ()
-        executed = _layer_precisions(network)
+        executed, products = _layer_precisions(network), _product_precisions(network)
         # Unbuffered: a disk that fills up is noticed while the library writes, not when the file is closed.
         with (request.folder / "engine.plan").open("wb", buffering=0) as file:
             writer = plan_writer(trt, file)  # as it is made: in memory the plan would be one more copy of the weights
@@ -56,18 +57,15 @@ class TensorRt:
             raise writer.error
         if not built:
             raise EngineError(f"{flavour} {trt.__version__} could not build the engine: {logger.reason()}")
-        products = executed["MATRIX_MULTIPLY"]
-        if request.precision in QUANTIZED:
-            # Products of dequantised operands: TensorRT fuses the pairs into 8-bit kernels where the GPU has them.
-            products = declared_products(request.graph, request.precision)
         return BuiltEngine(
             engine={"file": "engine.plan", "flavour": flavour, "compute_capabilities": list(capabilities)},
             libraries={flavour: trt.__version__},
             executed=executed,
+            read_from="TensorRT's strongly typed network",
             products=products,
             run=None,
             unrunnable=_unrunnable(),
-            declared=products if request.precision in QUANTIZED else None,
+            declared=declared_products(request.graph, request.precision) if request.precision in QUANTIZED else None,
         )
 
 
@@ -140,6 +138,31 @@ def _target_all_capabilities(trt: ModuleType, config: Any, precision: str) -> tu
     for index, name in enumerate(names):
         config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in names)
+
+
+def _product_precisions(network: Any) -> dict[str, int]:
+    """Matrix products by the precision of their operands.
+
+    Where both are dequantised that is the 8-bit one: TensorRT fuses such a product with its neighbours into a kernel of
+    that precision.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    makers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        if layer.type.name == "MATRIX_MULTIPLY":
+            operands = {_operand_precision(layer.get_input(index), makers) for index in range(2)}
+            counts[operands.pop() if len(operands) == 1 else _PRECISIONS[layer.get_output(0).dtype.name]] += 1
+    return dict(counts)
+
+
+def _operand_precision(tensor: Any, makers: Mapping[str, Any]) -> str:
+    """That of the values before they were dequantised, or else the tensor's own."""
+    maker = makers.get(tensor.name)
+    while maker is not None and maker.type.name == "SHUFFLE":  # it only moves data
+        maker = makers.get(maker.get_input(0).name)
+    dequantized = maker is not None and maker.type.name == "DEQUANTIZE"
+    return _PRECISIONS[(maker.get_input(0) if dequantized else tensor).dtype.name]
 
 
 def _layer_precisions(network: Any) -> dict[str, dict[str, int]]:

@@ -32,6 +32,7 @@ __all__ = [
     "Pipeline",
     "executed_precision",
     "import_openvino",
+    "is_attention",
     "native_precision",
     "openvino_core",
 ]
@@ -102,6 +103,17 @@ def native_precision(precision: str) -> str:
     tried = {"fp16": ("fp16", "bf16"), "bf16": ("bf16",)}.get(precision, ())
     # OpenVINO names them FP16 and BF16.
     return next((found for found in tried if found.upper() in capabilities), "fp32")
+
+
+def is_attention(kind: str, names: str) -> bool:
+    """Whether a layer of a runtime model holds products of attention.
+
+    Args:
+        kind: ``layerType`` of the layer.
+        names: its ``originalLayersNames``.
+    """
+    # The plugin may compile both products of an attention, with the softmax between them, into one kernel.
+    return kind in ("MatMul", "ScaledDotProductAttention") or (kind == "Subgraph" and "softmax" in names.lower())
 
 
 class Pipeline:

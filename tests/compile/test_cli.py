@@ -108,6 +108,29 @@ def test_onnx(precision, checkpoint, tmp_path, run):
         assert engine.self_test().passed
 
 
+@pytest.mark.parametrize(("target", "precision"), [("onnx", "int8"), ("trt", "int8"), ("trt", "fp8")])
+def test_pairs_make_products_of_eight_bits(target, precision, checkpoint, tmp_path, run):
+    if target == "trt":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    result = run("--target", target, "--checkpoint", checkpoint, "--precision", precision, "--calibration", "avsynth:4",
+                 "--output", tmp_path / "e")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    precisions = Manifest.read(tmp_path / "e").precision
+    assert precisions["products"][precision] >= 12  # four linear layers in each of three blocks
+    assert {claim["layers"]: claim["claimed"] for claim in precisions["claims"] if claim["holds"]} == {
+        "products": precision,
+        "norms": "fp32",
+        "softmax": "fp32",
+    }
+
+
+def test_what_cannot_be_read_here_is_not_called_checked(checkpoint, tmp_path, run):
+    result = run("--target", "onnx", "--checkpoint", checkpoint, "--precision", "bf16", "--output", tmp_path / "e")
+    assert result.exit_code == 0, result.stderr
+    assert "matrix products were not checked on this machine" in result.stdout
+    assert "not checked on this machine" in (tmp_path / "e" / "report.html").read_text()
+
+
 def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, monkeypatch, run):
     import kdcmae.compile.build as build
 

@@ -9,10 +9,10 @@ from kdcmae.errors import GateError
 from kdcmae.runtime.manifest import BatchRange
 
 
-def found(target: str, precision: str, executed: dict, products: dict, declared: dict, **changes):
+def found(target: str, precision: str, executed: dict, products: dict, declared: dict, reported=(), **changes):
     settings = CompileSettings(target=target, precision=precision, batch=BatchRange(1, 1, 1), **changes)
-    built = BuiltEngine(engine={}, libraries={}, executed=executed, products=products, run=None)
-    return claims(settings, declared, built)
+    facts = {"executed": executed, "products": products, "read_from": "a test", **dict(reported)}
+    return claims(settings, declared, BuiltEngine(engine={}, libraries={}, run=None, **facts))
 
 
 def test_fp16_that_ran_fp32_is_refused_and_the_fix_named():
@@ -50,7 +50,9 @@ def test_norms_and_softmax_are_claimed_apart():
 def test_a_frontend_of_its_own_is_float32():
     settings = CompileSettings(target="openvino", precision="bf16", batch=BatchRange(1, 1, 1))
     frontend = {"Convolution": {"fp32": 1}, "Eltwise": {"fp32": 2, "bf16": 1}}
-    built = BuiltEngine(engine={}, libraries={}, executed={}, products={"bf16": 4}, run=None, frontend=frontend)
+    built = BuiltEngine(
+        engine={}, libraries={}, executed={}, read_from="a test", products={"bf16": 4}, run=None, frontend=frontend
+    )
     with pytest.raises(
         GateError, match="frontend are claimed to execute in fp32, the engine runs 3 in fp32, 1 in bf16"
     ):
@@ -62,9 +64,35 @@ def test_kept_layers_of_a_quantised_engine_are_counted():
     require_claims(found("openvino", "int8", {"MVN": {"bf16": 4}}, {"int8": 10, "bf16": 4}, declared))
     with pytest.raises(GateError, match="claimed to execute in int8"):
         require_claims(found("openvino", "int8", {}, {"bf16": 14}, declared))
+    with pytest.raises(GateError, match="claimed to execute in int8, the engine runs 9 in int8, 5 in bf16"):
+        require_claims(found("openvino", "int8", {}, {"int8": 9, "bf16": 5}, declared))
 
 
-def test_what_a_library_does_not_report_is_not_held_against_it():
+def test_what_is_not_quantised_has_a_claim_of_its_own():
+    asked = ("openvino", "int8", {"MVN": {"bf16": 4}}, {"int8": 10}, {"int8": 10})
+    bf16 = {"floating": "bf16"}
+    assert {claim.layers: claim.claimed for claim in found(*asked, {**bf16, "attention": {"int8": 3}})} == {
+        "products": "int8",
+        "attention": "int8",
+        "norms": "bf16",
+    }  # the softmax is part of the attention: no layer is one
+    for attention in ({"int8": 3}, {"int8": 3, "bf16": 3}, {"bf16": 6}):
+        require_claims(found(*asked, {**bf16, "attention": attention}))
+    with pytest.raises(GateError, match="attention are claimed to execute in bf16, the engine runs 6 in fp16"):
+        require_claims(found(*asked, {**bf16, "attention": {"fp16": 6}}))
+    with pytest.raises(GateError, match="norms are claimed to execute in fp32, the engine runs 4 in bf16"):
+        require_claims(found(*asked))
+
+
+def test_attention_has_the_precision_of_the_products():
+    asked = ("openvino", "bf16", {"MVN": {"bf16": 4}}, {"bf16": 15}, {"bf16": 15})
+    require_claims(found(*asked, {"attention": {"bf16": 6}}))
+    with pytest.raises(GateError, match="attention are claimed to execute in bf16, the engine runs 6 in fp32"):
+        require_claims(found(*asked, {"attention": {"fp32": 6}}))
+
+
+def test_what_a_library_does_not_report_neither_holds_nor_fails():
     (products, *_) = found("aoti", "bf16", {}, {}, {"bf16": 3})
-    assert products.holds
+    assert products.holds is None
+    require_claims([products])
     assert products.to_dict()["executed"] == {}

@@ -79,6 +79,16 @@ def test_verify_passes_a_whole_engine(engine, run):
     assert checks == {"digests": "passed", "ladder": "passed", "precision": "passed", "self-test": "passed"}
 
 
+def test_a_claim_that_was_not_checked_has_not_passed(copy, run):
+    edit(copy, lambda manifest: manifest["precision"]["claims"][0].update(executed={}, holds=None))
+    checks = {check["check"]: check for check in json.loads(run("verify", copy, "--json").stdout)["checks"]}
+    assert checks["precision"]["status"] == "skipped"
+    assert checks["precision"]["found"] == "not checked where it was built: products"
+    assert "claimed fp32, not checked on this machine" in " ".join(run("inspect", copy).stdout.split())
+    edit(copy, lambda manifest: manifest["precision"]["claims"][1].update(holds=False))
+    assert run("verify", copy).exit_code == 1
+
+
 def test_verify_fails_an_engine_edited_by_one_byte(copy, run):
     path = copy / "model.bin"
     content = bytearray(path.read_bytes())

@@ -159,7 +159,25 @@ def test_tensorrt_takes_the_pairs(precision, model, graph, clips, tmp_path):
     built = load_target("trt").build(request)
     assert built.products[precision] == len(layers)
     assert built.executed["QUANTIZE"] == {precision: len(layers)}
+    assert built.products == built.declared
     assert (tmp_path / "engine.plan").stat().st_size > 1000
+
+
+def test_a_product_that_lost_its_pair_counts_as_float_in_the_network(model, graph, clips, tmp_path):
+    import onnx
+
+    pytest.importorskip("tensorrt_rtx_bindings")
+    layers, path = linear_layers(model.module), tmp_path / "graph.onnx"
+    qdq.quantize(graph, path, clips, layers, "int8")
+    quantized = onnx.load(path)
+    node = next(node for node in quantized.graph.node if node.name in products_of(quantized.graph, layers))
+    node.input[0] = node.input[0].removesuffix(".dequantized")
+    onnx.save_model(quantized, path, save_as_external_data=True, location="lost.data")
+    request = BuildRequest(
+        program=None, graph=path, folder=tmp_path, precision="int8", inputs=model.inputs, outputs=("logits",),
+        batch=BATCH,
+    )  # fmt: skip
+    assert load_target("trt").build(request).products["int8"] == len(layers) - 1
 
 
 def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, monkeypatch, tmp_path):

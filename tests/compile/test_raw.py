@@ -228,3 +228,27 @@ def test_tensorrt_builds_a_raw_engine(exported, tmp_path):
     else:
         assert set(built.products) == {exported.precision, "fp32"}
         assert built.products["fp32"] == 4  # two of the resizing, the mel bands and the head
+
+
+@pytest.mark.parametrize("target", ["onnx", "aoti"])
+def test_other_targets_that_run_here_agree_with_the_torch_model_too(target, checkpoint, run, smallest, clips, tmp_path):
+    clip = read_clip(clips / "00W1lcxW-WU_40.000.mp4")
+    result = run("--target", target, "--checkpoint", checkpoint, "--inputs", "raw", "--output", tmp_path / "engine")
+    assert result.exit_code == 0, result.stderr
+    right = expected(smallest, models.classifier_model(smallest, **FACTS), clip, clip.frames[5])
+    with load_engine(tmp_path / "engine") as engine:
+        sound = clip.waveform[None, : engine.manifest.inputs[0].shape[1]]
+        logits = engine.infer({"waveform": sound, "frame": clip.frames[5][None]})["logits"]
+    assert relative_error(logits, right) < TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_tensorrt_is_built_from_raw_inputs(precision, checkpoint, run, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    result = run("--target", "trt", "--checkpoint", checkpoint, "--inputs", "raw", "--precision", precision,
+                 "--calibration", "avsynth:4", "--output", tmp_path / "engine")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    manifest = Manifest.read(tmp_path / "engine")
+    assert [spec.name for spec in manifest.inputs] == ["waveform", "samples", "frame"]
+    assert manifest.precision["executed"]["CONVOLUTION"] == {"fp32": 1}  # the spectrum
+    assert {claim["holds"] for claim in manifest.precision["claims"]} == {True}

@@ -124,6 +124,14 @@ def test_an_engine_that_was_not_executed_says_so(manifest):
     assert "built, not executed: no CUDA device" in render(changed, SIZES)
 
 
+def test_a_claim_that_was_not_checked_does_not_hold(manifest):
+    claims = [{**claim, "executed": {}, "holds": None} for claim in manifest.precision["claims"]]
+    changed = dataclasses.replace(manifest, precision={**manifest.precision, "claims": claims})
+    text = Checked(render(changed, SIZES)).text
+    assert text.count("not checked on this machine") == len(claims)
+    assert "holds" not in text
+
+
 def test_markup_escapes_text_and_attributes_and_keeps_html():
     assert tag("p", "a < b", tag("b", "&"), class_='"x"') == '<p class="&quot;x&quot;">a &lt; b<b>&amp;</b></p>'
     assert isinstance(tag("p"), Html)
