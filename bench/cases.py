@@ -19,7 +19,7 @@ from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.machine import pinned
 from kdcmae.bench.schema import Case, Row, Settings
 from kdcmae.bench.subjects import WITHOUT_THREADS, Facts, open_subject
-from kdcmae.bench.timing import Latency, settled, summarize
+from kdcmae.bench.timing import BETWEEN_MOMENTS, Latency, settled, summarize
 from kdcmae.bench.worker import OpenSubject, Worker
 from kdcmae.bench.yardstick import Yardstick, apart
 from kdcmae.errors import DeviceError, EngineError
@@ -119,7 +119,8 @@ class Solo:
         rate = sum(1e3 * batch / float(np.mean(np.concatenate(windows))) for windows in measured)
         # The windows of all instances ran at the same time: the calls of the first ones together, and so on.
         latency = summarize(
-            [[call for window in windows for call in window] for windows in zip(*measured, strict=True)]
+            [[call for window in windows for call in window] for windows in zip(*measured, strict=True)],
+            between_runs=BETWEEN_MOMENTS,
         )
         return _row(replace(case, batch=batch), facts, latency, rate, peak_rss_bytes)
 
@@ -128,7 +129,8 @@ class Solo:
             facts = worker.load().facts
             stages = worker.stages(clip, self.settings.seconds)
             totals = [sum(parts) for parts in zip(*stages.values(), strict=True)]
-            latency = summarize([part.tolist() for part in np.array_split(totals, min(_WINDOWS, len(totals)))])
+            windows = [part.tolist() for part in np.array_split(totals, min(_WINDOWS, len(totals)))]
+            latency = summarize(windows, between_runs=BETWEEN_MOMENTS)
             medians = {name: float(np.median(parts)) for name, parts in stages.items()}
             return replace(
                 _row(case, facts, latency, 1e3 / latency.mean_ms, worker.memory().peak_rss_bytes), stages_ms=medians
@@ -139,7 +141,8 @@ class Solo:
         if Manifest.read(engine).target not in WITHOUT_THREADS:
             command.append(str(case.threads))
         windows, starts = _COLD_STARTS
-        latency = summarize([[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)])
+        times_ms = [[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)]
+        latency = summarize(times_ms, between_runs=BETWEEN_MOMENTS)
         return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)
 
     def _started_ms(self, command: Sequence[str], threads: int) -> float:
@@ -162,7 +165,7 @@ class Solo:
         windows = self._windows(worker)
         while not settled(windows[-_WINDOWS:]) and len(windows) < _MOST_WINDOWS:
             windows.append(worker.window(self.settings.seconds / _WINDOWS))
-        return summarize(windows[-_WINDOWS:], left_out=len(windows) - _WINDOWS)
+        return summarize(windows[-_WINDOWS:], left_out=len(windows) - _WINDOWS, between_runs=BETWEEN_MOMENTS)
 
     def _worker(self, cpus: Sequence[int]) -> Worker:
         return Worker(

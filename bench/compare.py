@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kdcmae.bench.schema import Case, Report, Row
-from kdcmae.bench.timing import run_ratio
+from kdcmae.bench.timing import BETWEEN_MOMENTS, BETWEEN_RUNS, run_ratio
 from kdcmae.bench.yardstick import apart
 from kdcmae.errors import DataError
 
@@ -30,7 +30,7 @@ class Change:
         ratio: new latency over old, with the bounds of its interval; None where one has none.
         reason: why it is lost, or what else to know.
         agrees: whether the 95 % intervals of both medians overlap; None where a run calls the case unstable or has no
-            latency of it.
+            latency of it, or the machine was in another state.
     """
 
     case: Case
@@ -115,11 +115,17 @@ def _changes(old: Row, new: Row, confidence: float) -> Iterator[Change]:
     agrees = None
     if old.status == new.status == "measured":
         agrees = old.latency.low_ms <= new.latency.high_ms and new.latency.low_ms <= old.latency.high_ms
-    ratio = run_ratio(new.latency.window_medians_ms, old.latency.window_medians_ms, confidence=confidence)
+    ratio = run_ratio(
+        new.latency.window_medians_ms,
+        old.latency.window_medians_ms,
+        confidence=confidence,
+        # Only latencies of the interleaved run have windows all over it.
+        between_runs=BETWEEN_RUNS if old.case.kind == "latency" else BETWEEN_MOMENTS,
+    )
     judged = partial(Change, case=old.case, ratio=ratio, agrees=agrees)
     if old.yardstick_ms and new.yardstick_ms and apart(old.yardstick_ms, new.yardstick_ms):
         states = f"the machine was in another state: known work took {old.yardstick_ms:.2f} ms, now"
-        yield judged(outcome="unstable", reason=f"{states} {new.yardstick_ms:.2f} ms")
+        yield judged(outcome="unstable", agrees=None, reason=f"{states} {new.yardstick_ms:.2f} ms")
     elif agrees is None:
         yield judged(outcome="unstable", reason=new.reason or old.reason)
     elif ratio[1] > 1:

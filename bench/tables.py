@@ -162,7 +162,7 @@ def remarks(report: Report) -> Iterator[str]:
     yield from _same_graph(report)
     if any(row.status == "unstable" for row in report.rows):
         yield (
-            f"unstable: the median's 95 % interval is wider than +-{STABLE_WITHIN:.0%}, or the machine changed; "
+            f"unstable: the windows tell their median no better than +-{STABLE_WITHIN:.1%}, or the machine changed; "
             "no winner is named. Close other programs, or give more --seconds"
         )
 

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 
 __all__ = [
+    "BETWEEN_MOMENTS",
+    "BETWEEN_RUNS",
     "STABLE_WITHIN",
     "Latency",
     "Schedule",
@@ -26,10 +28,11 @@ __all__ = [
     "verdict",
 ]
 
-STABLE_WITHIN = 0.05  # how far the 95 % interval of a median may reach from it; where it is wider no winner is named
-# Two runs differ by more than their windows tell (where memory lies, what else was started): by this much, however
-# steady the windows are.
-_BETWEEN_RUNS = 0.025
+STABLE_WITHIN = 0.025  # how well windows have to tell their median; no winner is named where they do not
+# Two runs differ by more than their windows tell (where memory lies, what else was started): by this much where the
+# windows are spread over minutes, and by more where they all are of one moment of the machine.
+BETWEEN_RUNS = 0.025
+BETWEEN_MOMENTS = 0.075
 
 _RESAMPLES = 10_000
 _MIN_ROUNDS = 10  # a percentile bootstrap over fewer window pairs gives intervals that are too narrow
@@ -130,8 +133,8 @@ class Latency:
 
     @property
     def stable(self) -> bool:
-        """Whether the median is known well enough to compare this with anything."""
-        return (self.high_ms - self.low_ms) / 2 <= STABLE_WITHIN * self.p50_ms
+        """Whether the windows tell the median well enough to compare this with anything."""
+        return _well_known(self.window_medians_ms)
 
 
 def settled(windows_ms: Sequence[Sequence[float]]) -> bool:
@@ -140,20 +143,28 @@ def settled(windows_ms: Sequence[Sequence[float]]) -> bool:
     Args:
         windows_ms: per window the latencies that :func:`time_window` gave.
     """
-    return summarize(windows_ms).stable
+    return _well_known([float(np.median(window)) for window in windows_ms])
 
 
-def summarize(windows_ms: Sequence[Sequence[float]], *, left_out: int = 0) -> Latency:
+def _well_known(window_medians_ms: Sequence[float]) -> bool:
+    level, low, high = run_ratio(window_medians_ms, confidence=0.95, between_runs=0.0)
+    return (high - low) / 2 <= STABLE_WITHIN * level
+
+
+def summarize(
+    windows_ms: Sequence[Sequence[float]], *, left_out: int = 0, between_runs: float = BETWEEN_RUNS
+) -> Latency:
     """Summarise the calls of two or more windows.
 
     Args:
         windows_ms: per window the latencies that :func:`time_window` gave.
         left_out: how many others do not count.
+        between_runs: as for :func:`run_ratio`.
     """
     calls = np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms])
     medians = np.array([np.median(window) for window in windows_ms])
     p50, p90, p99 = np.percentile(calls, (50, 90, 99))
-    low, high = median_interval(float(p50), medians)
+    low, high = median_interval(float(p50), medians, between_runs)
     return Latency(
         p50_ms=float(p50),
         p90_ms=float(p90),
@@ -169,14 +180,17 @@ def summarize(windows_ms: Sequence[Sequence[float]], *, left_out: int = 0) -> La
     )
 
 
-def median_interval(p50_ms: float, window_medians_ms: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def median_interval(
+    p50_ms: float, window_medians_ms: Sequence[float] | np.ndarray, between_runs: float = BETWEEN_RUNS
+) -> tuple[float, float]:
     """The 95 % interval of a median latency in ms: as far around it as :func:`run_ratio` says of its windows.
 
     Args:
         p50_ms: the median of all calls.
         window_medians_ms: the median of each window.
+        between_runs: as for :func:`run_ratio`.
     """
-    level, low, high = run_ratio(window_medians_ms, confidence=0.95)
+    level, low, high = run_ratio(window_medians_ms, confidence=0.95, between_runs=between_runs)
     return p50_ms * low / level, p50_ms * high / level
 
 
@@ -185,6 +199,7 @@ def run_ratio(
     over_ms: Sequence[float] | np.ndarray = (1.0,),
     *,
     confidence: float,
+    between_runs: float = BETWEEN_RUNS,
     seed: int = 0,
 ) -> tuple[float, float, float]:
     """The geometric mean of a run's windows over that of another run, and a bootstrap interval.
@@ -196,6 +211,7 @@ def run_ratio(
         windows_ms: the median of each window.
         over_ms: those of the other run; by default one window of 1 ms, so that the ratio is a latency in ms.
         confidence: of the interval.
+        between_runs: what two runs differ by, however steady their windows are, as a share.
         seed: of the bootstrap.
 
     Returns:
@@ -209,8 +225,8 @@ def run_ratio(
     low, high = np.quantile(means - means_over, ((1 - confidence) / 2, (1 + confidence) / 2))
     return (
         float(np.exp(logs.mean() - over.mean())),
-        float(np.exp(low) * (1 - _BETWEEN_RUNS)),
-        float(np.exp(high) * (1 + _BETWEEN_RUNS)),
+        float(np.exp(low) * (1 - between_runs)),
+        float(np.exp(high) * (1 + between_runs)),
     )
 
 

@@ -42,7 +42,7 @@ def test_every_subject_gets_a_row_with_everything(run_fakes):
         assert row.load_ms > 0
         assert row.first_inference_ms > 0
         assert row.peak_rss_bytes > 1_000_000
-        assert len(row.latency.window_medians_ms) == 10
+        assert len(row.latency.window_medians_ms) in range(10, 16)
         assert row.latency.count >= 10
         assert row.latency.p50_ms <= row.latency.p90_ms <= row.latency.p99_ms
         assert row.throughput_samples_per_s == pytest.approx(2 / row.latency.mean_ms * 1e3)
