@@ -1,7 +1,7 @@
-"""Engines built before, found again by everything that went into them.
+"""Engines and quantised graphs made before, found again by everything that went into them.
 
-An entry is a whole engine folder. It is copied out, never linked, so that editing an engine cannot change the cache;
-and the copy is checked against the digests in its manifest, so that a damaged entry is dropped and built again.
+The files of an entry are copied out, never linked, so that editing them cannot change the cache; and the copies are
+checked against the digests they were stored with, so that a damaged entry is dropped and made again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +19,8 @@ from typing import Any
 
 from kdcmae import host
 from kdcmae.compile import package
-from kdcmae.errors import ConfigError, EngineError
-from kdcmae.runtime.manifest import Manifest, digest, verify_files
-from kdcmae.runtime.schema import MANIFEST_FILE
+from kdcmae.errors import ConfigError
+from kdcmae.runtime.manifest import Manifest, digest
 
 __all__ = ["Cache", "cache_key"]
 
@@ -31,6 +30,7 @@ _LIBRARIES = (
 )  # fmt: skip
 _SOURCES = ("kdcmae", "kdcmae.compile", "kdcmae.kernels")
 _SUFFIXES = (".py", ".json", ".csv", ".txt")  # weights count with the model that they are of
+_FILES, _DIGESTS = "files", "sha256.json"  # of an entry
 _NO_FAST_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -58,7 +58,7 @@ def cache_key(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 class Cache:
-    """Engine folders by :func:`cache_key`, the least recently used dropped where they get too many.
+    """Files by :func:`cache_key`, the least recently used entries dropped where they get too many.
 
     Args:
         folder: where they are; made when the first is stored.
@@ -98,26 +98,18 @@ class Cache:
             EngineError: the destination cannot be written to.
             OSError: likewise, such as for a full disk.
         """
-        entry = self.folder / key
-        if not entry.is_dir():
+        if not (self.folder / key).is_dir():
             return None
         package.check_destination(folder)
         with package.staging(folder) as partial:
-            try:
-                _copy_files(entry / "engine", partial)
-                if digest(partial / MANIFEST_FILE) != (entry / "sha256").read_text():
-                    raise EngineError(f"{MANIFEST_FILE} has changed")
-                manifest = Manifest.read(partial)
-                verify_files(partial, manifest)
-            except (EngineError, FileNotFoundError):
-                shutil.rmtree(entry, ignore_errors=True)
+            if not self.fetch_files(key, partial):
                 return None
-            os.utime(entry)  # the least recently used go first
+            manifest = Manifest.read(partial)
             package.publish(partial, folder)
         return manifest
 
     def store(self, key: str, folder: Path) -> None:
-        """Keep a copy of an engine folder, and drop the least recently used engines that leave it no room.
+        """Keep a copy of an engine folder, and drop the least recently used entries that leave it no room.
 
         Args:
             key: of the engine.
@@ -127,13 +119,54 @@ class Cache:
             EngineError: the cache's folder cannot be written to; the engine itself is none the worse.
             OSError: likewise, such as for a full disk.
         """
-        if _size_bytes(folder) > self.limit_bytes:
+        self.store_files(key, tuple(folder.iterdir()))
+
+    def fetch_files(self, key: str, folder: Path) -> bool:
+        """Copy the files of an entry into a folder.
+
+        Args:
+            key: of the entry.
+            folder: where they go; it may hold some of them afterwards where the entry was damaged.
+
+        Returns:
+            Whether they are all there as they were stored; a damaged entry is dropped.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        entry = self.folder / key
+        try:
+            digests = json.loads((entry / _DIGESTS).read_text(encoding="utf-8"))
+            for name, expected in digests.items():
+                _copy(entry / _FILES / name, folder / name)
+                if digest(folder / name) != expected:
+                    raise ValueError(f"{name} has changed")
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(entry, ignore_errors=True)
+            return False
+        os.utime(entry)  # the least recently used go first
+        return True
+
+    def store_files(self, key: str, files: Sequence[Path]) -> None:
+        """Keep copies of files, and drop the least recently used entries that leave them no room.
+
+        Args:
+            key: of the entry.
+            files: of different names; what is larger than the whole cache is not kept.
+
+        Raises:
+            EngineError: the cache's folder cannot be written to.
+            OSError: likewise, such as for a full disk.
+        """
+        if sum(path.stat().st_size for path in files) > self.limit_bytes:
             return
         entry = self.folder / key
         with package.staging(entry) as partial:
-            (partial / "engine").mkdir()
-            _copy_files(folder, partial / "engine")
-            (partial / "sha256").write_text(digest(partial / "engine" / MANIFEST_FILE))
+            (partial / _FILES).mkdir()
+            for path in files:
+                _copy(path, partial / _FILES / path.name)
+            digests = {path.name: digest(partial / _FILES / path.name) for path in files}
+            (partial / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
             package.publish(partial, entry)
         self._make_room(entry)
 
@@ -185,11 +218,6 @@ def _sources() -> str:
     return sha256.hexdigest()
 
 
-def _copy_files(source: Path, target: Path) -> None:
-    for path in source.iterdir():
-        _copy(path, target / path.name)
-
-
 def _copy(source: Path, target: Path) -> None:
     """Copy a file inside the kernel, where file systems that can do so share its blocks until one is written to."""
     with source.open("rb") as reader, target.open("wb") as writer:
@@ -205,8 +233,4 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

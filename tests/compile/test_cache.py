@@ -38,7 +38,7 @@ def test_editing_an_engine_does_not_change_the_cache(stored, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.bin", "labels.txt", "manifest.json"])
 def test_a_damaged_entry_is_dropped(name, stored, tmp_path):
-    path = stored.folder / ("k" * 64) / "engine" / name
+    path = stored.folder / ("k" * 64) / "files" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -48,7 +48,7 @@ def test_a_damaged_entry_is_dropped(name, stored, tmp_path):
 
 
 def test_a_half_deleted_entry_is_dropped(stored, tmp_path):
-    (stored.folder / ("k" * 64) / "engine" / "model.bin").unlink()
+    (stored.folder / ("k" * 64) / "files" / "model.bin").unlink()
     assert stored.fetch("k" * 64, tmp_path / "copy") is None
 
 
