@@ -22,7 +22,7 @@ from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import Scores
 
-__all__ = ["EngineModel", "Parts", "classifier_model", "examples", "feature_model", "reference", "run"]
+__all__ = ["EngineModel", "Parts", "classifier_model", "examples", "feature_model", "free_weights", "reference", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,6 +146,11 @@ def examples(model: EngineModel, batch: int, *, seed: int = 0) -> dict[str, NDAr
         return example_inputs(model.inputs, batch, seed=seed)
     made = model.examples(batch, seed)
     return {spec.name: made[spec.name] for spec in model.inputs}
+
+
+def free_weights(model: EngineModel) -> None:
+    """Give the memory of the weights back; the model's shapes, labels and facts stay, and it runs no more."""
+    model.module.to("meta")
 
 
 class _Logits(nn.Module):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from kdcmae.compile import models, package, report
 from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.quantize.calibration import Clips, load_clips
+from kdcmae.compile.quantize.accuracy import Evaluation
+from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError, EngineError, GateError
 from kdcmae.runtime import Engine, load_engine
@@ -82,8 +84,8 @@ class Trial:
         status: what became of it.
         latency_ms: 90th percentile by number of threads.
         threads: the fewest that meet the budget.
-        drop: percentage points of accuracy lost; of clips without the model's labels, the share of them that the
-            engine answers in another way, which no drop exceeds.
+        drop: percentage points of accuracy lost; of an untrained model, the share of the clips that the engine answers
+            in another way.
         reason: why it was not built, or failed.
     """
 
@@ -136,19 +138,20 @@ class Search:
         folder.parent.mkdir(parents=True, exist_ok=True)
         whole = self._load(1.0)
         with self._step("reference on held-out clips"):
-            evaluation = self.settings.build.quantization.evaluation
-            exam = _Exam(whole, load_clips(whole, evaluation, self.settings.build.batch, split="test"))
+            data = self.settings.build.quantization.evaluation
+            evaluation = Evaluation(whole, load_clips(whole, data, self.settings.build.batch, split="test"))
+        models.free_weights(whole)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.search-") as scratch:
             for keep in self.settings.ratios:
                 for precision in PRECISIONS[self.settings.build.target]:
                     built = Path(scratch) / f"{precision}-{keep}"
-                    trial = self._try(precision, keep, built, exam)
+                    trial = self._try(precision, keep, built, evaluation)
                     self.trials.append(trial)
                     if trial.status == "fits":
                         return self._publish(built, folder, trial)
         raise GateError(self._nearest())
 
-    def _try(self, precision: str, keep: float, folder: Path, exam: _Exam) -> Trial:
+    def _try(self, precision: str, keep: float, folder: Path, evaluation: Evaluation) -> Trial:
         trial = Trial(precision=precision, keep=keep, status="not built", reason=self._hopeless(precision, keep))
         if trial.reason:
             return trial
@@ -158,7 +161,8 @@ class Search:
         model = self._load(keep)
         try:
             with self._step(f"try {trial}"):
-                compile_engine(model, folder, settings, step=self._step, seconds={})
+                free_weights = partial(models.free_weights, model)
+                compile_engine(model, folder, settings, step=self._step, seconds={}, exported=free_weights)
         except (EngineError, GateError) as error:
             return dataclasses.replace(trial, status="failed", reason=str(error))
         latency = self._time(folder, models.examples(model, 1))
@@ -167,7 +171,7 @@ class Search:
         if not fitting:
             return dataclasses.replace(trial, status="too slow")
         with self._step("classify held-out clips"), load_engine(folder, threads=max(self.settings.threads)) as engine:
-            drop = exam.drop(engine)
+            drop = evaluation.measure(engine.infer).drop
         status: Status = "fits" if drop <= self.settings.max_drop else "too inaccurate"
         return dataclasses.replace(trial, status=status, threads=min(fitting), drop=drop)
 
@@ -227,35 +231,6 @@ class Search:
             return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms"
         reasons = "; ".join(f"{trial}: {trial.reason}" for trial in self.trials)
         return f"{wanted}; none could be built: {reasons}"
-
-
-class _Exam:
-    """The same clips for every candidate."""
-
-    def __init__(self, model: EngineModel, clips: Clips) -> None:
-        if not model.labels:
-            raise ConfigError("--max-drop is about the accuracy of a classifier; this model has no classes")
-        self._clips = clips
-        self._output = model.outputs[0].name
-        self._whole = self._first([models.reference(model, batch) for batch in clips.batches])
-        self._targets: NDArray[np.bool_] | None = None
-        if not model.facts["random_weights"]:
-            self._targets = clips.targets(model.labels)
-
-    def drop(self, engine: Engine) -> float:
-        """Percentage points lost by an engine."""
-        found = self._first([engine.infer(batch) for batch in self._clips.batches])
-        if self._targets is None:
-            return 100 * float((found != self._whole).mean())
-        return self._accuracy(self._targets, self._whole) - self._accuracy(self._targets, found)
-
-    def _first(self, outputs: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.intp]:
-        logits = np.concatenate([np.asarray(output[self._output]) for output in outputs])
-        return logits[: self._clips.count].argmax(axis=1)
-
-    @staticmethod
-    def _accuracy(targets: NDArray[np.bool_], first: NDArray[np.intp]) -> float:
-        return 100 * float(targets[np.arange(len(first)), first].mean())
 
 
 def _window_ms(engine: Engine, inputs: Mapping[str, NDArray[Any]], seconds: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""What quantisation costs on labelled clips that it did not see."""
+"""What an engine or a quantised graph costs on labelled clips that it did not see."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Accuracy:
     Args:
         source, clips: what was classified.
         reference: of the float32 model.
-        quantized: of the quantised graph.
+        quantized: of the quantised graph, or of another engine.
         agreement: clips that both give the same first class.
     """
 
@@ -49,10 +49,10 @@ class Accuracy:
 
 
 class Evaluation:
-    """Classifies the same clips with the float32 model, once, and with quantised graphs.
+    """Classifies the same clips with the float32 model, once, and with what is made of it.
 
     Args:
-        model: a classifier with its weights.
+        model: a classifier with its weights; what an untrained one answers counts as right: its labels mean nothing.
         clips: labelled with its classes.
 
     Raises:
@@ -65,19 +65,22 @@ class Evaluation:
             raise ConfigError("--max-drop is about the accuracy of a classifier; this model has no classes")
         self._clips = clips
         self._output = model.outputs[0].name
-        self._targets = clips.targets(model.labels)
         self._reference = self._first_classes([models.reference(model, batch) for batch in clips.batches])
+        if model.facts["random_weights"]:
+            self._source = f"{clips.source}, labelled by the model itself"
+            self._targets = self._reference[:, None] == np.arange(len(model.labels))
+        else:
+            self._source, self._targets = clips.source, clips.targets(model.labels)
 
-    def measure(self, graph: Path) -> Accuracy:
-        """Classify the clips with a quantised graph.
+    def measure(self, run: Callable[[Arrays], Arrays]) -> Accuracy:
+        """Classify the clips with something else.
 
         Args:
-            graph: an OpenVINO IR or an ONNX file.
+            run: from inputs to outputs by name, such as :func:`open_graph` gives.
         """
-        run = open_graph(graph)
         found = self._first_classes([run(batch) for batch in self._clips.batches])
         return Accuracy(
-            source=self._clips.source,
+            source=self._source,
             clips=self._clips.count,
             reference=self._top1(self._reference),
             quantized=self._top1(found),

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize import openvino, qdq, ranking, store
-from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
+from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation, open_graph
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.settings import CompileSettings
@@ -135,7 +135,7 @@ class Quantizer:
         accuracy = None
         if self._evaluation is not None:
             with self._step("accuracy of the quantised graph"):
-                accuracy = self._evaluation.measure(path)
+                accuracy = self._evaluation.measure(open_graph(path))
         report = QuantizationReport(
             method=openvino.method() if self._target == "openvino" else qdq.method(self._precision),
             calibration={"source": self._clips.source, "clips": self._clips.count},

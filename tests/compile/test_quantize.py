@@ -192,6 +192,7 @@ def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, 
         return Accuracy(source="made up", clips=4, reference=90.0, quantized=top1, agreement=100.0)
 
     monkeypatch.setattr(Evaluation, "measure", measure)
+    monkeypatch.setattr("kdcmae.compile.quantize.quantizer.open_graph", lambda path: path)
     shutil.copytree(graph.parent, tmp_path / "search")
     path, report = made.quantize(tmp_path / "search" / "graph.onnx")
     assert measured == [0, 1, 2, 4, 8, 6, 5]
@@ -211,12 +212,27 @@ def test_a_budget_that_cannot_be_kept_is_an_error(model, graph, monkeypatch, tmp
         made.quantize(tmp_path / "search" / "graph.onnx")
 
 
-def test_accuracy_counts_labels_and_agreement(model, graph, tmp_path):
+def test_accuracy_counts_labels_and_agreement(model, graph):
+    trained = dataclasses.replace(model, facts={**model.facts, "random_weights": False})
+    clips = load_clips(trained, "avsynth:12", BATCH, split="test")
+    accuracy = Evaluation(trained, clips).measure(open_graph(graph))
+    assert (accuracy.source, accuracy.clips) == ("AVSynth test", 12)
+    assert (accuracy.agreement, accuracy.drop) == (100, 0)
+    assert accuracy.reference < 50  # twelve classes, of which it knows nothing
+
+
+def test_an_untrained_model_is_right_by_itself(model):
+    """Its labels mean nothing: what counts is how often another engine answers in another way."""
     clips = load_clips(model, "avsynth:12", BATCH, split="test")
-    accuracy = Evaluation(model, clips).measure(graph)
-    assert accuracy.agreement == 100
-    assert accuracy.drop == 0
-    assert accuracy.clips == 12
+    answers = iter([models.reference(model, batch)["logits"] for batch in clips.batches])
+    first, *others = ({"logits": logits} for logits in answers)
+    outputs = iter([{"logits": -first["logits"]}, *others])
+    accuracy = Evaluation(model, clips).measure(lambda batch: next(outputs))
+    assert accuracy.source == "AVSynth test, labelled by the model itself"
+    assert accuracy.reference == 100
+    wrong = len(first["logits"])
+    assert accuracy.drop == pytest.approx(100 * wrong / 12)
+    assert accuracy.agreement == pytest.approx(100 - accuracy.drop)
 
 
 def test_int8_for_openvino_from_the_command_line(classifier, clips, tmp_path):

@@ -41,15 +41,18 @@ def searched(monkeypatch, tmp_path):
             found = latency[precision, float(keep)]
             return {str(count): found / count for count in self.settings.threads}
 
-        def drop_of(engine):
+        def measure(engine):
             precision, keep = engine.split("-")
-            return drop.get((precision, float(keep)), 0.0)
+            return SimpleNamespace(drop=drop.get((precision, float(keep)), 0.0))
 
         monkeypatch.setattr(module, "compile_engine", compile_engine)
-        monkeypatch.setattr(module, "load_engine", lambda folder, threads: nullcontext(folder.name))
+        monkeypatch.setattr(
+            module, "load_engine", lambda folder, threads: nullcontext(SimpleNamespace(infer=folder.name))
+        )
         monkeypatch.setattr(module, "load_clips", lambda *_, **__: None)
         monkeypatch.setattr(module.models, "examples", lambda *_: {})
-        monkeypatch.setattr(module, "_Exam", lambda *_: SimpleNamespace(drop=drop_of))
+        monkeypatch.setattr(module.models, "free_weights", lambda model: None)
+        monkeypatch.setattr(module, "Evaluation", lambda *_: SimpleNamespace(measure=measure))
         monkeypatch.setattr(Search, "_time", measured)
         monkeypatch.setattr(Search, "_publish", lambda self, built, folder, winner: winner)
         settings = SearchSettings(build=OPENVINO, budget_ms=budget_ms, max_drop=max_drop, threads=threads)
