@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check test-gpu bench bench-gpu assets clean
+.PHONY: demo test check test-gpu bench bench-all bench-gpu assets clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -40,7 +40,12 @@ bench: $(STAMP)
 	$(BIN)/kdcmae-bench suite
 	$(BIN)/kdcmae-bench readme README.md
 
-# The same where there is a GPU, after at most eight minutes for the kernels.
+# All of that and every other precision and form of every target, some of which take minutes to build.
+# Writes bench/results/all/, which `kdcmae-bench compare --all` compares; the README's tables are those of `bench`.
+bench-all: $(STAMP)
+	$(BIN)/kdcmae-bench suite --all
+
+# What `bench` does, where there is a GPU: after at most eight minutes for the kernels.
 bench-gpu: $(STAMP)
 	$(BIN)/kdcmae-bench kernels
 	$(BIN)/kdcmae-bench suite

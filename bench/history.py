@@ -10,7 +10,11 @@ from kdcmae.bench.page import render_page
 from kdcmae.bench.schema import Report, read_report
 from kdcmae.errors import DataError
 
-__all__ = ["keep_report", "last_reports", "machine_slug", "newest_reports"]
+__all__ = ["ALL", "keep_report", "last_reports", "machine_slug", "newest_reports"]
+
+ALL = "all"
+"""In the folder of results, that of the runs of ``suite --all``, which neither the README's tables nor a comparison of
+other runs see."""
 
 _NUMBERED = re.compile(r"(\d{4})-.*\.json")
 

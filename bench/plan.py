@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdcmae.bench.schema import CaseKind, Status
 from kdcmae.bench.subjects import VARIANT
 from kdcmae.bench.tables import CALL_ALONE
 from kdcmae.compile.cache import cache_key
-from kdcmae.errors import DeviceError
+from kdcmae.errors import DeviceError, GateError
 from kdcmae.runtime.schema import MANIFEST_FILE
 
-__all__ = ["PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
+__all__ = ["ALL_PLANS", "PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class EnginePlan:
         name: in the report.
         target: what it is compiled for.
         options: of kdcmae-compile, beside the model's.
+        fallback: more options, for a machine on which the engine does not pass its gates without them.
         variants: of the engine that are benchmarked too.
         cases: it also gets, by itself.
     """
@@ -33,6 +34,7 @@ class EnginePlan:
     name: str
     target: str
     options: tuple[str, ...]
+    fallback: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     cases: tuple[CaseKind, ...] = ()
 
@@ -79,6 +81,17 @@ _OPENVINO = (
         name="OpenVINO int8 half the tokens", target="openvino", options=("--precision", "int8", "--keep", "0.5")
     ),
 )
+_OPENVINO_FORMS = (
+    EnginePlan(
+        name="OpenVINO bf16 raw", target="openvino", options=("--precision", "bf16", "--inputs", "raw"), cases=_ALONE
+    ),
+    EnginePlan(
+        name="OpenVINO bf16 each modality",
+        target="openvino",
+        options=("--precision", "bf16", "--modalities", "audiovisual,audio,video"),
+        variants=("audio", "video"),
+    ),
+)
 # TensorRT for RTX builds without a GPU; running what it built takes one.
 _GPU = (
     EnginePlan(name="TensorRT fp32", target="trt", options=("--precision", "fp32")),
@@ -91,6 +104,7 @@ _GPU_BATCHES = EnginePlan(
     name="TensorRT fp16 any batch", target="trt", options=("--precision", "fp16", "--batch", "1:8:64"), cases=("batch",)
 )
 _ONNX = EnginePlan(name="ONNX Runtime fp32", target="onnx", options=("--precision", "fp32"))
+_ONNX_INT8 = EnginePlan(name="ONNX Runtime int8", target="onnx", options=("--precision", "int8"))
 _AOTI = EnginePlan(name="AOTInductor fp32", target="aoti", options=("--precision", "fp32"))
 _PEERS = {
     "PyTorch eager": "{torch}",
@@ -100,6 +114,7 @@ _PEERS = {
     "PyTorch CUDA graph": "torch-cuda:{torch}",
     "trtexec fp16": "trtexec:{engines}/tensorrt-fp16",
 }
+_TORCH_COMPILE = {"torch.compile": "torch-compile:{torch}"}
 
 PLANS: Mapping[str, ModelPlan] = {
     "shipped": ModelPlan(
@@ -108,18 +123,7 @@ PLANS: Mapping[str, ModelPlan] = {
         torch=None,
         engines=(
             *_OPENVINO,
-            EnginePlan(
-                name="OpenVINO bf16 raw",
-                target="openvino",
-                options=("--precision", "bf16", "--inputs", "raw"),
-                cases=_ALONE,
-            ),
-            EnginePlan(
-                name="OpenVINO bf16 each modality",
-                target="openvino",
-                options=("--precision", "bf16", "--modalities", "audiovisual,audio,video"),
-                variants=("audio", "video"),
-            ),
+            *_OPENVINO_FORMS,
             EnginePlan(
                 name="OpenVINO bf16 any batch",
                 target="openvino",
@@ -127,11 +131,12 @@ PLANS: Mapping[str, ModelPlan] = {
                 cases=("batch",),
             ),
             _ONNX,
+            _ONNX_INT8,
             _AOTI,
             *_GPU,
             _GPU_BATCHES,
         ),
-        peers={**_PEERS, "torch.compile": "torch-compile:{torch}"},
+        peers={**_PEERS, **_TORCH_COMPILE},
         left_out={},
         seconds=3.0,
         clips=96,
@@ -163,6 +168,39 @@ PLANS: Mapping[str, ModelPlan] = {
         largest_batch=2,
     ),
 }
+
+_EVERY_ENGINE = (
+    *_OPENVINO,
+    # A CPU without fp16 arithmetic runs it in bf16, and the row says so.
+    EnginePlan(
+        name="OpenVINO fp16", target="openvino", options=("--precision", "fp16"), fallback=("--execute-as", "bf16")
+    ),
+    *_OPENVINO_FORMS,
+    _ONNX,
+    _ONNX_INT8,
+    _AOTI,
+    EnginePlan(name="AOTInductor bf16", target="aoti", options=("--precision", "bf16")),
+    *_GPU,
+    EnginePlan(name="TensorRT int8", target="trt", options=("--precision", "int8")),
+    EnginePlan(name="TensorRT fp8", target="trt", options=("--precision", "fp8")),
+)
+_EVERY_PEER = {
+    **_PEERS,
+    **_TORCH_COMPILE,
+    "benchmark_app fp32": "benchmark_app:{engines}/openvino-fp32",
+    "benchmark_app int8": "benchmark_app:{engines}/openvino-int8",
+}
+
+ALL_PLANS: Mapping[str, ModelPlan] = {
+    name: replace(
+        plan,
+        engines=(*plan.engines, *(engine for engine in _EVERY_ENGINE if engine not in plan.engines)),
+        peers={**plan.peers, **_EVERY_PEER},
+        left_out={},
+    )
+    for name, plan in PLANS.items()
+}
+"""Everything of :data:`PLANS`, and all that takes too long for them: nothing is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,18 +237,18 @@ def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
         folder: where it goes.
     """
     weights = None if model.torch else Path(torch_source(model))
-    key = cache_key({"options": model.options, "weights": weights}, {"target": plan.target, "options": plan.options})
+    key = cache_key(
+        {"options": model.options, "weights": weights},
+        {"target": plan.target, "options": (*plan.options, *plan.fallback)},
+    )
     kept = folder.with_name(f"{folder.name}.key")
     if (folder / MANIFEST_FILE).is_file() and kept.is_file() and kept.read_text() == key:
         return Built(plan=plan, folder=folder, status="measured")
     command = ["kdcmae-compile", "--target", plan.target, *model.options, *plan.options, "--output", str(folder)]
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = _run(command)
+    if done.returncode == GateError.exit_code and plan.fallback:
+        command += plan.fallback
+        done = _run(command)
     if done.returncode == 0:
         kept.write_text(key)
         return Built(plan=plan, folder=folder, status="measured")
@@ -219,6 +257,18 @@ def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
     if done.returncode == DeviceError.exit_code:
         return Built(plan=plan, folder=folder, status="not measured", reason=f"not measured on this hardware: {reason}")
     return Built(plan=plan, folder=folder, status="failed", reason=f"{' '.join(command)}: {reason}")
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that is installed beside this interpreter, and keep what it says on stderr."""
+    name, *arguments = command
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(name)), *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
 
 
 def torch_source(model: ModelPlan) -> str:

@@ -22,8 +22,9 @@ _REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(cls=KdcmaeCommand)
 @click.argument("old", type=_REPORT, required=False)
 @click.argument("new", type=_REPORT, required=False)
+@click.option("--all", "everything", is_flag=True, help="The last two runs of the suite with --all.")
 @json_option
-def command(old: Path | None, new: Path | None, as_json: bool) -> None:
+def command(old: Path | None, new: Path | None, everything: bool, as_json: bool) -> None:
     """Find regressions between two reports of one machine: the last two of the suite where none are named.
 
     A case is slower where the interval of new latency over old lies above 1. It comes from a bootstrap over both
@@ -33,12 +34,15 @@ def command(old: Path | None, new: Path | None, as_json: bool) -> None:
     Exit code: 1 where a case became slower, less accurate, or was lost.
     """
     from kdcmae.bench.compare import compare_reports
-    from kdcmae.bench.history import last_reports
+    from kdcmae.bench.history import ALL, last_reports
     from kdcmae.bench.schema import read_report
 
     if (old is None) is not (new is None):
         raise ConfigError("give two reports, or none for the last two of the suite")
-    before, after = (old, new) if old is not None and new is not None else last_reports(RESULTS)
+    if everything and old is not None:
+        raise ConfigError("give either two reports or --all, not both")
+    runs = RESULTS / ALL if everything else RESULTS
+    before, after = (old, new) if old is not None and new is not None else last_reports(runs)
     comparison = compare_reports(read_report(before), read_report(after))
     if as_json:
         print_json(comparison.to_dict())

@@ -13,10 +13,12 @@ from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
 __all__ = ["command"]
 
 _MODELS = ("shipped", "base")
+_COMPILING_S = 1800  # the first inference of torch.compile, of a large model
 
 
 @click.command(cls=KdcmaeCommand)
 @click.option("--model", "models", type=click.Choice(_MODELS), multiple=True, default=_MODELS, show_default="all")
+@click.option("--all", "everything", is_flag=True, help="Also what takes long to build or to measure.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: all usable CPUs]")
 @click.option(
     "--work",
@@ -30,12 +32,13 @@ _MODELS = ("shipped", "base")
     type=click.Path(file_okay=False, path_type=Path),
     default=RESULTS,
     show_default=True,
-    help="Where the report and its page go.",
+    help="Where the report and its page go; with --all into the folder all there.",
 )
 @self_check_option("refuse")
 @json_option
 def command(
     models: tuple[str, ...],
+    everything: bool,
     threads: int | None,
     work: Path,
     results: Path,
@@ -49,6 +52,7 @@ def command(
 
     \b
     kdcmae-bench suite                    measure, write bench/results/MACHINE/NNNN-*.json and MACHINE.html
+    kdcmae-bench suite --all              every precision and form of every target; into bench/results/all
     kdcmae-bench compare                  the last two runs: what became slower
     kdcmae-bench readme                   the newest results into the README
 
@@ -56,17 +60,18 @@ def command(
     """
     from kdcmae.bench.environment import usable_cpus
     from kdcmae.bench.full import run_suite
-    from kdcmae.bench.history import keep_report
-    from kdcmae.bench.plan import PLANS
+    from kdcmae.bench.history import ALL, keep_report
+    from kdcmae.bench.plan import ALL_PLANS, PLANS
     from kdcmae.bench.report import print_report
     from kdcmae.bench.schema import Settings
 
     exit_on_sigterm()
     step = Steps()
-    settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=1.0, timeout_s=300)
+    plans, folder, timeout_s = (ALL_PLANS, results / ALL, _COMPILING_S) if everything else (PLANS, results, 300)
+    settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=1.0, timeout_s=timeout_s)
     checked = self_check(step, settings.threads, policy)
-    report = run_suite([PLANS[name] for name in models], settings, work, step=step, self_check=checked)
-    path = keep_report(report, results)
+    report = run_suite([plans[name] for name in models], settings, work, step=step, self_check=checked)
+    path = keep_report(report, folder)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 from reports import full_report, report, row
 
+from kdcmae.bench import full
 from kdcmae.bench.cli import main
 from kdcmae.bench.compare import compare_reports
-from kdcmae.bench.history import keep_report, last_reports, newest_reports
+from kdcmae.bench.history import ALL, keep_report, last_reports, newest_reports
 from kdcmae.bench.schema import Case, Row
 from kdcmae.bench.timing import summarize, time_window
 from kdcmae.errors import DataError
@@ -166,6 +167,25 @@ def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monke
     assert result.exit_code == 0, result.output
     assert "0 regressions" in result.stdout
     assert "13 of 13 stable rows agree within their intervals" in result.stdout
+
+
+def test_runs_of_everything_are_a_history_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "bench" / "results"
+    monkeypatch.setattr("kdcmae.bench.cli.suite.exit_on_sigterm", lambda: None)  # it would outlive the test
+    monkeypatch.setattr(full, "run_suite", lambda plans, *_, **__: full_report())
+    arguments = ["suite", "--self-check", "skip", "--threads", "1"]
+    assert CliRunner().invoke(main, arguments).exit_code == full_report().exit_code
+    for _ in range(2):
+        assert CliRunner().invoke(main, [*arguments, "--all"]).exit_code == full_report().exit_code
+    assert len(newest_reports(results)) == 1
+    with pytest.raises(DataError, match="no two runs"):
+        last_reports(results)
+    result = CliRunner().invoke(main, ["compare", "--all"])
+    assert result.exit_code == 0, result.output
+    assert f"bench/results/{ALL}/a-cpu-fast-4-cpus/0002" in result.stdout
+    report_file = str(next(results.rglob("0001-*.json")))
+    assert CliRunner().invoke(main, ["compare", report_file, report_file, "--all"]).exit_code == 2
 
 
 def test_the_command_exits_1_on_a_regression(tmp_path):

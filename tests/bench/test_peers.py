@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kdcmae.bench import peers
-from kdcmae.bench.plan import PLANS, EnginePlan, ModelPlan, build_engine
+from kdcmae.bench.plan import ALL_PLANS, PLANS, EnginePlan, ModelPlan, build_engine
 from kdcmae.bench.subjects import open_subject
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model
@@ -194,8 +194,29 @@ def test_every_target_is_planned_or_left_out_with_a_reason(name):
     assert set(TARGETS) <= planned | left_out
 
 
+@pytest.mark.parametrize("name", PLANS)
+def test_the_plan_of_everything_has_all_precisions_and_leaves_nothing_out(name):
+    plan, quick = ALL_PLANS[name], PLANS[name]
+    assert plan.left_out == {}
+    assert set(quick.engines) < set(plan.engines)
+    assert {*quick.peers, *quick.left_out} <= {*plan.peers, *(engine.name for engine in plan.engines)}
+    assert len({engine.slug for engine in plan.engines}) == len(plan.engines)
+    built = {(engine.target, precision) for engine in plan.engines for precision in engine.options[1:2]}
+    for target in ("openvino", "trt"):
+        assert {(target, precision) for precision in ("fp32", "fp16", "bf16", "int8")} <= built
+    assert {("trt", "fp8"), ("onnx", "fp32"), ("onnx", "int8"), ("aoti", "fp32"), ("aoti", "bf16")} <= built
+    assert {engine.target for engine in plan.engines if "raw" in engine.options} == {"openvino", "trt"}
+
+
+def test_an_engine_that_its_machine_refuses_is_built_with_the_fallback(tool, tmp_path):
+    tool("kdcmae-compile", "sys.stderr.write('error: runs bf16')\nsys.exit('--execute-as' not in sys.argv)")
+    assert build_engine(MODEL, ENGINE, tmp_path / "engine").status == "failed"
+    plan = dataclasses.replace(ENGINE, fallback=("--execute-as", "bf16"))
+    assert build_engine(MODEL, plan, tmp_path / "engine").status == "measured"
+
+
 def test_peers_name_engines_of_the_plan():
-    for plan in PLANS.values():
+    for plan in (*PLANS.values(), *ALL_PLANS.values()):
         slugs = {engine.slug for engine in plan.engines}
         for source in plan.peers.values():
             if "{engines}/" in source:
