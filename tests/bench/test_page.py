@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -44,6 +45,8 @@ document.documentElement.dataset.found = JSON.stringify({
 def browser() -> str:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("REQUIRE_BROWSER is set and no Chromium is on the PATH (Debian: apt-get install chromium)")
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     return found
 
