@@ -1,12 +1,13 @@
-"""Text between two markers of a Markdown file."""
+"""Markdown: rows of tables, and text between two markers of a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from kdcmae.errors import ConfigError
 
-__all__ = ["replace_between"]
+__all__ = ["replace_between", "table_row"]
 
 
 def replace_between(path: Path, begin: str, end: str, text: str) -> bool:
@@ -32,3 +33,8 @@ def replace_between(path: Path, begin: str, end: str, text: str) -> bool:
     if new != old:
         path.write_text(new, encoding="utf-8")
     return new != old
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """A row of a Markdown table; a bar in a cell stays a bar."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdcmae.bench.history import machine_slug
-from kdcmae.bench.markers import replace_between
+from kdcmae.bench.markers import replace_between, table_row
 from kdcmae.bench.schema import Report, Row
 from kdcmae.bench.tables import NONE, Quality, by_reason, median, quality
 
@@ -51,10 +51,10 @@ def _lines(report: Report) -> Iterator[str]:
         told = quality(report, model)
         head = ("engine or peer", "executes", "p50 ms (95 %)", "speed (95 %)", told.heading, "MB")
         yield f"\n{_TITLES.get(model, model)}:\n"
-        yield _row(head)
-        yield _row(["---"] * len(head))
+        yield table_row(head)
+        yield table_row(["---"] * len(head))
         for row in sorted((row for row in rows if row.latency), key=_p50):
-            yield _row(_cells(row, told))
+            yield table_row(_cells(row, told))
         absent = [row for row in rows if not row.latency]
         if absent:
             yield "\nNot measured here:\n"
@@ -88,7 +88,3 @@ def _built(row: Row) -> str:
     if not (row.artifact_bytes and row.compile_s):
         return row.case.subject
     return f"{row.case.subject} ({row.artifact_bytes / 1e6:.1f} MB built in {row.compile_s:.0f} s)"
-
-
-def _row(cells: Sequence[str] | Iterator[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from kdcmae.bench.markers import table_row
 from kdcmae.config import ClassifierConfig, EncoderConfig, PretrainingConfig, preset
 from kdcmae.data.augment import Augmentation
 from kdcmae.data.avsynth.classes import LABELS
@@ -25,9 +26,9 @@ def render(report: Mapping[str, Any]) -> str:
     by_row = {row["name"]: [cell for cell in report["cells"] if cell["row"] == row["name"]] for row in report["rows"]}
     budgets = list(report["settings"]["finetuning"])
     headings = ["pretraining", *(f"accuracy, {budget}" for budget in budgets), "without video", "without audio"]
-    lines = [_row([*headings, *_FEATURES]), _row(["---"] * (len(headings) + len(_FEATURES)))]
-    lines += [_row([row["title"], *_figures(by_row[row["name"]], budgets)]) for row in report["rows"]]
-    lines += [_row(["*chance or baseline*", *[""] * (len(headings) - 1), *_baselines(report["cells"])])]
+    lines = [table_row([*headings, *_FEATURES]), table_row(["---"] * (len(headings) + len(_FEATURES)))]
+    lines += [table_row([row["title"], *_figures(by_row[row["name"]], budgets)]) for row in report["rows"]]
+    lines += [table_row(["*chance or baseline*", *[""] * (len(headings) - 1), *_baselines(report["cells"])])]
     return "\n".join([*lines, "", *_notes(report, by_row, budgets)])
 
 
@@ -122,7 +123,3 @@ def _spread(shares: Sequence[float]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

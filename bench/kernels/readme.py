@@ -9,7 +9,8 @@ from typing import Any
 
 from kdcmae.bench.kernels.rows import HEADINGS, comparison_rows, machine_line
 from kdcmae.bench.kernels.schema import SCHEMA_VERSION
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.bench.markers import replace_between, table_row
+from kdcmae.errors import DataError
 
 __all__ = ["BEGIN", "END", "NOT_MEASURED", "render", "update_readme"]
 
@@ -32,16 +33,8 @@ def update_readme(readme: Path, results: Path) -> bool:
         ConfigError: the markers are not there once each, in order.
         DataError: a results file cannot be read.
     """
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise ConfigError(f"{readme} needs the lines '{BEGIN}' and '{END}' once each, in this order")
     tables = render([_read(path) for path in sorted(results.glob("kernels-*.json"))])
-    updated = f"{before}{BEGIN}\n{tables}{END}{after}"
-    if updated != text:
-        readme.write_text(updated, encoding="utf-8")
-    return updated != text
+    return replace_between(readme, BEGIN, END, tables)
 
 
 def render(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -58,20 +51,16 @@ def render(reports: Sequence[Mapping[str, Any]]) -> str:
     parts = ["\n".join(_table(newest["cuda"])) if "cuda" in newest else f"The kernels are {NOT_MEASURED}."]
     if "cpu" in newest:
         parts.append("\n".join(_table(newest["cpu"])))
-    return "\n" + "\n\n".join(parts) + "\n\n"
+    return "\n\n".join(parts)
 
 
 def _table(report: Mapping[str, Any]) -> Iterator[str]:
     yield machine_line(report)
     yield ""
-    yield _row(HEADINGS)
-    yield _row(["---"] * len(HEADINGS))
+    yield table_row(HEADINGS)
+    yield table_row(["---"] * len(HEADINGS))
     for case in report["cases"]:
-        yield from map(_row, comparison_rows(case))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        yield from map(table_row, comparison_rows(case))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcmae.bench.markers import replace_between
+from kdcmae.bench.markers import replace_between, table_row
 from kdcmae.errors import ConfigError
 
 
@@ -23,3 +23,7 @@ def test_markers_have_to_be_there_once_each(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="once each"):
         replace_between(path, "<!-- a -->", "<!-- b -->", "new")
     assert path.read_text() == text
+
+
+def test_a_bar_in_a_cell_does_not_end_it() -> None:
+    assert table_row(["a", "b | c"]) == "| a | b \\| c |"
