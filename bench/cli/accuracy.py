@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command(cls=KdcmaeCommand)
-@click.argument("engines", nargs=-1, metavar="ENGINE...", type=click.Path(path_type=Path))
+@click.argument("engines", nargs=-1, metavar="ENGINE...")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="What they were compiled from.  [default: the shipped model]"
 )
@@ -28,7 +28,7 @@ __all__ = ["command"]
 @click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the table there.")
 @json_option
 def command(
-    engines: tuple[Path, ...],
+    engines: tuple[str, ...],
     checkpoint: Path | None,
     clips: int,
     output: Path,
@@ -36,6 +36,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Accuracy on held-out clips of a checkpoint and of engines compiled from it, and the drop of each.
+
+    A row for each use that a model can serve: sound and picture, one of them alone (an engine needs a variant for
+    that; FOLDER@audio measures that variant alone), and one of them silent or black. Agreement is with PyTorch in the
+    same use.
 
     \b
     kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme README.md

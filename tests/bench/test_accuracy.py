@@ -9,11 +9,13 @@ import torch
 from click.testing import CliRunner
 
 from kdcmae import KDCMAEClassifier
-from kdcmae.bench.accuracy import BEGIN, END, drop_interval, measure_accuracy, render
+from kdcmae.bench.accuracy import BEGIN, END, USES, drop_interval, measure_accuracy, render
 from kdcmae.bench.cli import main
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main as compile_main
 from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.avsynth.memory import AVSynth
+from kdcmae.data.clip import MIDDLE_FRAME
 from kdcmae.errors import DataError
 
 SIZES = {"audio_length": 208, "image_size": 112, "embed_dim": 32, "num_heads": 1, "specific_depth": 1}
@@ -46,22 +48,53 @@ def test_an_engine_loses_nothing_of_its_checkpoint(checkpoint: Path, engine: Pat
     result = CliRunner().invoke(main, ["accuracy", *arguments, "--readme", str(readme)])
     assert result.exit_code == 0, result.output
     report = json.loads(output.read_text())
-    reference, row = report["rows"]
-    assert reference["accuracy"] == row["accuracy"]
-    assert (row["drop"], row["drop_interval"], row["changed"]) == (0.0, [0.0, 0.0], 0)
+    references = {row["use"]: row for row in report["rows"] if row["is_reference"]}
+    assert list(references) == [use.name for use in USES]
+    rows = [row for row in report["rows"] if not row["is_reference"]]
+    # Built for both modalities: it cannot do without one, but takes one that is silent or black.
+    assert [row["use"] for row in rows] == ["sound and picture", "silence and picture", "sound and black picture"]
+    for row in rows:
+        assert references[row["use"]]["accuracy"] == row["accuracy"]
+        assert (row["drop"], row["drop_interval"], row["agreement"]) == (0.0, [0.0, 0.0], 1.0)
+    row = rows[0]
     text = readme.read_text()
     assert text.startswith("# before")
     assert text.endswith("after\n")
-    assert f"| onnx, fp32 | fp32 | {100 * row['accuracy']:.2f} % | 0.00 (0.00 to 0.00) | 0 |" in text
+    assert (
+        f"| onnx, fp32 | fp32 | sound and picture | {100 * row['accuracy']:.2f} % | 0.00 (0.00 to 0.00) | 100.00 % |"
+        in text
+    )
 
 
 def test_an_engine_of_raw_inputs_prepares_the_clips_itself(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "raw"
     arguments = ["--target", "onnx", "--inputs", "raw", "--checkpoint", str(checkpoint), "--output", str(folder)]
     assert CliRunner().invoke(compile_main, arguments).exit_code == 0
-    _, row = measure_accuracy(checkpoint, [folder], clips=12)["rows"]
-    assert row["name"] == "onnx, fp32, raw inputs"
-    assert row["changed"] == 0
+    rows = [row for row in measure_accuracy(checkpoint, [folder], clips=12)["rows"] if not row["is_reference"]]
+    assert {row["name"] for row in rows} == {"onnx, fp32, raw inputs"}
+    assert [row["agreement"] for row in rows] == [1, 1, 1]
+
+
+def test_variants_are_measured_on_what_they_take(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "variants"
+    arguments = ["--target", "onnx", "--checkpoint", str(checkpoint), "--output", str(folder)]
+    arguments += ["--modalities", "audiovisual,audio,video"]
+    assert CliRunner().invoke(compile_main, arguments).exit_code == 0
+    rows = measure_accuracy(checkpoint, [folder, f"{folder}@audio"], clips=24)["rows"]
+    whole, variant = rows[len(USES) : 2 * len(USES)], rows[2 * len(USES) :]
+    assert [row["use"] for row in whole] == [use.name for use in USES]
+    assert [row["use"] for row in variant] == ["sound alone"]
+    assert all(row["agreement"] == 1 for row in rows)
+
+
+def test_a_use_withholds_or_silences_what_it_says() -> None:
+    clip = AVSynth("test", clips=1)
+    raw = clip.read(clip.records[0], "audiovisual", [MIDDLE_FRAME])
+    for use, has_sound, has_picture in zip(USES, (1, 1, None, 0, 1), (1, None, 1, 1, 0), strict=True):
+        waveform, frames = use.of(raw)
+        assert (None if waveform is None else int(waveform.any())) == has_sound
+        assert (None if frames is None else int(frames[0].any())) == has_picture
+    assert raw.waveform.any()
 
 
 def test_models_with_other_classes_are_not_compared(checkpoint: Path, tmp_path: Path) -> None:
@@ -86,13 +119,13 @@ def test_the_interval_of_the_drop_keeps_the_pairs() -> None:
 
 
 def test_the_table_says_what_each_row_lost() -> None:
-    reference = {"name": "a (PyTorch)", "executes": "fp32", "accuracy": 0.9, "drop": 0.0}
-    engine = {"name": "b", "executes": "bf16", "accuracy": 0.89, "drop": 0.01}
+    reference = {"name": "a (PyTorch)", "executes": "fp32", "use": "sound alone", "accuracy": 0.9, "drop": 0.0}
+    engine = {"name": "b", "executes": "bf16", "use": "sound alone", "accuracy": 0.89, "drop": 0.01}
     rows = [
-        {**reference, "drop_interval": (0, 0), "changed": 0},
-        {**engine, "drop_interval": (-0.01, 0.03), "changed": 3},
+        {**reference, "is_reference": True, "drop_interval": (0, 0), "agreement": 1.0},
+        {**engine, "is_reference": False, "drop_interval": (-0.01, 0.03), "agreement": 0.97},
     ]
     report = {"rows": rows, "clips": 100, "avsynth_version": 2, "environment": {"host": {"cpu": "a processor"}}}
     lines = render(report).splitlines()
-    assert lines[2] == "| a (PyTorch) | fp32 | 90.00 % | reference |  |"
-    assert lines[3] == "| b | bf16 | 89.00 % | 1.00 (-1.00 to 3.00) | 3 |"
+    assert lines[2] == "| a (PyTorch) | fp32 | sound alone | 90.00 % | reference |  |"
+    assert lines[3] == "| b | bf16 | sound alone | 89.00 % | 1.00 (-1.00 to 3.00) | 97.00 % |"
