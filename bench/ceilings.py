@@ -13,8 +13,8 @@ from typing import Any
 
 from kdcmae.bench.machine import pinned
 from kdcmae.bench.schema import Ceilings
-from kdcmae.bench.timing import time_window
 from kdcmae.errors import EngineError
+from kdcmae.timing import time_window
 
 __all__ = ["best_ceilings", "measure_ceilings"]
 

@@ -1,30 +1,35 @@
-"""Token keep: what fewer tokens cost in accuracy and give in latency, by every way to choose them."""
+"""Token keep: what engines on fewer tokens lose in accuracy and gain in latency, by every way to choose them."""
 
 from __future__ import annotations
 
 import datetime
-import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+
 import kdcmae
 from kdcmae.bench.environment import describe_environment
-from kdcmae.bench.timing import speed_ratio, time_window
+from kdcmae.bench.markers import table_row
+from kdcmae.bench.timing import speed_ratio
 from kdcmae.errors import EngineError, GateError
 from kdcmae.runtime import Engine, load_engine
+from kdcmae.timing import time_window
 
 if TYPE_CHECKING:
     from kdcmae import KDCMAEClassifier
+    from kdcmae.keep import TokenKeep
+    from kdcmae.predictors import Predictor
 
 __all__ = ["BEGIN", "END", "KeepSettings", "pareto", "render", "run_keep_benchmark"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BEGIN = "<!-- token keep: written by `kdcmae-bench keep` -->"
 END = "<!-- end of token keep -->"
 
@@ -55,7 +60,7 @@ class KeepSettings:
 def run_keep_benchmark(
     classifier: KDCMAEClassifier, facts: Mapping[str, Any], settings: KeepSettings, *, step: Step
 ) -> dict[str, Any]:
-    """Measure the whole model, and every method at every ratio.
+    """Build an engine of the whole model and of every method at every ratio, and measure accuracy and latency of each.
 
     Args:
         classifier: in evaluation mode.
@@ -64,7 +69,7 @@ def run_keep_benchmark(
         step: shows progress.
 
     Returns:
-        The report as plain data: one row per method and ratio, the whole model first.
+        The report as plain data: per target one row per method and ratio, the whole model first.
 
     Raises:
         EngineError: the whole model has no engine here.
@@ -75,17 +80,14 @@ def run_keep_benchmark(
     environment = describe_environment()
     keeps = [TokenKeep(ratio=1.0)]
     keeps += [TokenKeep(ratio=ratio, by=by) for ratio in settings.ratios for by in get_args(KeepBy)]
-    rows: list[dict[str, Any]] = [
-        {"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio, "latency": {}} for keep in keeps
-    ]
+    exam = None
     if settings.clips:
-        with step(f"classify {settings.clips} clips, {len(keeps)} times"):
-            for row, measured in zip(rows, _accuracies(classifier, keeps, settings.clips), strict=True):
-                row.update(measured)
-    for target, precision in settings.targets:
-        latencies = _latencies(classifier, keeps, facts, settings, (target, precision), step)
-        for row, latency in zip(rows, latencies, strict=True):
-            row["latency"][f"{target} {precision}"] = latency
+        with step(f"classify {settings.clips} clips in PyTorch"):
+            exam = _Exam(classifier, settings.clips)
+    found = {
+        f"{target} {precision}": _engines(classifier, keeps, facts, settings, (target, precision), exam, step)
+        for target, precision in settings.targets
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         "kdcmae_version": kdcmae.__version__,
@@ -93,116 +95,171 @@ def run_keep_benchmark(
         "environment": environment,
         "model": dict(facts),
         "settings": asdict(settings),
-        "rows": rows,
+        "pytorch_accuracy": exam.accuracy if exam else None,
+        "targets": found,
     }
 
 
-def _accuracies(classifier: KDCMAEClassifier, keeps: Sequence[Any], clips: int) -> list[dict[str, float]]:
-    """Top-1 accuracy on AVSynth and agreement with the whole model, in per cent, of the PyTorch models."""
-    import numpy as np
-    import torch
+class _Exam:
+    """The same AVSynth test clips for every engine, and what the whole model answers in PyTorch.
 
-    from kdcmae.data.avsynth.memory import AVSynth
-    from kdcmae.data.dataset import ClipDataset, DatasetSettings
-    from kdcmae.evaluation.classification import score_clips
-    from kdcmae.keep import keep_tokens
-    from kdcmae.predictors import CheckpointPredictor
+    Args:
+        classifier: the whole model.
+        clips: how many.
+    """
 
-    data = AVSynth("test", clips=clips)
-    preprocessing = CheckpointPredictor(classifier, "").facts.preprocessing
-    dataset = ClipDataset(data.records, data.labels, DatasetSettings(preprocessing=preprocessing), data.read)
-    samples = [dataset[index] for index in range(clips)]
-    batch = {name: torch.stack([sample[name] for sample in samples]).numpy() for name in ("audio", "image", "target")}
-    found, whole = [], None
-    for keep in keeps:
-        scored = score_clips(CheckpointPredictor(keep_tokens(classifier, keep), ""), [batch])
+    def __init__(self, classifier: KDCMAEClassifier, clips: int) -> None:
+        import torch
+
+        from kdcmae.data.avsynth.memory import AVSynth
+        from kdcmae.data.dataset import ClipDataset, DatasetSettings
+        from kdcmae.predictors import CheckpointPredictor
+
+        whole = CheckpointPredictor(classifier, "")
+        data = AVSynth("test", clips=clips)
+        settings = DatasetSettings(preprocessing=whole.facts.preprocessing)
+        dataset = ClipDataset(data.records, data.labels, settings, data.read)
+        samples = [dataset[index] for index in range(clips)]
+        self._batch = {
+            name: torch.stack([one[name] for one in samples]).numpy() for name in ("audio", "image", "target")
+        }
+        self._whole: Any = None
+        self._whole, self.accuracy = self._answers(whole)
+
+    def measure(self, predictor: Predictor) -> dict[str, float]:
+        """Top-1 accuracy, and agreement with the whole model in PyTorch, in per cent."""
+        first, accuracy = self._answers(predictor)
+        return {"accuracy": accuracy, "agreement": 100 * float((first == self._whole).mean())}
+
+    def _answers(self, predictor: Predictor) -> tuple[Any, float]:
+        from kdcmae.evaluation.classification import score_clips
+
+        scored = score_clips(predictor, [self._batch])
         first = scored.scores.argmax(axis=1)
-        whole = first if whole is None else whole
-        right = scored.positives[np.arange(clips), first]
-        found.append({"accuracy": 100 * float(right.mean()), "agreement": 100 * float((first == whole).mean())})
-    return found
+        return first, 100 * float(scored.positives[np.arange(len(first)), first].mean())
 
 
-def _latencies(
+def _engines(
     classifier: KDCMAEClassifier,
-    keeps: Sequence[Any],
+    keeps: Sequence[TokenKeep],
     facts: Mapping[str, Any],
     settings: KeepSettings,
     target: tuple[str, str],
+    exam: _Exam | None,
     step: Step,
 ) -> list[dict[str, Any]]:
-    """Build one engine per way, then time them in turns: p50 in ms, and speed against all tokens."""
-    from kdcmae.compile.build import compile_engine
+    """One engine per way: accuracy, then p50 in ms and speed against all tokens, timed in turns."""
     from kdcmae.compile.models import classifier_model, examples
+    from kdcmae.predictors import EnginePredictor
+
+    title = " ".join(target)
+    rows = [{"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio} for keep in keeps]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        engines: dict[int, Engine] = {}
+        for index, keep in enumerate(keeps):
+            try:
+                _build(classifier, keep, facts, target, folder / str(index), step)
+                engines[index] = stack.enter_context(load_engine(folder / str(index), threads=settings.threads))
+            except (EngineError, GateError) as error:
+                rows[index]["failed"] = str(error)
+        if 0 not in engines:
+            raise EngineError(f"{title}: the whole model has no engine to compare with: {rows[0]['failed']}")
+        if exam is not None:
+            with step(f"classify {settings.clips} clips with {len(engines)} engines"):
+                for index, engine in engines.items():
+                    rows[index] |= exam.measure(EnginePredictor(engine))
+        with step(f"time {title} in {settings.rounds} rounds"):
+            windows = _windows(engines, examples(classifier_model(classifier, **facts), 1), settings)
+    for index, medians in windows.items():
+        rows[index]["p50_ms"] = statistics.median(medians)
+        rows[index]["speed"] = asdict(speed_ratio(windows[0], medians))
+    for row, best in zip(rows, pareto(rows), strict=True):
+        row["on_front"] = best
+    return rows
+
+
+def _build(
+    classifier: KDCMAEClassifier,
+    keep: TokenKeep,
+    facts: Mapping[str, Any],
+    target: tuple[str, str],
+    folder: Path,
+    step: Step,
+) -> None:
+    from kdcmae.compile.build import compile_engine
+    from kdcmae.compile.models import classifier_model
     from kdcmae.compile.settings import CompileSettings
     from kdcmae.keep import keep_tokens
     from kdcmae.runtime.manifest import BatchRange
 
     name, precision = target
     compiled = CompileSettings(target=name, precision=precision, batch=BatchRange(1, 1, 1))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engines: dict[int, Engine] = {}
-        failed: dict[int, str] = {}
-        for index, keep in enumerate(keeps):
-            model = classifier_model(keep_tokens(classifier, keep), **facts)
-            try:
-                with step(f"build {name} {precision}, {keep.ratio:g} by {keep.by}"):
-                    compile_engine(model, folder / str(index), compiled, step=step, seconds={})
-                engines[index] = stack.enter_context(load_engine(folder / str(index), threads=settings.threads))
-            except (EngineError, GateError) as error:
-                failed[index] = str(error)
-        if 0 not in engines:
-            raise EngineError(f"{name} {precision}: the whole model has no engine to compare with: {failed[0]}")
-        inputs = examples(classifier_model(classifier, **facts), 1)
-        windows: dict[int, list[float]] = {index: [] for index in engines}
-        with step(f"time {name} {precision} in {settings.rounds} rounds"):
-            for turn in range(settings.rounds):
-                for index in engines if turn % 2 == 0 else reversed(engines):
-                    calls = time_window(partial(engines[index].infer, inputs), settings.window_s)
-                    windows[index].append(statistics.median(calls))
-    return [
-        {"failed": failed[index]}
-        if index in failed
-        else {"p50_ms": statistics.median(windows[index]), **asdict(speed_ratio(windows[0], windows[index]))}
-        for index in range(len(keeps))
-    ]
+    with step(f"build {name} {precision}, {keep.ratio:g} by {keep.by}"):
+        compile_engine(
+            classifier_model(keep_tokens(classifier, keep), **facts), folder, compiled, step=step, seconds={}
+        )
 
 
-def pareto(rows: Sequence[Mapping[str, Any]], target: str) -> list[bool]:
-    """Which rows no other row beats, neither in accuracy nor in latency.
+def _windows(
+    engines: Mapping[int, Engine], inputs: Mapping[str, Any], settings: KeepSettings
+) -> dict[int, list[float]]:
+    """Per engine the median of each window in ms; every other round the other way round."""
+    found: dict[int, list[float]] = {index: [] for index in engines}
+    for turn in range(settings.rounds):
+        for index in list(engines)[:: 1 if turn % 2 == 0 else -1]:
+            calls = time_window(partial(engines[index].infer, inputs), settings.window_s)
+            found[index].append(statistics.median(calls))
+    return found
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Which rows no other row beats, neither in accuracy nor in latency; none where accuracy is unknown.
 
     Args:
-        rows: of a report.
-        target: a key of their latencies.
+        rows: of one target of a report.
     """
-    points = [(row["latency"][target].get("p50_ms", math.inf), -row.get("accuracy", 0.0)) for row in rows]
-    return [not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in points) for one in points]
+    points = [(row["p50_ms"], -row["accuracy"]) if {"p50_ms", "accuracy"} <= row.keys() else None for row in rows]
+    known = [point for point in points if point is not None]
+    return [
+        one is not None and not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in known)
+        for one in points
+    ]
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: accuracy, agreement, and per target latency, speed and whether it is on the front."""
-    rows, host = report["rows"], report["environment"]["host"]
-    targets = list(rows[0]["latency"])
-    fronts = {target: pareto(rows, target) for target in targets}
-    head = ["tokens", "chosen by", "accuracy %", "agrees %", *(f"{target}, ms (speed)" for target in targets)]
-    lines = [
-        f"{report['model']['name']} on {host['cpu']}, {report['settings']['threads']} threads, batch 1, "
-        f"{report['settings']['clips']} AVSynth test clips, load {report['environment']['load_average_1min']:.1f} at "
-        "the start. Bold: nothing else is both faster and more accurate.",
-        "",
-        f"| {' | '.join(head)} |",
-        f"| {' | '.join('---' for _ in head)} |",
-    ]
-    for index, row in enumerate(rows):
-        cells = [f"{row['ratio']:.0%}", row["by"], *(_per_cent(row, name) for name in ("accuracy", "agreement"))]
-        for target in targets:
-            latency = row["latency"][target]
-            text = "failed" if "failed" in latency else f"{latency['p50_ms']:.3g} ({latency['ratio']:.2f}x)"
-            cells.append(f"**{text}**" if fronts[target][index] else text)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The report as Markdown: per target a table of accuracy against latency."""
+    return "\n".join(_lines(report))
 
 
-def _per_cent(row: Mapping[str, Any], name: str) -> str:
-    return f"{row[name]:.1f}" if name in row else "-"
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    host, settings = report["environment"]["host"], report["settings"]
+    clips = ", untrained"
+    if settings["clips"]:
+        clips = f", {settings['clips']} AVSynth test clips ({report['pytorch_accuracy']:.1f} % right in PyTorch)"
+    yield (
+        f"{report['model']['name']} on {host['cpu']}, {settings['threads']} threads, batch 1{clips}, load "
+        f"{report['environment']['load_average_1min']:.1f} at the start. Accuracy and latency are those of the engine; "
+        "agreement is with all tokens in PyTorch. On the front: nothing else is both faster and more accurate."
+    )
+    for target, rows in report["targets"].items():
+        yield f"\n{target}:\n"
+        head = ("tokens", "chosen by", "accuracy %", "agrees %", "p50 ms", "speed (95 %)", "on the front")
+        yield table_row(head)
+        yield table_row(["---"] * len(head))
+        for row in rows:
+            yield table_row(_cells(row))
+
+
+def _cells(row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{row['ratio']:.0%}"
+    yield row["by"]
+    for name in ("accuracy", "agreement"):
+        yield f"{row[name]:.1f}" if name in row else "-"
+    if "failed" in row:
+        yield from ("failed", "-")
+    else:
+        speed = row["speed"]
+        yield f"{row['p50_ms']:.3g}"
+        yield f"{speed['ratio']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})"
+    yield "yes" if row["on_front"] else ""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from kdcmae.bench.schema import Boundary, Parity
-from kdcmae.bench.timing import time_window
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import SelfTest, load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.timing import time_window
 
 if TYPE_CHECKING:
     from kdcmae import KDCMAEClassifier

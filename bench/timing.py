@@ -1,9 +1,8 @@
-"""How calls are timed, and the statistics over what was timed."""
+"""The schedule of timed windows, and the statistics over what was timed."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +22,6 @@ __all__ = [
     "settled",
     "speed_ratio",
     "summarize",
-    "time_window",
     "variation",
     "verdict",
 ]
@@ -37,45 +35,8 @@ BETWEEN_MOMENTS = 0.075
 _RESAMPLES = 10_000
 _MIN_ROUNDS = 10  # a percentile bootstrap over fewer window pairs gives intervals that are too narrow
 _SHORT_WINDOW_S = 0.5
-_RUN_IN_S = 0.15  # not timed: caches, threads and clock come back after another subject's turn
-_LONG_CALL_S = 0.25  # calls from here on do that by themselves
 
 Verdict = Literal["faster", "slower", "no difference", "unstable"]
-
-
-def time_window(
-    call: Callable[[], object], seconds: float, *, clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Time single calls, back to back, for one window.
-
-    The first calls are not timed: they bring caches, threads and clock back after another subject's turn. A first call
-    that is long is no different from the others, and counts.
-
-    Args:
-        call: what to time.
-        seconds: length of the window; the call that crosses its end is the last, so there is at least one.
-        clock: gives seconds.
-
-    Returns:
-        The latency of each call in ms.
-    """
-    latencies_ms: list[float] = []
-    begin = start = clock()
-    call()
-    end = clock()
-    if end - begin >= _LONG_CALL_S:
-        latencies_ms.append((end - begin) * 1e3)
-    else:
-        while end - begin < min(_RUN_IN_S, seconds):
-            call()
-            end = clock()
-        start = end
-    while not latencies_ms or end - start < seconds:
-        begin = clock()
-        call()
-        end = clock()
-        latencies_ms.append((end - begin) * 1e3)
-    return latencies_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +102,7 @@ def settled(windows_ms: Sequence[Sequence[float]]) -> bool:
     """Whether windows tell the median well enough for :attr:`Latency.stable`.
 
     Args:
-        windows_ms: per window the latencies that :func:`time_window` gave.
+        windows_ms: per window the latencies that :func:`kdcmae.timing.time_window` gave.
     """
     return _well_known([float(np.median(window)) for window in windows_ms])
 
@@ -157,7 +118,7 @@ def summarize(
     """Summarise the calls of two or more windows.
 
     Args:
-        windows_ms: per window the latencies that :func:`time_window` gave.
+        windows_ms: per window the latencies that :func:`kdcmae.timing.time_window` gave.
         left_out: how many others do not count.
         between_runs: as for :func:`run_ratio`.
     """

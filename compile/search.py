@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError, EngineError, GateError
 from kdcmae.runtime import Engine, load_engine
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.timing import time_window
 
 __all__ = ["PRECISIONS", "Search", "SearchSettings", "Trial"]
 
@@ -197,7 +197,7 @@ class Search:
             found: dict[int, list[float]] = {threads: [] for threads in engines}
             for _ in range(self.settings.rounds):
                 for threads, engine in engines.items():
-                    found[threads] += _window_ms(engine, inputs, self.settings.window_s)
+                    found[threads] += time_window(partial(engine.infer, inputs), self.settings.window_s)
         return {str(threads): float(np.percentile(calls, 90)) for threads, calls in found.items()}
 
     def _publish(self, built: Path, folder: Path, winner: Trial) -> Manifest:
@@ -231,15 +231,3 @@ class Search:
             return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms"
         reasons = "; ".join(f"{trial}: {trial.reason}" for trial in self.trials)
         return f"{wanted}; none could be built: {reasons}"
-
-
-def _window_ms(engine: Engine, inputs: Mapping[str, NDArray[Any]], seconds: float) -> list[float]:
-    """Latencies of single calls, back to back; the first, which brings caches and threads back, does not count."""
-    engine.infer(inputs)
-    start = time.perf_counter()
-    found: list[float] = []
-    while not found or time.perf_counter() - start < seconds:
-        begin = time.perf_counter()
-        engine.infer(inputs)
-        found.append((time.perf_counter() - begin) * 1e3)
-    return found

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from kdcmae.bench.timing import time_window
+from kdcmae.timing import time_window
 
 __all__ = [
     "GRAPH_COLD",

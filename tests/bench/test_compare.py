@@ -15,8 +15,9 @@ from kdcmae.bench.cli import main
 from kdcmae.bench.compare import compare_reports
 from kdcmae.bench.history import ALL, keep_report, last_reports, newest_reports
 from kdcmae.bench.schema import Case, Row
-from kdcmae.bench.timing import summarize, time_window
+from kdcmae.bench.timing import summarize
 from kdcmae.errors import DataError
+from kdcmae.timing import time_window
 
 CASES = 8
 TRIALS = 20
