@@ -153,7 +153,7 @@ def _engines(
     from kdcmae.predictors import EnginePredictor
 
     title = " ".join(target)
-    rows = [{"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio} for keep in keeps]
+    rows: list[dict[str, Any]] = [{"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio} for keep in keeps]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engines: dict[int, Engine] = {}
