@@ -23,11 +23,11 @@ from kdcmae.bench.subjects import (
     engine_facts,
     load_torch_model,
 )
-from kdcmae.bench.timing import time_window
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.manifest import Manifest, TensorSpec
 from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.timing import time_window
 
 __all__ = ["open_peer"]
 

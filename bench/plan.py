@@ -134,7 +134,6 @@ PLANS: Mapping[str, ModelPlan] = {
                 cases=("batch",),
             ),
             _ONNX,
-            _ONNX_INT8,
             _AOTI,
             *_GPU,
             _GPU_BATCHES,

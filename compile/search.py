@@ -26,7 +26,7 @@ from kdcmae.compile.quantize.accuracy import Evaluation
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError, EngineError, GateError
-from kdcmae.runtime import Engine, load_engine
+from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.timing import time_window
 

@@ -161,8 +161,9 @@ def _operand_precision(tensor: Any, makers: Mapping[str, Any]) -> str:
     maker = makers.get(tensor.name)
     while maker is not None and maker.type.name == "SHUFFLE":  # it only moves data
         maker = makers.get(maker.get_input(0).name)
-    dequantized = maker is not None and maker.type.name == "DEQUANTIZE"
-    return _PRECISIONS[(maker.get_input(0) if dequantized else tensor).dtype.name]
+    if maker is not None and maker.type.name == "DEQUANTIZE":
+        tensor = maker.get_input(0)
+    return str(_PRECISIONS[tensor.dtype.name])
 
 
 def _layer_precisions(network: Any) -> dict[str, dict[str, int]]:
