@@ -104,10 +104,7 @@ _GPU_BATCHES = EnginePlan(
     name="TensorRT fp16 any batch", target="trt", options=("--precision", "fp16", "--batch", "1:8:64"), cases=("batch",)
 )
 _ONNX = EnginePlan(name="ONNX Runtime fp32", target="onnx", options=("--precision", "fp32"))
-# Where ONNX Runtime fuses none of the products with their Q/DQ, they run in fp32, and the row says so.
-_ONNX_INT8 = EnginePlan(
-    name="ONNX Runtime int8", target="onnx", options=("--precision", "int8"), fallback=("--execute-as", "fp32")
-)
+_ONNX_INT8 = EnginePlan(name="ONNX Runtime int8", target="onnx", options=("--precision", "int8"))
 _AOTI = EnginePlan(name="AOTInductor fp32", target="aoti", options=("--precision", "fp32"))
 _PEERS = {
     "PyTorch eager": "{torch}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ __all__ = ["TARGET", "OnnxRuntime", "open_session"]
 # What ONNX Runtime makes of a product of dequantised operands.
 _INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
 _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
+# It takes products for its own before those of dequantised operands are looked for, and they would run in float.
+_NOT_WITH_PAIRS = ("MatMulAddFusion",)
 
 
 class OnnxRuntime:
@@ -46,14 +48,19 @@ class OnnxRuntime:
                 run=None,
                 unrunnable=NO_BFLOAT16,
             )
-        executed = _optimised_types(request.graph)
+        disabled = _NOT_WITH_PAIRS if request.precision == "int8" else ()
+        executed = _optimised_types(request.graph, disabled)
         return BuiltEngine(
-            engine={"file": "model.onnx", "device": "CPU"},
+            engine={
+                "file": "model.onnx",
+                "device": "CPU",
+                **({"disabled_optimizers": list(disabled)} if disabled else {}),
+            },
             libraries=libraries,
             executed=executed,
             read_from="the graph that ONNX Runtime optimised",
             products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
-            run=open_session(request.folder / "model.onnx"),
+            run=open_session(request.folder / "model.onnx", disabled),
             declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
         )
 
@@ -61,11 +68,12 @@ class OnnxRuntime:
 TARGET = OnnxRuntime()
 
 
-def open_session(path: Path) -> Callable[[Arrays], Arrays]:
+def open_session(path: Path, disabled: Sequence[str] = ()) -> Callable[[Arrays], Arrays]:
     """Load an ONNX file for checks on the CPU with ONNX Runtime, sparing memory rather than time.
 
     Args:
         path: the file.
+        disabled: optimisers that ONNX Runtime must not apply.
 
     Returns:
         From inputs to outputs, by name.
@@ -77,7 +85,9 @@ def open_session(path: Path) -> Callable[[Arrays], Arrays]:
     options = _quiet(ort)
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+    )
     names = [output.name for output in session.get_outputs()]
     return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
 
@@ -97,7 +107,7 @@ def _quiet(ort: Any) -> Any:
     return options
 
 
-def _optimised_types(graph: Path) -> dict[str, dict[str, int]]:
+def _optimised_types(graph: Path, disabled: Sequence[str]) -> dict[str, dict[str, int]]:
     """Node classes by output precision in the graph ONNX Runtime really executes, casts it inserted included."""
     import onnx
 
@@ -107,7 +117,7 @@ def _optimised_types(graph: Path) -> dict[str, dict[str, int]]:
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         # Weights in a file of their own: one file holds 2 GiB at most.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
-        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled))
         optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
     declared = (*optimised.graph.value_info, *optimised.graph.output)
     types = {info.name: info.type.tensor_type.elem_type for info in declared}

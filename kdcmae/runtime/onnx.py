@@ -35,7 +35,8 @@ _DTYPES = {
 class ONNXBackend:
     """An ONNX model on the CPU or a CUDA device.
 
-    ``manifest.engine`` holds ``device`` (``"CPU"``, the default, or ``"CUDA"``) and, optionally, ``threads``.
+    ``manifest.engine`` holds ``device`` (``"CPU"``, the default, or ``"CUDA"``) and, optionally, ``threads`` and
+    ``disabled_optimizers``: names of the library's own graph optimisers that it must not apply.
 
     Args:
         folder: the engine folder, its files already verified.
@@ -58,8 +59,9 @@ class ONNXBackend:
         options.log_severity_level = 3  # errors; its warnings are about graph clean-up
         options.intra_op_num_threads = engine_threads(manifest, threads) or 0  # 0: its own choice
         path = folder / manifest.engine["file"]
+        disabled = list(manifest.engine.get("disabled_optimizers", ()))
         try:
-            self._session = ort.InferenceSession(path, options, providers=[provider])
+            self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)
         except _failures(ort) as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
         # ONNX Runtime falls back to the CPU silently when a device fails to start.
