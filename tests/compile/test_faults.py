@@ -107,6 +107,39 @@ def test_a_build_killed_at_once_loses_nothing(checkpoint, old):
     assert os.listdir(old.parent) == ["engine"]
 
 
+@pytest.mark.parametrize(("target", "file"), [("openvino.OpenVino", "model.bin"), ("trt.TensorRt", "engine.plan")])
+def test_a_build_killed_while_the_library_writes_loses_nothing(target, file, checkpoint, old, run):
+    """The kernel kills a process, without a word, that writes past its limit where it does not ignore the signal."""
+    module, kind = target.split(".")
+    if module == "trt":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    command = ["--target", module, *arguments(checkpoint, old, "--no-cache")[2:]]
+    before = content(old)
+    process = in_process(
+        "import resource, signal\n"
+        "from kdcmae.compile.cli import main\n"
+        f"from kdcmae.compile.targets.{module} import {kind} as Target\n"
+        "build = Target.build\n"
+        "def limited(self, request):\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        "    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "    return build(self, request)\n"
+        "Target.build = limited\n"
+        f"main({command!r})"
+    )
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGXFSZ, stderr
+    assert content(old) == before
+    [partial] = [path for path in old.parent.iterdir() if path != old]
+    assert 0 < (partial / file).stat().st_size <= 200_000
+    assert not (partial / "manifest.json").exists()
+    again = run(*command)
+    assert again.exit_code == 0, again.stderr
+    assert os.listdir(old.parent) == ["engine"]
+    verify_files(old, Manifest.read(old))
+
+
 def test_an_output_that_cannot_be_written_to(checkpoint, run):
     result = run(*arguments(checkpoint, "/proc/engine"))
     assert failed(result, "cannot write to /proc: ") == 2
@@ -160,11 +193,14 @@ def test_a_checkpoint_with_nan_weights(checkpoint, old, run, tmp_path):
     assert content(old) == before
 
 
-def test_labels_of_the_wrong_length(checkpoint, old, run, tmp_path):
-    (tmp_path / "labels.txt").write_text("dog\nrain\n")
+@pytest.mark.parametrize("names", [("dog", "rain"), ("dog", "rain", "violin", "drum")])
+def test_labels_of_the_wrong_length(names, checkpoint, old, run, tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(names))
     before = content(old)
-    assert failed(run(*arguments(checkpoint, old, "--labels", str(tmp_path / "labels.txt"))), "labels") == 2
+    result = run(*arguments(checkpoint, old, "--labels", str(tmp_path / "labels.txt")))
+    assert failed(result, f"{len(names)} labels for num_classes=3: give one label per class") == 2
     assert content(old) == before
+    assert os.listdir(old.parent) == ["engine"]
 
 
 def test_a_clip_that_is_none(checkpoint, run, tmp_path):
