@@ -8,15 +8,24 @@ import pytest
 ALWAYS_ANEW = {"manifest.json", "report.html"}  # they say when, and how long it took
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnx", "trt"])
-def test_the_same_command_gives_the_same_files(target, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        *(("openvino", "fp32"), ("openvino", "bf16"), ("onnx", "fp32"), ("onnx", "int8")),
+        *(("trt", "fp32"), ("trt", "fp16"), ("trt", "int8")),
+    ],
+)
+def test_the_same_command_gives_the_same_files(target, precision, checkpoint, native, tmp_path):
     """In processes of their own: OpenVINO numbers the layers it adds by a counter of the process."""
     if target == "trt":
         pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
     folders = [tmp_path / "one", tmp_path / "other"]
     code = "import sys; from kdcmae.compile.cli import main; main(sys.argv[1:])"
+    options = ["--precision", precision, "--calibration", "avsynth:4", "--no-cache"]
+    if (target, precision) == ("openvino", "bf16"):
+        options += ["--execute-as", native[precision]]
     for folder in folders:
-        arguments = ["--target", target, "--checkpoint", str(checkpoint), "--output", str(folder), "--no-cache"]
+        arguments = ["--target", target, "--checkpoint", str(checkpoint), "--output", str(folder), *options]
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
     names = {path.name for path in folders[0].iterdir()} - ALWAYS_ANEW
     assert len(names) >= 3
