@@ -137,7 +137,7 @@ PLANS: Mapping[str, ModelPlan] = {
         ),
         peers={**_PEERS, **_TORCH_COMPILE},
         left_out={},
-        seconds=3.0,
+        seconds=2.5,
         clips=96,
         largest_batch=64,
     ),
@@ -162,7 +162,7 @@ PLANS: Mapping[str, ModelPlan] = {
             "torch.compile": "left out of the suite: compiling takes minutes; "
             "kdcmae-bench preset:base torch-compile:preset:base measures it",
         },
-        seconds=5.0,
+        seconds=4.0,
         clips=8,
         largest_batch=2,
     ),

@@ -68,7 +68,7 @@ def command(
     exit_on_sigterm()
     step = Steps()
     plans, folder, timeout_s = (ALL_PLANS, results / ALL, _COMPILING_S) if everything else (PLANS, results, 300)
-    settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=1.0, timeout_s=timeout_s)
+    settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=0.5, timeout_s=timeout_s)
     checked = self_check(step, settings.threads, policy)
     report = run_suite([plans[name] for name in models], settings, work, step=step, self_check=checked)
     path = keep_report(report, folder)
