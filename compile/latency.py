@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from kdcmae.compile.parity import Arrays
+from kdcmae.timing import time_window
 
 __all__ = ["measure_latency"]
 
-_SECONDS = 0.5
-_FEWEST = 3
+_SECONDS = 0.3
 
 
 def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str, float]:
-    """Run one batch again and again for half a second, at least three times, after one run that does not count.
+    """Run one batch again and again for one short window.
 
     Args:
         infer: runs one batch.
@@ -26,12 +26,7 @@ def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str,
     Returns:
         ``batch``, ``runs``, and ``median_ms`` and ``p90_ms`` of one batch.
     """
-    infer(inputs)
-    took: list[float] = []
-    while len(took) < _FEWEST or sum(took) < _SECONDS:
-        start = time.perf_counter()
-        infer(inputs)
-        took.append(time.perf_counter() - start)
-    median, p90 = 1e3 * np.percentile(took, (50, 90))
+    took_ms = time_window(partial(infer, inputs), _SECONDS)
+    median, p90 = np.percentile(took_ms, (50, 90))
     batch = len(next(iter(inputs.values())))
-    return {"batch": batch, "runs": len(took), "median_ms": float(median), "p90_ms": float(p90)}
+    return {"batch": batch, "runs": len(took_ms), "median_ms": float(median), "p90_ms": float(p90)}

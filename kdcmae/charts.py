@@ -14,6 +14,7 @@ from html import escape
 __all__ = ["Bar", "Line", "Point", "bars", "card", "lines", "matrix", "number", "page", "scatter", "stacked", "table"]
 
 _WIDTH = 440
+_CHARACTER = 7  # about as wide as one of a value, so that what stands behind a bar has room
 _COLOURS = 8  # classes c0 ... c7 of the style sheet
 _ROW = 36
 _PLOT_HEIGHT = 250
@@ -75,12 +76,12 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str) -> str:
         unit: of the values.
     """
     longest = max((max(row.value, row.high or 0) for row in rows), default=1.0) or 1.0
-    scale = (_WIDTH - 150) / longest
+    texts = [f"{number(row.value)} {unit}{f', {row.note}' if row.note else ''}" for row in rows]
+    scale = (_WIDTH - 6 - _CHARACTER * max(map(len, texts), default=0)) / longest
     parts = []
-    for index, row in enumerate(rows):
+    for index, (row, shown) in enumerate(zip(rows, texts, strict=True)):
         top, length = index * _ROW, row.value * scale
         end = max(length, (row.high or 0) * scale)
-        shown = f"{number(row.value)} {unit}{f', {row.note}' if row.note else ''}"
         parts.append(
             f"<g><title>{escape(f'{row.label}: {shown}')}</title>{_text(0, top + 12, row.label)}"
             f'<rect class="c{row.colour % _COLOURS}" x="0" y="{top + 17}" width="{length:.1f}" height="12" rx="2"/>'
@@ -179,7 +180,7 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
         cells: per row and column a text (lines separated by a line feed) and how bad it is, from 0 to 1; None for an
             empty cell.
     """
-    left, side, head = 176, 52, 20
+    left, side, head = 200, 52, 20
     parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "value middle") for index in range(len(labels))]
     for row, (label, found) in enumerate(zip(labels, cells, strict=True)):
         top = head + row * side

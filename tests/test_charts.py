@@ -90,6 +90,14 @@ def test_whiskers_reach_from_the_bar_to_the_high_value():
     assert end == pytest.approx(2 * start, rel=0.01)
 
 
+def test_what_stands_behind_the_longest_bar_has_room():
+    bar = charts.Bar(label="a", value=3.539, high=5.2, note="92.7%, unstable")
+    tree = parsed(charts.bars("x", [bar], unit="ms"))
+    width = float(tree.get("viewBox", "").split()[2])
+    [text] = [one for one in tree.iter("text") if one.get("class") == "value"]
+    assert float(text.get("x", "0")) + 6.5 * len(text.text or "") <= width
+
+
 def test_stages_follow_each_other():
     tree = parsed(charts.stacked("x", {"a": {"one": 1, "two": 3}}, unit="ms"))
     legend_one, legend_two, one, two = tree.iter("rect")

@@ -59,7 +59,7 @@ class ONNXBackend:
         options.log_severity_level = 3  # errors; its warnings are about graph clean-up
         options.intra_op_num_threads = engine_threads(manifest, threads) or 0  # 0: its own choice
         path = folder / manifest.engine["file"]
-        disabled = list(manifest.engine.get("disabled_optimizers", ()))
+        disabled = _disabled_optimizers(manifest)
         try:
             self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)
         except _failures(ort) as error:
@@ -77,6 +77,13 @@ class ONNXBackend:
     def close(self) -> None:
         """Release the session."""
         del self._session
+
+
+def _disabled_optimizers(manifest: Manifest) -> list[str]:
+    names = manifest.engine.get("disabled_optimizers", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise EngineError(f"manifest field engine.disabled_optimizers must be a list of names, got {names!r}")
+    return names
 
 
 def _provider(ort: Any, device: Any) -> str:

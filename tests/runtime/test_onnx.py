@@ -67,3 +67,10 @@ def test_a_device_that_fails_to_start_is_an_error_not_a_silent_cpu(tiny: Any, mo
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda session: ["CPUExecutionProvider"])
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(DeviceError, match="did not start"):
         load_engine(folder)
+
+
+@pytest.mark.parametrize("names", [5, "MatMulAddFusion", [1]])
+def test_optimisers_that_are_no_list_of_names_are_refused(names: Any, tiny: Any) -> None:
+    folder = tiny.make("onnx", engine={"file": "model.onnx", "disabled_optimizers": names})
+    with pytest.raises(EngineError, match=r"engine\.disabled_optimizers must be a list of names"):
+        load_engine(folder)
