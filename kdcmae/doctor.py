@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -168,12 +169,19 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
         executes["bf16"] = NO_BFLOAT16
     if target == "openvino" and not is_installed("nncf"):
         builds["int8"] = str(MissingDependencyError("nncf", install="kdcmae[int8]"))
-    if target == "openvino" and found:
-        for name in ("fp16", "bf16"):
-            if (native := native_precision(name)) != name:
-                executes[name] = f"this processor executes it as {native}"
-                builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
+    for name, native in _instead(target, found=found).items():
+        executes[name] = f"it executes as {native} on this processor"
+        builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
     return builds, executes
+
+
+def _instead(target: str, *, found: bool) -> dict[str, str]:
+    """What executes here in the place of a precision that does not."""
+    if target == "onnx" and platform.machine() in ("x86_64", "AMD64"):  # it casts around every product there
+        return {"fp16": "fp32"}
+    if target == "openvino" and found:
+        return {name: native for name in ("fp16", "bf16") if (native := native_precision(name)) != name}
+    return {}
 
 
 def _import(capable: Capabilities) -> str:

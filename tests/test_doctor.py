@@ -134,7 +134,7 @@ def test_what_openvino_executes_is_what_this_processor_multiplies(
     monkeypatch.setattr("kdcmae.runtime.openvino.openvino_core", lambda: core)
     found = report("openvino")
     for precision, other in executed.items():
-        reason = "" if other == precision else f"this processor executes it as {other}"
+        reason = "" if other == precision else f"it executes as {other} on this processor"
         assert found.executes[precision] == reason
         advice = f"; use --precision {other}, or accept it with --execute-as {other}"
         assert found.precisions[precision] == (reason and reason + advice)
