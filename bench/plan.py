@@ -83,7 +83,10 @@ _OPENVINO = (
 )
 _OPENVINO_FORMS = (
     EnginePlan(
-        name="OpenVINO bf16 raw", target="openvino", options=("--precision", "bf16", "--inputs", "raw"), cases=_ALONE
+        name="OpenVINO bf16 raw",
+        target="openvino",
+        options=("--precision", "bf16", "--inputs", "raw"),
+        cases=("cold start", "clip to label"),
     ),
     EnginePlan(
         name="OpenVINO bf16 each modality",

@@ -235,3 +235,15 @@ def test_the_library_s_call_alone_gives_what_the_engine_gives(compiled_openvino)
     np.testing.assert_array_equal(alone.run(inputs)["logits"], engine.run(inputs)["logits"])
     assert min(alone.window(inputs, 0.01)) > 0
     assert (alone.facts.boundary, alone.facts.tolerance, alone.self_test()) == ("library call", None, None)
+
+
+def test_the_call_alone_is_compiled_anew_for_each_window_where_that_is_quick(compiled_openvino, monkeypatch):
+    alone = open_subject(f"openvino-call:{compiled_openvino}", 1)
+    inputs = example_inputs(alone.facts.inputs, 1, seed=0)
+    compiled, compile_model = [], alone._compile
+    monkeypatch.setattr(alone, "_compile", lambda: compiled.append(True) or compile_model())
+    monkeypatch.setattr("kdcmae.bench.peers._tool_seconds", lambda seconds: seconds)
+    for compile_s, times in ((0.001, 1), (0.009, 1)):
+        monkeypatch.setattr(alone, "_compile_s", compile_s)
+        alone.window(inputs, 0.01)
+        assert len(compiled) == times
