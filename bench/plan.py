@@ -12,7 +12,7 @@ from kdcmae.bench.schema import CaseKind, Status
 from kdcmae.bench.subjects import VARIANT
 from kdcmae.bench.tables import CALL_ALONE
 from kdcmae.compile.cache import cache_key
-from kdcmae.errors import DeviceError, GateError
+from kdcmae.errors import DeviceError
 from kdcmae.runtime.schema import MANIFEST_FILE
 
 __all__ = ["ALL_PLANS", "PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
@@ -248,7 +248,7 @@ def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
         return Built(plan=plan, folder=folder, status="measured")
     command = ["kdcmae-compile", "--target", plan.target, *model.options, *plan.options, "--output", str(folder)]
     done = _run(command)
-    if done.returncode == GateError.exit_code and plan.fallback:
+    if done.returncode != 0 and plan.fallback:
         command += plan.fallback
         done = _run(command)
     if done.returncode == 0:

@@ -30,7 +30,7 @@ from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.compile.targets.onnx import open_session, require_onnxruntime
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.capabilities import require_capable, require_device
+from kdcmae.runtime.capabilities import require_capable, require_device, require_native
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine", "preflight", "require_tools"]
@@ -101,13 +101,14 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
     Raises:
         ConfigError: the target cannot do what is asked.
         MissingDependencyError: the target's library, or what exports, proves or quantises its graph, is not installed.
-        DeviceError: the target builds only where its device is.
+        DeviceError: the target builds only where its device is, or this processor multiplies in another precision.
         EngineError: the destination holds something else than an engine.
     """
     target = targets.load_target(settings.target)
     require_capable(settings.target, precision=settings.precision, batch=settings.batch, device=settings.device)
     target.require()
     require_device(settings.target, settings.device)
+    require_native(settings.target, precision=settings.precision, execute_as=settings.execute_as)
     require_tools(settings)
     package.check_destination(folder)
     return target

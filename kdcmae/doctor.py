@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,10 +17,10 @@ import kdcmae
 from kdcmae import host
 from kdcmae.errors import BrokenDependencyError, MissingDependencyError
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, is_installed, require_device
+from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, is_installed, not_native, require_device
 from kdcmae.runtime.cuda import Driver, describe_driver
 from kdcmae.runtime.onnx import NO_BFLOAT16
-from kdcmae.runtime.openvino import import_openvino, native_precision, openvino_core
+from kdcmae.runtime.openvino import import_openvino, openvino_core
 from kdcmae.runtime.tensorrt import import_tensorrt
 from kdcmae.runtime.torch_trt import import_torch_tensorrt
 
@@ -169,19 +168,10 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
         executes["bf16"] = NO_BFLOAT16
     if target == "openvino" and not is_installed("nncf"):
         builds["int8"] = str(MissingDependencyError("nncf", install="kdcmae[int8]"))
-    for name, native in _instead(target, found=found).items():
+    for name, native in not_native(target).items() if found else ():
         executes[name] = f"it executes as {native} on this processor"
         builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
     return builds, executes
-
-
-def _instead(target: str, *, found: bool) -> dict[str, str]:
-    """What executes here in the place of a precision that does not."""
-    if target == "onnx" and platform.machine() in ("x86_64", "AMD64"):  # it casts around every product there
-        return {"fp16": "fp32"}
-    if target == "openvino" and found:
-        return {name: native for name in ("fp16", "bf16") if (native := native_precision(name)) != name}
-    return {}
 
 
 def _import(capable: Capabilities) -> str:

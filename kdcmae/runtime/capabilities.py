@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,18 @@ from dataclasses import dataclass
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.openvino import native_precision
 
-__all__ = ["CAPABILITIES", "PRECISIONS", "Capabilities", "is_installed", "require_capable", "require_device"]
+__all__ = [
+    "CAPABILITIES",
+    "PRECISIONS",
+    "Capabilities",
+    "is_installed",
+    "not_native",
+    "require_capable",
+    "require_device",
+    "require_native",
+]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
@@ -138,6 +149,38 @@ def require_capable(target: str, *, precision: str, batch: BatchRange, device: s
     for option, reason in problems.items():
         if reason:
             raise ConfigError(f"--target {target} cannot build {option}: {reason}")
+
+
+def not_native(target: str) -> dict[str, str]:
+    """What executes on this machine in the place of each precision that this processor does not multiply.
+
+    Args:
+        target: its name; its library is installed.
+    """
+    if target == "onnx" and platform.machine() in ("x86_64", "AMD64"):  # it casts around every product there
+        return {"fp16": "fp32"}
+    if target == "openvino":
+        return {name: native for name in ("fp16", "bf16") if (native := native_precision(name)) != name}
+    return {}
+
+
+def require_native(target: str, *, precision: str, execute_as: str) -> None:
+    """Refuse a precision that this processor does not multiply, before any work, unless that is accepted.
+
+    Args:
+        target: its name; its library is installed.
+        precision: of the matrix products.
+        execute_as: the precision that they may execute in instead; empty where none may take its place.
+
+    Raises:
+        DeviceError: says what would execute, and how to accept it.
+    """
+    native = not_native(target).get(precision)
+    if native is not None and not execute_as:
+        raise DeviceError(
+            f"--target {target} cannot build --precision {precision}: it executes as {native} on this processor; "
+            f"use --precision {native}, or accept it with --execute-as {native}"
+        )
 
 
 def require_device(target: str, device: str = "") -> None:

@@ -232,6 +232,18 @@ def test_full_tensorrt_without_a_gpu_is_refused_before_any_work(checkpoint, tmp_
     assert "load model" not in result.stderr
 
 
+@pytest.mark.parametrize("refused", ["onnx", "openvino"])
+def test_a_precision_that_this_processor_does_not_multiply_is_refused_before_any_work(
+    refused, checkpoint, tmp_path, run, monkeypatch
+):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("kdcmae.runtime.capabilities.native_precision", lambda precision: "fp32")
+    result = run("--target", refused, "--checkpoint", checkpoint, "--precision", "fp16", "--output", tmp_path / "e")
+    assert result.exit_code == 3
+    assert "executes as fp32 on this processor; use --precision fp32, or accept it with --execute-as" in result.stderr
+    assert "load model" not in result.stderr
+
+
 def test_batches():
     assert parse_batch("8") == BatchRange(8, 8, 8)
     assert parse_batch("1:8:64") == BatchRange(1, 8, 64)
