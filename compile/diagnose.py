@@ -29,11 +29,10 @@ from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
 from kdcmae.compile.targets import load_target
 from kdcmae.compile.targets.onnx import open_session
 from kdcmae.runtime.onnx import NO_BFLOAT16
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino import HINTS, import_openvino, openvino_core
 
 __all__ = ["Layer", "Stage", "compare_layers", "diagnose", "layer_values", "onnx_values", "openvino_values"]
 
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -139,7 +138,7 @@ def _diagnose(
             export.widened(graph, scratch / "widened.onnx")
             graph = scratch / "widened.onnx"
     walks: dict[str, Values] = {"lowered": _module_values(model, lowered, names)}
-    hint = {"INFERENCE_PRECISION_HINT": _HINTS[settings.execute_as or settings.floating]}
+    hint = {"INFERENCE_PRECISION_HINT": HINTS[settings.execute_as or settings.floating]}
     if engine is not None and settings.target == "openvino":
         walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine, hint)}
     elif engine is not None and settings.target == "onnx":

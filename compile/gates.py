@@ -38,7 +38,7 @@ class Claim:
     """One layer class of an engine.
 
     Args:
-        layers: ``products``, ``attention``, ``norms``, ``softmax`` or ``frontend``.
+        layers: ``products``, ``attention``, ``norms``, ``softmax``, ``frontend``, or the ``kernels`` of a plan.
         claimed: the precision it executes in.
         besides: layers that the graph has in another precision on purpose, by precision.
         executed: layers by the precision that the library reports; empty where it reports none.
@@ -90,6 +90,9 @@ def claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltE
     if built.frontend:
         executed = sum((Counter(counts) for counts in built.frontend.values()), Counter[str]())
         found.append(Claim(layers="frontend", claimed="fp32", besides={}, executed=dict(executed)))
+    if built.kernels is not None:
+        # They fuse layers of several classes, which keep the types of the graph: what must be there is the one claimed.
+        found.append(Claim(layers="kernels", claimed=claimed, besides=built.kernels, executed=dict(built.kernels)))
     # What is not quantised in a quantised engine has a precision of its own.
     one = settings.target in _ONE_PRECISION_TARGETS and claimed not in QUANTIZED
     floating = claimed if one else built.floating

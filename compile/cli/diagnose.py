@@ -20,6 +20,7 @@ from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.errors import ConfigError, GateError
 from kdcmae.runtime.manifest import GRAPHS, Manifest
+from kdcmae.runtime.openvino import HINTS
 
 if TYPE_CHECKING:
     from kdcmae.compile.diagnose import Stage
@@ -31,7 +32,7 @@ _OF_AN_ENGINE = (
     *("target", "precision", "batch", "device", "execute_as", "output", "modalities", "no_cache"),
     *("calibration", "max_drop", "evaluation"),
 )
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}  # of OpenVINO's hints
+_FLOATING = {hint: precision for precision, hint in HINTS.items()}
 
 
 @click.command(cls=KdcmaeCommand)
@@ -113,7 +114,7 @@ def _of_engine(
         target=manifest.target,
         precision=manifest.precision["asked"],
         batch=manifest.batch,
-        execute_as=claimed if claimed in _PRECISIONS.values() else _PRECISIONS.get(hint, ""),
+        execute_as=claimed if claimed in HINTS else _FLOATING.get(hint, ""),
         limits=limits,
         clips=clips,
     )

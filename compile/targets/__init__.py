@@ -15,7 +15,21 @@ from kdcmae.runtime.manifest import TARGETS, BatchRange, TensorSpec
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["BuildRequest", "BuiltEngine", "Target", "load_target"]
+__all__ = ["BuildRequest", "BuiltEngine", "Contents", "Target", "load_target"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What an engine's file says of itself.
+
+    Args:
+        format: its name, with the release where the file has one.
+        operations: how many there are, by type and by the precision of their first output; an empty precision where
+            the file does not declare it. Empty where the format cannot be read without its library.
+    """
+
+    format: str
+    operations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +76,8 @@ class BuiltEngine:
         unrunnable: why this machine cannot run the engine; empty where it can.
         declared: matrix products by precision in the graph the library got, where the target changed the program's.
         frontend: like ``executed``, of a frontend that is a model of its own.
+        kernels: how many kernels of a plan read or write which precision, as its inspector reports it; empty where
+            that cannot be asked on this machine, None where there is no inspector.
     """
 
     engine: Mapping[str, Any]
@@ -75,6 +91,7 @@ class BuiltEngine:
     unrunnable: str = ""
     declared: Mapping[str, int] | None = None
     frontend: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    kernels: Mapping[str, int] | None = None
 
 
 class Target(Protocol):
@@ -102,6 +119,13 @@ class Target(Protocol):
 
         Raises:
             EngineError: the library refused the graph; the message has its reason.
+        """
+
+    def inspect(self, path: Path) -> Contents:
+        """Look into an engine's file without running or deserialising it; its library need not be here.
+
+        Raises:
+            EngineError: it has another format.
         """
 
 

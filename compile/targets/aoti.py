@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from kdcmae import host
-from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import BrokenDependencyError, EngineError
 
 __all__ = ["TARGET", "AotInductor", "executed_precision"]
@@ -67,6 +67,14 @@ class AotInductor:
             products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
             run=None,  # what was built is the package
         )
+
+    def inspect(self, path: Path) -> Contents:
+        try:
+            return Contents(format="AOTInductor package", operations=executed_precision(path))
+        except zipfile.BadZipFile as error:
+            raise EngineError(
+                f"{path} is not an AOTInductor package: {error}; rebuild it with kdcmae-compile"
+            ) from error
 
 
 TARGET = AotInductor()

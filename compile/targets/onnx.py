@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdcmae.compile import export
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.qdq import declared_products
-from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
+from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.onnx import NO_BFLOAT16
 
@@ -35,6 +35,8 @@ class OnnxRuntime:
 
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.graph is not None
+        from kdcmae.compile import export  # with PyTorch, which looking into a file does without
+
         ort = require_onnxruntime()
         export.deliver(request.graph, request.folder / "model.onnx")
         libraries = {"onnxruntime": ort.__version__}
@@ -63,6 +65,12 @@ class OnnxRuntime:
             run=open_session(request.folder / "model.onnx", disabled),
             declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
         )
+
+    def inspect(self, path: Path) -> Contents:
+        try:
+            return Contents(format="ONNX", operations=_declared_types(path))
+        except MissingDependencyError:
+            return Contents(format="ONNX; install onnx to see its operations")
 
 
 TARGET = OnnxRuntime()
@@ -132,4 +140,22 @@ def _optimised_types(graph: Path, disabled: Sequence[str]) -> dict[str, dict[str
         precisions = [names[types[name]] for name in (*node.output, *node.input) if types.get(name) in names]
         if precisions:
             counts[node.op_type][precisions[0]] += 1
+    return {kind: dict(found) for kind, found in sorted(counts.items())}
+
+
+def _declared_types(path: Path) -> dict[str, dict[str, int]]:
+    """Node classes by the precision of their first output, as far as the file declares it."""
+    onnx = import_library("onnx", install="kdcmae[onnx]")
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except DecodeError as error:
+        raise EngineError(f"{path} is not an ONNX file: {error}; rebuild it with kdcmae-compile") from error
+    names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for node in graph.node:
+        precision = names.get(types.get(node.output[0], 0), "") if node.output else ""
+        counts[node.op_type][precision if precision != "undefined" else ""] += 1
     return {kind: dict(found) for kind, found in sorted(counts.items())}

@@ -10,18 +10,25 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.openvino import declared_products, floating_hint
-from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.compile.targets.ir import keep_frontend_float32
 from kdcmae.errors import EngineError
-from kdcmae.runtime.openvino import Pipeline, executed_precision, import_openvino, is_attention, openvino_core
+from kdcmae.runtime.openvino import (
+    HINTS,
+    Pipeline,
+    executed_precision,
+    import_openvino,
+    is_attention,
+    openvino_core,
+)
 
 __all__ = ["TARGET", "OpenVino"]
 
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_FLOATING = {hint: precision for precision, hint in _HINTS.items()}
+_FLOATING = {hint: precision for precision, hint in HINTS.items()}
 _PRECISIONS = {**_FLOATING, "i8": "int8", "u8": "int8"}
 _DATA_ONLY = ("Const", "Input", "Output")
 
@@ -42,7 +49,7 @@ class OpenVino:
         models = []
         try:
             core = openvino_core()
-            hint = _HINTS.get(request.precision) or floating_hint(core)
+            hint = HINTS.get(request.precision) or floating_hint(core)
             if request.frontend is not None:
                 engine["frontend"] = "frontend.xml"
                 models.append(_compiled(core, _convert(request.frontend, request.folder / engine["frontend"]), "f32"))
@@ -71,6 +78,25 @@ class OpenVino:
             # Its bytes are pixels and the answers of comparisons.
             frontend=_executed(models[0], _FLOATING) if request.frontend is not None else {},
         )
+
+    def inspect(self, path: Path) -> Contents:
+        operations: dict[str, Counter[str]] = defaultdict(Counter)
+        version = ""
+        try:
+            for event, element in ElementTree.iterparse(path, events=("start", "end")):
+                if event == "start" and element.tag == "net":
+                    version = element.get("version", "")
+                elif event == "end" and element.tag == "layer":
+                    port = element.find("output/port")
+                    precision = "" if port is None else port.get("precision", "").lower()
+                    operations[element.get("type", "")][precision] += 1
+                    element.clear()
+        except ElementTree.ParseError as error:
+            raise EngineError(f"{path} is not an OpenVINO IR: {error}; rebuild it with kdcmae-compile") from error
+        if not version:
+            raise EngineError(f"{path} is not an OpenVINO IR: it has no net; rebuild it with kdcmae-compile")
+        counts = {kind: dict(found) for kind, found in sorted(operations.items())}
+        return Contents(format=f"OpenVINO IR {version}", operations=counts)
 
 
 TARGET = OpenVino()

@@ -6,7 +6,9 @@ hand; nothing is left to PyTorch's own kernels, or the build fails.
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter, defaultdict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import EngineError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.torch_trt import INSTALL, import_torch_tensorrt
@@ -79,6 +81,11 @@ class TorchTensorRt:
             products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
             run=None,  # what was built is the artifact
         )
+
+    def inspect(self, path: Path) -> Contents:
+        if not zipfile.is_zipfile(path):
+            raise EngineError(f"{path} is not an exported program: it is no archive; rebuild it with kdcmae-compile")
+        return Contents(format="exported program with TensorRT plans")
 
 
 TARGET = TorchTensorRt()

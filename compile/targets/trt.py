@@ -7,25 +7,38 @@ every compute capability it is portable to; full TensorRT builds for the GPU at 
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
 from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.settings import QUANTIZED
-from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.tensorrt import error_logger, import_tensorrt
 
-__all__ = ["TARGET", "TensorRt", "plan_writer"]
+__all__ = ["TARGET", "TensorRt", "plan_kernels", "plan_writer"]
 
 # The names that TensorRT's types have here.
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 _RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120", "SM121")
 _NO_FP8 = ("SM80", "SM86")
+# The first bytes of raw plans.
+_PLANS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT for RTX"}
+_RELEASE = slice(24, 28)  # where TensorRT for RTX 1.7 has its release, a byte per number
+# How the inspector's "Format/Datatype" spells precisions: TensorRT 10 by type, before it in a sentence with the layout.
+_FORMATS = {
+    "bf16": re.compile("BFloat16|BF16"),
+    "fp16": re.compile("Half|FP16"),
+    "fp32": re.compile(r"\bFloat\b|FP32"),
+    "int8": re.compile("Int8"),
+}
 
 
 class TensorRt:
@@ -45,11 +58,13 @@ class TensorRt:
         network, parser = _parse(trt, builder, logger, request.graph)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 that is asked for is float32
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells what the plan keeps
         config.add_optimization_profile(_profile(builder, request))
         capabilities = _target_all_capabilities(trt, config, request.precision) if flavour == "tensorrt_rtx" else ()
         executed, products = _layer_precisions(network), _product_precisions(network)
         # Unbuffered: a disk that fills up is noticed while the library writes, not when the file is closed.
-        with (request.folder / "engine.plan").open("wb", buffering=0) as file:
+        plan = request.folder / "engine.plan"
+        with plan.open("wb", buffering=0) as file:
             writer = plan_writer(trt, file)  # as it is made: in memory the plan would be one more copy of the weights
             built = builder.build_serialized_network_to_stream(network, config, writer)
         del parser  # it owns the weights, so it had to outlive the build
@@ -66,7 +81,19 @@ class TensorRt:
             run=None,
             unrunnable=_unrunnable(),
             declared=declared_products(request.graph, request.precision) if request.precision in QUANTIZED else None,
+            kernels=plan_kernels(trt, logger, plan) if request.precision in _FORMATS else None,
         )
+
+    def inspect(self, path: Path) -> Contents:
+        with path.open("rb") as file:
+            head = file.read(_RELEASE.stop)
+        if head[:4] not in _PLANS:
+            raise EngineError(
+                f"{path} is not a TensorRT plan: it starts with {head[:4]!r}; rebuild it with kdcmae-compile"
+            )
+        flavour = _PLANS[head[:4]]
+        release = f" {'.'.join(map(str, head[_RELEASE]))}" if flavour == "TensorRT for RTX" else ""
+        return Contents(format=f"{flavour}{release} plan")
 
 
 TARGET = TensorRt()
@@ -178,3 +205,45 @@ def _layer_precisions(network: Any) -> dict[str, dict[str, int]]:
         if precision is not None:
             counts[layer.type.name][precision] += 1
     return {kind: dict(found) for kind, found in sorted(counts.items())}
+
+
+def plan_kernels(trt: ModuleType, logger: Any, plan: Path) -> dict[str, int]:
+    """How many kernels of a plan read or write which precision, as TensorRT's engine inspector reports them.
+
+    Not yet verified on a GPU.
+
+    Args:
+        trt: the module of the flavour that built it.
+        logger: :func:`kdcmae.runtime.tensorrt.error_logger`'s.
+        plan: the file.
+
+    Returns:
+        By precision; empty without a GPU to load the plan on, and where the plan holds only the names of its layers.
+
+    Raises:
+        EngineError: TensorRT cannot load what it built.
+    """
+    try:
+        device = Device(0)
+    except DeviceError:
+        return {}
+    with closing(device), device.current():
+        runtime = trt.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+        if engine is None:
+            raise EngineError(f"TensorRT {trt.__version__} cannot load the plan it built: {logger.reason()}")
+        inspector = engine.create_engine_inspector()
+        kernels = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+        del inspector, engine, runtime  # before the device they are on
+    return _kernel_precisions(kernels)
+
+
+def _kernel_precisions(kernels: Iterable[Any]) -> dict[str, int]:
+    """Count what an inspector tells; a kernel without details, which is only a name, tells nothing."""
+    counts: Counter[str] = Counter()
+    for kernel in kernels:
+        if isinstance(kernel, Mapping):
+            ports = (*kernel.get("Inputs", ()), *kernel.get("Outputs", ()))
+            spelled = " ".join(port.get("Format/Datatype", "") for port in ports)
+            counts.update(precision for precision, pattern in _FORMATS.items() if pattern.search(spelled))
+    return dict(counts)

@@ -28,6 +28,7 @@ from kdcmae.runtime.backend import (
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = [
+    "HINTS",
     "OpenVINOBackend",
     "Pipeline",
     "executed_precision",
@@ -37,7 +38,8 @@ __all__ = [
     "openvino_core",
 ]
 
-_PRECISIONS = ("f32", "bf16", "f16")
+# The precisions that a device can be asked to execute in, by their names here.
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _DTYPES = {
     "f32": "float32",
     "f16": "float16",
@@ -174,7 +176,7 @@ class OpenVINOBackend:
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
         ov = import_openvino()
         require_same_or_newer(manifest, "openvino", ov.__version__)
-        hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", _PRECISIONS)}
+        hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", tuple(HINTS.values()))}
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if (threads := engine_threads(manifest, threads)) is not None:
             properties["INFERENCE_NUM_THREADS"] = threads

@@ -98,3 +98,14 @@ def test_what_a_library_does_not_report_neither_holds_nor_fails():
     assert products.holds is None
     require_claims([products])
     assert products.to_dict()["executed"] == {}
+
+
+def test_a_plan_has_kernels_in_the_precision_claimed():
+    built = ("trt", "fp16", {}, {"fp16": 14}, {"fp16": 14})
+    require_claims(found(*built, {"kernels": {"fp16": 20, "fp32": 9}}))
+    with pytest.raises(GateError, match="kernels are claimed to execute in fp16, the engine runs 29 in fp32"):
+        require_claims(found(*built, {"kernels": {"fp32": 29}}))
+    unknown = found(*built, {"kernels": {}})
+    require_claims(unknown)
+    assert {claim.layers: claim.holds for claim in unknown}["kernels"] is None
+    assert "kernels" not in {claim.layers for claim in found(*built)}

@@ -13,7 +13,7 @@ from kdcmae.cli.common import Steps
 from kdcmae.compile.build import CompileSettings, compile_engine, preflight
 from kdcmae.compile.models import classifier_model
 from kdcmae.compile.targets import aoti, load_target
-from kdcmae.compile.targets.aoti import executed_precision
+from kdcmae.compile.targets.aoti import TARGET, executed_precision
 from kdcmae.errors import (
     BrokenDependencyError,
     ConfigError,
@@ -95,6 +95,15 @@ def test_float16(tmp_path):
 def test_a_fresh_process_runs_the_package(static):
     code = "import sys, kdcmae.runtime as r; sys.exit(not r.load_engine(sys.argv[1]).self_test().passed)"
     assert subprocess.run([sys.executable, "-c", code, str(static)], check=False).returncode == 0
+
+
+def test_inspect_reads_the_code_in_the_package(static, tmp_path):
+    contents = TARGET.inspect(static / "model.pt2")
+    assert contents.format == "AOTInductor package"
+    assert contents.operations == executed_precision(static / "model.pt2")
+    (tmp_path / "model.pt2").write_bytes(b"no archive")
+    with pytest.raises(EngineError, match="is not an AOTInductor package"):
+        TARGET.inspect(tmp_path / "model.pt2")
 
 
 def test_nothing_but_the_engine_is_left(static):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -116,3 +117,13 @@ def test_without_a_gpu_nothing_is_begun(library, monkeypatch, tmp_path):
     settings = CompileSettings(target="torch-trt", precision="fp16", batch=BatchRange(1, 1, 1))
     with pytest.raises(DeviceError, match="--target torch-trt cannot build here: no CUDA device"):
         preflight(settings, tmp_path / "engine")
+
+
+def test_inspect_knows_a_saved_program_from_anything_else(tmp_path):
+    path = tmp_path / "model.ep"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive_format", "pt2")
+    assert load_target("torch-trt").inspect(path).format == "exported program with TensorRT plans"
+    path.write_bytes(b"program")
+    with pytest.raises(EngineError, match="is not an exported program"):
+        load_target("torch-trt").inspect(path)
