@@ -83,10 +83,7 @@ _OPENVINO = (
 )
 _OPENVINO_FORMS = (
     EnginePlan(
-        name="OpenVINO bf16 raw",
-        target="openvino",
-        options=("--precision", "bf16", "--inputs", "raw"),
-        cases=("cold start", "clip to label"),
+        name="OpenVINO bf16 raw", target="openvino", options=("--precision", "bf16", "--inputs", "raw"), cases=_ALONE
     ),
     EnginePlan(
         name="OpenVINO bf16 each modality",
