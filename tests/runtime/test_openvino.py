@@ -38,7 +38,7 @@ def test_executed_precision_tells_bfloat16_from_float32(tiny: Any) -> None:
 @pytest.mark.parametrize("precision", ["fp32", None, 16])
 def test_an_unknown_precision_is_refused(tiny: Any, precision: Any) -> None:
     folder = tiny.make("openvino", **with_precision(precision))
-    with pytest.raises(EngineError, match=r"engine\.inference_precision must be one of f32, bf16, f16"):
+    with pytest.raises(EngineError, match=r"engine\.inference_precision must be one of f32, f16, bf16"):
         load_engine(folder)
 
 
