@@ -100,8 +100,9 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
             assert exported is not None
             # Optimising drops weights from the graph that it folds into others, and the exporter's caches keep them.
             weights = list(exported.model.graph.initializers.values())
-            exported.optimize()
-            weights += exported.model.graph.initializers.values()
+            for _ in range(2):  # the first time merges the transposes of a weight that is used twice, the second folds
+                exported.optimize()
+                weights += exported.model.graph.initializers.values()
         except torch.onnx.errors.OnnxExporterError as error:
             raise EngineError(f"the ONNX export failed: {str(error).splitlines()[0]}") from error
     for node in exported.model.graph:
