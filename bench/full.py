@@ -25,7 +25,7 @@ from kdcmae.runtime.manifest import Manifest
 __all__ = ["run_suite"]
 
 _SWEEP_S = 1.0
-_CEILING_S = 1.0
+_CEILING_S = 0.7
 
 
 def run_suite(

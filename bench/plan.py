@@ -12,7 +12,8 @@ from kdcmae.bench.schema import CaseKind, Status
 from kdcmae.bench.subjects import VARIANT
 from kdcmae.bench.tables import CALL_ALONE
 from kdcmae.compile.cache import cache_key
-from kdcmae.errors import DeviceError
+from kdcmae.doctor import require_target
+from kdcmae.errors import BrokenDependencyError, DeviceError, MissingDependencyError
 from kdcmae.runtime.schema import MANIFEST_FILE
 
 __all__ = ["ALL_PLANS", "PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
@@ -137,7 +138,7 @@ PLANS: Mapping[str, ModelPlan] = {
         ),
         peers={**_PEERS, **_TORCH_COMPILE},
         left_out={},
-        seconds=2.5,
+        seconds=2.2,
         clips=96,
         largest_batch=64,
     ),
@@ -162,7 +163,7 @@ PLANS: Mapping[str, ModelPlan] = {
             "torch.compile": "left out of the suite: compiling takes minutes; "
             "kdcmae-bench preset:base torch-compile:preset:base measures it",
         },
-        seconds=4.0,
+        seconds=3.5,
         clips=8,
         largest_batch=2,
     ),
@@ -243,6 +244,10 @@ def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
     kept = folder.with_name(f"{folder.name}.key")
     if (folder / MANIFEST_FILE).is_file() and kept.is_file() and kept.read_text() == key:
         return Built(plan=plan, folder=folder, status="measured")
+    try:
+        require_target(plan.target)
+    except (BrokenDependencyError, DeviceError, MissingDependencyError) as error:  # sooner than the command says it
+        return Built(plan=plan, folder=folder, status="not measured", reason=f"not measured on this hardware: {error}")
     command = ["kdcmae-compile", "--target", plan.target, *model.options, *plan.options, "--output", str(folder)]
     done = _run(command)
     if done.returncode != 0 and plan.fallback:

@@ -215,6 +215,14 @@ def test_an_engine_that_its_machine_refuses_is_built_with_the_fallback(tool, tmp
     assert build_engine(MODEL, plan, tmp_path / "engine").status == "measured"
 
 
+def test_what_cannot_be_built_here_is_not_begun(tool, tmp_path, monkeypatch):
+    tool("kdcmae-compile", "sys.exit('it was begun')")
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
+    built = build_engine(MODEL, dataclasses.replace(ENGINE, target="torch-trt"), tmp_path / "engine")
+    assert built.status == "not measured"
+    assert built.reason.startswith("not measured on this hardware: torch_tensorrt is not installed; install it with")
+
+
 def test_peers_name_engines_of_the_plan():
     for plan in (*PLANS.values(), *ALL_PLANS.values()):
         slugs = {engine.slug for engine in plan.engines}
