@@ -78,7 +78,9 @@ def test_the_inspector_tells_what_the_kernels_of_a_plan_read_and_write(gpu, tmp_
     ]
     plan.write_text(json.dumps({"Layers": layers, "Bindings": []}))
     assert plan_kernels(Inspected(), None, plan) == {"fp16": 3, "int8": 1, "fp32": 2, "bf16": 1}
-    assert gpu == [True]
+    plan.write_text("{}")
+    assert plan_kernels(Inspected(), None, plan) == {}
+    assert gpu == [True, True]
 
 
 def test_a_plan_that_its_own_library_does_not_load(gpu, tmp_path):
