@@ -67,8 +67,8 @@ def accuracies(
 
     Args:
         contenders: all subjects.
-        answers: (clips, classes) by subject, of those that gave any. A library's own tool gives none: it has those of
-            the engine that it runs.
+        answers: (clips, classes) by subject, of those that gave any. What only times an engine gives none: it has those
+            of that engine.
         labels: of the clips.
         data: which clips these are.
     """
@@ -76,7 +76,7 @@ def accuracies(
     found = {}
     for one in contenders:
         subject, runs = one.entry.subject, engines.get(one.entry.source.partition(":")[2], "")
-        given = answers.get(runs if one.facts.boundary == "tool" else subject)
+        given = answers.get(subject if one.facts.shows_outputs else runs)
         if given is not None and knows(one, labels):
             found[subject] = top1_accuracy(given, labels, one.facts.labels, data=data)
     return found

@@ -196,7 +196,7 @@ class Contender:
         """Whether both compute the same: a model that keeps fewer tokens is another model."""
         mine, theirs = self.facts, reference.facts
         same_model = mine.config.get("kept_tokens") == theirs.config.get("kept_tokens")
-        return mine.boundary != "tool" and same_model and set(mine.inputs) == set(theirs.inputs)
+        return mine.shows_outputs and same_model and set(mine.inputs) == set(theirs.inputs)
 
     def _speed(self, reference: Contender | None) -> Speed | None:
         if self._latency is None or reference is None or reference._latency is None:

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from kdcmae.bench.subjects import (
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.manifest import Manifest, TensorSpec
-from kdcmae.runtime.openvino import import_openvino, openvino_core
-from kdcmae.timing import time_window
 
 __all__ = ["open_peer"]
 
@@ -145,61 +142,8 @@ class OrtInt8Subject(HostTimed):
         """None: it is nobody's engine."""
 
 
-class OpenVINOCallSubject(HostTimed):
-    """OpenVINO's call alone on the IR of an engine, by OpenVINO's clock: what ``benchmark_app`` times.
-
-    Windows are as long as the tool's, because a processor needs a while to be itself after another's turn. For each the
-    model is compiled anew, as in the tool's processes, unless that takes longer than it tells: where a small model lies
-    in memory is worth several percent.
-
-    Args:
-        source: an engine folder of target ``openvino``.
-        threads: CPU threads.
-    """
-
-    def __init__(self, source: str, threads: int) -> None:
-        folder, manifest = _engine(source, "openvino")
-        engine, core = manifest.engine, openvino_core()
-        properties = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": engine["inference_precision"],
-        }
-        model = core.read_model(folder / engine["file"])
-        self._compile = partial(core.compile_model, model, engine.get("device", "CPU"), properties)
-        begin = time.perf_counter()
-        self._request = self._compile().create_infer_request()
-        self._compile_s = time.perf_counter() - begin
-        self._outputs = [spec.name for spec in manifest.outputs]
-        self.facts = replace(engine_facts(folder, manifest), boundary="library call", tolerance=None)
-
-    def run(self, inputs: Arrays) -> Arrays:
-        self._hand_over(inputs)
-        self._request.infer(share_outputs=True)
-        return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
-
-    def window(self, inputs: Arrays, seconds: float) -> list[float]:
-        if self._compile_s < _tool_seconds(seconds) / 2:
-            self._request = self._compile().create_infer_request()
-        self._hand_over(inputs)
-        latencies_ms: list[float] = []
-
-        def call() -> None:
-            self._request.infer(share_outputs=True)
-            latencies_ms.append(self._request.latency)
-
-        return latencies_ms[-len(time_window(call, _tool_seconds(seconds))) :]
-
-    def self_test(self) -> None:
-        """None: see the engine's."""
-
-    def _hand_over(self, inputs: Arrays) -> None:
-        for name, array in inputs.items():
-            self._request.set_tensor(name, import_openvino().Tensor(array, shared_memory=False))
-
-
 class _ToolSubject:
-    """An engine timed by its library's own command: one process per window, which reports its own latencies.
+    """An engine timed by a command: one process per window, which reports its own latencies.
 
     Its outputs are out of reach; they are those of the engine.
     """
@@ -211,6 +155,25 @@ class _ToolSubject:
 
     def self_test(self) -> None:
         """None: see the engine's."""
+
+
+class OpenVINOCallSubject(_ToolSubject):
+    """OpenVINO's call alone on the IR of an engine, by OpenVINO's clock: what ``benchmark_app`` times.
+
+    Args:
+        source: an engine folder of target ``openvino``.
+        threads: CPU threads.
+    """
+
+    def __init__(self, source: str, threads: int) -> None:
+        folder, manifest = _engine(source, "openvino")
+        self._command = [sys.executable, "-m", "kdcmae.bench.openvino_call", str(folder), str(threads)]
+        self.facts = replace(engine_facts(folder, manifest), boundary="library call", preprocessing=None)
+
+    def window(self, inputs: Arrays, seconds: float) -> list[float]:
+        """Every call of one run, as long as the tool's."""
+        latencies_ms: list[float] = json.loads(_run([*self._command, str(_tool_seconds(seconds))]))
+        return latencies_ms
 
 
 class BenchmarkAppSubject(_ToolSubject):
@@ -311,8 +274,14 @@ def _sizes(spec: TensorSpec) -> list[str]:
     return [str(size) for size in spec.sizes(1)]
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
+    """What the command printed.
+
+    Raises:
+        EngineError: it failed.
+    """
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-500:]
         raise EngineError(f"{Path(command[0]).name} ended with exit code {done.returncode}: {said}")
+    return done.stdout

@@ -45,7 +45,7 @@ SCHEMA_VERSION = 4
 Boundary = Literal["host to host", "library call", "tool", "device", "clip to label", "process to label"]
 BOUNDARIES: Mapping[str, str] = {
     "host to host": "numpy arrays in, numpy arrays out; decoding and preprocessing are not included",
-    "library call": "the library's own call by its own clock, on inputs that it got before",
+    "library call": "the library's own call by its own clock, in a new process per window, on inputs made up",
     "tool": "what the library's own tool reports for its inference call, on inputs it makes up",
     "device": "between two CUDA events around the work on the GPU; inputs and outputs stay there",
     "clip to label": "a video file on disk to its labels: decode, fbank, frame, inference",

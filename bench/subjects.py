@@ -91,6 +91,11 @@ class Facts:
         return self.kind == TORCH_EAGER
 
     @property
+    def shows_outputs(self) -> bool:
+        """Whether what it computes can be seen; a process that only times keeps it to itself."""
+        return self.boundary not in ("library call", "tool")
+
+    @property
     def given(self) -> tuple[str, ...]:
         """Which of ``audio`` and ``image`` it is given, in whatever form."""
         return tuple(sorted({_SEES[spec.name] for spec in self.inputs if spec.name in _SEES}))

@@ -176,11 +176,11 @@ def test_accuracy_has_wilson_s_interval():
 
 
 def test_a_tool_has_the_accuracy_of_the_engine_that_it_runs():
-    def contender(source, boundary="host to host", labels=("a", "b")):
-        facts = types.SimpleNamespace(boundary=boundary, labels=labels, random_weights=False)
+    def contender(source, shows_outputs=True, labels=("a", "b")):
+        facts = types.SimpleNamespace(shows_outputs=shows_outputs, labels=labels, random_weights=False)
         return types.SimpleNamespace(entry=Entry(source=source, subject=f"the {source}"), facts=facts)
 
-    subjects = [contender("engine"), contender("benchmark_app:engine", "tool"), contender("trtexec:plan", "tool")]
+    subjects = [contender("engine"), contender("benchmark_app:engine", False), contender("trtexec:plan", False)]
     given = {"the engine": np.eye(2, dtype=np.float32), "the stranger": np.eye(2, dtype=np.float32)}
     found = accuracies([*subjects, contender("stranger", labels=("c", "d"))], given, ["a", "a"], data="two clips")
     assert {subject: accuracy.top1 for subject, accuracy in found.items()} == {
