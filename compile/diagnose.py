@@ -6,9 +6,7 @@ same modules. First at the boundaries of the blocks, then inside the first block
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -17,27 +15,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from kdcmae.compile import cases, export, models
+from kdcmae.compile import cases, export
+from kdcmae.compile.layers import (
+    Values,
+    compiled_values,
+    layer_order,
+    layer_outputs,
+    layer_values,
+    module_values,
+    onnx_values,
+    openvino_values,
+    quantized_values,
+)
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, cosine, relative_error
-from kdcmae.compile.quantize.openvino import floating_hint
 from kdcmae.compile.quantize.quantizer import Quantizer
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
 from kdcmae.compile.targets import load_target
-from kdcmae.compile.targets.onnx import open_session
 from kdcmae.runtime.onnx import NO_BFLOAT16
-from kdcmae.runtime.openvino import HINTS, import_openvino, openvino_core
+from kdcmae.runtime.openvino import HINTS
 
-__all__ = ["Layer", "Stage", "compare_layers", "diagnose", "layer_values", "onnx_values", "openvino_values"]
+__all__ = ["Layer", "Stage", "blind", "compare_layers", "diagnose"]
 
 
 Step = Callable[[str], AbstractContextManager[None]]
 
-# From names of values in the graph, and inputs, to those of them that the stage has.
-Values = Callable[[Sequence[str], Arrays], Arrays]
+_OPAQUE = ("trt", "torch-trt")  # their engines give no values from inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +106,14 @@ def diagnose(
 
     Returns:
         The stages compared, the last of them with the first layer that is out of its gate where there is any.
+
+    Raises:
+        MissingDependencyError: the target's library is not installed.
     """
-    if model.parts is None or not load_target(settings.target).splits_frontend:
+    target = load_target(settings.target)
+    if settings.target not in _OPAQUE:
+        target.require()
+    if model.parts is None or not target.splits_frontend:
         return _diagnose(model, settings, scratch, engine.get("file"), step)
     float32 = dataclasses.replace(settings, precision="fp32", execute_as="")
     found = _diagnose(model.parts.frontend, float32, scratch, engine.get("frontend"), step)
@@ -115,7 +126,9 @@ def diagnose(
 def blind(settings: CompileSettings) -> str:
     """What of a target's way is not compared here layer by layer, in words; empty where all of it is."""
     last = "quantized" if settings.precision in QUANTIZED else "onnx"
-    if settings.target in ("trt", "torch-trt", "aoti"):
+    if settings.target == "aoti":
+        return "stage 'aoti' was compiled with the layers among its outputs: a package gives no values from inside"
+    if settings.target in _OPAQUE:
         return f"compared up to stage {last!r}: an engine of {settings.target} gives no values from inside"
     if settings.target == "onnx" and settings.floating == "bf16":
         return f"compared up to stage {last!r}, widened to float32: {NO_BFLOAT16}"
@@ -137,7 +150,7 @@ def _diagnose(
         if settings.floating == "bf16":
             export.widened(graph, scratch / "widened.onnx")
             graph = scratch / "widened.onnx"
-    walks: dict[str, Values] = {"lowered": _module_values(model, lowered, names)}
+    walks: dict[str, Values] = {"lowered": module_values(model, lowered, names)}
     hint = {"INFERENCE_PRECISION_HINT": HINTS[settings.execute_as or settings.floating]}
     if engine is not None and settings.target == "openvino":
         walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine, hint)}
@@ -147,6 +160,10 @@ def _diagnose(
         walks["onnx"] = onnx_values(graph)
         if not quantized and settings.target == "openvino":
             walks["openvino"] = openvino_values(exported, hint)
+        if settings.target == "aoti":
+            walks["aoti"] = compiled_values(
+                model, lowered, names, batch=settings.batch, device=settings.device or "cpu", folder=scratch
+            )
     with step("inputs"):
         proofs = (
             *cases.batch_cases(model, settings.batch),
@@ -164,7 +181,7 @@ def _diagnose(
         graph, _ = Quantizer(model, settings, step).quantize(exported)
         with step("compare quantized"):
             gate = settings.gate(set())
-            stages.append(_compared_on(proofs, model, names, _quantized_values(graph), gate, stage="quantized"))
+            stages.append(_compared_on(proofs, model, names, quantized_values(graph), gate, stage="quantized"))
     return stages
 
 
@@ -177,13 +194,6 @@ def _compared_on(
         if found.first is not None:
             break
     return dataclasses.replace(found, case=case.name)
-
-
-def _quantized_values(graph: Path) -> Values:
-    """Values of a quantised graph, as what reads it computes them: OpenVINO an IR, ONNX Runtime a file with Q/DQ."""
-    if graph.suffix == ".xml":
-        return openvino_values(graph, {"INFERENCE_PRECISION_HINT": floating_hint(openvino_core())})
-    return onnx_values(graph)
 
 
 def compare_layers(
@@ -199,7 +209,7 @@ def compare_layers(
         gate: what every layer has to stay within; cosine counts where it has no largest error.
         stage: its name.
     """
-    order = _order(model, names, inputs)
+    order = layer_order(model, names, inputs)
     coarse = [name for name in order if _depth(name) == 1]
     found = _compared(model, coarse, names, values, inputs, gate)
     first = _first(found)
@@ -211,76 +221,12 @@ def compare_layers(
     return Stage(name=stage, layers=(*before, *fine, first), first=_first(fine) or first)
 
 
-def layer_values(graph: Path) -> dict[str, str]:
-    """The value of an exported ONNX graph that is each module's output, by the module's name.
-
-    A module that runs twice is left out: which of its values is meant is not clear.
-    """
-    import onnx
-
-    values: dict[str, str] = {}
-    repeated: set[str] = set()
-    previous: set[str] = set()
-    for node in onnx.load(graph, load_external_data=False).graph.node:
-        written = next((entry.value for entry in node.metadata_props if entry.key == export.SCOPES), "")
-        if not written:
-            continue
-        scopes = set(ast.literal_eval(written)[1:-1])
-        repeated |= {name for name in scopes - previous if name in values}
-        values |= dict.fromkeys(scopes, node.output[0])
-        previous = scopes
-    return {name: value for name, value in values.items() if name not in repeated}
-
-
-def onnx_values(graph: Path) -> Values:
-    """Values of an ONNX file, as ONNX Runtime computes them; writes a scratch file beside it."""
-
-    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
-        import onnx
-
-        scratch = graph.with_name(f".{graph.name}.layers-{os.getpid()}")
-        model = onnx.load(graph, load_external_data=False)
-        present = {name for node in model.graph.node for name in node.output}
-        known = {output.name for output in model.graph.output}
-        wanted = [name for name in names if name in present]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
-        onnx.save_model(model, scratch)
-        try:
-            results = open_session(scratch)(inputs)
-        finally:
-            scratch.unlink()
-        return {name: results[name] for name in wanted}
-
-    return values
-
-
-def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
-    """Values of an OpenVINO IR, or of an ONNX file, as the CPU plugin computes them with these properties."""
-
-    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
-        ov = import_openvino()
-        core = openvino_core()
-        model = core.read_model(path)
-        present = {name for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
-        own = {name for port in model.outputs for name in port.get_names()}
-        wanted = [name for name in names if name in present]
-        model.add_outputs([name for name in wanted if name not in own])
-        converted = ov.preprocess.PrePostProcessor(model)
-        for name in wanted:
-            converted.output(name).tensor().set_element_type(ov.Type.f32)  # numpy has no bfloat16
-        model = converted.build()
-        results = core.compile_model(model, "CPU", dict(properties)).create_infer_request().infer(dict(inputs))
-        return {name: results[name] for name in wanted}
-
-    return values
-
-
 def _compared(
     model: EngineModel, order: Sequence[str], names: Mapping[str, str], values: Values, inputs: Arrays, gate: Gate
 ) -> list[Layer]:
     if not order:
         return []
-    expected = _outputs(model, model.module, order, inputs)
+    expected = layer_outputs(model, model.module, order, inputs)
     found = values([names[name] for name in order], inputs)
     layers = []
     for name in order:
@@ -295,52 +241,6 @@ def _layer(name: str, actual: NDArray[Any], expected: NDArray[Any], gate: Gate) 
     error, angle = relative_error(actual, expected), cosine(actual, expected)
     passed = angle >= gate.min_cosine if gate.max_error is None else error <= gate.max_error
     return Layer(name=name, error=error, cosine=angle, passed=passed)
-
-
-def _module_values(model: EngineModel, module: nn.Module, names: Mapping[str, str]) -> Values:
-    """The values as another module of the same structure computes them."""
-    modules = {value: name for name, value in names.items()}
-
-    def values(wanted: Sequence[str], inputs: Arrays) -> Arrays:
-        outputs = _outputs(model, module, [modules[value] for value in wanted], inputs)
-        return {names[name]: output for name, output in outputs.items()}
-
-    return values
-
-
-def _order(model: EngineModel, names: Iterable[str], inputs: Arrays) -> list[str]:
-    """The named submodules that return a tensor, in the order they finish."""
-    order: list[str] = []
-    _observe(model, model.module, names, inputs, lambda name, _: order.append(name))
-    return list(dict.fromkeys(order))
-
-
-def _outputs(model: EngineModel, module: nn.Module, names: Iterable[str], inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """What the named submodules return."""
-    outputs: dict[str, NDArray[Any]] = {}
-
-    def keep(name: str, output: Tensor) -> None:
-        outputs[name] = output.float().numpy()
-
-    _observe(model, module, names, inputs, keep)
-    return outputs
-
-
-def _observe(
-    model: EngineModel, module: nn.Module, names: Iterable[str], inputs: Arrays, see: Callable[[str, Tensor], None]
-) -> None:
-    """Run a module and see the tensor that every named submodule returns."""
-    wanted = set(names)
-
-    def hook(name: str) -> Callable[..., None]:
-        return lambda _, __, output: see(name, output) if isinstance(output, Tensor) else None
-
-    handles = [child.register_forward_hook(hook(name)) for name, child in module.named_modules() if name in wanted]
-    try:
-        models.run(model, module, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _depth(name: str) -> int:

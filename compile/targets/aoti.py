@@ -23,7 +23,7 @@ from kdcmae import host
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import BrokenDependencyError, EngineError
 
-__all__ = ["TARGET", "AotInductor", "executed_precision"]
+__all__ = ["TARGET", "AotInductor", "compile_package", "executed_precision"]
 
 _FILE = "model.pt2"
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -56,8 +56,7 @@ class AotInductor:
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.program is not None
         device, path = request.device or "cpu", request.folder / _FILE
-        program = move_to_device_pass(request.program, device) if device == "cuda" else request.program
-        _package(program, path)
+        compile_package(request.program, path, device)
         executed = executed_precision(path)
         return BuiltEngine(
             engine={"file": _FILE, "device": device, **_bound_to(device)},
@@ -80,8 +79,19 @@ class AotInductor:
 TARGET = AotInductor()
 
 
-def _package(program: ExportedProgram, path: Path) -> None:
-    """Compile, leaving nothing behind but the package."""
+def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
+    """Compile a program, leaving nothing behind but the package.
+
+    Args:
+        program: on the CPU.
+        path: the package to write.
+        device: that it is for, ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        EngineError: the compiler failed.
+    """
+    if device == "cuda":
+        program = move_to_device_pass(program, device)
     pick_vec_isa()  # tries the compiler on the processor's instructions; remembered in the shared cache
     # In that cache every build would leave a copy of the weights.
     with warnings.catch_warnings(), torch.no_grad(), fresh_cache(dir=str(path.parent)):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import nullcontext
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from kdcmae.compile import export
 from kdcmae.compile.cli import build
 from kdcmae.compile.cli import diagnose as cli
-from kdcmae.compile.diagnose import compare_layers, diagnose, layer_values, onnx_values, openvino_values
+from kdcmae.compile.diagnose import compare_layers, diagnose
+from kdcmae.compile.layers import compiled_values, layer_values, onnx_values, openvino_values
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model, examples
 from kdcmae.compile.settings import GATES, CompileSettings
@@ -62,6 +65,19 @@ def test_a_planted_bug_is_found_in_its_layer(layer, runner, model, graph, tmp_pa
     assert stage.first is not None
     assert stage.first.name == layer
     assert all(one.passed for one in stage.layers[: stage.layers.index(stage.first)])
+
+
+def test_a_bug_in_compiled_code_is_found_in_its_layer(model, graph, tmp_path):
+    broken, layer = copy.deepcopy(lower(model.module, "fp32")), "classifier.blocks_v.0"
+    with torch.no_grad():
+        broken.get_submodule(f"{layer}.mlp.fc2").weight *= 1.5
+    names = {name: layer_values(graph)[name] for name in ("classifier.patch_embed_v", layer, "classifier.norm")}
+    values = compiled_values(model, broken, names, batch=ONE, device="cpu", folder=tmp_path)
+    stage = compare_layers(model, names, values, examples(model, 1), GATES["fp32"], stage="aoti")
+    assert stage.first is not None
+    assert stage.first.name == layer
+    assert [one.passed for one in stage.layers] == [True, False]
+    assert not any(child._forward_hooks for child in broken.modules())  # it is as it was
 
 
 def test_an_honest_export_has_no_such_layer(model, graph):
@@ -144,6 +160,17 @@ def test_models_for_a_missing_modality_are_compared_too(run, checkpoint):
 
 
 def test_how_far_it_sees_is_said(run, checkpoint):
-    result = run("diagnose", "--checkpoint", checkpoint, "--target", "aoti")
+    result = run("diagnose", "--checkpoint", checkpoint, "--target", "trt")
     assert result.exit_code == 0, result.stderr
-    assert "compared up to stage 'onnx': an engine of aoti gives no values from inside" in result.stdout
+    assert "compared up to stage 'onnx': an engine of trt gives no values from inside" in result.stdout
+
+
+def test_compiled_code_is_compared_layer_by_layer(run, checkpoint):
+    result = run("diagnose", "--checkpoint", checkpoint, "--target", "aoti", "--precision", "bf16", "--batch", "1:2:2",
+                 "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert [stage["stage"] for stage in found["stages"]] == ["lowered", "onnx", "aoti"]
+    compared = [[layer["name"] for layer in stage["layers"]] for stage in found["stages"]]
+    assert compared[2] == compared[0]
+    assert "compiled with the layers among its outputs" in found["blind"]

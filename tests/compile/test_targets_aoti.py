@@ -169,7 +169,7 @@ def test_a_failed_compilation_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(aoti, "aoti_compile_and_package", fails)
     with pytest.raises(EngineError, match=r"could not build the engine: CppCompileError: no space$"):
-        aoti._package(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2")
+        aoti.compile_package(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2", "cpu")
 
 
 WRAPPER = """
