@@ -28,8 +28,9 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for the modules that
 
 OPSET = 20  # the first with Gelu; LayerNormalization is in since 17
 
-# A protobuf message holds at most 2 GiB, and needs some of that for the graph.
-LARGEST_FILE_BYTES = 1_900_000_000
+# Of weights within an ONNX file: who reads or writes it needs memory for several copies of it, and a protobuf message
+# holds 2 GiB at most. Weights in a file beside it are mapped.
+LARGEST_FILE_BYTES = 256_000_000
 _SMALL_BYTES = 1024  # what is smaller stays in the graph
 
 
@@ -119,7 +120,7 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
 
 
 def deliver(graph: Path, target: Path) -> None:
-    """Copy an ONNX file under another name: as one file where the format allows it, with ``<name>.data`` otherwise.
+    """Copy an ONNX file under another name: as one file where it is small, with ``<name>.data`` otherwise.
 
     Args:
         graph: what :func:`export_onnx` wrote.

@@ -70,9 +70,10 @@ def compile_modalities(
             for name, model in models.items()
         }
         whole = partial / main
+        weights = _share_weights(partial, manifests)
         for variant in variants:
             _move(partial / variant, whole, variant)
-        manifest = _write(whole, {"" if name == main else name: manifests[name] for name in models})
+        manifest = _write(whole, {"" if name == main else name: manifests[name] for name in models}, weights)
         if not any(rung["status"] == "skipped" for rung in manifest.parity if rung["name"] == "artifact"):
             with step("verify the variants"):
                 _self_test(whole)
@@ -86,14 +87,24 @@ def _move(source: Path, target: Path, variant: str) -> None:
             os.rename(path, target / file_name(path.name, variant))
 
 
-def _write(folder: Path, manifests: Mapping[str, Manifest]) -> Manifest:
-    """Share the weights and write the manifests, that of the engine itself last: it has the digests of the others."""
+def _share_weights(folder: Path, manifests: Mapping[str, Manifest]) -> str:
+    """Put the weights of all engines into one file beside the first, and give its name; nothing where none can."""
+    graphs = [
+        folder / name / manifest.engine[role]
+        for name, manifest in manifests.items()
+        for role in GRAPHS
+        if role in manifest.engine
+    ]
+    share = sharing.SHARE.get(next(iter(manifests.values())).target)
+    return share(graphs) if share else ""
+
+
+def _write(folder: Path, manifests: Mapping[str, Manifest], weights: str) -> Manifest:
+    """Write the manifests, that of the engine itself last: it has the digests of the others."""
     files = {
         name: {role: file_name(manifest.engine[role], name) for role in GRAPHS if role in manifest.engine}
         for name, manifest in manifests.items()
     }
-    share = sharing.SHARE.get(manifests[""].target)
-    weights = share([folder / file for graphs in files.values() for file in graphs.values()]) if share else None
     written: Manifest
     for name in (*filter(None, manifests), ""):
         engine = {**manifests[name].engine, **files[name], **({"weights": weights} if weights else {})}

@@ -49,7 +49,7 @@ def _share_onnx(graphs: Sequence[Path]) -> str:
 
 
 SHARE: Mapping[str, Callable[[Sequence[Path]], str]] = {"openvino": _share_ir, "onnx": _share_onnx}
-"""By target: put the weights of graphs in one folder into one file there, and give its name."""
+"""By target: put the weights of graphs, each in a folder of its own, into one file beside the first; give its name."""
 
 
 class _Pool:

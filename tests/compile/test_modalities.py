@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile import models
+from kdcmae.compile import export, models
 from kdcmae.compile.cli.output import parse_modalities
 from kdcmae.compile.modalities import with_input_of
 from kdcmae.compile.models import classifier_model, feature_model
@@ -125,6 +125,20 @@ def test_raw_engines_share_the_weights_of_their_frontends_too(checkpoint, run, t
     with load_engine(folder) as engine:
         assert engine.self_test().passed
         assert engine.classify(waveform, 16000, frame) != engine.classify(waveform, 16000, None)
+
+
+def test_weights_beside_their_graphs_are_shared_too(checkpoint, smallest, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LARGEST_FILE_BYTES", 100_000)
+    folder = tmp_path / "engine"
+    result = run("--target", "onnx", "--checkpoint", checkpoint, "--modalities", "audiovisual,audio,video", "--output",
+                 folder, "--no-cache")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in folder.glob("*weights*")] == ["weights.bin"]
+    assert not list(folder.glob("*.data"))
+    weights = sum(parameter.nbytes for parameter in smallest.parameters())
+    assert (folder / "weights.bin").stat().st_size < 1.2 * weights
+    with load_engine(folder) as engine:
+        assert engine.self_test().passed
 
 
 @pytest.mark.parametrize("target", ["onnx", "trt"])
