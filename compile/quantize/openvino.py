@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from kdcmae.compile import memory
 from kdcmae.compile.parity import Arrays, cosine
 from kdcmae.compile.quantize import attention
 from kdcmae.compile.quantize.nodes import products_of
@@ -81,16 +82,13 @@ def _closest(model: Any, clips: Clips, products: set[str]) -> Any:
     Smoothing moves outliers from activations into weights. Its scales stand between a norm or an attention and the
     rounding, which keeps the plugin from rounding in the same pass.
     """
-    feeds = [dict(batch) for batch in clips.batches[:_COMPARED]]
-    run = _runner(model)
-    expected = [run(feed) for feed in feeds]
+    expected = _answers(model, clips)
     best, closest = None, -1.0
     for smooth in (False, True):
         made = _quantized(model, clips, products, smooth=smooth)
-        run = _runner(made)
         closeness = min(
             cosine(output[name], reference[name])
-            for output, reference in zip(map(run, feeds), expected, strict=True)
+            for output, reference in zip(_answers(made, clips), expected, strict=True)
             for name in reference
         )
         if closeness > closest:
@@ -98,6 +96,15 @@ def _closest(model: Any, clips: Clips, products: set[str]) -> Any:
         if closest >= _CLOSE:
             break
     return best
+
+
+def _answers(model: Any, clips: Clips) -> list[Arrays]:
+    """The outputs of the first batches; what is compiled for them does not stay, it holds the weights once more."""
+    run = _runner(model)
+    answers = [run(dict(batch)) for batch in clips.batches[:_COMPARED]]
+    del run
+    memory.trim()
+    return answers
 
 
 def _quantized(model: Any, clips: Clips, products: set[str], *, smooth: bool) -> Any:
