@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
         checks.append(_check("other files", "failed", f"not of this engine: {', '.join(unlisted)}"))
     failed = [rung["name"] for rung in manifest.parity if rung.get("status") == "failed"]
     checks.append(_check("ladder", "failed" if failed else "passed", ", ".join(failed) or "as the build left it"))
-    checks.append(_precision(manifest.precision.get("claims", ())))
+    checks += _precision(manifest.precision.get("claims", ()))
     try:
         with load_engine(engine) as loaded:
             return [*checks, _self_test(loaded.self_test())]
@@ -66,14 +66,18 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
         return [*checks, _check("self-test", "failed", str(error).splitlines()[0])]
 
 
-def _precision(claims: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _precision(claims: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """What the build found of its claims; one that it could not check has not passed."""
-    by_verdict = {holds: [claim["layers"] for claim in claims if claim["holds"] is holds] for holds in (False, None)}
-    if by_verdict[False]:
-        return _check("precision", "failed", ", ".join(by_verdict[False]))
-    if by_verdict[None]:
-        return _check("precision", "skipped", f"not checked where it was built: {', '.join(by_verdict[None])}")
-    return _check("precision", "passed", "as the build left it")
+    claims = list(claims)
+    failed, unchecked, held = (
+        ", ".join(claim["layers"] for claim in claims if claim["holds"] is holds) for holds in (False, None, True)
+    )
+    if failed:
+        yield _check("precision", "failed", failed)
+    elif held or not unchecked:
+        yield _check("precision", "passed", f"{held}: as the build left it" if unchecked else "as the build left it")
+    if unchecked:
+        yield _check("precision", "skipped", f"{unchecked}: not checked where it was built")
 
 
 def _self_test(result: SelfTest) -> dict[str, Any]:
