@@ -139,24 +139,34 @@ def drop_interval(lost: NDArray[np.float64], *, seed: int = 0) -> tuple[float, f
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Markdown of a report."""
-    headings = ("model", "executes", "given", "accuracy", "drop in points (95 %)", "agrees with PyTorch")
+    """Markdown of a report: a line per model, a column per use."""
+    uses = list(dict.fromkeys(row["use"] for row in report["rows"]))
+    headings = ("model", "executes", *uses, f"points lost, {uses[0]} (95 %)")
     lines = [table_row(headings), table_row(["---"] * len(headings))]
+    models: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in report["rows"]:
-        low, high = (100 * bound for bound in row["drop_interval"])
-        is_reference = row["is_reference"]
-        drop = "reference" if is_reference else f"{100 * row['drop']:.2f} ({low:.2f} to {high:.2f})"
-        agrees = "" if is_reference else f"{100 * row['agreement']:.2f} %"
-        lines.append(
-            table_row([row["name"], row["executes"], row["use"], f"{100 * row['accuracy']:.2f} %", drop, agrees])
-        )
+        models.setdefault((row["name"], row["executes"]), {})[row["use"]] = row
+    for model, found in models.items():
+        shares = [_share(found[use]) if use in found else "" for use in uses]
+        lines.append(table_row([*model, *shares, _lost(found[uses[0]]) if uses[0] in found else ""]))
     host = report["environment"]["host"]
     lines += [
         "",
-        f"{report['clips']} held-out clips of AVSynth version {report['avsynth_version']}, on {host['cpu']}. Drop and "
-        "agreement are against PyTorch in the same use; what is alone comes without the other, by a path of its own.",
+        f"Accuracy in per cent on {report['clips']} held-out clips of AVSynth version {report['avsynth_version']}, on "
+        f"{host['cpu']}; in brackets, how many of the answers are PyTorch's in the same use. What is alone comes "
+        "without the other, by a path of its own.",
     ]
     return "\n".join(lines)
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    accuracy = f"{100 * row['accuracy']:.2f}"
+    return accuracy if row["is_reference"] else f"{accuracy} ({100 * row['agreement']:.2f})"
+
+
+def _lost(row: Mapping[str, Any]) -> str:
+    low, high = (100 * bound for bound in row["drop_interval"])
+    return "reference" if row["is_reference"] else f"{100 * row['drop']:.2f} ({low:.2f} to {high:.2f})"
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 import kdcmae
+from kdcmae.bench.contender import Entry
 from kdcmae.bench.environment import describe_environment
 from kdcmae.bench.markers import table_row
-from kdcmae.bench.timing import speed_ratio
+from kdcmae.bench.schema import Row, Settings
+from kdcmae.bench.suite import Step, measure_group
+from kdcmae.bench.timing import SpeedRatio
+from kdcmae.bench.yardstick import open_yardstick
 from kdcmae.errors import EngineError, GateError
-from kdcmae.runtime import Engine, load_engine
-from kdcmae.timing import time_window
+from kdcmae.runtime import load_engine
 
 if TYPE_CHECKING:
     from kdcmae import KDCMAEClassifier
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BEGIN", "END", "KeepSettings", "pareto", "render", "run_keep_benchmark"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BEGIN = "<!-- token keep: written by `kdcmae-bench keep` -->"
 END = "<!-- end of token keep -->"
 
-Step = Callable[[str], AbstractContextManager[None]]
+_WARM_UP_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,14 @@ class KeepSettings:
         ratios: shares of the tokens; all of them are always measured too.
         clips: of AVSynth's test split; 0 measures latency alone, as for a model without training.
         threads: per engine.
-        rounds: interleaved windows per engine.
-        window_s: of one.
+        seconds: timed seconds per engine.
     """
 
     targets: tuple[tuple[str, str], ...]
     ratios: tuple[float, ...]
     clips: int
     threads: int
-    rounds: int = 10
-    window_s: float = 0.5
+    seconds: float = 5.0
 
 
 def run_keep_benchmark(
@@ -148,35 +146,55 @@ def _engines(
     exam: _Exam | None,
     step: Step,
 ) -> list[dict[str, Any]]:
-    """One engine per way: accuracy, then p50 in ms and speed against all tokens, timed in turns."""
-    from kdcmae.compile.models import classifier_model, examples
+    """One engine per way: accuracy, then p50 in ms and speed against all tokens, each timed in a process of its own."""
     from kdcmae.predictors import EnginePredictor
 
     title = " ".join(target)
     rows: list[dict[str, Any]] = [{"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio} for keep in keeps]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engines: dict[int, Engine] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        entries: dict[int, Entry] = {}
         for index, keep in enumerate(keeps):
+            path = Path(folder) / str(index)
             try:
-                _build(classifier, keep, facts, target, folder / str(index), step)
-                engines[index] = stack.enter_context(load_engine(folder / str(index), threads=settings.threads))
+                _build(classifier, keep, facts, target, path, step)
             except (EngineError, GateError) as error:
                 rows[index]["failed"] = str(error)
-        if 0 not in engines:
-            raise EngineError(f"{title}: the whole model has no engine to compare with: {rows[0]['failed']}")
+            else:
+                entries[index] = Entry(source=str(path), subject=f"{title}, {keep.ratio:.0%} by {rows[index]['by']}")
+        _require_whole(title, rows)
         if exam is not None:
-            with step(f"classify {settings.clips} clips with {len(engines)} engines"):
-                for index, engine in engines.items():
+            for index, entry in entries.items():
+                with step(f"classify {settings.clips} clips, {entry.subject}"), load_engine(entry.source) as engine:
                     rows[index] |= exam.measure(EnginePredictor(engine))
-        with step(f"time {title} in {settings.rounds} rounds"):
-            windows = _windows(engines, examples(classifier_model(classifier, **facts), 1), settings)
-    for index, medians in windows.items():
-        rows[index]["p50_ms"] = statistics.median(medians)
-        rows[index]["speed"] = asdict(speed_ratio(windows[0], medians))
+        with open_yardstick(settings.threads) as yardstick:
+            timed = measure_group(list(entries.values()), _timing(settings), step=step, yardstick=yardstick)
+    for index, row in zip(entries, timed, strict=True):
+        rows[index] |= _timed(row)
+    _require_whole(title, rows)
     for row, best in zip(rows, pareto(rows), strict=True):
         row["on_front"] = best
     return rows
+
+
+def _require_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if "failed" in rows[0]:
+        raise EngineError(f"{title}: the whole model has no engine to compare with: {rows[0]['failed']}")
+
+
+def _timing(settings: KeepSettings) -> Settings:
+    return Settings(batch=1, threads=settings.threads, seconds=settings.seconds, warm_up_s=_WARM_UP_S, timeout_s=300.0)
+
+
+def _timed(row: Row) -> dict[str, Any]:
+    """What a row of the benchmark says that is of interest here."""
+    if row.latency is None:
+        return {"failed": row.reason}
+    speed = row.speed or SpeedRatio(ratio=1.0, low=1.0, high=1.0)  # the reference has none
+    return {
+        "p50_ms": row.latency.p50_ms,
+        "stable": row.latency.stable,
+        "speed": {"ratio": speed.ratio, "low": speed.low, "high": speed.high},
+    }
 
 
 def _build(
@@ -199,18 +217,6 @@ def _build(
         compile_engine(
             classifier_model(keep_tokens(classifier, keep), **facts), folder, compiled, step=step, seconds={}
         )
-
-
-def _windows(
-    engines: Mapping[int, Engine], inputs: Mapping[str, Any], settings: KeepSettings
-) -> dict[int, list[float]]:
-    """Per engine the median of each window in ms; every other round the other way round."""
-    found: dict[int, list[float]] = {index: [] for index in engines}
-    for turn in range(settings.rounds):
-        for index in list(engines)[:: 1 if turn % 2 == 0 else -1]:
-            calls = time_window(partial(engines[index].infer, inputs), settings.window_s)
-            found[index].append(statistics.median(calls))
-    return found
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
@@ -260,6 +266,6 @@ def _cells(row: Mapping[str, Any]) -> Iterator[str]:
         yield from ("failed", "-")
     else:
         speed = row["speed"]
-        yield f"{row['p50_ms']:.3g}"
+        yield f"{row['p50_ms']:.3g}" + ("" if row["stable"] else " (unstable)")
         yield f"{speed['ratio']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})"
     yield "yes" if row["on_front"] else ""

@@ -24,7 +24,24 @@ def test_what_was_not_measured_is_not_on_the_front():
     assert pareto([{"p50_ms": 10.0}, {"p50_ms": 5.0}]) == [False, False]
 
 
-SETTINGS = KeepSettings(targets=(("onnx", "fp32"),), ratios=(0.5,), clips=12, threads=1, rounds=2, window_s=0.01)
+def test_the_table_tells_what_failed_and_what_was_unstable():
+    speed = {"ratio": 1.5, "low": 1.4, "high": 1.6}
+    timed = {"accuracy": 90.0, "agreement": 95.0, "p50_ms": 2.0, "stable": False, "speed": speed, "on_front": True}
+    rows = [
+        {"ratio": 0.5, "by": "energy", **timed},
+        {"ratio": 0.25, "by": "energy", "failed": "it does not pass its gate", "on_front": False},
+    ]
+    environment = {"host": {"cpu": "a processor"}, "load_average_1min": 0.0}
+    report = {"environment": environment, "model": FACTS, "settings": {"threads": 2, "clips": 0},
+              "targets": {"onnx fp32": rows}}  # fmt: skip
+    lines = render(report).splitlines()
+    assert lines[-2:] == [
+        "| 50% | energy | 90.0 | 95.0 | 2 (unstable) | 1.50 (1.40-1.60) | yes |",
+        "| 25% | energy | - | - | failed | - |  |",
+    ]
+
+
+SETTINGS = KeepSettings(targets=(("onnx", "fp32"),), ratios=(0.5,), clips=12, threads=1, seconds=0.05)
 FACTS = {"name": "tiny", "source": "a test", "random_weights": True}
 
 
