@@ -74,8 +74,10 @@ class Quality:
     shares: Mapping[str, float]
 
     def of(self, row: Row) -> str:
-        """A row's; a library's own tool has that of the engine that it runs."""
-        share = self.shares.get(row.case.subject, self.shares.get(_engine_of(row.case.subject)))
+        """A row's; what only times an engine has that of the engine."""
+        subject = row.case.subject
+        engine = _engine_of(subject) or subject.removesuffix(CALL_ALONE)
+        share = self.shares.get(subject, self.shares.get(engine))
         return NONE if share is None else f"{share:.1%}"
 
 
