@@ -168,8 +168,8 @@ def _engines(
                     rows[index] |= exam.measure(EnginePredictor(engine))
         with open_yardstick(settings.threads) as yardstick:
             timed = measure_group(list(entries.values()), _timing(settings), step=step, yardstick=yardstick)
-    for index, row in zip(entries, timed, strict=True):
-        rows[index] |= _timed(row)
+    for index, measured in zip(entries, timed, strict=True):
+        rows[index] |= _timed(measured)
     _require_whole(title, rows)
     for row, best in zip(rows, pareto(rows), strict=True):
         row["on_front"] = best
