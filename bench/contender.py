@@ -193,10 +193,11 @@ class Contender:
         return Parity(against=reference.entry.subject, error=error, tolerance=tolerance, passed=passed)
 
     def _comparable(self, reference: Contender) -> bool:
-        """Whether both compute the same: a model that keeps fewer tokens is another model."""
+        """Whether both compute the same, for all to see: a model that keeps fewer tokens is another model."""
         mine, theirs = self.facts, reference.facts
         same_model = mine.config.get("kept_tokens") == theirs.config.get("kept_tokens")
-        return mine.shows_outputs and same_model and set(mine.inputs) == set(theirs.inputs)
+        seen = mine.shows_outputs and theirs.shows_outputs
+        return seen and same_model and set(mine.inputs) == set(theirs.inputs)
 
     def _speed(self, reference: Contender | None) -> Speed | None:
         if self._latency is None or reference is None or reference._latency is None:

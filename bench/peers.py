@@ -166,7 +166,7 @@ class OpenVINOCallSubject(_ToolSubject):
     """
 
     def __init__(self, source: str, threads: int) -> None:
-        folder, manifest = _engine(source, "openvino")
+        folder, manifest = _single_ir(source)
         self._command = [sys.executable, "-m", "kdcmae.bench.openvino_call", str(folder), str(threads)]
         self.facts = replace(engine_facts(folder, manifest), boundary="library call", preprocessing=None)
 
@@ -188,7 +188,7 @@ class BenchmarkAppSubject(_ToolSubject):
     """
 
     def __init__(self, source: str, threads: int) -> None:
-        folder, manifest = _engine(source, "openvino")
+        folder, manifest = _single_ir(source)
         self._command = [
             _tool("benchmark_app", "install it with: pip install 'kdcmae[openvino]'"),
             *("-m", str(folder / manifest.engine["file"]), "-d", str(manifest.engine.get("device", "CPU"))),
@@ -249,6 +249,21 @@ def _engine(source: str, target: str) -> tuple[Path, Manifest]:
     manifest = Manifest.read(folder)
     if manifest.target != target:
         raise ConfigError(f"{folder} is an engine for {manifest.target}; give one for {target}")
+    return folder, manifest
+
+
+def _single_ir(source: str) -> tuple[Path, Manifest]:
+    """An engine for OpenVINO that is one IR with weights of its own: what runs alone.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    folder, manifest = _engine(source, "openvino")
+    if others := [manifest.engine[role] for role in ("frontend", "weights") if role in manifest.engine]:
+        raise ConfigError(
+            f"{folder} is more than one IR: it has {' and '.join(others)} too; give an engine that was built without "
+            "--inputs raw and --modalities"
+        )
     return folder, manifest
 
 

@@ -252,3 +252,13 @@ def test_a_call_that_fails_says_why(compiled_openvino):
     (compiled_openvino / "manifest.json").write_text("{}")
     with pytest.raises(EngineError, match=r"exit code \d+: .*manifest"):
         alone.window({}, 1)
+
+
+@pytest.mark.parametrize("peer", ["openvino-call", "benchmark_app"])
+def test_an_engine_of_several_files_cannot_be_timed_as_one(peer, as_target, engine_folder):
+    for role, name in (("frontend", "frontend.xml"), ("weights", "weights.bin")):
+        for file in (name, "frontend.bin"):
+            (engine_folder / file).touch()
+        folder = as_target("openvino", inference_precision="f32", **{role: name})
+        with pytest.raises(ConfigError, match=f"more than one IR: it has {name} too; give an engine"):
+            open_subject(f"{peer}:{folder}", 1)

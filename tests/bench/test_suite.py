@@ -162,6 +162,14 @@ def test_a_peer_that_promises_nothing_is_compared_without_a_gate(run_fakes):
     assert report.rows[1].parity.passed
 
 
+def test_nothing_is_compared_with_what_only_times(run_fakes):
+    report = run_fakes("only times", "an engine")
+    assert [row.is_reference for row in report.rows] == [True, False]
+    assert [row.parity for row in report.rows] == [None, None]
+    assert report.rows[1].speed is not None
+    assert report.exit_code == 0
+
+
 def test_accuracy_stands_beside_the_latency_of_what_knows_avsynth(run_fakes, monkeypatch):
     """The fake says the first class of every clip."""
     monkeypatch.setattr(suite, "_CLIPS", 24)
