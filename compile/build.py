@@ -25,9 +25,9 @@ from kdcmae.compile.parity import Arrays, Case, Ladder
 from kdcmae.compile.quantize.accuracy import open_graph
 from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
+from kdcmae.compile.sessions import open_session, require_onnxruntime
 from kdcmae.compile.settings import QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
-from kdcmae.compile.targets.onnx import open_session, require_onnxruntime
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import require_capable, require_device, require_native
@@ -75,14 +75,18 @@ def compile_engine(
         program = build.export()
         exported()
         declared = gates.declared_products(program)
+        # Whoever holds the program holds all the weights: nothing may outlive its use.
         if target.reads_onnx:
             graph = build.export_onnx(program)
-            del program  # it holds all the weights: from here on the file does
+            del program
             build.verify_onnx(graph)
             request = build.request(None, build.quantize(graph))
         else:
             request = build.request(program, None)
+            del program
         built = build.engine(target, request, declared)
+        del request
+        memory.trim()
         manifest = build.package(built, seconds)
         package.publish(partial, folder)
     return manifest
@@ -235,7 +239,6 @@ class _Build:
         else:
             with self.step("verify engine"):
                 self._climb("engine", built.run, note=_ran_in(built))
-        memory.trim()
         return dataclasses.replace(built, run=None)
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:

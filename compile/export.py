@@ -17,6 +17,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.export import ExportedProgram
 
 from kdcmae.compile.models import EngineModel
+from kdcmae.compile.weights import WeightsFile, data_file, detached
 from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange
@@ -31,7 +32,6 @@ OPSET = 20  # the first with Gelu; LayerNormalization is in since 17
 # Of weights within an ONNX file: who reads or writes it needs memory for several copies of it, and a protobuf message
 # holds 2 GiB at most. Weights in a file beside it are mapped.
 LARGEST_FILE_BYTES = 256_000_000
-_SMALL_BYTES = 1024  # what is smaller stays in the graph
 
 
 def require_exporter() -> None:
@@ -128,7 +128,7 @@ def deliver(graph: Path, target: Path) -> None:
     """
     import onnx
 
-    weights = _data_file(graph)
+    weights = data_file(graph)
     if weights.stat().st_size <= LARGEST_FILE_BYTES:
         onnx.save_model(onnx.load(graph), target)
         return
@@ -136,15 +136,15 @@ def deliver(graph: Path, target: Path) -> None:
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = _data_file(target).name
-    shutil.copyfile(weights, _data_file(target))
+                entry.value = data_file(target).name
+    shutil.copyfile(weights, data_file(target))
     onnx.save_model(model, target)
 
 
 def remove(graph: Path) -> None:
     """Delete an ONNX file and its weights."""
     graph.unlink()
-    _data_file(graph).unlink(missing_ok=True)
+    data_file(graph).unlink(missing_ok=True)
 
 
 def widened(path: Path, target: Path) -> None:
@@ -161,39 +161,30 @@ def widened(path: Path, target: Path) -> None:
     from onnx import TensorProto
 
     model = onnx.load(path, load_external_data=False)
-    with _data_file(target).open("wb") as weights:
+    with WeightsFile(data_file(target)) as file:
         for tensor in model.graph.initializer:
-            _widen(tensor, path.parent)
-            if tensor.HasField("raw_data") and len(tensor.raw_data) > _SMALL_BYTES:
-                onnx.external_data_helper.set_external_data(
-                    tensor, _data_file(target).name, weights.tell(), len(tensor.raw_data)
-                )
-                weights.write(tensor.raw_data)
-                tensor.ClearField("raw_data")
+            wide = _widened(detached(tensor, path.parent))
+            file.move(wide)
+            tensor.CopyFrom(wide)
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
             elif attribute.HasField("t"):
-                _widen(attribute.t, path.parent)
+                attribute.t.CopyFrom(_widened(attribute.t))
     for value in model.graph.value_info:
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     onnx.save_model(model, target)
 
 
-def _widen(tensor: Any, folder: Path) -> None:
-    """Bring a tensor's values into memory, as float32 where they are bfloat16."""
+def _widened(tensor: Any) -> Any:
+    """The tensor, as float32 where it is bfloat16."""
     from onnx import TensorProto, numpy_helper
 
-    values = numpy_helper.to_array(tensor, str(folder))
-    if tensor.data_type == TensorProto.BFLOAT16:
-        values = values.astype(np.float32)
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def _data_file(graph: Path) -> Path:
-    return graph.with_name(f"{graph.name}.data")
+    if tensor.data_type != TensorProto.BFLOAT16:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
 @contextmanager

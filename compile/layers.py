@@ -22,7 +22,7 @@ from kdcmae.compile import export, models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.openvino import floating_hint
-from kdcmae.compile.targets.onnx import open_session
+from kdcmae.compile.sessions import open_session
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.openvino import import_openvino, openvino_core
 

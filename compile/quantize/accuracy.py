@@ -14,7 +14,7 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize import openvino
 from kdcmae.compile.quantize.calibration import Clips
-from kdcmae.compile.targets.onnx import open_session
+from kdcmae.compile.sessions import open_session
 from kdcmae.errors import ConfigError
 
 __all__ = ["Accuracy", "Evaluation", "open_graph"]

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.compile.quantize.nodes import products_of
+from kdcmae.compile.sessions import require_onnxruntime, sparing_options
+from kdcmae.compile.weights import WeightsFile, data_file, detached, read_values
 from kdcmae.errors import EngineError
-from kdcmae.runtime.backend import import_library
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
@@ -48,22 +49,23 @@ def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], pre
     """
     import onnx
 
-    model = onnx.load(graph)
+    model = onnx.load(graph, load_external_data=False)
     chosen = products_of(model.graph, layers)
     inputs = {node.name: node.input[0] for node in model.graph.node if node.name in chosen}
     largest = _largest_activations(graph, sorted(set(inputs.values())), clips)
-    writer = _Writer(model.graph, precision)
-    nodes = []
-    for node in model.graph.node:
-        if node.name in chosen:
-            nodes += writer.activations(node.input[0], largest[node.input[0]])
-            nodes += writer.weights(node.input[1])
-            node.input[0], node.input[1] = writer.dequantized(node.input[0]), writer.dequantized(node.input[1])
-        nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    writer.drop_unused()
-    onnx.save_model(model, target, save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)
+    with WeightsFile(data_file(target)) as file:
+        pairs = _Pairs(model.graph, graph.parent, precision, file)
+        nodes = []
+        for node in model.graph.node:
+            if node.name in chosen:
+                nodes += pairs.activations(node.input[0], largest[node.input[0]])
+                nodes += pairs.weights(node.input[1])
+                node.input[0], node.input[1] = pairs.dequantized(node.input[0]), pairs.dequantized(node.input[1])
+            nodes.append(node)
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        pairs.keep_others()
+    onnx.save_model(model, target)
 
 
 def declared_products(graph: Path, precision: str) -> dict[str, int]:
@@ -87,7 +89,7 @@ def _largest_activations(graph: Path, names: list[str], clips: Clips) -> dict[st
     import onnx
     from onnx import TensorProto, helper
 
-    ort = import_library("onnxruntime", install="kdcmae[onnx]")
+    ort = require_onnxruntime()
     model = onnx.load(graph, load_external_data=False)
     peaks = [f"{name}.peak" for name in names]
     for name, peak in zip(names, peaks, strict=True):
@@ -96,9 +98,7 @@ def _largest_activations(graph: Path, names: list[str], clips: Clips) -> dict[st
         model.graph.output.append(helper.make_tensor_value_info(peak, TensorProto.FLOAT, ()))
     watched = graph.with_name("watched.onnx")
     onnx.save_model(model, watched)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(watched, sparing_options(ort), providers=["CPUExecutionProvider"])
     found = np.max([session.run(peaks, dict(batch)) for batch in clips.batches], axis=0)
     watched.unlink()
     if not np.isfinite(found).all():
@@ -107,13 +107,20 @@ def _largest_activations(graph: Path, names: list[str], clips: Clips) -> dict[st
     return dict(zip(names, map(float, found), strict=True))
 
 
-class _Writer:
-    """Adds Q/DQ pairs to a graph, each tensor once."""
+class _Pairs:
+    """Adds Q/DQ pairs to a graph, each tensor once.
 
-    def __init__(self, graph: Any, precision: str) -> None:
+    Args:
+        graph: an ``onnx.GraphProto``.
+        folder: where its weights are.
+        precision: ``int8`` or ``fp8``.
+        file: what the quantised weights go to.
+    """
+
+    def __init__(self, graph: Any, folder: Path, precision: str, file: WeightsFile) -> None:
         import onnx
 
-        self._graph = graph
+        self._graph, self._folder, self._file = graph, folder, file
         self._largest = _LARGEST[precision]
         self._type = getattr(onnx.TensorProto, _TYPES[precision])
         self._initializers: Mapping[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
@@ -143,11 +150,11 @@ class _Writer:
 
     def weights(self, name: str) -> list[Any]:
         """Store a weight (in, out) in 8 bits, with one scale per output."""
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
         if not self._first(name):
             return []
-        values = numpy_helper.to_array(self._initializers[name])
+        values = read_values(self._initializers[name], self._folder)
         scales = np.maximum(np.abs(values).max(axis=0), 1e-8).astype(np.float32) / np.float32(self._largest)
         self._add(self._stored(values / scales), f"{name}.quantized")
         scale, zero = self._scales(name, scales)
@@ -160,10 +167,15 @@ class _Writer:
         )
         return [node]
 
-    def drop_unused(self) -> None:
-        """Remove the float weights that nothing reads any more."""
+    def keep_others(self) -> None:
+        """Store what stays in floating point, and remove the weights that nothing reads any more."""
         read = {name for node in self._graph.node for name in node.input}
         kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
+        for tensor in kept:
+            if tensor.name in self._initializers:
+                moved = detached(tensor, self._folder)
+                self._file.move(moved)
+                tensor.CopyFrom(moved)
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)
 
@@ -173,9 +185,7 @@ class _Writer:
         return new
 
     def _scales(self, name: str, scales: NDArray[np.float32]) -> tuple[str, str]:
-        from onnx import numpy_helper
-
-        self._graph.initializer.append(numpy_helper.from_array(scales, f"{name}.scale"))
+        self._add(scales, f"{name}.scale")
         self._add(self._stored(np.zeros_like(scales)), f"{name}.zero")
         return f"{name}.scale", f"{name}.zero"
 
@@ -188,4 +198,6 @@ class _Writer:
     def _add(self, values: NDArray[Any], name: str) -> None:
         from onnx import numpy_helper
 
-        self._graph.initializer.append(numpy_helper.from_array(values, name))
+        tensor = numpy_helper.from_array(values, name)
+        self._file.move(tensor)
+        self._graph.initializer.append(tensor)

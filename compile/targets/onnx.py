@@ -1,21 +1,20 @@
-"""ONNX Runtime engines: the exported graph itself; also the ladder's ONNX rung."""
+"""ONNX Runtime engines: the exported graph itself."""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.qdq import declared_products
+from kdcmae.compile.sessions import open_session, quiet_options, require_onnxruntime
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.onnx import NO_BFLOAT16
 
-__all__ = ["TARGET", "OnnxRuntime", "open_session"]
+__all__ = ["TARGET", "OnnxRuntime"]
 
 # What ONNX Runtime makes of a product of dequantised operands.
 _INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
@@ -76,52 +75,13 @@ class OnnxRuntime:
 TARGET = OnnxRuntime()
 
 
-def open_session(path: Path, disabled: Sequence[str] = ()) -> Callable[[Arrays], Arrays]:
-    """Load an ONNX file for checks on the CPU with ONNX Runtime, sparing memory rather than time.
-
-    Args:
-        path: the file.
-        disabled: optimisers that ONNX Runtime must not apply.
-
-    Returns:
-        From inputs to outputs, by name.
-
-    Raises:
-        MissingDependencyError: onnxruntime is not installed.
-    """
-    ort = require_onnxruntime()
-    options = _quiet(ort)
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
-    session = ort.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
-    )
-    names = [output.name for output in session.get_outputs()]
-    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
-
-
-def require_onnxruntime() -> Any:
-    """Import ONNX Runtime.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    return import_library("onnxruntime", install="kdcmae[onnx]")
-
-
-def _quiet(ort: Any) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; it warns about every constant it cannot fold
-    return options
-
-
 def _optimised_types(graph: Path, disabled: Sequence[str]) -> dict[str, dict[str, int]]:
     """Node classes by output precision in the graph ONNX Runtime really executes, casts it inserted included."""
     import onnx
 
     ort = require_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
-        options = _quiet(ort)
+        options = quiet_options(ort)
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         # Weights in a file of their own: one file holds 2 GiB at most.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")

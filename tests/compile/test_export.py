@@ -15,7 +15,7 @@ from kdcmae.compile import export
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel, classifier_model
 from kdcmae.compile.parity import TOLERANCE, relative_error
-from kdcmae.compile.targets.onnx import open_session
+from kdcmae.compile.sessions import open_session
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BatchRange, Manifest

@@ -9,8 +9,8 @@ import pytest
 from kdcmae.compile import export, models
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.parity import TOLERANCE, relative_error
+from kdcmae.compile.sessions import open_session
 from kdcmae.compile.targets import BuildRequest, openvino, trt
-from kdcmae.compile.targets.onnx import open_session
 from kdcmae.keep import KeepBy, TokenKeep, keep_tokens
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BatchRange

@@ -21,9 +21,9 @@ from kdcmae.compile import export, models
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.parity import TOLERANCE, cosine, relative_error
 from kdcmae.compile.raw import with_raw_inputs
+from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import GATES
 from kdcmae.compile.targets import BuildRequest, trt
-from kdcmae.compile.targets.onnx import open_session
 from kdcmae.data.clip import read_clip
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.runtime import feeding, load_engine

@@ -1,0 +1,57 @@
+"""ONNX Runtime on the CPU, as a tool that runs graphs while they become engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdcmae.compile.parity import Arrays
+from kdcmae.runtime.backend import import_library
+
+__all__ = ["open_session", "quiet_options", "require_onnxruntime", "sparing_options"]
+
+
+def open_session(path: Path, disabled: Sequence[str] = ()) -> Callable[[Arrays], Arrays]:
+    """Load an ONNX file for checks on the CPU with ONNX Runtime, sparing memory rather than time.
+
+    Args:
+        path: the file.
+        disabled: optimisers that ONNX Runtime must not apply.
+
+    Returns:
+        From inputs to outputs, by name.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    ort = require_onnxruntime()
+    session = ort.InferenceSession(
+        path, sparing_options(ort), providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+    )
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def require_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    return import_library("onnxruntime", install="kdcmae[onnx]")
+
+
+def quiet_options(ort: Any) -> Any:
+    """Session options that keep all but errors to themselves: it warns about every constant it cannot fold."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def sparing_options(ort: Any) -> Any:
+    """The same, with memory spared: weights stay where they are mapped, and what is freed goes back."""
+    options = quiet_options(ort)
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
+    return options
