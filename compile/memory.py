@@ -14,6 +14,10 @@ def trim() -> None:
 
     A build goes through several libraries that each hold the weights once, so what one has freed the next must get.
     """
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    if tracer is not None:
+        # It remembers the last graph that it traced, to explain errors, and a graph has its module with the weights.
+        getattr(tracer, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", {}).clear()
     gc.collect()
     if sys.platform == "linux":
         trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -6,20 +6,24 @@ The package holds the code it was made from, and from that it is read back what 
 from __future__ import annotations
 
 import re
+import tempfile
 import warnings
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch._inductor import aoti_compile_and_package, cpp_builder
+from torch._inductor import aot_compile, cpp_builder
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.package.package import package_aoti
 from torch._inductor.utils import fresh_cache
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from kdcmae import host
+from kdcmae.compile import memory
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import BrokenDependencyError, EngineError
 
@@ -36,6 +40,9 @@ _SETTINGS = {
     "cpp.dynamic_threads": True,
     # They pay when many models are compiled; one is done sooner without.
     "aot_inductor.precompile_headers": False,
+    # Weights go to the end of the library's file: an assembler would be given one more copy of them.
+    "aot_inductor.force_mmap_weights": True,
+    "aot_inductor.package": True,
 }
 
 
@@ -83,24 +90,57 @@ def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
     """Compile a program, leaving nothing behind but the package.
 
     Args:
-        program: on the CPU.
+        program: on the CPU; it is used up. While the C++ compiler needs memory too, its weights are mapped from a file,
+            and they are taken out of it before packing, which holds two copies of its own.
         path: the package to write.
         device: that it is for, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        EngineError: the compiler failed.
+        EngineError: the compiler failed, or there is no room for its files.
     """
-    if device == "cuda":
-        program = move_to_device_pass(program, device)
     pick_vec_isa()  # tries the compiler on the processor's instructions; remembered in the shared cache
     # In that cache every build would leave a copy of the weights.
-    with warnings.catch_warnings(), torch.no_grad(), fresh_cache(dir=str(path.parent)):
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent) as scratch,
+        fresh_cache(dir=scratch),
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
         warnings.simplefilter("ignore")
         try:
-            aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(_SETTINGS))
+            _map_weights(program, Path(scratch) / "weights.pt")
+            files = _compile(program, device)
+            program.state_dict.clear()
+            memory.trim()
+            package_aoti(str(path), files)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise EngineError(f"AOTInductor {torch.__version__} could not build the engine: {reason}") from error
+
+
+def _map_weights(program: ExportedProgram, file: Path) -> None:
+    """Put the weights of a program into a file that is mapped: the system can take such memory back."""
+    try:
+        torch.save(program.state_dict, file)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise EngineError(f"the weights cannot be written to {file.parent}: {reason}; is the disk full?") from error
+    program.state_dict.update(torch.load(file, mmap=True, weights_only=True))
+    memory.trim()
+
+
+def _compile(program: ExportedProgram, device: str) -> list[Any]:
+    """The files that belong into the package."""
+    if device == "cuda":
+        program = move_to_device_pass(program, device)
+    assert program.example_inputs is not None
+    args, kwargs = program.example_inputs
+    # The compiler draws a number that ties the library to its weights: the same one every time.
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(0)
+        files = aot_compile(program.module(check_guards=False), args, kwargs, options=dict(_SETTINGS))
+    assert isinstance(files, list)
+    return files
 
 
 def _bound_to(device: str) -> dict[str, object]:

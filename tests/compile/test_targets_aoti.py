@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,11 +164,51 @@ def test_no_compiler_is_said_before_any_work(monkeypatch):
     assert error.value.exit_code == 3
 
 
+@pytest.mark.slow
+def test_weights_are_mapped_while_compiled_and_given_back_before_they_are_packed(tmp_path, monkeypatch):
+    mapped = {}
+
+    def looking(name):
+        honest = getattr(aoti, name)
+
+        def look(*args, **kwargs):
+            mapped[name] = "weights.pt" in Path("/proc/self/maps").read_text()
+            return honest(*args, **kwargs)
+
+        return look
+
+    for name in ("aot_compile", "package_aoti"):
+        monkeypatch.setattr(aoti, name, looking(name))
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    inputs = (torch.ones(1, 64),)
+    paths = [tmp_path / "one.pt2", tmp_path / "other.pt2"]
+    for path in paths:
+        aoti.compile_package(torch.export.export(module, inputs), path, "cpu")
+        with torch.inference_mode():
+            torch.testing.assert_close(torch._inductor.aoti_load_package(str(path))(*inputs), module(*inputs))
+        assert mapped == {"aot_compile": True, "package_aoti": False}
+    assert {path.name for path in tmp_path.iterdir()} == {"one.pt2", "other.pt2"}
+    assert len({weights_at_the_end(path) for path in paths}) == 1
+
+
+def test_no_room_for_the_weights_is_one_line(tmp_path):
+    program = torch.export.export(torch.nn.Linear(4, 4), (torch.ones(1, 4),))
+    with pytest.raises(EngineError, match=r"the weights cannot be written to .*; is the disk full\?$"):
+        aoti._map_weights(program, tmp_path / "missing" / "weights.pt")
+
+
+def weights_at_the_end(package):
+    """Of the library, and after them the number that it knows them by."""
+    with zipfile.ZipFile(package) as archive:
+        (library,) = (name for name in archive.namelist() if name.endswith(".so"))
+        return archive.read(library)[-4 * (64 * 64 + 64) - 8 :]
+
+
 def test_a_failed_compilation_is_one_line(tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("CppCompileError: no space\nand a page of output")
 
-    monkeypatch.setattr(aoti, "aoti_compile_and_package", fails)
+    monkeypatch.setattr(aoti, "aot_compile", fails)
     with pytest.raises(EngineError, match=r"could not build the engine: CppCompileError: no space$"):
         aoti.compile_package(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2", "cpu")
 
