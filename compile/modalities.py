@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kdcmae.compile import package, sharing
+from kdcmae.compile import memory, package, sharing
 from kdcmae.compile.build import Step, compile_engine
-from kdcmae.compile.models import EngineModel
+from kdcmae.compile.models import EngineModel, free_weights
 from kdcmae.compile.raw import with_raw_inputs
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.config import MODALITY_INPUTS, Modality
-from kdcmae.errors import ConfigError, GateError
+from kdcmae.errors import CheckpointError, ConfigError, GateError
 from kdcmae.runtime import feeding, load_engine
 from kdcmae.runtime.manifest import GRAPHS, LABELS_FILE, Manifest, file_name
 from kdcmae.runtime.schema import MANIFEST_FILE
 
 __all__ = ["compile_modalities", "with_input_of"]
+
+_WHOLE: Modality = "audiovisual"
 
 
 def with_input_of(model: EngineModel, modality: Modality) -> EngineModel:
@@ -41,16 +44,25 @@ def with_input_of(model: EngineModel, modality: Modality) -> EngineModel:
 
 
 def compile_modalities(
-    models: Mapping[str, EngineModel], folder: Path, settings: CompileSettings, *, step: Step, seconds: dict[str, float]
+    model: EngineModel,
+    alone: Sequence[Modality],
+    folder: Path,
+    settings: CompileSettings,
+    *,
+    reload: Callable[[], EngineModel],
+    step: Step,
+    seconds: dict[str, float],
 ) -> Manifest:
     """Build, verify and publish an engine folder with variants; each has a parity ladder of its own.
 
     Where the target keeps weights apart from the graph (OpenVINO, ONNX Runtime), the variants share one file of them.
 
     Args:
-        models: by modality, ``audiovisual`` first.
+        model: of clips that have everything; its weights are freed.
+        alone: modalities that clips may have alone.
         folder: where the engine goes; an engine there is replaced, but only by one that passed.
         settings: what to build.
+        reload: gives the model again, with its weights, which no build needs longer than until it has exported them.
         step: shows progress; a context manager per named step.
         seconds: what the steps took so far, as ``step`` fills it.
 
@@ -58,27 +70,41 @@ def compile_modalities(
         The manifest of the audiovisual engine as written.
 
     Raises:
+        ConfigError: the model does not classify by sound and picture.
+        CheckpointError: what was loaded again is another model.
         GateError: an engine is out of its gate, or fails its self-test in the common folder; nothing was written.
         MissingDependencyError: the target's library is not installed.
         EngineError: an export or a build failed; nothing was written.
     """
     package.check_destination(folder)
-    main, *variants = models
+    for modality in alone:
+        with_input_of(model, modality)  # refuses models that have no such input before any work is done
     with package.staging(folder) as partial:
-        manifests = {
-            name: compile_engine(model, partial / name, settings, step=step, seconds=seconds)
-            for name, model in models.items()
-        }
-        whole = partial / main
+        build = functools.partial(_build, settings=settings, step=step, seconds=seconds)
+        manifests: dict[str, Manifest] = {_WHOLE: build(model, partial / _WHOLE)}
+        for modality in alone:
+            memory.trim()
+            again = reload()
+            if again.facts != model.facts:
+                raise CheckpointError(f"{model.facts['name']} has changed while it was compiled; compile it again")
+            manifests[modality] = build(with_input_of(again, modality), partial / modality)
+        whole = partial / _WHOLE
         weights = _share_weights(partial, manifests)
-        for variant in variants:
-            _move(partial / variant, whole, variant)
-        manifest = _write(whole, {"" if name == main else name: manifests[name] for name in models}, weights)
+        for modality in alone:
+            _move(partial / modality, whole, modality)
+        manifest = _write(whole, manifests, weights)
         if not any(rung["status"] == "skipped" for rung in manifest.parity if rung["name"] == "artifact"):
             with step("verify the variants"):
                 _self_test(whole)
         package.publish(whole, folder)
     return manifest
+
+
+def _build(
+    model: EngineModel, folder: Path, *, settings: CompileSettings, step: Step, seconds: dict[str, float]
+) -> Manifest:
+    exported = functools.partial(free_weights, model)
+    return compile_engine(model, folder, settings, step=step, seconds=seconds, exported=exported)
 
 
 def _move(source: Path, target: Path, variant: str) -> None:
@@ -101,15 +127,14 @@ def _share_weights(folder: Path, manifests: Mapping[str, Manifest]) -> str:
 
 def _write(folder: Path, manifests: Mapping[str, Manifest], weights: str) -> Manifest:
     """Write the manifests, that of the engine itself last: it has the digests of the others."""
-    files = {
-        name: {role: file_name(manifest.engine[role], name) for role in GRAPHS if role in manifest.engine}
-        for name, manifest in manifests.items()
-    }
+    alone = tuple(name for name in manifests if name != _WHOLE)
     written: Manifest
-    for name in (*filter(None, manifests), ""):
-        engine = {**manifests[name].engine, **files[name], **({"weights": weights} if weights else {})}
-        variants = () if name else tuple(filter(None, manifests))
-        written = dataclasses.replace(manifests[name], engine=engine, variants=variants).write(folder, name)
+    for name in (*alone, _WHOLE):
+        manifest, variant = manifests[name], "" if name == _WHOLE else name
+        files = {role: file_name(manifest.engine[role], variant) for role in GRAPHS if role in manifest.engine}
+        engine = {**manifest.engine, **files, **({"weights": weights} if weights else {})}
+        variants = () if variant else alone
+        written = dataclasses.replace(manifest, engine=engine, variants=variants).write(folder, variant)
     return written
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,7 +18,7 @@ from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
 from kdcmae.compile.cache import Cache, cache_key
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import load_model, model_options
-from kdcmae.compile.cli.output import engine_models, output_options, parse_modalities
+from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.search import search
@@ -26,6 +27,9 @@ from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import EngineError
 from kdcmae.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from kdcmae.compile.models import EngineModel
 
 __all__ = ["command"]
 
@@ -122,20 +126,22 @@ def _build(
 ) -> Manifest:
     with step("load PyTorch"):
         from kdcmae.compile.build import compile_engine, preflight
+        from kdcmae.compile.models import free_weights
     preflight(settings, folder)
-    with step("load model"):
-        model = load_model(**model_options)
+
+    def load() -> EngineModel:
+        with step("load model"):
+            return load_model(**model_options)
+
+    model = load()
     if model.facts["random_weights"]:
         note("  note: random weights; the engine is for trying things out, its labels mean nothing")
     if alone:
         from kdcmae.compile.modalities import compile_modalities
 
-        return compile_modalities(engine_models(model, alone), folder, settings, step=step, seconds=step.seconds)
-
-    def free_weights() -> None:
-        model.module.to("meta")
-
-    return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=free_weights)
+        return compile_modalities(model, alone, folder, settings, reload=load, step=step, seconds=step.seconds)
+    exported = partial(free_weights, model)
+    return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=exported)
 
 
 def _report(folder: Path, manifest: Manifest) -> None:

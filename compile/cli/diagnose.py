@@ -14,16 +14,18 @@ from rich.table import Table
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 from kdcmae.compile.cli.engine import engine_options, given
 from kdcmae.compile.cli.model import load_model, model_options
-from kdcmae.compile.cli.output import engine_models, output_options, parse_modalities
+from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
+from kdcmae.config import Modality
 from kdcmae.errors import ConfigError, GateError
 from kdcmae.runtime.manifest import GRAPHS, Manifest
 from kdcmae.runtime.openvino import HINTS
 
 if TYPE_CHECKING:
     from kdcmae.compile.diagnose import Stage
+    from kdcmae.compile.models import EngineModel
 
 __all__ = ["command"]
 
@@ -76,7 +78,7 @@ def command(
         from kdcmae.compile.diagnose import blind, diagnose
     require_tools(settings)
     with step("load model"):
-        models = engine_models(load_model(**model_options), alone)
+        models = _engine_models(load_model(**model_options), alone)
     stages: list[Stage] = []
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as scratch:
@@ -95,6 +97,21 @@ def command(
         raise GateError(f"the first layer out of tolerance is {first.name}, in stage {stages[-1].name!r}")
     if limit and not as_json:
         click.echo(limit)
+
+
+def _engine_models(model: EngineModel, alone: tuple[Modality, ...]) -> dict[str, EngineModel]:
+    """The models of one folder by modality, the whole one first.
+
+    Args:
+        model: for clips that have everything.
+        alone: modalities that clips may have alone.
+
+    Raises:
+        ConfigError: there are such modalities, and the model does not classify by sound and picture.
+    """
+    from kdcmae.compile.modalities import with_input_of
+
+    return {"audiovisual": model, **{modality: with_input_of(model, modality) for modality in alone}}
 
 
 def _of_engine(

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from kdcmae.config import Modality
 from kdcmae.errors import ConfigError
 
-if TYPE_CHECKING:
-    from kdcmae.compile.models import EngineModel
-
-__all__ = ["engine_models", "output_options", "parse_modalities"]
+__all__ = ["output_options", "parse_modalities"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,21 +34,6 @@ def output_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def engine_models(model: EngineModel, alone: tuple[Modality, ...]) -> dict[str, EngineModel]:
-    """The models of one folder by modality, the whole one first.
-
-    Args:
-        model: for clips that have everything.
-        alone: modalities that clips may have alone.
-
-    Raises:
-        ConfigError: there are such modalities, and the model does not classify by sound and picture.
-    """
-    from kdcmae.compile.modalities import with_input_of
-
-    return {"audiovisual": model, **{modality: with_input_of(model, modality) for modality in alone}}
 
 
 def parse_modalities(text: str) -> tuple[Modality, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,19 @@ import pytest
 import torch
 
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile import export, models
+from kdcmae.compile import export, modalities, models
 from kdcmae.compile.cli.output import parse_modalities
-from kdcmae.compile.modalities import with_input_of
+from kdcmae.compile.modalities import compile_modalities, with_input_of
 from kdcmae.compile.models import classifier_model, feature_model
 from kdcmae.compile.parity import TOLERANCE, relative_error
 from kdcmae.compile.raw import with_raw_inputs
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.untrained import untrained_autoencoder
-from kdcmae.errors import ConfigError, EngineInputError, EngineIntegrityError
+from kdcmae.errors import CheckpointError, ConfigError, EngineError, EngineInputError, EngineIntegrityError
 from kdcmae.evaluation.classification import score_clips
 from kdcmae.predictors import CheckpointPredictor, EnginePredictor
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.manifest import BatchRange, Manifest
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_audio, prepare_image
 
 GIVEN = {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("image",)}
@@ -54,6 +56,47 @@ def test_each_computes_the_path_of_its_modality(folder, smallest):
             with torch.inference_mode():
                 right = smallest(**{name: torch.from_numpy(array) for name, array in given.items()}).numpy()
             np.testing.assert_allclose(engine.infer(given)["logits"], right, atol=1e-4)
+
+
+def test_no_more_than_one_model_has_its_weights(smallest, tmp_path, monkeypatch):
+    loaded: list[models.EngineModel] = []
+    built = []
+
+    def load() -> models.EngineModel:
+        assert all(parameter.is_meta for model in loaded for parameter in model.module.parameters())
+        loaded.append(classifier_model(copy.deepcopy(smallest), name="smallest", source="a test", random_weights=True))
+        return loaded[-1]
+
+    def build(model, folder, settings, *, exported, **_):
+        models.run(model, model.module, models.examples(model, 1))
+        exported()
+        built.append((folder.name, [spec.name for spec in model.inputs]))
+
+    def share(folder, manifests):
+        raise EngineError("far enough")
+
+    monkeypatch.setattr(modalities, "compile_engine", build)
+    monkeypatch.setattr(modalities, "_share_weights", share)
+    settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1))
+    with pytest.raises(EngineError, match="far enough"):
+        compile_modalities(
+            load(), ("audio", "video"), tmp_path / "engine", settings, reload=load, step=nullcontext, seconds={}
+        )
+    assert built == [("audiovisual", ["audio", "image"]), ("audio", ["audio"]), ("video", ["image"])]
+
+
+def test_a_model_that_changes_meanwhile_is_refused(smallest, tmp_path, monkeypatch):
+    def model(source):
+        return classifier_model(copy.deepcopy(smallest), name="smallest", source=source, random_weights=True)
+
+    monkeypatch.setattr(modalities, "_build", lambda *args, **kwargs: None)
+    settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1))
+    with pytest.raises(CheckpointError, match="smallest has changed while it was compiled"):
+        compile_modalities(
+            model("one"), ("audio",), tmp_path / "engine", settings,
+            reload=lambda: model("other"), step=nullcontext, seconds={},
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_app_leaves_out_what_it_does_not_have(folder):
