@@ -8,10 +8,8 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_MODULES = {
-    name: f"kdcmae.bench.cli.{name}"
-    for name in ("ablation", "accuracy", "compare", "keep", "kernels", "profile", "readme", "report", "run", "suite")
-}
+_COMMANDS = ("ablation", "accuracy", "compare", "keep", "kernels", "memory", "profile", "readme", "report", "run")
+_MODULES = {name: f"kdcmae.bench.cli.{name}" for name in (*_COMMANDS, "suite")}
 
 
 @click.group(cls=LazyGroup, modules=_MODULES, default="run", context_settings={"help_option_names": ["-h", "--help"]})
