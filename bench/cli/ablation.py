@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from kdcmae.bench.ablation.plan import ROWS
-from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, exit_on_sigterm, json_option, note, print_json
+from kdcmae.bench.cli.publishing import publish
+from kdcmae.bench.files import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, exit_on_sigterm, json_option, note
 
 __all__ = ["command"]
 
@@ -59,19 +60,12 @@ def command(
     from kdcmae.bench.ablation.plan import AblationSettings
     from kdcmae.bench.ablation.readme import BEGIN, END, render
     from kdcmae.bench.ablation.suite import run_ablation
-    from kdcmae.bench.markers import replace_between
 
     exit_on_sigterm()
     settings = AblationSettings(seeds=tuple(range(seeds)))
     rows = tuple(row for row in ROWS if not names or row.name in names)
     report = run_ablation(settings, folder, processes=processes, threads=threads, rows=rows, on_cell=_tell)
-    write_json(report, output)
-    if readme is not None:
-        replace_between(readme, BEGIN, END, render(report))
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(render(report))
+    publish(report, render(report), output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)
 
 
 def _tell(result: dict[str, Any], done: int, total: int) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
+from kdcmae.bench.cli.publishing import publish
+from kdcmae.bench.files import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, json_option, note
 
 __all__ = ["command"]
 
@@ -46,13 +47,6 @@ def command(
     """
     from kdcmae.assets import default_checkpoint
     from kdcmae.bench.accuracy import BEGIN, END, measure_accuracy, render
-    from kdcmae.bench.markers import replace_between
 
     report = measure_accuracy(checkpoint or default_checkpoint(), engines, clips=clips, on_subject=note)
-    write_json(report, output)
-    if readme is not None:
-        replace_between(readme, BEGIN, END, render(report))
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(render(report))
+    publish(report, render(report), output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.bench.cli.publishing import publish
+from kdcmae.bench.files import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
 from kdcmae.errors import ConfigError
 
 __all__ = ["command"]
@@ -72,7 +73,6 @@ def command(
     from kdcmae.assets import checkpoint as shipped
     from kdcmae.bench.environment import usable_cpus
     from kdcmae.bench.keep import BEGIN, END, KeepSettings, render, run_keep_benchmark
-    from kdcmae.bench.markers import replace_between
     from kdcmae.compile.untrained import untrained_classifier
 
     path = None if preset else checkpoint or shipped("classifier")
@@ -86,14 +86,8 @@ def command(
         threads=threads or len(usable_cpus()),
     )
     report = run_keep_benchmark(classifier, facts, settings, step=Steps())
-    write_json(report, output or RESULTS / f"keep-{name}.json")
-    table = render(report)
-    if readme is not None:
-        note(f"{readme}: {'updated' if replace_between(readme, BEGIN, END, table) else 'up to date'}")
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(table)
+    path = output or RESULTS / f"keep-{name}.json"
+    publish(report, render(report), output=path, readme=readme, markers=(BEGIN, END), as_json=as_json)
 
 
 def _target(text: str) -> tuple[str, str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.bench.cli.publishing import publish
+from kdcmae.bench.files import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
 
 __all__ = ["command"]
 
@@ -32,15 +33,8 @@ def command(preset: str, readme: Path | None, output: Path | None, as_json: bool
     The builds of the base preset take a quarter of an hour.
     """
     exit_on_sigterm()
-    from kdcmae.bench.markers import replace_between
     from kdcmae.bench.memory import BEGIN, END, render, run_memory_benchmark
 
     report = run_memory_benchmark(preset, step=Steps())
-    write_json(report, output or RESULTS / f"memory-{preset}.json")
-    table = render(report)
-    if readme is not None:
-        note(f"{readme}: {'updated' if replace_between(readme, BEGIN, END, table) else 'up to date'}")
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(table)
+    path = output or RESULTS / f"memory-{preset}.json"
+    publish(report, render(report), output=path, readme=readme, markers=(BEGIN, END), as_json=as_json)

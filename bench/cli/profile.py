@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
+from kdcmae.bench.cli.publishing import publish
+from kdcmae.bench.files import RESULTS
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option
 
 __all__ = ["command"]
 
@@ -42,16 +43,9 @@ def command(
     \b
     kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme README.md
     """
-    from kdcmae.bench.markers import replace_between
     from kdcmae.bench.profile import BEGIN, END, profile_engine, render
 
     step = Steps()
     report = {"engines": [profile_engine(one, threads=threads, seconds=seconds, step=step) for one in engines]}
-    write_json(report, output)
     tables = "\n\n".join(render(one) for one in report["engines"])
-    if readme is not None:
-        note(f"{readme}: {'updated' if replace_between(readme, BEGIN, END, tables) else 'up to date'}")
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(tables)
+    publish(report, tables, output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)
