@@ -37,7 +37,7 @@ _FEATURES = (
     *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vbmi2", "avx512ifma"),
     *("avx512_bitalg", "avx512_vpopcntdq", "gfni", "vaes", "vpclmulqdq"),
     *("avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve"),
 )
 
 

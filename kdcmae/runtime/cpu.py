@@ -1,0 +1,174 @@
+"""CPU classes: what a processor multiplies natively, and whether its int8 products saturate.
+
+An engine library chooses its kernels by the instructions of the processor, so the same engine file executes in bfloat16
+on one machine and in float32 on the next. This module is the one place that knows which instructions decide that.
+A machine other than this one is described by the name of its class, which stands for the least capable machine of that
+class, or by the JSON that ``kdcmae doctor --json`` wrote on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcmae import host
+from kdcmae.errors import ConfigError
+
+__all__ = ["CAP_VARIABLE", "CLASSES", "Cpu", "CpuClass", "describe_cpu", "this_cpu"]
+
+CAP_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+"""oneDNN, and so PyTorch and OpenVINO, uses no instructions above this one; ONNX Runtime does not look at it."""
+
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
+_VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})  # add products of bytes in 32 bits; any of them suffices
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuClass:
+    """Processors that execute an engine alike.
+
+    Args:
+        name: as ``--for`` takes it.
+        machine: the architecture, as ``platform.machine()`` names it on Linux.
+        features: instructions that all of them have, as Linux names them.
+    """
+
+    name: str
+    machine: str
+    features: frozenset[str]
+
+
+_AVX2 = frozenset({"avx", "avx2", "fma", "f16c"})
+_AVX512_BF16 = _AVX2 | _AVX512 | {"avx512_vnni", "avx512_bf16"}
+
+# From the least to the most capable of an architecture: a processor belongs to the last whose features it has.
+CLASSES: Mapping[str, CpuClass] = {
+    cpu_class.name: cpu_class
+    for cpu_class in (
+        CpuClass(name="avx2", machine="x86_64", features=_AVX2),
+        CpuClass(name="avx2-vnni", machine="x86_64", features=_AVX2 | {"avx_vnni"}),
+        CpuClass(name="avx512", machine="x86_64", features=_AVX2 | _AVX512),
+        CpuClass(name="avx512-bf16", machine="x86_64", features=_AVX512_BF16),
+        CpuClass(name="amx", machine="x86_64", features=_AVX512_BF16 | {"amx_tile", "amx_int8", "amx_bf16"}),
+        CpuClass(name="arm64", machine="aarch64", features=frozenset({"asimd"})),
+    )
+}
+
+_AVX512_FP16 = _AVX512_BF16 | {"avx512_fp16"}
+
+# What each cap of oneDNN leaves of the instructions that any of them controls.
+_CAPS: Mapping[str, frozenset[str]] = {
+    "SSE41": frozenset(),
+    "AVX": frozenset({"avx"}),
+    "AVX2": _AVX2,
+    "AVX2_VNNI": _AVX2 | {"avx_vnni"},
+    "AVX512_CORE": _AVX2 | _AVX512,
+    "AVX512_CORE_VNNI": _AVX2 | _AVX512 | {"avx512_vnni"},
+    "AVX512_CORE_BF16": _AVX512_BF16,
+    "AVX512_CORE_FP16": _AVX512_FP16,
+}
+_CAPPED = _AVX512_FP16 | {"avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
+
+_MULTIPLIED_WITH: Mapping[str, frozenset[str]] = {
+    "bf16": frozenset({"avx512_bf16", "amx_bf16"}),
+    "fp16": frozenset({"avx512_fp16", "asimdhp"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """A processor, as far as executing engines goes.
+
+    Args:
+        machine: the architecture, such as ``x86_64`` or ``aarch64``.
+        features: its instructions, as Linux names them.
+        name: of the processor or of the class it stands for.
+    """
+
+    machine: str
+    features: frozenset[str]
+    name: str = ""
+
+    @property
+    def class_name(self) -> str:
+        """One of :data:`CLASSES`; empty for a processor below all of them."""
+        fitting = [
+            cpu_class.name
+            for cpu_class in CLASSES.values()
+            if cpu_class.machine == self.machine and cpu_class.features <= self.features
+        ]
+        return fitting[-1] if fitting else ""
+
+    @property
+    def saturates_int8(self) -> bool:
+        """Products of u8 by s8 are added in pairs in 16 bits, where two large ones do not fit.
+
+        True for x86 without VNNI (``vpmaddubsw``); ARM adds such products in 32 bits with and without ``asimddp``.
+        """
+        return self.machine == "x86_64" and not self.features & _VNNI
+
+    @property
+    def fastest_floating(self) -> str:
+        """The fastest floating precision of matrix products: ``bf16``, ``fp16`` or ``fp32``.
+
+        On x86 fp16 is not among them: OpenVINO's AVX512_FP16 kernels are slower than its float32 ones.
+        """
+        if self.multiplies("bf16"):
+            return "bf16"
+        return "fp16" if self.machine == "aarch64" and self.multiplies("fp16") else "fp32"
+
+    def multiplies(self, precision: str) -> bool:
+        """Whether instructions multiply this floating precision natively.
+
+        Args:
+            precision: ``fp32``, ``fp16`` or ``bf16``.
+        """
+        return precision == "fp32" or bool(_MULTIPLIED_WITH.get(precision, frozenset()) & self.features)
+
+
+def this_cpu() -> Cpu:
+    """This machine's processor, without the instructions that :data:`CAP_VARIABLE` forbids oneDNN to use."""
+    machine = platform.machine()
+    features = host.cpu_features() - _forbidden(os.environ.get(CAP_VARIABLE, ""))
+    return Cpu(machine={"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine), features=features,
+               name=host.cpu_name())  # fmt: skip
+
+
+def describe_cpu(text: str) -> Cpu:
+    """The processor that ``--for`` names.
+
+    Args:
+        text: one of :data:`CLASSES`, or the path of what ``kdcmae doctor --json`` wrote on the device.
+
+    Raises:
+        ConfigError: neither of them.
+    """
+    if text in CLASSES:
+        cpu_class = CLASSES[text]
+        return Cpu(machine=cpu_class.machine, features=cpu_class.features, name=text)
+    known = f"one of {', '.join(CLASSES)}, or a file that kdcmae doctor --json wrote on the device"
+    path = Path(text)
+    if not path.is_file():
+        raise ConfigError(f"--for {text!r} is neither a CPU class nor a file; give {known}")
+    try:
+        document = json.loads(path.read_bytes())
+        return _from_diagnosis(document)
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise ConfigError(f"--for {text}: not the JSON of kdcmae doctor --json; give {known}") from None
+
+
+def _from_diagnosis(document: Mapping[str, Any]) -> Cpu:
+    features, facts = document["cpu_features"], document["host"]
+    if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+        raise TypeError("cpu_features")
+    return Cpu(machine=str(facts["machine"]), features=frozenset(features), name=str(facts["cpu"]))
+
+
+def _forbidden(cap: str) -> frozenset[str]:
+    """Features above a cap of oneDNN; none for a cap that forbids none of them or that oneDNN does not know."""
+    return _CAPPED - _CAPS.get(cap.upper(), _CAPPED)
