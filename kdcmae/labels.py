@@ -2,31 +2,104 @@
 
 from __future__ import annotations
 
-import csv
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdcmae.errors import DataError
+from kdcmae.text_files import one_line, read_table, read_text
 
-__all__ = ["read_labels"]
+__all__ = ["ClassNames", "read_class_names", "read_labels"]
+
+_COLUMNS = "a label CSV needs the columns index,mid,display_name"
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class ClassNames:
+    """The classes of a file, in the order of a model's outputs.
+
+    Args:
+        names: what people read, one line each.
+        ids: what manifests may write instead; the names where the file has no ids.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names from a text file (one per line) or the published CSV (``index,mid,display_name``).
 
     Args:
         path: a file ending in ``.csv`` is read as CSV, any other as text.
 
     Raises:
-        DataError: not readable as text, or a CSV without these columns.
+        DataError: not readable as text, or not a list of classes that leaves no doubt; says which line is wrong.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read labels: {getattr(error, 'strerror', None) or error}") from error
-    if path.suffix.lower() != ".csv":
-        return tuple(line.strip() for line in lines if line.strip())
-    try:
-        rows = sorted(csv.DictReader(lines), key=lambda row: int(row["index"]))
-        return tuple(row["display_name"] for row in rows)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: a label CSV needs the columns index,mid,display_name") from error
+    return read_class_names(path).names
+
+
+def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
+    """Names and ids of classes, from the files that :func:`read_labels` reads.
+
+    Raises:
+        DataError: not readable as text; a CSV without the columns, or whose indices do not count from 0 without gaps
+            and repeats; a class without a name; a name or an id of two classes; or no class at all.
+    """
+    classes = (_of_table if Path(path).suffix.lower() == ".csv" else _of_text)(path)
+    if not classes.names:
+        raise DataError(f"{path}: names no classes; write one name per line")
+    for values in (classes.names, classes.ids):
+        seen: set[str] = set()
+        for value in values:
+            if value in seen:
+                raise DataError(f"{path}: {value!r} stands for two classes")
+            seen.add(value)
+    return classes
+
+
+def _of_text(path: str | os.PathLike[str]) -> ClassNames:
+    # Blank lines at either end name nothing; one in between could be a class that lost its name.
+    names: list[str] = []
+    for number, line in enumerate(read_text(path).rstrip().split("\n"), start=1):
+        if name := one_line(line):
+            names.append(name)
+        elif names:
+            raise DataError(f"{path}: line {number}: is blank, between names; name the class, or remove the line")
+    return ClassNames(names=tuple(names), ids=tuple(names))
+
+
+def _of_table(path: str | os.PathLike[str]) -> ClassNames:
+    table = read_table(path)
+    if not {"index", "display_name"} <= set(table.columns):
+        raise DataError(f"{path}: {_COLUMNS}, and has {','.join(table.columns)}")
+    rows: dict[int, tuple[str, str, str]] = {}
+    for place, fields in table.rows:
+        number, name = fields["index"] or "", one_line(fields["display_name"] or "")
+        if not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise DataError(f"{place}: index {number!r} is no whole number; {_COLUMNS}")
+        if not name:
+            raise DataError(f"{place}: the class has no display_name")
+        if int(number) in rows:
+            raise DataError(f"{place}: index {number} was used before, by {rows[int(number)][1]!r}")
+        rows[int(number)] = (fields.get("mid") or "", name, place)
+    _require_counted(path, rows)
+    ids, names, places = zip(*(rows[index] for index in range(len(rows))), strict=True) if rows else ((), (), ())
+    if any(ids) and not all(ids):
+        raise DataError(f"{places[ids.index('')]}: the class has no mid, and others have one")
+    return ClassNames(names=names, ids=ids if any(ids) else names)
+
+
+def _require_counted(path: str | os.PathLike[str], indices: Iterable[int]) -> None:
+    """Refuse indices with a gap: which output of the model the classes behind it have would be a guess."""
+    found = set(indices)
+    if found and found == set(range(1, len(found) + 1)):
+        raise DataError(f"{path}: the column index counts from 1 to {len(found)}; it must count from 0")
+    for expected, index in enumerate(sorted(found)):
+        if index != expected:
+            raise DataError(
+                f"{path}: the column index must count from 0 without gaps: after {expected - 1} comes {index}"
+                if expected
+                else f"{path}: the column index must count from 0 without gaps: the smallest is {index}"
+            )

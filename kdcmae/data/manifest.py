@@ -5,13 +5,11 @@ Three formats are read: the published JSON over extracted sound and frames, and 
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,7 +21,8 @@ from numpy.typing import NDArray
 from kdcmae.config import Modality
 from kdcmae.data.clip import FRAMES_PER_CLIP
 from kdcmae.errors import DataError
-from kdcmae.labels import read_labels
+from kdcmae.labels import read_class_names
+from kdcmae.text_files import one_line, read_json, read_json_lines, read_table
 
 __all__ = ["ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
 
@@ -85,27 +84,21 @@ class LabelMap:
         """Read the published CSV (``index,mid,display_name``), or a text file with one name per line.
 
         Raises:
-            DataError: not such a file, or one id or name for two classes.
+            DataError: not such a file; :func:`~kdcmae.labels.read_class_names` says what it may not hold.
         """
-        path = Path(path)
-        names = read_labels(path)
-        ids = names
-        if path.suffix.lower() == ".csv":
-            rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-            if sorted(int(row["index"]) for row in rows) != list(range(len(rows))):
-                raise DataError(f"{path}: the column index must count from 0 without gaps")
-            if not all(row.get("mid") for row in rows):
-                raise DataError(f"{path}: a label CSV needs the columns index,mid,display_name")
-            ids = tuple(row["mid"] for row in sorted(rows, key=lambda row: int(row["index"])))
-        for values in (names, ids):
-            if repeated := next((value for value in values if values.count(value) > 1), None):
-                raise DataError(f"{path}: {repeated!r} stands for two classes")
-        return cls(names, ids)
+        classes = read_class_names(path)
+        return cls(classes.names, classes.ids)
 
     @classmethod
     def of_records(cls, records: Iterable[ClipRecord]) -> LabelMap:
-        """The labels that occur in a manifest, in alphabetical order."""
+        """The labels that occur in a manifest, in alphabetical order.
+
+        Raises:
+            DataError: no clip has a label.
+        """
         names = tuple(sorted({label for record in records for label in record.labels}))
+        if not names:
+            raise DataError("no clip has a label: fill the field labels of the manifest, or name the classes in a file")
         return cls(names, names)
 
     def __len__(self) -> int:
@@ -140,8 +133,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ClipRecord]:
     Args:
         path: ``.json``: ``{"data": [{"video_id", "wav", "video_path", "labels": "id,id"}]}``, as published, with
             frames at ``video_path/frame_{0..9}/video_id.jpg``. ``.csv`` with a header, or ``.jsonl``: the fields
-            ``path`` of a video, and optionally ``labels`` separated by ``;``, ``id`` (otherwise the file's name
-            without its suffix) and ``mask``. In JSON, labels may also be a list. Other fields are ignored.
+            ``path`` of a video, and optionally ``labels`` (or ``label``) separated by ``;``, ``id`` (otherwise the
+            file's name without its suffix) and ``mask``. In JSON, labels may also be a list. Other fields are ignored.
 
     Raises:
         DataError: cannot be read, a field is missing or has the wrong type, or two clips have one id.
@@ -150,13 +143,9 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ClipRecord]:
     readers = {".json": _published, ".csv": _csv, ".jsonl": _json_lines}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: a manifest is a .json, .csv or .jsonl file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     ids: dict[str, int] = {}
     records: list[ClipRecord] = []
-    for place, record in readers[path.suffix.lower()](path, text):
+    for place, record in readers[path.suffix.lower()](path):
         first = ids.setdefault(record.id, len(records))
         if first != len(records):
             raise DataError(f"{place}: id {record.id!r} was used before, by clip {first + 1} of {len(records) + 1}")
@@ -184,17 +173,27 @@ def write_manifest(path: Path, records: Sequence[ClipRecord], **facts: Any) -> N
     os.replace(partial, path)
 
 
-def parse_labels(value: Any, *, place: str, separator: str = ";") -> tuple[str, ...]:
-    """The labels in a field: a list of texts, or one text with separators; none if it is missing.
+def parse_labels(fields: Mapping[str, Any], *, place: str, separator: str = ";") -> tuple[str, ...]:
+    """The labels of a clip: its field ``labels`` or ``label``, a list of texts or one text with separators.
+
+    Returns:
+        One line each; none if the field is missing or empty.
 
     Raises:
-        DataError: neither of them; says where, which is ``place``.
+        DataError: neither a list nor text, or both fields; says where, which is ``place``.
     """
-    if isinstance(value, list) and all(isinstance(label, str) and label for label in value):
-        return tuple(map(sys.intern, value))
-    if not isinstance(value, str) and value is not None:
+    if fields.get("labels") and fields.get("label"):
+        raise DataError(f"{place}: has both a field label and a field labels; keep one of them")
+    value = fields.get("labels") or fields.get("label")
+    if isinstance(value, list) and all(isinstance(label, str) and label.strip() for label in value):
+        parts: list[str] = value
+    elif isinstance(value, str) or value is None:
+        parts = (value or "").split(separator)
+    else:
         raise DataError(f"{place}: field labels={value!r} must be text or a list of texts")
-    return tuple(sys.intern(part.strip()) for part in (value or "").split(separator) if part.strip())
+    if any("\0" in part for part in parts):
+        raise DataError(f"{place}: field labels={value!r} holds a NUL character")
+    return tuple(sys.intern(label) for label in map(one_line, parts) if label)
 
 
 @lru_cache(maxsize=64)  # millions of clips share their folder of frames
@@ -216,6 +215,8 @@ class _Entry:
             return None
         if not isinstance(value, str):
             raise DataError(f"{self.place}: field {name}={value!r} must be text")
+        if not _fit_for_the_system(value):
+            raise DataError(f"{self.place}: field {name}={value!r} holds a character that no file name can have")
         return value
 
     def required(self, name: str) -> str:
@@ -235,17 +236,22 @@ class _Entry:
         return value
 
     def labels(self, separator: str) -> tuple[str, ...]:
-        return parse_labels(self.fields.get("labels"), place=self.place, separator=separator)
+        return parse_labels(self.fields, place=self.place, separator=separator)
+
+
+def _fit_for_the_system(text: str) -> bool:
+    r"""Whether a text can be a file's name: JSON can spell NUL and half a surrogate pair as ``\u....``."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 _Records = Iterator[tuple[str, ClipRecord]]  # each with the place in the file it comes from
 
 
-def _published(path: Path, text: str) -> _Records:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
+def _published(path: Path) -> _Records:
+    document = read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
         raise DataError(f'{path}: field data is missing: a JSON manifest is {{"data": [...]}}')
     for number, fields in enumerate(document["data"]):
@@ -261,29 +267,19 @@ def _published(path: Path, text: str) -> _Records:
         yield entry.place, record
 
 
-def _csv(path: Path, text: str) -> _Records:
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    try:
-        if "path" not in (reader.fieldnames or ()):
-            raise DataError(f"{path}: line 1: column path is missing; the columns are path,labels and optionally id")
-        for fields in reader:
-            place = f"{path}: line {reader.line_num}"
-            if None in fields:
-                raise DataError(f"{place}: has more columns than the header; quote what holds a comma")
-            yield place, _video(_Entry(place, fields, path.parent))
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.reader.line_num}: is not CSV: {error}") from error
+def _csv(path: Path) -> _Records:
+    table = read_table(path)
+    if "path" not in table.columns:
+        raise DataError(
+            f"{path}: line 1: column path is missing; the columns are path,labels and optionally id and mask, "
+            f"and the file has {','.join(table.columns)}"
+        )
+    for place, fields in table.rows:
+        yield place, _video(_Entry(place, dict(fields), path.parent))
 
 
-def _json_lines(path: Path, text: str) -> _Records:
-    for number, line in enumerate(text.split("\n"), start=1):
-        place = f"{path}: line {number}"
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place}: is not JSON: {error.msg}") from error
+def _json_lines(path: Path) -> _Records:
+    for place, fields in read_json_lines(path):
         yield place, _video(_Entry(place, fields, path.parent))
 
 

@@ -150,7 +150,7 @@ def _labels(shard: Path, clip_id: str, content: bytes | None) -> tuple[str, ...]
         raise DataError(f"{place}: is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise DataError(f"{place}: is {fields!r} instead of an object with fields")
-    return parse_labels(fields.get("labels"), place=place)
+    return parse_labels(fields, place=place)
 
 
 def spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> ClipRecord:

@@ -42,7 +42,7 @@ def test_fields_may_hold_line_breaks(tmp_path: Path) -> None:
     (record,) = read_manifest(written(tmp_path / "clips.csv", 'path,labels,note\na.mp4,dog,"two\nlines"\n'))
     assert record.labels == ("dog",)
     (record,) = read_manifest(written(tmp_path / "clips.jsonl", '{"path": "a.mp4", "labels": "dog\u2028cat"}\n'))
-    assert record.labels == ("dog\u2028cat",)
+    assert record.labels == ("dog cat",)  # a class is one line everywhere, in an engine's labels.txt too
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -99,6 +99,12 @@ def test_ids_without_commas_are_written_as_published(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "a.mp4"}\n{"path": ""}\n', r"a\.jsonl: line 2: field path is missing"),
         ("a.jsonl", '{"path": "a.mp4"}\n{"path"\n', r"line 2: is not JSON"),
         ("a.jsonl", "7\n", r"line 1: is 7 instead of an object"),
+        ("a.jsonl", '{"path": "a\\u0000.mp4"}', r"line 1: field path='a\\x00.mp4' holds a character that no file name"),
+        ("a.jsonl", '{"path": "a\\ud800.mp4"}', r"line 1: field path=.* holds a character that no file name"),
+        ("a.jsonl", '{"path": "a", "labels": ["\\u0000"]}', r"line 1: field labels=.* holds a NUL character"),
+        ("a.jsonl", '{"path": "a", "labels": [" "]}', r"line 1: field labels=\[' '\] must be"),
+        ("a.csv", "path,label,labels\na.mp4,x,y\n", r"line 2: has both a field label and a field labels"),
+        ("a.csv", "path,path\na.mp4,x\n", r"line 1: column path occurs twice"),
     ],
 )
 def test_errors_say_where(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -130,6 +136,31 @@ def test_labels_by_id_and_by_name(tmp_path: Path) -> None:
         labels.index("xyz")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na.mp4,dog\n,\n",
+        " Path ; Labels \na.mp4;dog\n",
+        "sep=;\npath;labels\na.mp4;dog\n",
+        "path\tlabels\na.mp4\tdog\n",
+    ],
+)
+def test_headers_as_spreadsheets_write_them(text: str, tmp_path: Path) -> None:
+    (record,) = read_manifest(written(tmp_path / "clips.csv", text))
+    assert record == ClipRecord(id="a", labels=("dog",), video=tmp_path / "a.mp4")
+
+
+def test_manifests_in_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"path": "é.mp4", "label": "dog; cat"}\r\n'.encode("utf-16"))
+    (record,) = read_manifest(tmp_path / "a.jsonl")
+    assert record == ClipRecord(id="é", labels=("dog", "cat"), video=tmp_path / "é.mp4")
+
+
+def test_clips_without_any_label_make_no_classes() -> None:
+    with pytest.raises(DataError, match="no clip has a label"):
+        LabelMap.of_records([ClipRecord(id="a"), ClipRecord(id="b")])
+
+
 def test_labels_from_text_and_from_records(tmp_path: Path) -> None:
     assert LabelMap.read(written(tmp_path / "labels.txt", "dog\ncat\n")).names == ("dog", "cat")
     records = [ClipRecord(id="a", labels=("dog", "cat")), ClipRecord(id="b", labels=("dog",))]
@@ -141,7 +172,7 @@ def test_labels_from_text_and_from_records(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("l.csv", "index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "count from 0 without gaps"),
-        ("l.csv", "index,mid,display_name\n0,/m/a,A\n1,,B\n", "needs the columns"),
+        ("l.csv", "index,mid,display_name\n0,/m/a,A\n1,,B\n", "line 3: the class has no mid"),
         ("l.csv", "index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a' stands for two classes"),
         ("l.txt", "dog\ncat\ndog\n", "'dog' stands for two classes"),
     ],
