@@ -109,7 +109,7 @@ def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
 def quantized_values(graph: Path) -> Values:
     """Values of a quantised graph, as what reads it computes them: OpenVINO an IR, ONNX Runtime a file with Q/DQ."""
     if graph.suffix == ".xml":
-        return openvino_values(graph, {"INFERENCE_PRECISION_HINT": floating_hint(openvino_core())})
+        return openvino_values(graph, {"INFERENCE_PRECISION_HINT": floating_hint()})
     return onnx_values(graph)
 
 

@@ -20,7 +20,7 @@ from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.rows import split_short_blocks
 from kdcmae.errors import EngineError
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino import import_openvino, native_hint, openvino_core
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
@@ -132,9 +132,8 @@ def open_model(path: Path) -> Callable[[Arrays], Arrays]:
 
 
 def _runner(model: Any) -> Callable[[Arrays], Arrays]:
-    core = openvino_core()
-    properties = {"INFERENCE_PRECISION_HINT": floating_hint(core), "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(model, "CPU", properties)
+    properties = {"INFERENCE_PRECISION_HINT": floating_hint(), "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino_core().compile_model(model, "CPU", properties)
     request = compiled.create_infer_request()
 
     def run(feed: Arrays) -> Arrays:
@@ -144,9 +143,9 @@ def _runner(model: Any) -> Callable[[Arrays], Arrays]:
     return run
 
 
-def floating_hint(core: Any) -> str:
+def floating_hint() -> str:
     """The precision hint for what is not quantised: bfloat16 where this CPU multiplies it."""
-    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    return native_hint("bf16")
 
 
 def declared_products(model: Any, floating: str) -> dict[str, int]:

@@ -23,6 +23,7 @@ from kdcmae.runtime.openvino import (
     executed_precision,
     import_openvino,
     is_attention,
+    native_hint,
     openvino_core,
 )
 
@@ -49,7 +50,7 @@ class OpenVino:
         models = []
         try:
             core = openvino_core()
-            hint = HINTS.get(request.precision) or floating_hint(core)
+            hint = HINTS.get(request.precision) or floating_hint()
             if request.frontend is not None:
                 engine["frontend"] = "frontend.xml"
                 models.append(_compiled(core, _convert(request.frontend, request.folder / engine["frontend"]), "f32"))
@@ -110,7 +111,7 @@ def _convert(graph: Path, path: Path) -> Path:
 
 
 def _compiled(core: Any, path: Path, hint: str) -> Any:
-    properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    properties = {"INFERENCE_PRECISION_HINT": native_hint(hint), "PERFORMANCE_HINT": "LATENCY"}
     return core.compile_model(core.read_model(path), "CPU", properties)
 
 

@@ -25,6 +25,7 @@ from kdcmae.runtime.backend import (
     import_library,
     require_same_or_newer,
 )
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "executed_precision",
     "import_openvino",
     "is_attention",
+    "native_hint",
     "native_precision",
     "openvino_core",
 ]
@@ -102,9 +104,18 @@ def native_precision(precision: str) -> str:
         MissingDependencyError: OpenVINO is not installed.
     """
     capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    cpu = this_cpu()
     tried = {"fp16": ("fp16", "bf16"), "bf16": ("bf16",)}.get(precision, ())
-    # OpenVINO names them FP16 and BF16.
-    return next((found for found in tried if found.upper() in capabilities), "fp32")
+    # OpenVINO names them FP16 and BF16, and it alone knows where the system lists no instructions. But it names them
+    # also where a cap of oneDNN forbids them, and then refuses to compile what asks for them.
+    native = [name for name in tried if name.upper() in capabilities and (not cpu.features or cpu.multiplies(name))]
+    return native[0] if native else "fp32"
+
+
+def native_hint(hint: str) -> str:
+    """The precision hint that OpenVINO's CPU plugin can follow here in the place of another of :data:`HINTS`."""
+    precision = next(name for name, found in HINTS.items() if found == hint)
+    return HINTS[native_precision(precision)]
 
 
 def is_attention(kind: str, names: str) -> bool:
@@ -158,7 +169,8 @@ class OpenVINOBackend:
     """An OpenVINO IR on one device.
 
     ``manifest.engine`` holds ``device`` (such as ``"CPU"``), ``inference_precision`` (``"f32"``, ``"bf16"`` or
-    ``"f16"``) and, optionally, ``threads`` and ``frontend``: the IR that runs first, in float32.
+    ``"f16"``) and, optionally, ``threads`` and ``frontend``: the IR that runs first, in float32. A CPU that does not
+    multiply that precision gets the next one that it does.
 
     Args:
         folder: the engine folder, its files already verified.
@@ -176,12 +188,13 @@ class OpenVINOBackend:
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
         ov = import_openvino()
         require_same_or_newer(manifest, "openvino", ov.__version__)
-        hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", tuple(HINTS.values()))}
+        hint = engine_option(manifest, "inference_precision", tuple(HINTS.values()))
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if (threads := engine_threads(manifest, threads)) is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         core = openvino_core()
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
+        hints = {"frontend": "f32", "file": native_hint(hint) if device == "CPU" else hint}
         # Variants of one engine share their weights; without a file named, they lie beside the .xml.
         weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
         self._models: list[Any] = []
@@ -189,8 +202,8 @@ class OpenVINOBackend:
             path = folder / manifest.engine[role]
             try:
                 model = core.read_model(path, weights)
-                hint = {"INFERENCE_PRECISION_HINT": hints[role]}
-                self._models.append(core.compile_model(model, device, {**properties, **hint}))
+                properties["INFERENCE_PRECISION_HINT"] = hints[role]
+                self._models.append(core.compile_model(model, device, properties))
             except RuntimeError as error:
                 raise EngineError(f"OpenVINO {ov.__version__} cannot load {path} on {device}: {error}") from error
         self._outputs = [spec.name for spec in manifest.outputs]

@@ -252,7 +252,7 @@ def test_int8_for_openvino_from_the_command_line(classifier, clips, tmp_path):
     assert precision["calibration"] == {"source": "AVSynth train", "clips": 4}
     assert precision["accuracy"]["clips"] == 4
     assert [rung["name"] for rung in manifest["parity"]] == ["program", "onnx", "quantized", "engine", "artifact"]
-    hint = openvino.floating_hint(openvino.openvino_core())
+    hint = openvino.floating_hint()
     assert manifest["engine"]["inference_precision"] == hint
     with load_engine(folder) as engine:
         assert engine.self_test().passed

@@ -113,7 +113,7 @@ def test_scores_run_on_integers(model, graph, tmp_path):
     openvino.quantize(graph, path, clips, linear_layers(model.module), "int8")
     network = core.read_model(path)
     assert openvino.declared_products(network, "fp32")["int8"] == BLOCKS * (3 + 3) + 1  # 80 unified tokens are cut
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": openvino.floating_hint(core)})
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": openvino.floating_hint()})
     facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
     given = [
         info["outputPrecisions"].astype(str)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,20 @@ def test_signals_are_handled_after_engines_ended_in_the_order_they_began(tiny: A
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "handled\n")
+
+
+def test_a_precision_that_the_cpu_does_not_multiply_gives_way_to_the_next(tiny: Any) -> None:
+    """Below a cap of oneDNN, OpenVINO still names bfloat16 among its precisions and cannot compile it."""
+    folder = tiny.make("openvino", ["audio", "image"], **with_precision("bf16"))
+    script = (
+        "import sys\n"
+        "from kdcmae.runtime import load_engine\n"
+        "with load_engine(sys.argv[1]) as engine:\n"
+        "    assert engine.self_test().passed\n"
+        "    print(engine.backend.executed_precision()['FullyConnected'])\n"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    finished = subprocess.run(
+        [sys.executable, "-c", script, folder], capture_output=True, text=True, check=False, env=environment
+    )
+    assert finished.stdout == "{'f32': 2}\n", finished.stderr
