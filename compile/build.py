@@ -17,7 +17,6 @@ from torch.export import ExportedProgram
 import kdcmae
 from kdcmae import host
 from kdcmae.compile import cases, export, gates, memory, models, package, report, targets
-from kdcmae.compile.gates import Claim
 from kdcmae.compile.latency import measure_latency
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
@@ -31,6 +30,7 @@ from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import require_capable, require_device, require_native
+from kdcmae.runtime.execution import Claim
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine", "preflight", "require_tools"]

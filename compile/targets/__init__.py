@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kdcmae.compile.parity import Arrays
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import TARGETS, BatchRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -61,37 +62,24 @@ class BuildRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltEngine:
-    """What a target built.
+class BuiltEngine(Execution):
+    """What a target built, and what of it executes.
 
     Args:
         engine: the manifest's engine section; ``file`` names the raw engine.
         libraries: what the engine needs, by name and version.
-        executed: per layer class, how many layers compute in which precision, as the library reports it.
-        read_from: where that is reported, in words.
-        products: how many matrix products execute in which precision.
-        attention: likewise the products inside attention, where they are layers of their own.
         floating: the precision of what is not quantised in a quantised engine.
         run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
         unrunnable: why this machine cannot run the engine; empty where it can.
         declared: matrix products by precision in the graph the library got, where the target changed the program's.
-        frontend: like ``executed``, of a frontend that is a model of its own.
-        kernels: how many kernels of a plan read or write which precision, as its inspector reports it; empty where
-            that cannot be asked on this machine, None where there is no inspector.
     """
 
     engine: Mapping[str, Any]
     libraries: Mapping[str, str]
-    executed: Mapping[str, Mapping[str, int]]
-    read_from: str
-    products: Mapping[str, int]
     run: Callable[[Arrays], Arrays] | None
-    attention: Mapping[str, int] = field(default_factory=dict)
     floating: str = "fp32"
     unrunnable: str = ""
     declared: Mapping[str, int] | None = None
-    frontend: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    kernels: Mapping[str, int] | None = None
 
 
 class Target(Protocol):

@@ -1,0 +1,151 @@
+"""What a loaded engine executes, layer class by layer class, against what its manifest claims.
+
+Layers fall into classes whatever the library calls them: matrix products, norms and softmax, the products inside
+attention where a library tells them apart, and a frontend that is a model of its own. The compiler holds a build
+against its claims with this, and a device the engine that it got.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kdcmae.errors import EngineError
+
+__all__ = ["Claim", "Execution", "claims_against", "read_claims"]
+
+_KINDS = {
+    "norms": ("MVN", "LayerNormalization", "SkipLayerNormalization", "NORMALIZATION"),
+    "softmax": ("Softmax", "SOFTMAX"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What precision an engine's layers execute in, as its library reports it; empty where it reports nothing.
+
+    Args:
+        executed: layers by the library's name for their kind, and by precision.
+        read_from: where that is reported, in words.
+        products: matrix products with weights, by precision.
+        attention: likewise the products inside attention, where they are layers of their own.
+        frontend: like ``executed``, of a frontend that is a model of its own.
+        kernels: how many kernels of a plan read or write which precision, as its inspector reports it; empty where
+            that cannot be asked on this machine, None where there is no inspector.
+    """
+
+    executed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    read_from: str = "nothing on this machine"
+    products: Mapping[str, int] = field(default_factory=dict)
+    attention: Mapping[str, int] = field(default_factory=dict)
+    frontend: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    kernels: Mapping[str, int] | None = None
+
+    def by_class(self) -> dict[str, dict[str, int]]:
+        """Layers by class and precision.
+
+        A class without layers is compiled into layers of others, and left out, unless nothing is reported at all.
+        """
+        classes = {"products": dict(self.products)}
+        if self.frontend:
+            classes["frontend"] = _total(self.frontend.values())
+        if self.kernels is not None:
+            classes["kernels"] = dict(self.kernels)
+        if self.attention:
+            classes["attention"] = dict(self.attention)
+        for layers, kinds in _KINDS.items():
+            counts = _total(self.executed.get(kind, {}) for kind in kinds)
+            if counts or not self.executed:
+                classes[layers] = counts
+        return classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is claimed of one layer class of an engine, and what it executes.
+
+    Args:
+        layers: ``products``, ``attention``, ``norms``, ``softmax``, ``frontend``, or the ``kernels`` of a plan.
+        claimed: the precision it executes in.
+        besides: layers that the graph has in another precision on purpose, by precision.
+        executed: layers by the precision that the library reports; empty where it reports none.
+    """
+
+    layers: str
+    claimed: str
+    besides: Mapping[str, int]
+    executed: Mapping[str, int]
+
+    @property
+    def holds(self) -> bool | None:
+        """Nothing executes in another precision than claimed, beyond what the graph has on purpose.
+
+        None where the library reports nothing here, so that nothing was checked.
+        """
+        if not self.executed:
+            return None
+        others = {found: count for found, count in self.executed.items() if found != self.claimed}
+        within = all(count <= self.besides.get(found, 0) for found, count in others.items())
+        return self.claimed in self.executed and within
+
+    def __str__(self) -> str:
+        """The claim beside what executes, in words."""
+        executed = ", ".join(f"{count} in {precision}" for precision, count in self.executed.items())
+        return f"{self.layers} are claimed to execute in {self.claimed}, the engine runs {executed or 'unreported'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for the manifest."""
+        return {**asdict(self), "holds": self.holds}
+
+
+def read_claims(precision: Mapping[str, Any]) -> list[Claim]:
+    """The claims of a manifest, with what the build found.
+
+    Args:
+        precision: the manifest's section.
+
+    Raises:
+        EngineError: they are not claims.
+    """
+    try:
+        return [
+            Claim(
+                layers=str(claim["layers"]),
+                claimed=str(claim["claimed"]),
+                besides=dict(claim["besides"]),
+                executed=dict(claim["executed"]),
+            )
+            for claim in precision.get("claims", ())
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"manifest field precision.claims is not a list of claims ({error!r}); rebuild it with kdcmae-compile"
+        ) from None
+
+
+def claims_against(precision: Mapping[str, Any], execution: Execution) -> list[Claim]:
+    """The claims of a manifest, with what executes here in the place of what the build found.
+
+    Args:
+        precision: the manifest's section.
+        execution: what the loaded engine executes.
+
+    Raises:
+        EngineError: they are not claims.
+    """
+    classes = execution.by_class()
+    return [
+        Claim(
+            layers=claim.layers,
+            claimed=claim.claimed,
+            besides=claim.besides,
+            executed=classes.get(claim.layers, {}),
+        )
+        for claim in read_claims(precision)
+    ]
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum((Counter(one) for one in counts), Counter[str]()))
