@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.console import Console
 
 from kdcmae import load_classifier
 from kdcmae.bench.ablation.plan import AblationSettings, Row
@@ -114,7 +113,7 @@ def _trained(
     run: Run = assemble(request)[0]
     # The held-out clips are measured on once, at the end: nothing here chooses by them.
     run = dataclasses.replace(run, validation=None)
-    return Trainer(run, device=torch.device("cpu"), resume=True, console=Console(quiet=True)).fit().weights
+    return Trainer(run, device=torch.device("cpu"), resume=True, progress=None).fit().weights
 
 
 def _measured_features(checkpoint: Path, clips: int) -> dict[str, Any]:

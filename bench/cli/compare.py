@@ -10,12 +10,14 @@ import click
 from kdcmae.bench.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.errors import ConfigError
+from kdcmae.terminal import table
 
 if TYPE_CHECKING:
-    from kdcmae.bench.compare import Comparison
+    from kdcmae.bench.compare import Change, Comparison
 
 __all__ = ["command"]
 
+_COLOURS = {"slower": "red", "less accurate": "red", "lost": "red", "unstable": "yellow", "faster": "green"}
 _REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -53,26 +55,20 @@ def command(old: Path | None, new: Path | None, everything: bool, as_json: bool)
 
 
 def _print(comparison: Comparison) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("case", "new over old", "interval", "outcome"):
-        table.add_column(heading)
-    colours = {"slower": "red", "less accurate": "red", "lost": "red", "unstable": "yellow", "faster": "green"}
-    for change in comparison.changes:
-        middle, low, high = change.ratio or (None, None, None)
-        colour = colours.get(change.outcome, "default")
-        table.add_row(
-            str(change.case),
-            f"{middle:.3f}" if middle is not None else "-",
-            f"{low:.3f}-{high:.3f}" if low is not None else "-",
-            f"[{colour}]{change.outcome}[/] {change.reason}",
-        )
-    Console(highlight=False).print(table)
+    click.echo(table(("case", "new over old", "interval", "outcome"), map(_row, comparison.changes)))
     judged = sum(change.outcome not in ("unstable", "lost") for change in comparison.changes)
     agreeing, stable = comparison.agreeing
     click.echo(f"{agreeing} of {stable} stable rows agree within their intervals")
     click.echo(
         f"{len(comparison.regressions)} regressions; {judged} of {len(comparison.changes)} cases could be judged"
+    )
+
+
+def _row(change: Change) -> tuple[str, ...]:
+    middle, low, high = change.ratio or (None, None, None)
+    return (
+        str(change.case),
+        f"{middle:.3f}" if middle is not None else "-",
+        f"{low:.3f}-{high:.3f}" if low is not None else "-",
+        f"{click.style(change.outcome, fg=_COLOURS.get(change.outcome))} {change.reason}",
     )

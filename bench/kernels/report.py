@@ -4,56 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import click
 
 from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.kernels.rows import HEADINGS, comparison_rows, machine_line, time_text
 from kdcmae.bench.kernels.schema import CaseResult, Ceilings, Direction, Report, Timing
+from kdcmae.terminal import table
 
 __all__ = ["print_report"]
 
-_WIDTH = 200  # where the output is no terminal
 _NONE = "-"
 _CONDITIONS = tuple(map(str, (PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD)))
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
-    """Print what was measured, and what was not and why.
-
-    Args:
-        report: of a run.
-        console: where to; stdout by default.
-    """
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
+def print_report(report: Report) -> None:
+    """Print what was measured, and what was not and why."""
     for case in report.cases:
-        console.print(_case_table(case, report.ceilings))
+        click.echo(_case_table(case, report.ceilings))
         for line in (*_reasons(case), *([] if report.settings.quick else _advice(case))):
-            console.print(escape(line), soft_wrap=True)
-    console.print(_summary(report))
-    console.print(escape(machine_line(report.to_dict())), soft_wrap=True)
+            click.echo(line)
+    click.echo(_summary(report))
+    click.echo(machine_line(report.to_dict()))
     if report.settings.quick:
-        console.print("--quick: tiny sizes, and perhaps interpreted kernels; these timings mean nothing")
+        click.echo("--quick: tiny sizes, and perhaps interpreted kernels; these timings mean nothing")
 
 
-def _case_table(case: CaseResult, ceilings: Ceilings) -> Table:
-    table = _table(f"{case.name}: {case.samples} per call, {case.dtype}")
-    for heading in ("direction", "contender"):
-        table.add_column(heading, no_wrap=True)
+def _case_table(case: CaseResult, ceilings: Ceilings) -> str:
     conditions = _conditions(case)
-    for heading in ("error", *conditions, "GB/s", "TFLOP/s", "of the floor"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    head = ("direction", "contender", "error", *conditions, "GB/s", "TFLOP/s", "of the floor")
+    rows = []
     for direction in _directions(case):
         for result in case.results:
             timings = result.timings.get(direction)
             if timings:
                 error = _NONE if result.error is None else f"{result.error:.1e}"
                 spans = (_span(timings.get(condition)) for condition in conditions)
-                table.add_row(direction, result.name, error, *spans, *_rates(case, direction, timings, ceilings))
-    return table
+                rows.append((direction, result.name, error, *spans, *_rates(case, direction, timings, ceilings)))
+    title = f"\n{case.name}: {case.samples} per call, {case.dtype}"
+    return table(head, rows, title=title, right=range(2, len(head)))
 
 
 def _directions(case: CaseResult) -> dict[Direction, None]:
@@ -112,15 +100,6 @@ def _better_route(case: CaseResult) -> str | None:
     return None
 
 
-def _summary(report: Report) -> Table:
-    table = _table("Summary")
-    for heading in HEADINGS:
-        table.add_column(heading)
-    for case in report.to_dict()["cases"]:
-        for row in comparison_rows(case):
-            table.add_row(*map(escape, row))
-    return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=f"\n{escape(title)}", title_justify="left", box=None, pad_edge=False, title_style="bold")
+def _summary(report: Report) -> str:
+    rows = (row for case in report.to_dict()["cases"] for row in comparison_rows(case))
+    return table(HEADINGS, rows, title="\nSummary")

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
@@ -27,6 +25,7 @@ from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import EngineError
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.terminal import table
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
@@ -145,38 +144,39 @@ def _build(
 
 
 def _report(folder: Path, manifest: Manifest) -> None:
-    console = Console(highlight=False)
-    console.print(_ladder(manifest.parity))
+    click.echo(_ladder(manifest.parity))
     for line in how_rungs_ran(manifest.parity):
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        click.echo(f"  {line}")
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     executed = f"execute as {products}" if products else "were not checked on this machine"
-    console.print(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
+    click.echo(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
     if found := manifest.precision.get("accuracy"):
-        console.print(
+        click.echo(
             f"accuracy:  top-1 {found['quantized']:.1f} %, in float32 {found['reference']:.1f} %, on {found['clips']} "
             f"clips of {found['source']}; {found['agreement']:.1f} % get the same class; "
             f"{len(manifest.precision['kept'])} layers kept in floating point"
         )
-    console.print(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
+    click.echo(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
-    console.print(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
+    click.echo(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
 
 
-def _ladder(rungs: Sequence[Mapping[str, Any]]) -> Table:
-    ladder = Table(title="Parity with the PyTorch model (float32)", title_justify="left")
-    for column in ("rung", "result", "largest error", "allowed", "cosine", "top-1"):
-        ladder.add_column(column, no_wrap=True)
+def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
+    head = ("rung", "result", "largest error", "allowed", "cosine", "top-1")
     colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
-    for rung in rungs:
-        worst = f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-"
-        allowed = "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}"
-        cosine = f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-"
-        agreement = "-" if rung["agreement"] is None else f"{rung['agreement']:.0%}"
-        status = rung["status"]
-        ladder.add_row(rung["name"], f"[{colours[status]}]{status}[/]", worst, allowed, cosine, agreement)
-    return ladder
+    rows = (
+        (
+            rung["name"],
+            click.style(rung["status"], fg=colours[rung["status"]]),
+            f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-",
+            "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}",
+            f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-",
+            "-" if rung["agreement"] is None else f"{rung['agreement']:.0%}",
+        )
+        for rung in rungs
+    )
+    return table(head, rows, title="Parity with the PyTorch model (float32)")
 
 
 def _megabytes(folder: Path) -> str:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 from kdcmae.compile.cli.engine import engine_options, given
@@ -22,6 +20,7 @@ from kdcmae.config import Modality
 from kdcmae.errors import ConfigError, GateError
 from kdcmae.runtime.manifest import GRAPHS, Manifest
 from kdcmae.runtime.openvino import HINTS
+from kdcmae.terminal import table
 
 if TYPE_CHECKING:
     from kdcmae.compile.diagnose import Stage
@@ -139,12 +138,14 @@ def _of_engine(
 
 
 def _print(stage: Stage) -> None:
-    table = Table(
-        title=f"Layers of {stage.name} against the float32 PyTorch model, on {stage.case}", title_justify="left"
+    rows = (
+        (
+            layer.name,
+            f"{layer.error:.1e}",
+            f"{layer.cosine:.6f}",
+            click.style("within", fg="green") if layer.passed else click.style("out", fg="red"),
+        )
+        for layer in stage.layers
     )
-    for column in ("layer", "error", "cosine", ""):
-        table.add_column(column)
-    for layer in stage.layers:
-        mark = "[green]within[/]" if layer.passed else "[red]out[/]"
-        table.add_row(layer.name, f"{layer.error:.1e}", f"{layer.cosine:.6f}", mark)
-    Console(highlight=False).print(table)
+    title = f"Layers of {stage.name} against the float32 PyTorch model, on {stage.case}"
+    click.echo(table(("layer", "error", "cosine", ""), rows, title=title))

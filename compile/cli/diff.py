@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.compile.comparison import compare_outputs, differences
+from kdcmae.terminal import table
 
 __all__ = ["command"]
 
@@ -35,18 +34,13 @@ def command(one: Path, other: Path, as_json: bool) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    console = Console(highlight=False, markup=False)
-    table = Table(title="Differences", title_justify="left")
-    for column in ("field", facts["one"], facts["other"]):
-        table.add_column(column, overflow="fold")
-    for row in facts["differences"]:
-        table.add_row(row["field"], _short(row["one"]), _short(row["other"]))
-    console.print(table)
+    rows = ((row["field"], _short(row["one"]), _short(row["other"])) for row in facts["differences"])
+    click.echo(table(("field", facts["one"], facts["other"]), rows, title="Differences"))
     for name, compared in facts["outputs"].items():
         error = "not finite" if compared["error"] is None else f"{compared['error']:.1e} of the largest value"
-        console.print(f"{name} from the same inputs: differs by {error}, cosine {compared['cosine']:.6f}")
+        click.echo(f"{name} from the same inputs: differs by {error}, cosine {compared['cosine']:.6f}")
     if facts["note"]:
-        console.print(facts["note"])
+        click.echo(facts["note"])
 
 
 def _short(value: Any) -> str:

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import click
 
 from kdcmae.cli.common import Steps, note, print_json
 from kdcmae.compile.cli.engine import given
 from kdcmae.compile.cli.model import load_model
 from kdcmae.errors import ConfigError, GateError
+from kdcmae.terminal import table
 
 if TYPE_CHECKING:
     from kdcmae.compile.search import Trial
@@ -76,12 +76,12 @@ def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:
     if as_json:
         print_json(facts(trials=[dataclasses.asdict(trial) for trial in trials]))
         return
-    table = Table(title="Candidates, the most accurate first", title_justify="left")
-    for column in ("precision", "tokens", "p90 ms by threads", "drop, points", "result"):
-        table.add_column(column)
-    for trial in trials:
-        latency = ", ".join(f"{threads}: {found:.3g}" for threads, found in trial.latency_ms.items())
-        drop = "-" if trial.drop is None else f"{trial.drop:.1f}"
-        result = f"{trial.status}: {trial.reason}" if trial.reason else trial.status
-        table.add_row(trial.precision, f"{trial.keep:.0%}", latency or "-", drop, result)
-    Console(highlight=False).print(table)
+    head = ("precision", "tokens", "p90 ms by threads", "drop, points", "result")
+    click.echo(table(head, map(_row, trials), title="Candidates, the most accurate first"))
+
+
+def _row(trial: Trial) -> tuple[str, ...]:
+    latency = ", ".join(f"{threads}: {found:.3g}" for threads, found in trial.latency_ms.items())
+    drop = "-" if trial.drop is None else f"{trial.drop:.1f}"
+    result = f"{trial.status}: {trial.reason}" if trial.reason else trial.status
+    return (trial.precision, f"{trial.keep:.0%}", latency or "-", drop, result)

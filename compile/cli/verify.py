@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.errors import (
@@ -23,6 +21,7 @@ from kdcmae.errors import (
 )
 from kdcmae.runtime.engine import SelfTest, load_engine
 from kdcmae.runtime.manifest import Manifest, verify_files
+from kdcmae.terminal import table
 
 __all__ = ["command"]
 
@@ -99,9 +98,5 @@ def _failed(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print(engine: Path, checks: list[dict[str, Any]]) -> None:
-    table = Table(title=str(engine), title_justify="left")
-    for column in ("check", "result", "found"):
-        table.add_column(column)
-    for check in checks:
-        table.add_row(check["check"], check["status"], check["found"])
-    Console(highlight=False, markup=False).print(table)
+    rows = ((check["check"], check["status"], check["found"]) for check in checks)
+    click.echo(table(("check", "result", "found"), rows, title=str(engine)))

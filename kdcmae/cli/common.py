@@ -16,7 +16,6 @@ from importlib import import_module
 from typing import Any
 
 import click
-from rich.console import Console
 
 from kdcmae.errors import KdcmaeError
 
@@ -29,10 +28,7 @@ __all__ = [
     "json_option",
     "note",
     "print_json",
-    "progress_console",
 ]
-
-progress_console = Console(stderr=True, highlight=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -43,8 +39,13 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def note(message: str) -> None:
-    """Print one line on stderr, plain text (square brackets are not markup)."""
-    progress_console.print(message, markup=False, soft_wrap=True)
+    """Print one line on stderr, in the place of a running step's name where there is one."""
+    click.echo(f"{_overwrite()}{message}", err=True)
+
+
+def _overwrite() -> str:
+    """What a terminal takes for: go to the start of the line and clear it."""
+    return "\r\x1b[K" if sys.stderr.isatty() else ""
 
 
 class _ErrorHandling(click.Command):
@@ -121,14 +122,14 @@ def exit_on_sigterm() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    note(f"error: {message}")
     raise SystemExit(exit_code)
 
 
 class Steps:
     """Shows the steps of a long command on stderr and remembers what each took.
 
-    On a terminal the running step has a spinner; elsewhere each step is one line when it is done.
+    Each step is one line when it is done; on a terminal the running one is shown too.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,8 @@ class Steps:
             name: what is being done, such as ``"export to ONNX"``.
         """
         start = time.perf_counter()
-        with progress_console.status(name):
-            yield
+        if sys.stderr.isatty():
+            click.echo(f"{_overwrite()}  {name} ...", err=True, nl=False)
+        yield
         self.seconds[name] = time.perf_counter() - start
         note(f"  {name:<28} {self.seconds[name]:6.1f} s")

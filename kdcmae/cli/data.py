@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kdcmae.cli.common import KdcmaeGroup, exit_on_sigterm, json_option, note, print_json, progress_console
+from kdcmae.cli.common import KdcmaeGroup, exit_on_sigterm, json_option, note, print_json
 from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
+from kdcmae.terminal import progress_bar, table
 
 if TYPE_CHECKING:
     from kdcmae.data.check import Problem
@@ -69,7 +68,7 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
     counts = {"train": clips - sum(counts.values()), **counts}
     splits = {}
     for split, count in counts.items():
-        with _progress(split, count) as on_clip:
+        with progress_bar(split, count) as on_clip:
             manifest = generate(folder, clips=count, seed=seed, split=split, processes=processes, on_clip=on_clip)
         splits[split] = {"manifest": str(manifest), "clips": count}
         if not as_json:
@@ -110,7 +109,7 @@ def extract_videos(
     from kdcmae.data.manifest import read_manifest
 
     records = read_manifest(manifest)
-    with _progress("extract", len(records)) as on_clip:
+    with progress_bar("extract", len(records)) as on_clip:
         outcome = extract(records, folder, image_size=image_size, processes=processes, on_clip=on_clip)
     document = {"manifest": str(folder / MANIFEST_FILE), **asdict(outcome)}
     (folder / _REPORT_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -142,7 +141,7 @@ def stats(data: Path, audio_frames: int, processes: int, as_json: bool) -> None:
     from kdcmae.data.stats import spectrogram_stats
 
     records = list_clips(data)
-    with _progress("measure", len(records)) as on_clip:
+    with progress_bar("measure", len(records)) as on_clip:
         measured = spectrogram_stats(records, audio_frames=audio_frames, processes=processes, on_clip=on_clip)
     if as_json:
         print_json({"audio_frames": audio_frames, **asdict(measured)})
@@ -172,7 +171,7 @@ def check(
 
     records = list_clips(data)
     labels = None if label_file is None else LabelMap.read(label_file)
-    with _progress("check", len(records)) as on_clip:
+    with progress_bar("check", len(records)) as on_clip:
         problems = check_clips(
             records, labels, shortest_s=shortest_s, silence_db=silence_db, processes=processes, on_clip=on_clip
         )
@@ -215,35 +214,10 @@ def speed(manifest: Path, workers: int, seconds: float, batch_size: int, as_json
             click.echo(f"{peak_mb:.0f} MB at most in {name}")
 
 
-@contextmanager
-def _progress(title: str, clips: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; call what this gives once per clip."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=progress_console) as progress:
-        task = progress.add_task(title, total=clips)
-        yield lambda: progress.advance(task)
-
-
 def _show(problems: list[Problem]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     if not problems:
         return
-    table = Table("clip", "problem", "detail")
-    for problem in problems[:_SHOWN]:
-        table.add_row(Text(problem.clip_id), problem.kind, Text(problem.detail, overflow="fold"))
-    console = Console(highlight=False)
-    console.print(table)
+    rows = [(problem.clip_id, problem.kind, problem.detail) for problem in problems[:_SHOWN]]
+    click.echo(table(("clip", "problem", "detail"), rows))
     if len(problems) > _SHOWN:
-        console.print(f"and {len(problems) - _SHOWN} more; --json lists all")
+        click.echo(f"and {len(problems) - _SHOWN} more; --json lists all")

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.doctor import Diagnosis, TargetReport, diagnose, require_target
 from kdcmae.runtime.capabilities import PRECISIONS
 from kdcmae.runtime.manifest import TARGETS
+from kdcmae.terminal import table
 
 __all__ = ["command"]
 
@@ -49,23 +47,22 @@ def _document(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    console = Console(highlight=False)
     facts = diagnosis.host
-    console.print(f"kdcmae {diagnosis.kdcmae}, Python {facts['python']}, {facts['system']} {facts['machine']}")
+    click.echo(f"kdcmae {diagnosis.kdcmae}, Python {facts['python']}, {facts['system']} {facts['machine']}")
     features = [name for name in diagnosis.cpu_features if name in _SHOWN]
-    console.print(f"processor: {escape(str(facts['cpu']))}, {facts['cpus']} CPUs, {' '.join(features) or 'no vectors'}")
-    console.print(f"GPU:       {_gpus(diagnosis)}")
+    click.echo(f"processor: {facts['cpu']}, {facts['cpus']} CPUs, {' '.join(features) or 'no vectors'}")
+    click.echo(f"GPU:       {_gpus(diagnosis)}")
     devices = ", ".join(f"{name} ({full})" for name, full in diagnosis.openvino_devices.items())
-    console.print(f"OpenVINO:  {escape(devices) or 'no devices'}")
-    console.print(_targets(diagnosis.targets))
+    click.echo(f"OpenVINO:  {devices or 'no devices'}")
+    click.echo(_targets(diagnosis.targets))
     for line in _reasons(diagnosis.targets):
-        console.print(line, markup=False, soft_wrap=True)
+        click.echo(line)
     installed = [f"{name} {version}" for name, version in diagnosis.libraries.items() if version]
-    console.print(f"\nlibraries: {', '.join(installed)}", markup=False)
+    click.echo(f"\nlibraries: {', '.join(installed)}")
     for problem in diagnosis.problems:
-        console.print(f"[red]broken:[/] {escape(problem.what)}\n        fix: {escape(problem.fix)}", soft_wrap=True)
+        click.echo(f"{click.style('broken:', fg='red')} {problem.what}\n        fix: {problem.fix}")
     if not diagnosis.problems:
-        console.print("[green]nothing is broken[/]")
+        click.secho("nothing is broken", fg="green")
 
 
 def _gpus(diagnosis: Diagnosis) -> str:
@@ -75,26 +72,27 @@ def _gpus(diagnosis: Diagnosis) -> str:
         f"{gpu.name} (compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.0f} GiB)"
         for gpu in diagnosis.driver.gpus
     )
-    return escape(f"{gpus or 'no device'}, driver for CUDA {'.'.join(map(str, diagnosis.driver.cuda))}")
+    return f"{gpus or 'no device'}, driver for CUDA {'.'.join(map(str, diagnosis.driver.cuda))}"
 
 
-def _targets(reports: tuple[TargetReport, ...]) -> Table:
-    table = Table(title="Targets; yes: engines build and run here, build or run: only that", title_justify="left")
-    table.add_column("target", no_wrap=True)
-    table.add_column("library", no_wrap=True)
-    for precision in PRECISIONS:
-        table.add_column(precision, no_wrap=True)
-    for report in reports:
-        cells = (_cell(report, precision) for precision in PRECISIONS)
-        table.add_row(report.target, report.library or "[yellow]none[/]", *cells)
-    return table
+def _targets(reports: tuple[TargetReport, ...]) -> str:
+    rows = (
+        [
+            report.target,
+            report.library or click.style("none", fg="yellow"),
+            *(_cell(report, precision) for precision in PRECISIONS),
+        ]
+        for report in reports
+    )
+    title = "Targets; yes: engines build and run here, build or run: only that"
+    return table(("target", "library", *PRECISIONS), rows, title=title)
 
 
 def _cell(report: TargetReport, precision: str) -> str:
     builds, runs = not (report.builds or report.precisions[precision]), not report.executes[precision]
     if builds and runs:
-        return "[green]yes[/]"
-    return f"[yellow]{'build' if builds else 'run' if runs else 'no'}[/]"
+        return click.style("yes", fg="green")
+    return click.style("build" if builds else "run" if runs else "no", fg="yellow")
 
 
 def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:

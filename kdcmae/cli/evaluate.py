@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from kdcmae.cli import evaluate_report as report
-from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, json_option, note, progress_console
+from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, json_option, note
 from kdcmae.errors import ConfigError, DeviceError
+from kdcmae.terminal import progress_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -343,9 +344,10 @@ def _predictor(setup: Setup, modality: Modality | None) -> Predictor:
 
 
 def _watched(clips: EvaluationClips) -> Iterator[Any]:
-    """The batches, with a progress bar on a terminal; says at the end how many clips were skipped."""
-    from rich.progress import track
-
-    yield from track(clips, "clips", console=progress_console, transient=True, disable=not progress_console.is_terminal)
+    """The batches, with a progress bar; says at the end how many clips were skipped."""
+    with progress_bar("evaluate", len(clips)) as on_batch:
+        for batch in clips:
+            yield batch
+            on_batch()
     for clip, reason in clips.skipped.items():
         note(f"skipped {clip}: {reason}")

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import click
 
 from kdcmae.cli.common import note, print_json
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from kdcmae.terminal import table
 
 __all__ = ["publish"]
 
@@ -73,14 +73,10 @@ def _plain(value: Any) -> Any:
 
 
 def _show(document: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
     model, data, result = document["model"], document["data"], dict(document["result"])
     skipped = f", {len(data['skipped'])} skipped" if data["skipped"] else ""
-    console.print(Text(f"{document['task']} of {model['path']} ({model['runs_on']})"), soft_wrap=True)
-    console.print(Text(f"{data['clips']} clips of {data['manifest']}{skipped}"), soft_wrap=True)
+    click.echo(f"{document['task']} of {model['path']} ({model['runs_on']})")
+    click.echo(f"{data['clips']} clips of {data['manifest']}{skipped}")
     result.update(result.pop("classification", {}))
     result.pop("clips", None)
     classes = result.pop("classes", ())
@@ -89,35 +85,31 @@ def _show(document: Mapping[str, Any]) -> None:
     figures = {name: value for name, value in result.items() if not isinstance(value, dict)}
     if figures:
         columns = {"model": figures, **columns}
-    _show_figures(console, columns)
+    _show_figures(columns)
     if classes:
-        _show_classes(console, classes)
+        _show_classes(classes)
 
 
-def _show_figures(console: Console, columns: Mapping[str, Mapping[str, Any]]) -> None:
-    from rich.table import Column, Table
-
-    table = Table("", *(Column(name, justify="right") for name in columns))
+def _show_figures(columns: Mapping[str, Mapping[str, Any]]) -> None:
     names = dict.fromkeys(name for column in columns.values() for name in column)
-    for name in names:
-        cells = [_cell(name, column[name]) if name in column else "" for column in columns.values()]
-        table.add_row(_NAMES.get(name, name), *cells)
-    console.print(table)
+    rows = (
+        [
+            _NAMES.get(name, name),
+            *(_cell(name, column[name]) if name in column else "" for column in columns.values()),
+        ]
+        for name in names
+    )
+    click.echo(table(("", *columns), rows, right=range(1, 1 + len(columns))))
 
 
-def _show_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> None:
-    from rich.table import Column, Table
-    from rich.text import Text
-
+def _show_classes(classes: Sequence[Mapping[str, Any]]) -> None:
     shown = ("clips", "accuracy", "average_precision", "auc")
     hardest = sorted((entry for entry in classes if entry["clips"]), key=lambda entry: entry["average_precision"])
-    table = Table("class", *(Column(_NAMES.get(name, name), justify="right") for name in shown))
-    for entry in hardest[:_CLASSES_SHOWN]:
-        # Text, because a label may hold square brackets, which a plain string would read as markup.
-        table.add_row(Text(entry["label"]), *(_cell(name, entry[name]) for name in shown))
-    console.print(table)
+    head = ("class", *(_NAMES.get(name, name) for name in shown))
+    rows = ([entry["label"], *(_cell(name, entry[name]) for name in shown)] for entry in hardest[:_CLASSES_SHOWN])
+    click.echo(table(head, rows, right=range(1, 1 + len(shown))))
     if len(hardest) > _CLASSES_SHOWN:
-        console.print(f"the {_CLASSES_SHOWN} hardest of {len(hardest)} classes; --json and --output give all")
+        click.echo(f"the {_CLASSES_SHOWN} hardest of {len(hardest)} classes; --json and --output give all")
 
 
 def _cell(name: str, value: Any) -> str:

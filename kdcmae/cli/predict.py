@@ -14,6 +14,7 @@ from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
 from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
+from kdcmae.terminal import bar, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -163,17 +164,7 @@ def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.bar import Bar
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    # Text, because a path or a label may hold square brackets, which a plain string would read as markup.
-    table = Table("label", Column("score", justify="right"), Column(width=20))
-    for prediction in result["predictions"]:
-        score = prediction["score"]
-        table.add_row(Text(prediction["label"]), f"{score:.4f}", Bar(size=1.0, begin=0.0, end=score, color="green"))
-    console = Console(highlight=False)
-    console.print(Text(result["path"]), soft_wrap=True)
-    console.print(table)
-    console.print(f"decoded in {result['decode_ms']:.0f} ms, classified in {result['model_ms']:.0f} ms")
+    rows = [(found["label"], f"{found['score']:.4f}", bar(found["score"])) for found in result["predictions"]]
+    click.echo(result["path"])
+    click.echo(table(("label", "score", ""), rows, right=(1,)))
+    click.echo(f"decoded in {result['decode_ms']:.0f} ms, classified in {result['model_ms']:.0f} ms")

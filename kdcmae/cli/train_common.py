@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcmae.cli.common import exit_on_sigterm, json_option, note, print_json, progress_console
+from kdcmae.cli.common import exit_on_sigterm, json_option, note, print_json
 
 if TYPE_CHECKING:
     from kdcmae.checkpoints import Transfer
@@ -76,7 +77,7 @@ def start(
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     with joined(device) as place:
         run, transfer = assemble(Request(recipe=recipe(name, stage), **request))
-        trainer = Trainer(run, device=place, resume=resume, console=progress_console)
+        trainer = Trainer(run, device=place, resume=resume, progress=sys.stderr)
         if rank() == 0:
             _announce(trainer, name, transfer)
         summary = trainer.fit()

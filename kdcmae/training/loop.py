@@ -12,10 +12,9 @@ from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import torch
-from rich.console import Console
 from torch.distributed.tensor import DTensor
 
 from kdcmae.checkpoints import save_checkpoint
@@ -118,7 +117,7 @@ class Trainer:
         run: what to train.
         device: of this process.
         resume: go on from the state in the run's folder, if it has one.
-        console: where the progress line goes.
+        progress: where the progress line goes; None for none.
 
     Raises:
         ConfigError: the folder already holds a run and ``resume`` is off, or the run in it had other settings;
@@ -126,7 +125,7 @@ class Trainer:
         CheckpointError: the state in the folder is not readable.
     """
 
-    def __init__(self, run: Run, *, device: torch.device, resume: bool, console: Console) -> None:
+    def __init__(self, run: Run, *, device: torch.device, resume: bool, progress: TextIO | None) -> None:
         self.run, self.settings, self.device = run, run.settings, device
         self.steps_per_epoch = run.train.batches_per_epoch // self.settings.accumulation_steps
         if self.steps_per_epoch < 1:
@@ -150,7 +149,7 @@ class Trainer:
             **run.identity,
         }
         self._restore(resume)
-        self._open_trackers(console)
+        self._open_trackers(progress)
 
     def fit(self) -> Summary:
         """Train to the last epoch and write the final weights.
@@ -288,7 +287,7 @@ class Trainer:
         for tracker in self.trackers:
             tracker.scalars(self.position.step, values)
 
-    def _open_trackers(self, console: Console) -> None:
+    def _open_trackers(self, progress: TextIO | None) -> None:
         """Only the first rank tells how the run goes."""
         self.trackers: list[Tracker] = []
         self.tensorboard = None
@@ -298,17 +297,18 @@ class Trainer:
         self.run.output.mkdir(parents=True, exist_ok=True)
         (self.run.output / SETTINGS_FILE).write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
         self.tensorboard = open_tensorboard(self.run.output, resume_step=step)
-        self.trackers = [
-            MetricsLog(self.run.output / LOG_FILE, resume_step=step),
-            ProgressLine(
-                console,
+        self.trackers = [MetricsLog(self.run.output / LOG_FILE, resume_step=step)]
+        if progress is not None:
+            line = ProgressLine(
+                progress,
                 total_steps=self.steps_per_epoch * self.settings.epochs,
                 done_steps=step,
                 clips_per_step=self.settings.batch_size,
                 headline=self.run.task.headline,
-            ),
-            *([self.tensorboard] if self.tensorboard else []),
-        ]
+            )
+            self.trackers.append(line)
+        if self.tensorboard is not None:
+            self.trackers.append(self.tensorboard)
 
     def _save(self) -> None:
         """Every rank takes part, because shards have to be gathered; the first one writes.

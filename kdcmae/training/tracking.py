@@ -9,12 +9,11 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
+import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kdcmae.errors import DataError
 
@@ -101,7 +100,7 @@ class ProgressLine:
     """One live line on a terminal; elsewhere a plain line every half minute.
 
     Args:
-        console: where to, usually stderr.
+        stream: where to, usually stderr.
         total_steps: of the whole run.
         done_steps: before this process.
         clips_per_step: over all ranks.
@@ -109,40 +108,40 @@ class ProgressLine:
     """
 
     def __init__(
-        self, console: Console, *, total_steps: int, done_steps: int, clips_per_step: int, headline: tuple[str, ...]
+        self, stream: TextIO, *, total_steps: int, done_steps: int, clips_per_step: int, headline: tuple[str, ...]
     ) -> None:
-        self._console, self._headline, self._clips_per_step = console, headline, clips_per_step
+        self._stream, self._headline, self._clips_per_step = stream, headline, clips_per_step
         self._first_step, self._total_steps = done_steps, total_steps
         self._start = self._last_line = time.perf_counter()
-        self._bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            disable=not console.is_terminal,
+        self._live = stream.isatty()
+        self._bar: click._termui_impl.ProgressBar[str]
+        self._bar = click.progressbar(
+            length=total_steps,
+            label="step",
+            show_pos=True,
+            show_eta=False,  # a resumed run's would count the steps of the runs before
+            item_show_func=lambda line: line,
+            hidden=not self._live,
+            width=20,
+            file=stream,
         )
-        self._task = self._bar.add_task("", total=total_steps, completed=done_steps)
-        self._bar.start()
+        self._bar.update(done_steps)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         now = time.perf_counter()
         steps_per_second = (step - self._first_step) / max(now - self._start, 1e-9)
+        minutes_left = (self._total_steps - step) / max(steps_per_second, 1e-9) / 60
         prefix = "validation_" if f"validation_{self._headline[0]}" in values else ""
         shown = [f"{prefix}{name} {values[prefix + name]:.4g}" for name in self._headline]
-        line = "  ".join([*shown, f"{steps_per_second * self._clips_per_step:.1f} clips/s"])
-        self._bar.update(self._task, completed=step, description=line)
-        if self._bar.disable and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total_steps):
+        speed = f"{steps_per_second * self._clips_per_step:.1f} clips/s"
+        line = "  ".join([*shown, speed, f"{minutes_left:.1f} min left"])
+        self._bar.update(step - self._bar.pos, line)
+        if not self._live and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total_steps):
             self._last_line = now
-            minutes_left = (self._total_steps - step) / max(steps_per_second, 1e-9) / 60
-            self._console.print(
-                f"step {step}/{self._total_steps}  {line}  {minutes_left:.1f} min left", markup=False, soft_wrap=True
-            )
+            click.echo(f"step {step}/{self._total_steps}  {line}", file=self._stream)
 
     def close(self) -> None:
-        self._bar.stop()
+        self._bar.render_finish()
 
 
 def open_tensorboard(output: Path, *, resume_step: int) -> TensorBoardTracker | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from kdcmae.bench.kernels.readme import BEGIN, END, NOT_MEASURED, render, update_readme
 from kdcmae.bench.kernels.report import print_report
@@ -79,9 +79,10 @@ def report(*cases: CaseResult, device: str = "cuda", created: str = "2026-01-02T
 
 
 def printed(*cases: CaseResult, **settings) -> str:
-    console = Console(file=io.StringIO(), highlight=False)
-    print_report(report(*cases, **settings), console)
-    return console.file.getvalue()
+    stream = io.StringIO()
+    with redirect_stdout(stream):
+        print_report(report(*cases, **settings))
+    return stream.getvalue()
 
 
 def line_with(text: str, *parts: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from contextlib import redirect_stdout
 
 import pytest
 from reports import ENVIRONMENT, full_report, report, row
-from rich.console import Console
 
 from kdcmae.bench.readme import BEGIN, END, render_markdown, update_suite
 from kdcmae.bench.report import print_report
@@ -18,7 +18,8 @@ from kdcmae.errors import ConfigError, DataError
 
 def printed(shown: Report) -> str:
     stream = io.StringIO()
-    print_report(shown, Console(file=stream, highlight=False))
+    with redirect_stdout(stream):
+        print_report(shown)
     return stream.getvalue()
 
 

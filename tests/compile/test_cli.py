@@ -45,13 +45,7 @@ def test_a_rung_is_one_line_and_how_it_ran_stands_below(columns, checkpoint, tmp
                  native["bf16"], "--output", tmp_path / "engine")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert [line.split("│")[1].strip() for line in lines if "passed" in line] == [
-        "program",
-        "onnx",
-        "engine",
-        "artifact",
-    ]
-    assert sum(line.startswith("│") for line in lines) == 4
+    assert [line.split()[0] for line in lines if "  passed  " in line] == ["program", "onnx", "engine", "artifact"]
     assert f"  engine, artifact: matrix products in {native['bf16']}" in lines
     assert any(line.startswith("  onnx: bfloat16 widened to float32") for line in lines)
 

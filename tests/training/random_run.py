@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from kdcmae import KDCMAE, KDCMAEClassifier
 from kdcmae.collectives import rank, world_size
@@ -91,7 +90,7 @@ def random_run(
 
 def trainer(run: Run, *, resume: bool = False) -> Trainer:
     """A quiet trainer."""
-    return Trainer(run, device=torch.device("cpu"), resume=resume, console=Console(quiet=True))
+    return Trainer(run, device=torch.device("cpu"), resume=resume, progress=None)
 
 
 def train(run: Run, *, resume: bool = False) -> Summary:
