@@ -89,7 +89,7 @@ def run_keep_benchmark(
     return {
         "schema_version": SCHEMA_VERSION,
         "kdcmae_version": kdcmae.__version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment,
         "model": dict(facts),
         "settings": asdict(settings),

@@ -94,7 +94,7 @@ def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "kdcmae_version": kdcmae.__version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment,
         "preset": preset,
         "weights_bytes": sum(parameter.nbytes for parameter in untrained_classifier(preset).parameters()),

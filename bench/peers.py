@@ -24,6 +24,7 @@ from kdcmae.bench.subjects import (
     load_torch_model,
 )
 from kdcmae.errors import ConfigError, DeviceError, EngineError
+from kdcmae.extras import to_compile, to_run
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.manifest import Manifest, TensorSpec
 
@@ -109,8 +110,8 @@ class OrtInt8Subject(HostTimed):
 
     def __init__(self, source: str, threads: int) -> None:
         folder, manifest = _engine(source, "onnx")
-        ort = import_library("onnxruntime", install="kdcmae[onnx]")
-        quantization = import_library("onnxruntime.quantization", install="kdcmae[onnx]")
+        ort = import_library("onnxruntime", install=to_compile("onnx"))
+        quantization = import_library("onnxruntime.quantization", install=to_compile("onnx"))
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             quantised = Path(scratch) / "int8.onnx"
@@ -190,7 +191,7 @@ class BenchmarkAppSubject(_ToolSubject):
     def __init__(self, source: str, threads: int) -> None:
         folder, manifest = _single_ir(source)
         self._command = [
-            _tool("benchmark_app", "install it with: pip install 'kdcmae[openvino]'"),
+            _tool("benchmark_app", f"install it with: pip install '{to_run('openvino')}'"),
             *("-m", str(folder / manifest.engine["file"]), "-d", str(manifest.engine.get("device", "CPU"))),
             *("-api", "sync", "-nireq", "1", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads)),
             *("-infer_precision", manifest.engine["inference_precision"]),

@@ -102,7 +102,7 @@ def profile_engine(folder: Path, *, threads: int | None, seconds: float, step: S
     return {
         "schema_version": SCHEMA_VERSION,
         "kdcmae_version": kdcmae.__version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment,
         "engine": folder.name,
         "model": {"name": manifest.model["name"], "keep": manifest.model.get("keep")},

@@ -78,7 +78,7 @@ def run_benchmark(
 
 def new_report(settings: Settings, measure: Callable[[], Sequence[Row]], *, self_check: SelfCheck | None) -> Report:
     """A report of what ``measure`` gives, with the state of the machine before and after it."""
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     environment = describe_environment()
     rows = tuple(measure())
     return Report(

@@ -28,7 +28,7 @@ from kdcmae.compile.sessions import open_session, require_onnxruntime
 from kdcmae.compile.settings import QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
-from kdcmae.runtime import load_engine
+from kdcmae.runtime import capabilities, load_engine
 from kdcmae.runtime.capabilities import require_capable, require_device, require_native
 from kdcmae.runtime.execution import Claim
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
@@ -124,8 +124,8 @@ def require_tools(settings: CompileSettings) -> None:
     Raises:
         MissingDependencyError: the message has the install line.
     """
+    capabilities.require_tools(settings.target, precision=settings.precision)
     if targets.load_target(settings.target).reads_onnx:
-        export.require_exporter()
         require_onnxruntime()
     if settings.precision == "int8" and settings.target == "openvino":
         import_nncf()
@@ -294,7 +294,7 @@ class _Build:
         model, settings = self.model, self.settings
         return Manifest(
             kdcmae_version=kdcmae.__version__,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             model=dict(model.facts),
             labels=model.labels,
             scores=model.scores,

@@ -18,12 +18,12 @@ from torch.export import ExportedProgram
 
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.weights import WeightsFile, data_file, detached
-from kdcmae.errors import EngineError, MissingDependencyError
+from kdcmae.errors import EngineError
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange
 from kdcmae.runtime.schema import FREE_AXES
 
-__all__ = ["OPSET", "SCOPES", "deliver", "export_onnx", "export_program", "remove", "require_exporter", "widened"]
+__all__ = ["OPSET", "SCOPES", "deliver", "export_onnx", "export_program", "remove", "widened"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for the modules that a node belongs to
 
@@ -32,19 +32,6 @@ OPSET = 20  # the first with Gelu; LayerNormalization is in since 17
 # Of weights within an ONNX file: who reads or writes it needs memory for several copies of it, and a protobuf message
 # holds 2 GiB at most. Weights in a file beside it are mapped.
 LARGEST_FILE_BYTES = 256_000_000
-
-
-def require_exporter() -> None:
-    """Fail early, with the install line, where the ONNX exporter is not installed.
-
-    Raises:
-        MissingDependencyError: onnx or onnxscript is missing.
-    """
-    for library in ("onnx", "onnxscript"):
-        try:
-            __import__(library)
-        except ImportError as error:
-            raise MissingDependencyError(library, install="kdcmae[onnx]") from error
 
 
 def export_program(model: EngineModel, module: nn.Module, batch: BatchRange) -> ExportedProgram:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.parity import Arrays
+from kdcmae.extras import to_run
 from kdcmae.runtime.backend import import_library
 
 __all__ = ["open_session", "quiet_options", "require_onnxruntime", "sparing_options"]
@@ -39,7 +40,7 @@ def require_onnxruntime() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    return import_library("onnxruntime", install="kdcmae[onnx]")
+    return import_library("onnxruntime", install=to_run("onnx"))
 
 
 def quiet_options(ort: Any) -> Any:

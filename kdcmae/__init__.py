@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kdcmae.extras import missing_dependency
+
 __version__ = "0.1.0"
 
 __all__ = ["KDCMAE", "KDCMAEClassifier", "__version__", "load_classifier", "load_pretrained"]
@@ -27,7 +29,12 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        try:
+            return getattr(import_module(_HOME[name]), name)
+        except ModuleNotFoundError as error:
+            if (missing := missing_dependency(error)) is not None:
+                raise missing from error
+            raise
     raise AttributeError(f"module 'kdcmae' has no attribute {name!r}")
 
 

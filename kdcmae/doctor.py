@@ -16,8 +16,16 @@ from pathlib import Path
 import kdcmae
 from kdcmae import host
 from kdcmae.errors import BrokenDependencyError, MissingDependencyError
+from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.capabilities import CAPABILITIES, Capabilities, is_installed, not_native, require_device
+from kdcmae.runtime.capabilities import (
+    CAPABILITIES,
+    Capabilities,
+    is_installed,
+    not_native,
+    require_device,
+    require_tools,
+)
 from kdcmae.runtime.cuda import Driver, describe_driver
 from kdcmae.runtime.onnx import NO_BFLOAT16
 from kdcmae.runtime.openvino import import_openvino, openvino_core
@@ -31,7 +39,6 @@ _MODULES = (
     *("torch", "triton", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino"),
     *("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch_tensorrt"),
 )
-_LADDER = ("onnx", "onnxscript", "onnxruntime")  # export a graph, and prove it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +173,10 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
     executes = dict(builds)
     if target == "onnx":
         executes["bf16"] = NO_BFLOAT16
-    if target == "openvino" and not is_installed("nncf"):
-        builds["int8"] = str(MissingDependencyError("nncf", install="kdcmae[int8]"))
+    for name, tools in CAPABILITIES[target].tools_of.items():
+        for tool in tools:
+            if not is_installed(tool):
+                builds[name] = str(MissingDependencyError(tool, install=to_compile(target)))
     for name, native in not_native(target).items() if found else ():
         executes[name] = f"it executes as {native} on this processor"
         builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
@@ -199,10 +208,7 @@ def _import(capable: Capabilities) -> str:
 
 def _require_tools(target: str) -> None:
     """Raise where a target's library is here, but not what building needs beside it."""
-    if target in ("openvino", "onnx", "trt"):
-        for name in _LADDER:
-            if not is_installed(name):
-                raise MissingDependencyError(name, install="kdcmae[onnx]")
+    require_tools(target)
     if target == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))):
         raise BrokenDependencyError("AOTInductor found no C++ compiler; install one with: apt-get install g++")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kdcmae.errors import ConfigError, MissingDependencyError
+from kdcmae.extras import TRAIN
 from kdcmae.kernels.attention import reference as attention_reference
 from kdcmae.kernels.patch_embed import reference as patch_embed_reference
 
@@ -48,7 +49,7 @@ def set_backend(name: Backend) -> None:
     if name not in get_args(Backend):
         raise ConfigError(f"backend={name!r} is unknown; use one of {', '.join(get_args(Backend))}")
     if name == "triton" and not _TRITON_INSTALLED:
-        raise MissingDependencyError("triton", install="kdcmae[train]")
+        raise MissingDependencyError("triton", install=TRAIN)
     _backend = name
 
 

@@ -69,7 +69,7 @@ def test_engines_run_where_only_what_builds_them_is_missing(
     found = report(target)
     assert found.builds == f"{module} is not installed"
     assert found.runs == ""
-    assert "kdcmae[onnx]" in found.fix
+    assert f"pip install 'kdcmae[compile-{target}]'" in found.fix
 
 
 def test_without_a_compiler_aoti_engines_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_int8_for_openvino_needs_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     monkeypatch.setitem(sys.modules, "nncf", None)
     found = report("openvino")
-    assert found.precisions["int8"] == "nncf is not installed; install it with: pip install 'kdcmae[int8]'"
+    assert found.precisions["int8"] == "nncf is not installed; install it with: pip install 'kdcmae[compile-openvino]'"
     assert found.executes["int8"] == ""
     assert found.precisions["fp32"] == found.builds == ""
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What each layer may import of the package, most specific prefix first.
 LAYERS = {
-    "kdcmae.runtime": {"kdcmae.runtime", "kdcmae.errors", "kdcmae.host"},
+    "kdcmae.runtime": {"kdcmae.runtime", "kdcmae.errors", "kdcmae.extras", "kdcmae.host"},
     "kdcmae.kernels": {"kdcmae.kernels", "kdcmae.errors"},
     "kdcmae.compile": {"kdcmae.compile", "kdcmae", "kdcmae.runtime"},
     "kdcmae.bench": {"kdcmae.bench", "kdcmae.compile", "kdcmae.kernels", "kdcmae", "kdcmae.runtime"},

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def run_ablation(
     order = {(cell.row.name, cell.seed): number for number, cell in enumerate(cells)}
     return {
         "schema_version": SCHEMA_VERSION,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment,
         "avsynth_version": AVSYNTH_VERSION,
         "settings": {**dataclasses.asdict(settings), "processes": processes, "threads": threads},

@@ -46,7 +46,7 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Repo
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device here; add --device cpu for what a CPU can show, or --quick for a dry run")
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     environment = describe_environment()
     profile, budget = profile_for(settings), Budget(60 * settings.minutes)
     clock = clock_for(profile.device)

@@ -24,6 +24,7 @@ from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import EngineError
+from kdcmae.runtime.capabilities import require_tools
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.terminal import table
 
@@ -70,6 +71,7 @@ def command(
     wanted = QuantizationSettings(**quantization, reuse=not no_cache)
     settings = CompileSettings(**engine, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
+    require_tools(settings.target, precision=settings.precision)
     if budget_ms is not None:
         search(settings, budget_ms, output, model_options, as_json=as_json)
         return

@@ -19,6 +19,7 @@ from kdcmae.compile.quantize import attention
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.rows import split_short_blocks
 from kdcmae.errors import EngineError
+from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.openvino import import_openvino, native_hint, openvino_core
 
@@ -38,7 +39,7 @@ def import_nncf() -> ModuleType:
         MissingDependencyError: NNCF or OpenVINO is not installed.
     """
     import_openvino()  # blocks the telemetry package, which NNCF uses too
-    nncf = import_library("nncf", install="kdcmae[int8]")
+    nncf = import_library("nncf", install=to_compile("openvino"))
     nncf.set_log_level(logging.ERROR)
     return nncf
 

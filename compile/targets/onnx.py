@@ -11,6 +11,7 @@ from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.sessions import open_session, quiet_options, require_onnxruntime
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import EngineError, MissingDependencyError
+from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.onnx import NO_BFLOAT16
 
@@ -105,7 +106,7 @@ def _optimised_types(graph: Path, disabled: Sequence[str]) -> dict[str, dict[str
 
 def _declared_types(path: Path) -> dict[str, dict[str, int]]:
     """Node classes by the precision of their first output, as far as the file declares it."""
-    onnx = import_library("onnx", install="kdcmae[onnx]")
+    onnx = import_library("onnx", install=to_compile("onnx"))
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:

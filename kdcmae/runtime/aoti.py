@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcmae import host
 from kdcmae.errors import ConfigError, DeviceError, EngineError
+from kdcmae.extras import to_run
 from kdcmae.runtime.backend import Arrays, engine_option, engine_threads, import_library, require_same_release
 from kdcmae.runtime.manifest import Manifest
 
@@ -41,7 +42,7 @@ class AOTIBackend:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
-        torch = import_library("torch", install="kdcmae")
+        torch = import_library("torch", install=to_run("aoti"))
         require_same_release(manifest, "torch", torch.__version__, packages=("torch",))
         kind = engine_option(manifest, "device", DEVICES)
         self._device = device or kind

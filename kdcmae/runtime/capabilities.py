@@ -6,9 +6,10 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kdcmae.errors import ConfigError, DeviceError
+from kdcmae.errors import ConfigError, DeviceError, MissingDependencyError
+from kdcmae.extras import to_compile, to_run
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.openvino import native_precision
@@ -22,6 +23,7 @@ __all__ = [
     "require_capable",
     "require_device",
     "require_native",
+    "require_tools",
 ]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -39,6 +41,8 @@ class Capabilities:
         modules: to import, any of which brings the target; the first that is installed is used.
         portable: those of them that build without a device all the same.
         install: what brings the last of them, in pip's words.
+        tools: modules that building needs beside them.
+        tools_of: and those that building a precision needs besides.
     """
 
     precisions: Mapping[str, str]
@@ -48,6 +52,8 @@ class Capabilities:
     modules: tuple[str, ...]
     portable: tuple[str, ...] = ()
     install: str
+    tools: tuple[str, ...]
+    tools_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def module(self) -> str:
         """The one of :attr:`modules` that is used here: the first installed, or else what :attr:`install` brings."""
@@ -82,12 +88,17 @@ class Capabilities:
 _NO_FP8_CPU = "no processor multiplies fp8; use int8, or --target trt"
 _READS_NO_QDQ = "quantised models are ONNX graphs, which this target does not read; use --target openvino, onnx or trt"
 
+_MODEL = ("torch", "safetensors")
+_EXPORT = (*_MODEL, "onnx", "onnxscript", "onnxruntime")  # export a graph, and prove it
+
 CAPABILITIES: Mapping[str, Capabilities] = {
     "openvino": Capabilities(
         precisions={"fp32": "", "fp16": "", "bf16": "", "int8": "", "fp8": _NO_FP8_CPU},
         devices=("cpu",),
         modules=("openvino",),
-        install="kdcmae[openvino]",
+        install=to_run("openvino"),
+        tools=_EXPORT,
+        tools_of={"int8": ("nncf",)},
     ),
     "trt": Capabilities(
         precisions=dict.fromkeys(PRECISIONS, ""),
@@ -95,27 +106,31 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         builds_without_device="full TensorRT builds for the GPU at hand; TensorRT for RTX, in its place, needs none",
         modules=("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
         portable=("tensorrt_rtx", "tensorrt_rtx_bindings"),
-        install="kdcmae[trt]",
+        install=to_run("trt"),
+        tools=_EXPORT,
     ),
     "torch-trt": Capabilities(
         precisions={"fp32": "", "fp16": "", "bf16": "", "int8": _READS_NO_QDQ, "fp8": _READS_NO_QDQ},
         devices=("cuda",),
         builds_without_device="Torch-TensorRT builds for the GPU at hand",
         modules=("torch_tensorrt",),
-        install="kdcmae[torch-trt]",
+        install=to_run("torch-trt"),
+        tools=_MODEL,
     ),
     "onnx": Capabilities(
         precisions={"fp32": "", "fp16": "", "bf16": "", "int8": "", "fp8": _NO_FP8_CPU},
         devices=("cpu",),
         modules=("onnxruntime",),
-        install="kdcmae[onnx]",
+        install=to_run("onnx"),
+        tools=_EXPORT,
     ),
     "aoti": Capabilities(
         precisions={"fp32": "", "fp16": "", "bf16": "", "int8": _READS_NO_QDQ, "fp8": _READS_NO_QDQ},
         devices=("cpu", "cuda"),
         builds_without_device="AOTInductor compiles and tunes its kernels on the GPU at hand",
         modules=("torch",),
-        install="kdcmae",
+        install=to_run("aoti"),
+        tools=_MODEL,
     ),
 }
 
@@ -195,3 +210,19 @@ def require_device(target: str, device: str = "") -> None:
     """
     if reason := CAPABILITIES[target].builds_here(device):
         raise DeviceError(f"--target {target} cannot build here: {reason}; compile on a machine that has one")
+
+
+def require_tools(target: str, *, precision: str = "") -> None:
+    """Refuse a target on a machine that lacks what building for it needs beside its library. Imports nothing.
+
+    Args:
+        target: its name.
+        precision: of the matrix products; what only some of them need is passed over where empty.
+
+    Raises:
+        MissingDependencyError: the message has the install line.
+    """
+    capable = CAPABILITIES[target]
+    for name in (*capable.tools, *capable.tools_of.get(precision, ())):
+        if not is_installed(name):
+            raise MissingDependencyError(name, install=to_compile(target))

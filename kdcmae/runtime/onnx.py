@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.errors import DeviceError, EngineError
+from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
     TensorType,
@@ -52,7 +53,7 @@ class ONNXBackend:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
-        ort = import_library("onnxruntime", install="kdcmae[onnx]")
+        ort = import_library("onnxruntime", install=to_run("onnx"))
         require_same_or_newer(manifest, "onnxruntime", ort.__version__)
         provider = _provider(ort, device or manifest.engine.get("device", "CPU"))
         options = ort.SessionOptions()

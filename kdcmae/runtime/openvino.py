@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from kdcmae.errors import DeviceError, EngineError
+from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
     TensorType,
@@ -63,7 +64,7 @@ def import_openvino() -> ModuleType:
         MissingDependencyError: OpenVINO is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return import_library("openvino", install="kdcmae[openvino]")
+    return import_library("openvino", install=to_run("openvino"))
 
 
 @functools.cache

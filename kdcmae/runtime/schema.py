@@ -149,8 +149,7 @@ def is_sha256(value: Any) -> bool:
 
 def is_utc(value: Any) -> bool:
     try:
-        # Python 3.10 reads the offset +00:00 but not the letter Z.
-        return datetime.fromisoformat(value.replace("Z", "+00:00")).utcoffset() == timedelta(0)
+        return datetime.fromisoformat(value).utcoffset() == timedelta(0)
     except (AttributeError, TypeError, ValueError):
         return False
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdcmae.errors import BrokenDependencyError, ConfigError, EngineError, MissingDependencyError
+from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
     TensorType,
@@ -54,11 +55,11 @@ def import_tensorrt(flavour: str) -> ModuleType:
         BrokenDependencyError: it does not load, or a file of its name takes its place.
     """
     try:
-        module = import_library(flavour, install="tensorrt" if flavour == "tensorrt" else "kdcmae[trt]")
+        module = import_library(flavour, install="tensorrt" if flavour == "tensorrt" else to_run("trt"))
     except MissingDependencyError:
         if flavour != "tensorrt_rtx":
             raise
-        module = import_library("tensorrt_rtx_bindings", install="kdcmae[trt]")
+        module = import_library("tensorrt_rtx_bindings", install=to_run("trt"))
     if not hasattr(module, "Runtime"):
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "a file")
         raise BrokenDependencyError(f"{place} takes the place of the library {flavour}; rename it")

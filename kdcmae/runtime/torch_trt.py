@@ -14,12 +14,13 @@ from types import ModuleType
 import numpy as np
 
 from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError
+from kdcmae.extras import to_run
 from kdcmae.runtime.backend import Arrays, import_library, require_same_release
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["TorchTensorRTBackend", "import_torch_tensorrt"]
 
-INSTALL = "kdcmae[torch-trt]"
+INSTALL = to_run("torch-trt")
 
 
 def import_torch_tensorrt() -> ModuleType:
@@ -71,7 +72,7 @@ class TorchTensorRTBackend:
             require_same_release(
                 manifest, library, import_library(library, install=INSTALL).__version__, packages=(library,)
             )
-        self._torch = import_library("torch", install="kdcmae")
+        self._torch = import_library("torch", install=INSTALL)
         self._device = str(device or manifest.engine.get("device", "cuda:0"))
         if not self._torch.cuda.is_available():
             raise DeviceError("Torch-TensorRT engines need a CUDA device, torch finds none; install the NVIDIA driver")

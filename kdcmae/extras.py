@@ -1,0 +1,46 @@
+"""Names of the package's extras, by what one wants to do: those that pyproject.toml declares and that errors print.
+
+An engine runs with the extra of its target's name, ``kdcmae[openvino]``, and is built with the one that has
+``compile-`` before it, ``kdcmae[compile-openvino]``.
+"""
+
+from __future__ import annotations
+
+from kdcmae.errors import MissingDependencyError
+
+__all__ = ["TORCH", "TRAIN", "VIDEO", "missing_dependency", "to_compile", "to_run"]
+
+VIDEO = "kdcmae[video]"  # decode clips
+TORCH = "kdcmae[torch]"  # the model itself: checkpoints, their evaluation
+TRAIN = "kdcmae[train]"  # all of that, and training
+
+
+def to_run(target: str) -> str:
+    """The extra that runs engines of a target."""
+    return f"kdcmae[{target}]"
+
+
+def to_compile(target: str) -> str:
+    """The extra that builds engines for a target."""
+    return f"kdcmae[compile-{target}]"
+
+
+# What brings a module, for whoever needs it without a target in mind.
+_BRINGS = {
+    "av": VIDEO,
+    "nncf": to_compile("openvino"),
+    "onnx": to_compile("onnx"),
+    "onnxruntime": to_run("onnx"),
+    "onnxscript": to_compile("onnx"),
+    "openvino": to_run("openvino"),
+    "safetensors": TORCH,
+    "tensorboard": TRAIN,
+    "torch": TORCH,
+    "triton": TRAIN,
+}
+
+
+def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | None:
+    """What to install after an import failed; None where no extra brings that module."""
+    module = (error.name or "").partition(".")[0]
+    return MissingDependencyError(module, install=_BRINGS[module]) if module in _BRINGS else None
