@@ -7,6 +7,8 @@ offending value and the fix, in one line where it can. ``exit_code`` is what the
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BrokenDependencyError",
     "CheckpointError",
@@ -21,13 +23,37 @@ __all__ = [
     "KdcmaeError",
     "MissingDependencyError",
     "TrainingError",
+    "one_line",
 ]
+
+# Where in a library's source code an error was raised, which tells its user nothing: OpenVINO puts one line for each
+# function that the error passed through before the line that names the cause.
+_PLACES = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:")
+
+
+def one_line(text: str) -> str:
+    """A message in one line: its lines joined, without places in a library's source code.
+
+    Args:
+        text: of an error; those of libraries may have many lines.
+
+    Returns:
+        The same words, the cause among them; empty where there are none.
+    """
+    lines = (" ".join(line.split()) for line in _PLACES.sub("", text).splitlines())
+    joined = ""
+    for line in filter(None, lines):
+        joined += f"{'' if not joined else ' ' if joined[-1] in ':;,.' else '; '}{line}"
+    return joined
 
 
 class KdcmaeError(Exception):
-    """Base of every error raised on purpose by kdcmae."""
+    """Base of every error raised on purpose by kdcmae; its text is one line, also where it quotes a library."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(KdcmaeError):

@@ -12,6 +12,6 @@ _COMMANDS = ("ablation", "accuracy", "compare", "keep", "kernels", "memory", "pr
 _MODULES = {name: f"kdcmae.bench.cli.{name}" for name in (*_COMMANDS, "suite")}
 
 
-@click.group(cls=LazyGroup, modules=_MODULES, default="run", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, modules=_MODULES, default="run")
 def main() -> None:
     """Benchmark engines and checkpoints."""

@@ -10,7 +10,7 @@ import click
 from kdcmae.bench.ablation.plan import ROWS
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, exit_on_sigterm, json_option, note
+from kdcmae.cli.common import KdcmaeCommand, json_option, note
 
 __all__ = ["command"]
 
@@ -61,7 +61,6 @@ def command(
     from kdcmae.bench.ablation.readme import BEGIN, END, render
     from kdcmae.bench.ablation.suite import run_ablation
 
-    exit_on_sigterm()
     settings = AblationSettings(seeds=tuple(range(seeds)))
     rows = tuple(row for row in ROWS if not names or row.name in names)
     report = run_ablation(settings, folder, processes=processes, threads=threads, rows=rows, on_cell=_tell)

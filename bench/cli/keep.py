@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option
 from kdcmae.errors import ConfigError
 
 __all__ = ["command"]
@@ -66,7 +66,6 @@ def command(
     kdcmae-bench keep
     kdcmae-bench keep --preset base --keep 0.5 --target openvino:bf16
     """
-    exit_on_sigterm()
     if checkpoint is not None and preset is not None:
         raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny, not both")
     from kdcmae import load_classifier

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, print_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 
 if TYPE_CHECKING:
     from kdcmae.bench.kernels.schema import Kind, Report
@@ -71,7 +71,6 @@ def command(
     from kdcmae.bench.kernels.schema import Settings
     from kdcmae.bench.kernels.suite import default_device, run_kernel_benchmark, slug
 
-    exit_on_sigterm()
     settings = Settings(
         device=device or default_device(quick=quick),
         kinds=kinds,

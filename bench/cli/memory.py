@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option
 
 __all__ = ["command"]
 
@@ -32,7 +32,6 @@ def command(preset: str, readme: Path | None, output: Path | None, as_json: bool
     Peaks of the build and of what it starts, a compiler for instance, by step; the table has the largest. Linux only.
     The builds of the base preset take a quarter of an hour.
     """
-    exit_on_sigterm()
     from kdcmae.bench.memory import BEGIN, END, render, run_memory_benchmark
 
     report = run_memory_benchmark(preset, step=Steps())

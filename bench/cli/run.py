@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.files import write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
 
 __all__ = ["command"]
 
@@ -85,7 +85,6 @@ def command(
     from kdcmae.bench.subjects import check_source
     from kdcmae.bench.suite import run_benchmark
 
-    exit_on_sigterm()
     for subject in subjects:
         check_source(subject)
     settings = Settings(

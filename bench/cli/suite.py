@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
 
 __all__ = ["command"]
 
@@ -65,7 +65,6 @@ def command(
     from kdcmae.bench.report import print_report
     from kdcmae.bench.schema import Settings
 
-    exit_on_sigterm()
     step = Steps()
     plans, folder, timeout_s = (ALL_PLANS, results / ALL, _COMPILING_S) if everything else (PLANS, results, 300)
     settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=0.5, timeout_s=timeout_s)

@@ -11,6 +11,6 @@ __all__ = ["main"]
 _MODULES = {name: f"kdcmae.compile.cli.{name}" for name in ("build", "diagnose", "diff", "inspect", "verify")}
 
 
-@click.group(cls=LazyGroup, modules=_MODULES, default="build", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, modules=_MODULES, default="build")
 def main() -> None:
     """Compile models to engines, and look into engines."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.assets import default_checkpoint
-from kdcmae.cli.common import KdcmaeCommand, Steps, exit_on_sigterm, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
 from kdcmae.compile.cache import Cache, cache_key
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import load_model, model_options
@@ -20,6 +20,7 @@ from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.search import search
+from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command(cls=KdcmaeCommand)
+@click.command(cls=KdcmaeCommand, sections=SECTIONS)
 @engine_options
 @model_options
 @output_options
@@ -67,7 +68,6 @@ def command(
     kdcmae-compile --target openvino --precision int8 --max-drop 0.5
     kdcmae-compile --budget-ms 100 --max-drop 1.0           the most accurate engine that this machine runs in time
     """
-    exit_on_sigterm()
     wanted = QuantizationSettings(**quantization, reuse=not no_cache)
     settings = CompileSettings(**engine, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work

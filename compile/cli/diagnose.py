@@ -15,6 +15,7 @@ from kdcmae.compile.cli.model import load_model, model_options
 from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import proof_options
 from kdcmae.compile.cli.quantization import quantization_options
+from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import ConfigError, GateError
@@ -36,7 +37,7 @@ _OF_AN_ENGINE = (
 _FLOATING = {hint: precision for precision, hint in HINTS.items()}
 
 
-@click.command(cls=KdcmaeCommand)
+@click.command(cls=KdcmaeCommand, sections=SECTIONS)
 @click.argument("folder", metavar="[ENGINE]", type=click.Path(path_type=Path), required=False)
 @engine_options
 @model_options

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from kdcmae import __version__
 from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
@@ -12,7 +11,6 @@ __all__ = ["main"]
 _MODULES = {name: f"kdcmae.cli.{name}" for name in ("data", "doctor", "evaluate", "finetune", "predict", "pretrain")}
 
 
-@click.group(cls=LazyGroup, modules=_MODULES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="kdcmae")
+@click.group(cls=LazyGroup, modules=_MODULES)
 def main() -> None:
     """Audio-visual models, from self-supervised training to an engine inside an app."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcmae.cli.common import KdcmaeGroup, exit_on_sigterm, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeGroup, json_option, note, print_json
 from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
 from kdcmae.terminal import progress_bar, table
@@ -43,7 +43,6 @@ def command() -> None:
     MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
     columns path, labels (separated by ';') and optionally id. CLIPS is such a list, or a folder of .tar shards.
     """
-    exit_on_sigterm()
 
 
 @command.command(name="synth")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcmae.cli.common import exit_on_sigterm, json_option, note, print_json
+from kdcmae.cli.common import json_option, note, print_json
 
 if TYPE_CHECKING:
     from kdcmae.checkpoints import Transfer
@@ -73,7 +73,6 @@ def start(
     from kdcmae.training.runs import Request
     from kdcmae.training.sources import is_avsynth
 
-    exit_on_sigterm()
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     with joined(device) as place:
         run, transfer = assemble(Request(recipe=recipe(name, stage), **request))

@@ -9,15 +9,14 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from kdcmae.bench.cli import main, run
+from kdcmae.bench.cli import main
 
 QUICK = ["--seconds", "0.02", "--warm-up", "0", "--threads", "1", "--self-check", "skip"]
 
 
 @pytest.fixture
-def invoke(monkeypatch):
+def invoke():
     """Runs the command line in this process."""
-    monkeypatch.setattr(run, "exit_on_sigterm", lambda: None)  # it would outlive the test
 
     def invoke(*arguments: object):
         return CliRunner().invoke(main, [str(argument) for argument in arguments])

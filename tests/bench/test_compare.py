@@ -173,7 +173,6 @@ def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monke
 def test_runs_of_everything_are_a_history_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "bench" / "results"
-    monkeypatch.setattr("kdcmae.bench.cli.suite.exit_on_sigterm", lambda: None)  # it would outlive the test
     monkeypatch.setattr(full, "run_suite", lambda plans, *_, **__: full_report())
     arguments = ["suite", "--self-check", "skip", "--threads", "1"]
     assert CliRunner().invoke(main, arguments).exit_code == full_report().exit_code

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from kdcmae.bench import readme as suite_readme
-from kdcmae.bench.cli import kernels, main
+from kdcmae.bench.cli import main
 from kdcmae.bench.kernels import step, suite
 from kdcmae.bench.kernels.readme import BEGIN, END
 from kdcmae.bench.kernels.schema import Settings
@@ -27,7 +27,6 @@ STEP = {"kernels", "reference", "published", "published, fused attention"}
 @pytest.fixture
 def invoke(monkeypatch):
     """Runs the command line in this process, on a machine without a GPU, and without interpreting kernels."""
-    monkeypatch.setattr(kernels, "exit_on_sigterm", lambda: None)  # it would outlive the test
     monkeypatch.setattr(step, "kernel_obstacle", lambda profile: "needs a CUDA device")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -41,7 +40,7 @@ def test_a_dry_run_checks_and_times_everything_interpreted(tmp_path):
     """In a process of its own, for Triton decides once whether it interprets."""
     pytest.importorskip("triton", reason="the kernels need Triton")
     output = tmp_path / "results" / "kernels.json"
-    command = [sys.executable, "-m", "kdcmae.bench.cli", "kernels", "--quick", "--device", "cpu", "--minutes", "0.01"]
+    command = [sys.executable, "-m", "kdcmae.bench", "kernels", "--quick", "--device", "cpu", "--minutes", "0.01"]
     done = subprocess.run(
         [*command, "--output", str(output)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

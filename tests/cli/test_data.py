@@ -4,7 +4,6 @@ import csv
 import json
 import tarfile
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,8 +13,7 @@ from kdcmae.data.manifest import read_manifest
 
 
 def run(*arguments: object) -> Result:
-    with patch("kdcmae.cli.data.exit_on_sigterm"):  # it would outlive the test
-        result = CliRunner().invoke(main, ["data", *map(str, arguments)])
+    result = CliRunner().invoke(main, ["data", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

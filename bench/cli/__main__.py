@@ -1,5 +1,0 @@
-"""``python -m kdcmae.bench.cli``."""
-
-from kdcmae.bench.cli import main
-
-main()

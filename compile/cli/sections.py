@@ -1,0 +1,17 @@
+"""The headings under which ``--help`` lists the options of a build, and which option is under which."""
+
+from __future__ import annotations
+
+from kdcmae.cli.commands import Sections
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: Sections = {
+    "What to build": (
+        *("target", "checkpoint", "preset", "random_weights", "task", "modality", "modalities", "labels"),
+        *("multi_label", "inputs", "batch", "keep", "keep_by", "num_heads", "device"),
+    ),
+    "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),
+    "Proof": ("clips", "max_error", "min_cosine", "min_agreement"),
+    "Output": ("output", "no_cache", "as_json"),
+}

@@ -1,0 +1,151 @@
+"""How a command ends: one line on stderr for whatever went wrong, and an exit code that scripts can tell apart.
+
+0 done; 1 a gate failed; 2 wrong use or bad input, and whatever nobody expected; 3 something is missing on this machine;
+130 interrupted. A reader of the output that goes away, as in ``... | head``, is no error.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any, TextIO
+
+import click
+
+from kdcmae.errors import KdcmaeError, one_line
+
+__all__ = ["TRACEBACK_VARIABLE", "Run", "exit_code_of", "past_click"]
+
+TRACEBACK_VARIABLE = "KDCMAE_TRACEBACK"
+_INTERRUPTED = 130
+_TERMINATED = 143
+_LONGEST = 600  # characters of a library's message; its beginning and its end are shown
+
+
+@dataclass
+class Run:
+    """What one run of a command was asked for besides its work.
+
+    Args:
+        traceback: show where an error came from.
+    """
+
+    traceback: bool = field(default_factory=lambda: os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"))
+
+
+class _CarriedError(Exception):
+    """Its cause is an exception that click would answer in its own way: with exit code 1."""
+
+
+@contextmanager
+def past_click() -> Iterator[None]:
+    """Hand interrupts, broken pipes and ends of files on to :func:`exit_code_of`."""
+    try:
+        yield
+    except (BrokenPipeError, EOFError, KeyboardInterrupt) as error:
+        raise _CarriedError from error
+
+
+def exit_code_of(command: Callable[[], Any], run: Run) -> int:
+    """Run a command to its end, and say what went wrong.
+
+    Args:
+        command: returns an exit code, or something else when it is done.
+        run: the options that every command has.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with _terminating():
+            code = command()
+        code = code if isinstance(code, int) else 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except _CarriedError as raised:
+        code = _answered(raised.__cause__ or raised, run)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        code = _answered(error, run)
+    _discard_broken_output()
+    return code
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Make SIGTERM unwind the stack like Ctrl-C, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answered(error: BaseException, run: Run) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, BrokenPipeError) and _discard_broken_output():
+        return 0
+    with suppress(BrokenPipeError):
+        if run.traceback:
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        message, code = _described(error)
+        click.echo(message, err=True)
+    return code
+
+
+def _described(error: BaseException) -> tuple[str, int]:
+    """What stderr gets, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", _INTERRUPTED
+    if isinstance(error, click.ClickException):
+        shown = StringIO()
+        error.show(file=shown)
+        return shown.getvalue().rstrip("\n"), error.exit_code
+    if isinstance(error, KdcmaeError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, OSError) and error.filename:
+        return f"error: {error.filename}: {error.strerror or error}", 2
+    text, kind = one_line(str(error)), type(error).__name__
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    code = 3 if isinstance(error, (ImportError, MemoryError)) else 2
+    return f"error: {kind}{text and ': '}{text} (run it again with --traceback to see where)", code
+
+
+def _discard_broken_output() -> bool:
+    """Send what a reader that went away will not read to nowhere, so that Python does not complain when it ends.
+
+    Returns:
+        Whether a reader went away.
+    """
+    broken = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
+    for stream in broken:
+        with suppress(OSError):  # no file of the system's
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return bool(broken)
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Whether nobody reads what is written to a stream any more."""
+    try:
+        stream.flush()
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except BrokenPipeError:
+        return True
+    except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream in memory, or a closed one
+        return False
+    # An unbuffered stream has nothing left to flush: what failed is lost already.
+    return any(event & select.POLLERR for _, event in poll.poll(0))
