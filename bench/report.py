@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-import click
-
 from kdcmae.bench.schema import Report
 from kdcmae.bench.tables import conditions, remarks, tables
-from kdcmae.terminal import table
+from kdcmae.terminal import say, style, table
 
 __all__ = ["print_report"]
 
@@ -26,13 +24,13 @@ _WORDS = re.compile(rf"({'|'.join(_COLOURS)})$")
 
 def print_report(report: Report) -> None:
     """Print what was measured, under which conditions, and what was not."""
-    click.echo("\n".join(conditions(report)))
+    say("\n".join(conditions(report)))
     for one in tables(report):
         rows = ([first, *map(_coloured, rest)] for first, *rest in one.rows)
-        click.echo(table(one.head, rows, title=one.title, right=range(1, len(one.head))))
+        say(table(one.head, rows, title=one.title, right=range(1, len(one.head))))
     for line in remarks(report):
-        click.echo(line)
+        say(line)
 
 
 def _coloured(cell: str) -> str:
-    return _WORDS.sub(lambda found: click.style(found[1], fg=_COLOURS[found[1]]), cell)
+    return _WORDS.sub(lambda found: style(found[1], _COLOURS[found[1]]), cell)

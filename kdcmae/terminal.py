@@ -1,20 +1,123 @@
-"""Tables and progress bars as plain text.
+"""Everything that commands print passes through here: notes, tables and progress bars, as plain text.
 
 click alone is needed, so that every command works on a device that has no more than numpy and one engine library.
-``click.echo`` drops the styles where the output is no terminal.
+
+Labels, paths and the messages of libraries come from files that anybody may have written, so that no control character
+of theirs reaches a terminal: :func:`say` shows each as its escape, such as ``\\x1b``. Colours are written as characters
+that Unicode reserves for programs' own use until then, and only :func:`say` makes them escape sequences. Characters
+that the encoding of a stream lacks become plain ones.
 """
 
 from __future__ import annotations
 
+import codecs
+import locale
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
-__all__ = ["bar", "progress_bar", "table"]
+__all__ = ["bar", "note", "progress_bar", "say", "status", "style", "table"]
 
 _GAP = "  "
+
+# Noncharacters, which no text holds: the beginning of each style, and the end of all.
+_STYLES = {"bold": "\ufdd0", "red": "\ufdd1", "green": "\ufdd2", "yellow": "\ufdd3"}
+_END = "\ufddf"
+_SEQUENCES = {"\ufdd0": "\x1b[1m", "\ufdd1": "\x1b[31m", "\ufdd2": "\x1b[32m", "\ufdd3": "\x1b[33m", _END: "\x1b[0m"}
+_TO_SEQUENCES = str.maketrans(_SEQUENCES)
+_TO_NOTHING = str.maketrans(dict.fromkeys(_SEQUENCES, ""))
+
+# C0 and C1, but for tab and newline; line separators; and what turns the direction of the text around it.
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPES = {code: ascii(chr(code))[1:-1] for code in _CONTROLS if chr(code) not in "\t\n"}
+_ESCAPES_IN_A_LINE = {**_ESCAPES, ord("\t"): "\\t", ord("\n"): "\\n"}
+
+_PLAIN = {"±": "+/-", "·": "-", "…": "...", "²": "2", "°": "deg "}
+_PLAIN_HANDLER = "kdcmae-plain"
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print one text.
+
+    Args:
+        text: may hold styles, and anything that a file or a library says.
+        stream: stdout where None.
+        end: what follows it.
+    """
+    _write(_printable(text, _encoding(stream or sys.stdout)) + end, stream or sys.stdout)
+
+
+def note(text: str) -> None:
+    """Print one line on stderr, in the place of a running step's name where there is one."""
+    _write(_clear() + _printable(text, _encoding(sys.stderr)) + "\n", sys.stderr)
+
+
+def status(text: str) -> None:
+    """Show on stderr what is going on until the next note, where somebody watches."""
+    if clear := _clear():
+        _write(clear + _printable(text, _encoding(sys.stderr)), sys.stderr)
+
+
+def style(text: str, kind: str) -> str:
+    """A text in a style, where the output is a terminal.
+
+    Args:
+        text: what to show.
+        kind: ``bold``, ``red``, ``green`` or ``yellow``; as it is where empty.
+    """
+    return f"{_STYLES[kind]}{text}{_END}" if kind else text
+
+
+def _printable(text: str, encoding: str) -> str:
+    """A text as a terminal may get it.
+
+    Args:
+        text: any.
+        encoding: of the stream.
+
+    Returns:
+        The same text with control characters as escapes, styles as escape sequences, and without characters that the
+        encoding lacks.
+    """
+    shown = text.translate(_ESCAPES).translate(_TO_SEQUENCES)
+    return shown.encode(encoding, _PLAIN_HANDLER).decode(encoding)
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    if stream is not None:  # Python has none where the file was closed before it started
+        click.echo(text, file=stream, nl=False)  # noqa: TID251 - drops escape sequences where the stream is no terminal
+
+
+def _clear() -> str:
+    """What a terminal takes for: go to the start of the line and clear it."""
+    return _CLEAR_LINE if sys.stderr is not None and sys.stderr.isatty() else ""
+
+
+def _encoding(stream: TextIO | None) -> str:
+    """What a stream takes.
+
+    Python writes UTF-8 also where the locale is C, which says that the terminal knows ASCII alone; a user who knows
+    better has asked for UTF-8.
+    """
+    asked = os.environ.get("PYTHONUTF8") or os.environ.get("PYTHONIOENCODING") or "utf8" in sys._xoptions
+    if not asked and locale.setlocale(locale.LC_CTYPE) in ("C", "POSIX"):
+        return "ascii"
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Characters that an encoding has, for those that it lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character) or ascii(character)[1:-1] for character in lacking), error.end
+
+
+codecs.register_error(_PLAIN_HANDLER, _plain)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: Collection[int] = ()) -> str:
@@ -26,13 +129,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = ""
         title: a line above; none where empty.
         right: numbers of the columns that are flush right.
     """
-    lines = [list(row) for row in rows]
+    lines = [[cell.translate(_ESCAPES_IN_A_LINE) for cell in row] for row in rows]
     if head:
-        lines.insert(0, [click.style(name, bold=True) for name in head])
+        lines.insert(0, [style(name.translate(_ESCAPES_IN_A_LINE), "bold") for name in head])
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     if head:
         lines.insert(1, ["-" * width for width in widths])
-    shown = [click.style(title, bold=True)] if title else []
+    shown = [style(title, "bold")] if title else []
     for line in lines:
         cells = (_filled(cell, widths[n], right=n in right) for n, cell in enumerate(line))
         shown.append(_GAP.join(cells).rstrip())
@@ -52,7 +155,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def _width(cell: str) -> int:
-    return len(click.unstyle(cell))
+    return len(cell.translate(_TO_NOTHING))
 
 
 def _filled(cell: str, width: int, *, right: bool) -> str:

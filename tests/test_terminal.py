@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import sys
 
-import click
 import pytest
 
 from kdcmae.cli.common import Steps, note
-from kdcmae.terminal import bar, progress_bar, table
+from kdcmae.terminal import bar, progress_bar, say, style, table
 
 
 class Terminal(io.StringIO):
@@ -25,9 +24,16 @@ def stderr(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> io.StringIO:
     return stream
 
 
+def plain(text: str) -> str:
+    """What a pipe gets of a text."""
+    pipe = io.StringIO()
+    say(text, stream=pipe, end="")
+    return pipe.getvalue()
+
+
 def test_columns_are_as_wide_as_their_widest_cell():
     shown = table(("name", "ms"), [("a longer name", "1.5"), ("b", "10.25")], title="Times", right=(1,))
-    assert click.unstyle(shown).splitlines() == [
+    assert plain(shown).splitlines() == [
         "Times",
         "name              ms",
         "-------------  -----",
@@ -37,13 +43,13 @@ def test_columns_are_as_wide_as_their_widest_cell():
 
 
 def test_styles_and_square_brackets_take_no_room_of_their_own():
-    shown = table((), [(click.style("[x]", fg="green"), "a"), ("four", "b")])
-    assert click.unstyle(shown).splitlines() == ["[x]   a", "four  b"]
-    assert "\x1b[32m[x]" in shown
+    terminal = Terminal()
+    say(table((), [(style("[x]", "green"), "a"), ("four", "b")]), stream=terminal)
+    assert terminal.getvalue() == "\x1b[32m[x]\x1b[0m   a\nfour  b\n"
 
 
 def test_a_table_without_rows_is_its_head():
-    assert click.unstyle(table(("one", "two"), [])).splitlines() == ["one  two", "---  ---"]
+    assert plain(table(("one", "two"), [])).splitlines() == ["one  two", "---  ---"]
 
 
 def test_a_bar_shows_a_share():
@@ -78,3 +84,49 @@ def test_elsewhere_a_step_is_one_line(monkeypatch):
         pass
     assert stream.getvalue().startswith("  export  ")
     assert stream.getvalue().count("\n") == 1
+
+
+HOSTILE = "dog\x1b[31m\x1b]0;title\x07\r\x9b2J\u202e\u2028cat"
+SHOWN = "dog\\x1b[31m\\x1b]0;title\\x07\\r\\x9b2J\\u202e\\u2028cat"
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_no_control_character_gets_through(kind):
+    stream = kind()
+    say(HOSTILE, stream=stream)
+    assert stream.getvalue() == f"{SHOWN}\n"
+
+
+def test_notes_and_tables_show_control_characters_as_escapes(monkeypatch):
+    terminal = stderr(monkeypatch, Terminal())
+    note(HOSTILE)
+    assert terminal.getvalue() == f"\r\x1b[K{SHOWN}\n"
+    lines = plain(table(("a\nb", "score"), [(HOSTILE, "0.5"), ("two\nlines", "0.4")])).splitlines()
+    assert lines[0].startswith("a\\nb")
+    second = "two\\nlines".ljust(len(SHOWN))
+    assert lines[2:] == [f"{SHOWN}  0.5", f"{second}  0.4"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", "5 ± 1 · café 犬 \\udcff"),
+        ("latin-1", "5 ± 1 · café \\u72ac \\udcff"),
+        ("ascii", "5 +/- 1 - caf\\xe9 \\u72ac \\udcff"),
+    ],
+)
+def test_a_stream_gets_characters_that_it_has(encoding, shown, monkeypatch):
+    monkeypatch.setenv("PYTHONUTF8", "1")  # this test's own locale may be C
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    say("5 ± 1 · café 犬 \udcff", stream=stream)
+    assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"
+
+
+def test_the_locale_c_gets_plain_characters(monkeypatch):
+    for name in ("PYTHONUTF8", "PYTHONIOENCODING"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "_xoptions", {})
+    monkeypatch.setattr("locale.setlocale", lambda category: "C")
+    assert plain("5 ± 1") == "5 +/- 1"
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    assert plain("5 ± 1") == "5 ± 1"

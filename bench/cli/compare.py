@@ -10,7 +10,7 @@ import click
 from kdcmae.bench.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.errors import ConfigError
-from kdcmae.terminal import table
+from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.bench.compare import Change, Comparison
@@ -49,19 +49,17 @@ def command(old: Path | None, new: Path | None, everything: bool, as_json: bool)
     if as_json:
         print_json(comparison.to_dict())
     else:
-        click.echo(f"{before} -> {after}")
+        say(f"{before} -> {after}")
         _print(comparison)
     raise SystemExit(comparison.exit_code)
 
 
 def _print(comparison: Comparison) -> None:
-    click.echo(table(("case", "new over old", "interval", "outcome"), map(_row, comparison.changes)))
+    say(table(("case", "new over old", "interval", "outcome"), map(_row, comparison.changes)))
     judged = sum(change.outcome not in ("unstable", "lost") for change in comparison.changes)
     agreeing, stable = comparison.agreeing
-    click.echo(f"{agreeing} of {stable} stable rows agree within their intervals")
-    click.echo(
-        f"{len(comparison.regressions)} regressions; {judged} of {len(comparison.changes)} cases could be judged"
-    )
+    say(f"{agreeing} of {stable} stable rows agree within their intervals")
+    say(f"{len(comparison.regressions)} regressions; {judged} of {len(comparison.changes)} cases could be judged")
 
 
 def _row(change: Change) -> tuple[str, ...]:
@@ -70,5 +68,5 @@ def _row(change: Change) -> tuple[str, ...]:
         str(change.case),
         f"{middle:.3f}" if middle is not None else "-",
         f"{low:.3f}-{high:.3f}" if low is not None else "-",
-        f"{click.style(change.outcome, fg=_COLOURS.get(change.outcome))} {change.reason}",
+        f"{style(change.outcome, _COLOURS.get(change.outcome, ''))} {change.reason}",
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
 from kdcmae.bench.files import write_json
 from kdcmae.bench.markers import replace_between
 from kdcmae.cli.common import note, print_json
+from kdcmae.terminal import say
 
 __all__ = ["publish"]
 
@@ -36,4 +35,4 @@ def publish(
     if as_json:
         print_json(report)
     else:
-        click.echo(tables)
+        say(tables)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import click
-
 from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.kernels.rows import HEADINGS, comparison_rows, machine_line, time_text
 from kdcmae.bench.kernels.schema import CaseResult, Ceilings, Direction, Report, Timing
-from kdcmae.terminal import table
+from kdcmae.terminal import say, table
 
 __all__ = ["print_report"]
 
@@ -20,13 +18,13 @@ _CONDITIONS = tuple(map(str, (PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD)))
 def print_report(report: Report) -> None:
     """Print what was measured, and what was not and why."""
     for case in report.cases:
-        click.echo(_case_table(case, report.ceilings))
+        say(_case_table(case, report.ceilings))
         for line in (*_reasons(case), *([] if report.settings.quick else _advice(case))):
-            click.echo(line)
-    click.echo(_summary(report))
-    click.echo(machine_line(report.to_dict()))
+            say(line)
+    say(_summary(report))
+    say(machine_line(report.to_dict()))
     if report.settings.quick:
-        click.echo("--quick: tiny sizes, and perhaps interpreted kernels; these timings mean nothing")
+        say("--quick: tiny sizes, and perhaps interpreted kernels; these timings mean nothing")
 
 
 def _case_table(case: CaseResult, ceilings: Ceilings) -> str:

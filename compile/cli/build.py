@@ -27,7 +27,7 @@ from kdcmae.config import Modality
 from kdcmae.errors import EngineError
 from kdcmae.runtime.capabilities import require_tools
 from kdcmae.runtime.manifest import Manifest
-from kdcmae.terminal import table
+from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
@@ -146,22 +146,22 @@ def _build(
 
 
 def _report(folder: Path, manifest: Manifest) -> None:
-    click.echo(_ladder(manifest.parity))
+    say(_ladder(manifest.parity))
     for line in how_rungs_ran(manifest.parity):
-        click.echo(f"  {line}")
+        say(f"  {line}")
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     executed = f"execute as {products}" if products else "were not checked on this machine"
-    click.echo(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
+    say(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
     if found := manifest.precision.get("accuracy"):
-        click.echo(
+        say(
             f"accuracy:  top-1 {found['quantized']:.1f} %, in float32 {found['reference']:.1f} %, on {found['clips']} "
             f"clips of {found['source']}; {found['agreement']:.1f} % get the same class; "
             f"{len(manifest.precision['kept'])} layers kept in floating point"
         )
-    click.echo(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
+    say(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
-    click.echo(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
+    say(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
 
 
 def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
@@ -170,7 +170,7 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
     rows = (
         (
             rung["name"],
-            click.style(rung["status"], fg=colours[rung["status"]]),
+            style(rung["status"], colours[rung["status"]]),
             f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-",
             "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}",
             f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-",

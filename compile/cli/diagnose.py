@@ -21,7 +21,7 @@ from kdcmae.config import Modality
 from kdcmae.errors import ConfigError, GateError
 from kdcmae.runtime.manifest import GRAPHS, Manifest
 from kdcmae.runtime.openvino import HINTS
-from kdcmae.terminal import table
+from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.compile.diagnose import Stage
@@ -96,7 +96,7 @@ def command(
     if first is not None:
         raise GateError(f"the first layer out of tolerance is {first.name}, in stage {stages[-1].name!r}")
     if limit and not as_json:
-        click.echo(limit)
+        say(limit)
 
 
 def _engine_models(model: EngineModel, alone: tuple[Modality, ...]) -> dict[str, EngineModel]:
@@ -144,9 +144,9 @@ def _print(stage: Stage) -> None:
             layer.name,
             f"{layer.error:.1e}",
             f"{layer.cosine:.6f}",
-            click.style("within", fg="green") if layer.passed else click.style("out", fg="red"),
+            style("within", "green") if layer.passed else style("out", "red"),
         )
         for layer in stage.layers
     )
     title = f"Layers of {stage.name} against the float32 PyTorch model, on {stage.case}"
-    click.echo(table(("layer", "error", "cosine", ""), rows, title=title))
+    say(table(("layer", "error", "cosine", ""), rows, title=title))

@@ -10,7 +10,7 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.compile.comparison import compare_outputs, differences
-from kdcmae.terminal import table
+from kdcmae.terminal import say, table
 
 __all__ = ["command"]
 
@@ -35,12 +35,12 @@ def command(one: Path, other: Path, as_json: bool) -> None:
 
 def _print(facts: dict[str, Any]) -> None:
     rows = ((row["field"], _short(row["one"]), _short(row["other"])) for row in facts["differences"])
-    click.echo(table(("field", facts["one"], facts["other"]), rows, title="Differences"))
+    say(table(("field", facts["one"], facts["other"]), rows, title="Differences"))
     for name, compared in facts["outputs"].items():
         error = "not finite" if compared["error"] is None else f"{compared['error']:.1e} of the largest value"
-        click.echo(f"{name} from the same inputs: differs by {error}, cosine {compared['cosine']:.6f}")
+        say(f"{name} from the same inputs: differs by {error}, cosine {compared['cosine']:.6f}")
     if facts["note"]:
-        click.echo(facts["note"])
+        say(facts["note"])
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.compile.inspection import inspect_engine
-from kdcmae.terminal import table
+from kdcmae.terminal import say, table
 
 __all__ = ["command"]
 
@@ -23,10 +23,10 @@ def command(engine: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    click.echo(_summary(facts))
-    click.echo(_operations("Operations in the file", facts["graph"]))
+    say(_summary(facts))
+    say(_operations("Operations in the file", facts["graph"]))
     if "frontend" in facts:
-        click.echo(_operations("Operations in the frontend", facts["frontend"]))
+        say(_operations("Operations in the frontend", facts["frontend"]))
 
 
 def _summary(facts: dict[str, Any]) -> str:

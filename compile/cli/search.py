@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from kdcmae.cli.common import Steps, note, print_json
 from kdcmae.compile.cli.engine import given
 from kdcmae.compile.cli.model import load_model
 from kdcmae.errors import ConfigError, GateError
-from kdcmae.terminal import table
+from kdcmae.terminal import say, table
 
 if TYPE_CHECKING:
     from kdcmae.compile.search import Trial
@@ -77,7 +75,7 @@ def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:
         print_json(facts(trials=[dataclasses.asdict(trial) for trial in trials]))
         return
     head = ("precision", "tokens", "p90 ms by threads", "drop, points", "result")
-    click.echo(table(head, map(_row, trials), title="Candidates, the most accurate first"))
+    say(table(head, map(_row, trials), title="Candidates, the most accurate first"))
 
 
 def _row(trial: Trial) -> tuple[str, ...]:

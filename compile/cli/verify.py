@@ -21,7 +21,7 @@ from kdcmae.errors import (
 )
 from kdcmae.runtime.engine import SelfTest, load_engine
 from kdcmae.runtime.manifest import Manifest, verify_files
-from kdcmae.terminal import table
+from kdcmae.terminal import say, table
 
 __all__ = ["command"]
 
@@ -99,4 +99,4 @@ def _failed(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _print(engine: Path, checks: list[dict[str, Any]]) -> None:
     rows = ((check["check"], check["status"], check["found"]) for check in checks)
-    click.echo(table(("check", "result", "found"), rows, title=str(engine)))
+    say(table(("check", "result", "found"), rows, title=str(engine)))

@@ -17,6 +17,7 @@ import click
 
 from kdcmae import __version__
 from kdcmae.cli.ending import TRACEBACK_VARIABLE, Run, exit_code_of, past_click
+from kdcmae.terminal import say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -31,7 +32,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked and not ctx.resilient_parsing:
-        click.echo(f"{ctx.find_root().info_name}, version {__version__}")
+        say(f"{ctx.find_root().info_name}, version {__version__}")
         ctx.exit()
 
 

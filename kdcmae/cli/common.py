@@ -7,7 +7,6 @@ object on stdout.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from kdcmae.cli.commands import KdcmaeCommand, KdcmaeGroup, LazyGroup
+from kdcmae.terminal import note, say, status
 
 __all__ = [
     "KdcmaeCommand",
@@ -32,17 +32,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(document, indent=2, sort_keys=False))
-
-
-def note(message: str) -> None:
-    """Print one line on stderr, in the place of a running step's name where there is one."""
-    click.echo(f"{_overwrite()}{message}", err=True)
-
-
-def _overwrite() -> str:
-    """What a terminal takes for: go to the start of the line and clear it."""
-    return "\r\x1b[K" if sys.stderr.isatty() else ""
+    say(json.dumps(document, indent=2, sort_keys=False))
 
 
 class Steps:
@@ -62,8 +52,7 @@ class Steps:
             name: what is being done, such as ``"export to ONNX"``.
         """
         start = time.perf_counter()
-        if sys.stderr.isatty():
-            click.echo(f"{_overwrite()}  {name} ...", err=True, nl=False)
+        status(f"  {name} ...")
         yield
         self.seconds[name] = time.perf_counter() - start
         note(f"  {name:<28} {self.seconds[name]:6.1f} s")

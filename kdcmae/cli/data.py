@@ -12,7 +12,7 @@ import click
 from kdcmae.cli.common import KdcmaeGroup, json_option, note, print_json
 from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
-from kdcmae.terminal import progress_bar, table
+from kdcmae.terminal import progress_bar, say, table
 
 if TYPE_CHECKING:
     from kdcmae.data.check import Problem
@@ -71,7 +71,7 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
             manifest = generate(folder, clips=count, seed=seed, split=split, processes=processes, on_clip=on_clip)
         splits[split] = {"manifest": str(manifest), "clips": count}
         if not as_json:
-            click.echo(f"{count:>6} clips  {manifest}")
+            say(f"{count:>6} clips  {manifest}")
     if as_json:
         labels = str(folder / "labels.csv")
         print_json({"avsynth_version": AVSYNTH_VERSION, "seed": seed, "splits": splits, "labels": labels})
@@ -115,8 +115,8 @@ def extract_videos(
     if as_json:
         print_json(document)
     else:
-        click.echo(f"{outcome.extracted} clips extracted, {outcome.kept} done before, {len(outcome.failed)} failed")
-        click.echo(document["manifest"])
+        say(f"{outcome.extracted} clips extracted, {outcome.kept} done before, {len(outcome.failed)} failed")
+        say(document["manifest"])
     failed = f"{len(outcome.failed)} of {len(records)} clips failed"
     if len(outcome.failed) > broken_limit * len(records):
         raise GateError(
@@ -145,7 +145,7 @@ def stats(data: Path, audio_frames: int, processes: int, as_json: bool) -> None:
     if as_json:
         print_json({"audio_frames": audio_frames, **asdict(measured)})
     else:
-        click.echo(f"fbank_mean {measured.mean:.4f}\nfbank_std  {measured.std:.4f}\nover {measured.clips} clips")
+        say(f"fbank_mean {measured.mean:.4f}\nfbank_std  {measured.std:.4f}\nover {measured.clips} clips")
     if measured.broken:
         note(f"note: {len(measured.broken)} clips could not be read; `kdcmae data check` says why")
 
@@ -179,7 +179,7 @@ def check(
         print_json({"clips": len(records), "affected": affected, "problems": [asdict(item) for item in problems]})
     else:
         _show(problems)
-        click.echo(f"{len(records) - affected} of {len(records)} clips are fine")
+        say(f"{len(records) - affected} of {len(records)} clips are fine")
     if problems:
         raise GateError(f"{affected} of {len(records)} clips have problems")
 
@@ -207,16 +207,16 @@ def speed(manifest: Path, workers: int, seconds: float, batch_size: int, as_json
     if as_json:
         print_json({"workers": workers, "batch_size": batch_size, **asdict(measured)})
         return
-    click.echo(f"{measured.clips_per_s:.1f} clips/s with {workers} workers, over {measured.seconds:.1f} s")
+    say(f"{measured.clips_per_s:.1f} clips/s with {workers} workers, over {measured.seconds:.1f} s")
     for name, peak_mb in (("this process", measured.peak_rss_mb), ("largest worker", measured.worker_peak_rss_mb)):
         if peak_mb:
-            click.echo(f"{peak_mb:.0f} MB at most in {name}")
+            say(f"{peak_mb:.0f} MB at most in {name}")
 
 
 def _show(problems: list[Problem]) -> None:
     if not problems:
         return
     rows = [(problem.clip_id, problem.kind, problem.detail) for problem in problems[:_SHOWN]]
-    click.echo(table(("clip", "problem", "detail"), rows))
+    say(table(("clip", "problem", "detail"), rows))
     if len(problems) > _SHOWN:
-        click.echo(f"and {len(problems) - _SHOWN} more; --json lists all")
+        say(f"and {len(problems) - _SHOWN} more; --json lists all")

@@ -12,7 +12,7 @@ from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.doctor import Diagnosis, TargetReport, diagnose, require_target
 from kdcmae.runtime.capabilities import PRECISIONS
 from kdcmae.runtime.manifest import TARGETS
-from kdcmae.terminal import table
+from kdcmae.terminal import say, style, table
 
 __all__ = ["command"]
 
@@ -48,21 +48,21 @@ def _document(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _print(diagnosis: Diagnosis) -> None:
     facts = diagnosis.host
-    click.echo(f"kdcmae {diagnosis.kdcmae}, Python {facts['python']}, {facts['system']} {facts['machine']}")
+    say(f"kdcmae {diagnosis.kdcmae}, Python {facts['python']}, {facts['system']} {facts['machine']}")
     features = [name for name in diagnosis.cpu_features if name in _SHOWN]
-    click.echo(f"processor: {facts['cpu']}, {facts['cpus']} CPUs, {' '.join(features) or 'no vectors'}")
-    click.echo(f"GPU:       {_gpus(diagnosis)}")
+    say(f"processor: {facts['cpu']}, {facts['cpus']} CPUs, {' '.join(features) or 'no vectors'}")
+    say(f"GPU:       {_gpus(diagnosis)}")
     devices = ", ".join(f"{name} ({full})" for name, full in diagnosis.openvino_devices.items())
-    click.echo(f"OpenVINO:  {devices or 'no devices'}")
-    click.echo(_targets(diagnosis.targets))
+    say(f"OpenVINO:  {devices or 'no devices'}")
+    say(_targets(diagnosis.targets))
     for line in _reasons(diagnosis.targets):
-        click.echo(line)
+        say(line)
     installed = [f"{name} {version}" for name, version in diagnosis.libraries.items() if version]
-    click.echo(f"\nlibraries: {', '.join(installed)}")
+    say(f"\nlibraries: {', '.join(installed)}")
     for problem in diagnosis.problems:
-        click.echo(f"{click.style('broken:', fg='red')} {problem.what}\n        fix: {problem.fix}")
+        say(f"{style('broken:', 'red')} {problem.what}\n        fix: {problem.fix}")
     if not diagnosis.problems:
-        click.secho("nothing is broken", fg="green")
+        say(style("nothing is broken", "green"))
 
 
 def _gpus(diagnosis: Diagnosis) -> str:
@@ -79,7 +79,7 @@ def _targets(reports: tuple[TargetReport, ...]) -> str:
     rows = (
         [
             report.target,
-            report.library or click.style("none", fg="yellow"),
+            report.library or style("none", "yellow"),
             *(_cell(report, precision) for precision in PRECISIONS),
         ]
         for report in reports
@@ -91,8 +91,8 @@ def _targets(reports: tuple[TargetReport, ...]) -> str:
 def _cell(report: TargetReport, precision: str) -> str:
     builds, runs = not (report.builds or report.precisions[precision]), not report.executes[precision]
     if builds and runs:
-        return click.style("yes", fg="green")
-    return click.style("build" if builds else "run" if runs else "no", fg="yellow")
+        return style("yes", "green")
+    return style("build" if builds else "run" if runs else "no", "yellow")
 
 
 def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:

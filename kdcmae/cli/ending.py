@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ from typing import Any, TextIO
 import click
 
 from kdcmae.errors import KdcmaeError, one_line
+from kdcmae.terminal import note, say
 
 __all__ = ["TRACEBACK_VARIABLE", "Run", "exit_code_of", "past_click"]
 
@@ -65,7 +67,7 @@ def exit_code_of(command: Callable[[], Any], run: Run) -> int:
         The exit code.
     """
     try:
-        with _terminating():
+        with _terminating(), _logging():
             code = command()
         code = code if isinstance(code, int) else 0
     except SystemExit as end:
@@ -91,15 +93,33 @@ def _terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Print what the package logs as the notes of the command."""
+    logger, notes = logging.getLogger("kdcmae"), _Notes(logging.WARNING)
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+
+
+class _Notes(logging.Handler):
+    """A line on stderr for each message of a logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
 def _answered(error: BaseException, run: Run) -> int:
     """Say what went wrong; the exit code."""
     if isinstance(error, BrokenPipeError) and _discard_broken_output():
         return 0
     with suppress(BrokenPipeError):
         if run.traceback:
-            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+            say("".join(traceback.format_exception(error)), stream=sys.stderr, end="")
         message, code = _described(error)
-        click.echo(message, err=True)
+        note(message)
     return code
 
 

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from kdcmae.cli.common import note, print_json
-from kdcmae.terminal import table
+from kdcmae.terminal import say, table
 
 __all__ = ["publish"]
 
@@ -75,8 +73,8 @@ def _plain(value: Any) -> Any:
 def _show(document: Mapping[str, Any]) -> None:
     model, data, result = document["model"], document["data"], dict(document["result"])
     skipped = f", {len(data['skipped'])} skipped" if data["skipped"] else ""
-    click.echo(f"{document['task']} of {model['path']} ({model['runs_on']})")
-    click.echo(f"{data['clips']} clips of {data['manifest']}{skipped}")
+    say(f"{document['task']} of {model['path']} ({model['runs_on']})")
+    say(f"{data['clips']} clips of {data['manifest']}{skipped}")
     result.update(result.pop("classification", {}))
     result.pop("clips", None)
     classes = result.pop("classes", ())
@@ -99,7 +97,7 @@ def _show_figures(columns: Mapping[str, Mapping[str, Any]]) -> None:
         ]
         for name in names
     )
-    click.echo(table(("", *columns), rows, right=range(1, 1 + len(columns))))
+    say(table(("", *columns), rows, right=range(1, 1 + len(columns))))
 
 
 def _show_classes(classes: Sequence[Mapping[str, Any]]) -> None:
@@ -107,9 +105,9 @@ def _show_classes(classes: Sequence[Mapping[str, Any]]) -> None:
     hardest = sorted((entry for entry in classes if entry["clips"]), key=lambda entry: entry["average_precision"])
     head = ("class", *(_NAMES.get(name, name) for name in shown))
     rows = ([entry["label"], *(_cell(name, entry[name]) for name in shown)] for entry in hardest[:_CLASSES_SHOWN])
-    click.echo(table(head, rows, right=range(1, 1 + len(shown))))
+    say(table(head, rows, right=range(1, 1 + len(shown))))
     if len(hardest) > _CLASSES_SHOWN:
-        click.echo(f"the {_CLASSES_SHOWN} hardest of {len(hardest)} classes; --json and --output give all")
+        say(f"the {_CLASSES_SHOWN} hardest of {len(hardest)} classes; --json and --output give all")
 
 
 def _cell(name: str, value: Any) -> str:

@@ -14,7 +14,7 @@ from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
 from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
-from kdcmae.terminal import bar, table
+from kdcmae.terminal import bar, say, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +69,7 @@ def command(
         try:
             result = classify_clip(predictor, path, frame_numbers=frame_numbers, top=top)
         except DataError as error:
-            click.echo(f"error: {error}", err=True)
+            note(f"error: {error}")
             result = {"path": str(path), "error": str(error)}
         else:
             if not as_json:
@@ -165,6 +165,6 @@ def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> None:
     rows = [(found["label"], f"{found['score']:.4f}", bar(found["score"])) for found in result["predictions"]]
-    click.echo(result["path"])
-    click.echo(table(("label", "score", ""), rows, right=(1,)))
-    click.echo(f"decoded in {result['decode_ms']:.0f} ms, classified in {result['model_ms']:.0f} ms")
+    say(result["path"])
+    say(table(("label", "score", ""), rows, right=(1,)))
+    say(f"decoded in {result['decode_ms']:.0f} ms, classified in {result['model_ms']:.0f} ms")

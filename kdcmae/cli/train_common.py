@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.cli.common import json_option, note, print_json
+from kdcmae.terminal import say
 
 if TYPE_CHECKING:
     from kdcmae.checkpoints import Transfer
@@ -124,4 +125,4 @@ def _tell(document: dict[str, Any]) -> None:
     note(metrics)
     for clip, reason in document["broken"].items():
         note(f"set aside {clip}: {reason}")
-    click.echo(document["weights"])
+    say(document["weights"])

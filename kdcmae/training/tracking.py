@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.terminal import say
 
 __all__ = ["MetricsLog", "ProgressLine", "TensorBoardTracker", "Tracker", "open_tensorboard", "read_metrics"]
 
@@ -138,7 +139,7 @@ class ProgressLine:
         self._bar.update(step - self._bar.pos, line)
         if not self._live and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total_steps):
             self._last_line = now
-            click.echo(f"step {step}/{self._total_steps}  {line}", file=self._stream)
+            say(f"step {step}/{self._total_steps}  {line}", stream=self._stream)
 
     def close(self) -> None:
         self._bar.render_finish()

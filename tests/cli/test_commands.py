@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from kdcmae import __version__
 from kdcmae.cli.commands import KdcmaeCommand, LazyGroup
+from kdcmae.terminal import say
 
 
 @click.command(cls=KdcmaeCommand, sections={"Timing": ["batch"]})
@@ -18,14 +19,14 @@ from kdcmae.cli.commands import KdcmaeCommand, LazyGroup
 @click.option("--seconds", default=10.0, help="To time for.")
 def run(subjects, batch, seconds):
     """Run subjects."""
-    click.echo(f"run {subjects} {batch}")
+    say(f"run {subjects} {batch}")
 
 
 @click.command(cls=KdcmaeCommand)
 @click.option("--limit", default=0.5, help="Largest difference.")
 def compare(limit):
     """Compare two reports of one machine, which are the last two of the suite where none are named on the way."""
-    click.echo("compare")
+    say("compare")
 
 
 def group(**settings) -> LazyGroup:

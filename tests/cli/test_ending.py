@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -69,6 +70,12 @@ def test_a_traceback_is_shown_where_it_is_asked_for(arguments, variable, monkeyp
     assert result.stderr.endswith("error: the ladder failed\n")
 
 
+def test_what_the_package_logs_is_a_note():
+    logger = logging.getLogger("kdcmae.runtime")
+    assert CliRunner().invoke(command_that(lambda: logger.warning("no %s", "AMX"))).stderr == "warning: no AMX\n"
+    assert not logging.getLogger("kdcmae").handlers
+
+
 def test_the_handler_of_sigterm_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
     seen = []
@@ -81,12 +88,13 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from kdcmae.cli.commands import KdcmaeCommand
+from kdcmae.terminal import say
 import click
 
 def act(path):
     try:
         Path(path).touch()
-        click.echo("started")
+        say("started")
         {work}
     finally:
         Path(path).unlink()
@@ -121,7 +129,7 @@ def test_signals_end_a_command_cleanly(number, code, message, tmp_path):
 @pytest.mark.parametrize(
     "work",
     [
-        "[click.echo('line') for _ in range(100_000)]",  # notices while it writes
+        "[say('line') for _ in range(100_000)]",  # notices while it writes
         "sys.stdin.read(); sys.stdout.write('line')",  # notices when it ends
         "sys.stdin.read(); sys.stdout.write('line'); sys.exit(0)",
     ],
