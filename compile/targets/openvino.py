@@ -7,7 +7,6 @@ as precise, but fusing a layer with its neighbours drops the mark, and a rounded
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,18 +19,15 @@ from kdcmae.errors import EngineError
 from kdcmae.runtime.openvino import (
     HINTS,
     Pipeline,
-    executed_precision,
     import_openvino,
-    is_attention,
     native_hint,
     openvino_core,
+    read_execution,
 )
 
 __all__ = ["TARGET", "OpenVino"]
 
 _FLOATING = {hint: precision for precision, hint in HINTS.items()}
-_PRECISIONS = {**_FLOATING, "i8": "int8", "u8": "int8"}
-_DATA_ONLY = ("Const", "Input", "Output")
 
 
 class OpenVino:
@@ -57,10 +53,9 @@ class OpenVino:
             path = _convert(request.graph, request.folder / engine["file"])
             keep_frontend_float32(path)
             models.append(_compiled(core, path, hint))
-            declared = declared_products(core.read_model(path), _PRECISIONS[hint])
+            declared = declared_products(core.read_model(path), _FLOATING[hint])
         except RuntimeError as error:
             raise EngineError(f"OpenVINO {ov.__version__} could not build the engine: {error}") from error
-        executed = _executed(models[-1], _PRECISIONS)
         pipeline = Pipeline(*models)
 
         def run(feed: Arrays) -> Arrays:
@@ -69,15 +64,10 @@ class OpenVino:
         return BuiltEngine(
             engine={**engine, "inference_precision": hint},
             libraries={"openvino": ov.__version__.partition("-")[0]},
-            executed=executed,
-            read_from="OpenVINO's runtime model",
-            products=executed["FullyConnected"],
-            attention=_attention(models[-1]),
             floating=_FLOATING[hint],
             run=run,
             declared=declared if request.precision == "int8" else None,
-            # Its bytes are pixels and the answers of comparisons.
-            frontend=_executed(models[0], _FLOATING) if request.frontend is not None else {},
+            **vars(read_execution(*models)),
         )
 
     def inspect(self, path: Path) -> Contents:
@@ -113,24 +103,3 @@ def _convert(graph: Path, path: Path) -> Path:
 def _compiled(core: Any, path: Path, hint: str) -> Any:
     properties = {"INFERENCE_PRECISION_HINT": native_hint(hint), "PERFORMANCE_HINT": "LATENCY"}
     return core.compile_model(core.read_model(path), "CPU", properties)
-
-
-def _attention(compiled: Any) -> Mapping[str, int]:
-    """Layers with the products of attention, by precision."""
-    executed: Counter[str] = Counter()
-    for layer in compiled.get_runtime_model().get_ops():
-        facts = {name: value.astype(str) for name, value in layer.get_rt_info().items()}
-        if is_attention(facts["layerType"], facts.get("originalLayersNames", "")):
-            found = facts["runtimePrecision"]
-            executed[_PRECISIONS.get(found, found)] += 1
-    return dict(executed)
-
-
-def _executed(compiled: Any, names: Mapping[str, str]) -> Mapping[str, Mapping[str, int]]:
-    """Computing layers by class and precision, those in precisions that have a name here."""
-    executed: dict[str, Counter[str]] = defaultdict(Counter)
-    for kind, counts in executed_precision(compiled).items():
-        for found, count in counts.items():
-            if kind not in _DATA_ONLY and found in names:
-                executed[kind][names[found]] += count
-    return {kind: dict(counts) for kind, counts in executed.items()}

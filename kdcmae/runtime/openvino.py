@@ -10,7 +10,7 @@ import functools
 import itertools
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,22 +27,26 @@ from kdcmae.runtime.backend import (
     require_same_or_newer,
 )
 from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = [
     "HINTS",
     "OpenVINOBackend",
     "Pipeline",
-    "executed_precision",
     "import_openvino",
     "is_attention",
     "native_hint",
     "native_precision",
     "openvino_core",
+    "read_execution",
 ]
 
 # The precisions that a device can be asked to execute in, by their names here.
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_FLOATING = {hint: precision for precision, hint in HINTS.items()}
+_PRECISIONS = {**_FLOATING, "i8": "int8", "u8": "int8"}
+_DATA_ONLY = ("Const", "Input", "Output")
 _DTYPES = {
     "f32": "float32",
     "f16": "float16",
@@ -81,21 +85,44 @@ def openvino_core() -> Any:
     return import_openvino().Core()
 
 
-def executed_precision(compiled: Any) -> dict[str, dict[str, int]]:
-    """Count what precision the layers of a compiled model really execute in.
+def read_execution(*compiled: Any) -> Execution:
+    """What precision the layers of compiled models really execute in, from OpenVINO's runtime models.
+
+    Layers of other precisions than those that have a name here, and those that only hold data, are left out.
 
     Args:
-        compiled: an ``openvino.CompiledModel``.
-
-    Returns:
-        Layers per layer type and precision, such as ``{"FullyConnected": {"bf16": 49}}``. Types and precisions
-        carry the names the device plugin uses; ``Const``, ``Input`` and ``Output`` only hold data.
+        compiled: ``openvino.CompiledModel``; the last is the engine's own, one before it its frontend.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    *frontends, body = compiled
+    layers = list(_layers(body))
+    executed = _counted(layers, _PRECISIONS)
+    attention = Counter(
+        _PRECISIONS.get(precision, precision) for kind, precision, names in layers if is_attention(kind, names)
+    )
+    return Execution(
+        executed=executed,
+        read_from="OpenVINO's runtime model",
+        products=executed.get("FullyConnected", {}),
+        attention=dict(attention),
+        # Its bytes are pixels and the answers of comparisons.
+        frontend=_counted(_layers(frontends[0]), _FLOATING) if frontends else {},
+    )
+
+
+def _layers(compiled: Any) -> Iterator[tuple[str, str, str]]:
+    """Kind, precision and original names of every layer, in the plugin's own words."""
     for layer in compiled.get_runtime_model().get_ops():
-        info = layer.get_rt_info()
-        counts[info["layerType"].astype(str)][info["runtimePrecision"].astype(str)] += 1
-    return {layer_type: dict(precisions) for layer_type, precisions in sorted(counts.items())}
+        facts = layer.get_rt_info()
+        names = facts["originalLayersNames"].astype(str) if "originalLayersNames" in facts else ""
+        yield facts["layerType"].astype(str), facts["runtimePrecision"].astype(str), names
+
+
+def _counted(layers: Iterable[tuple[str, str, str]], names: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, precision, _ in layers:
+        if kind not in _DATA_ONLY and precision in names:
+            counts[kind][names[precision]] += 1
+    return {kind: dict(found) for kind, found in sorted(counts.items())}
 
 
 def native_precision(precision: str) -> str:
@@ -115,8 +142,7 @@ def native_precision(precision: str) -> str:
 
 def native_hint(hint: str) -> str:
     """The precision hint that OpenVINO's CPU plugin can follow here in the place of another of :data:`HINTS`."""
-    precision = next(name for name, found in HINTS.items() if found == hint)
-    return HINTS[native_precision(precision)]
+    return HINTS[native_precision(_FLOATING[hint])]
 
 
 def is_attention(kind: str, names: str) -> bool:
@@ -216,9 +242,9 @@ class OpenVINOBackend:
         """Run one batch; the outputs are views onto memory that the next call writes."""
         return self._pipeline.infer(feed, self._outputs)
 
-    def executed_precision(self) -> dict[str, dict[str, int]]:
-        """Layers per layer type and precision, see :func:`executed_precision`; a frontend's are not among them."""
-        return executed_precision(self._models[-1])
+    def execution(self) -> Execution:
+        """What the layers execute in, from OpenVINO's runtime models."""
+        return read_execution(*self._models)
 
     def close(self) -> None:
         """Release the compiled model."""

@@ -23,11 +23,11 @@ def products(folder: Any) -> dict[str, int]:
     """How many matrix products run in which precision."""
     with load_engine(folder) as engine:
         assert isinstance(engine.backend, OpenVINOBackend)
-        return engine.backend.executed_precision()["FullyConnected"]
+        return dict(engine.backend.execution().products)
 
 
 def test_executed_precision_is_what_the_hint_asked_for(tiny: Any) -> None:
-    assert products(tiny.make("openvino", ["audio", "image"], **with_precision("f32"))) == {"f32": 2}
+    assert products(tiny.make("openvino", ["audio", "image"], **with_precision("f32"))) == {"fp32": 2}
 
 
 def test_executed_precision_tells_bfloat16_from_float32(tiny: Any) -> None:
@@ -163,10 +163,10 @@ def test_a_precision_that_the_cpu_does_not_multiply_gives_way_to_the_next(tiny: 
         "from kdcmae.runtime import load_engine\n"
         "with load_engine(sys.argv[1]) as engine:\n"
         "    assert engine.self_test().passed\n"
-        "    print(engine.backend.executed_precision()['FullyConnected'])\n"
+        "    print(dict(engine.backend.execution().products))\n"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     finished = subprocess.run(
         [sys.executable, "-c", script, folder], capture_output=True, text=True, check=False, env=environment
     )
-    assert finished.stdout == "{'f32': 2}\n", finished.stderr
+    assert finished.stdout == "{'fp32': 2}\n", finished.stderr
