@@ -34,6 +34,8 @@ from kdcmae.runtime.torch_trt import import_torch_tensorrt
 
 __all__ = ["Diagnosis", "Problem", "TargetReport", "diagnose", "require_target"]
 
+_DEVELOPMENT = re.compile(r"""extra == ["']dev["']""")
+
 # Modules that a stray file or a second package takes the place of most often.
 _MODULES = (
     *("torch", "triton", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino"),
@@ -221,11 +223,11 @@ def _version(distribution: str) -> str:
 
 
 def _requirements() -> dict[str, str]:
-    """The oldest version of everything that kdcmae can use, by distribution."""
+    """The oldest version of everything that kdcmae can use, by distribution; not what only its development takes."""
     found: dict[str, str] = {}
     for requirement in metadata.requires("kdcmae") or ():
         parts = re.match(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?", requirement)
-        if parts and parts.group(1) != "kdcmae":
+        if parts and parts.group(1) != "kdcmae" and not _DEVELOPMENT.search(requirement):
             found[parts.group(1)] = parts.group(2) or ""
     return found
 

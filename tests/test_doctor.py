@@ -43,6 +43,7 @@ def test_this_machine_is_described() -> None:
     found = diagnose()
     assert [report.target for report in found.targets] == sorted(TARGETS, key=list(CAPABILITIES).index)
     assert found.libraries["torch"]
+    assert not {"pytest", "ruff", "mypy", "hypothesis"} & found.libraries.keys()
     assert found.driver is None
     assert found.problems == ()
 

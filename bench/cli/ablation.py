@@ -18,7 +18,12 @@ __all__ = ["command"]
 @click.command(cls=KdcmaeCommand)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per row.")
 @click.option(
-    "--row", "names", type=click.Choice([row.name for row in ROWS]), multiple=True, help="Of the table; default all."
+    "--row",
+    "names",
+    type=click.Choice([row.name for row in ROWS]),
+    multiple=True,
+    help="Of the table.",
+    show_default="all",
 )
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per run.")

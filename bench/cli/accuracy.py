@@ -16,7 +16,10 @@ __all__ = ["command"]
 @click.command(cls=KdcmaeCommand)
 @click.argument("engines", nargs=-1, metavar="ENGINE...")
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="What they were compiled from.  [default: the shipped model]"
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="What they were compiled from.",
+    show_default="the shipped model",
 )
 @click.option("--clips", type=click.IntRange(min=1), default=600, show_default=True, help="Of AVSynth's test split.")
 @click.option(

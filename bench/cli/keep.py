@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 @click.command(cls=KdcmaeCommand)
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="A finetuned model.  [default: the one shipped here]"
+    "--checkpoint", type=click.Path(path_type=Path), help="A finetuned model.", show_default="the one shipped here"
 )
 @click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="Latency alone, of an untrained model.")
 @click.option(
@@ -38,12 +38,12 @@ __all__ = ["command"]
     help="Share of the tokens; several times for several.",
 )
 @click.option("--clips", type=click.IntRange(min=1), default=480, show_default=True, help="AVSynth test clips.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all usable CPUs]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Also write the table there."
 )
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.  [default: bench/results/keep-*]"
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.", show_default="bench/results/keep-*"
 )
 @json_option
 def command(

@@ -19,7 +19,7 @@ _KERNEL_CASES = ("attention", "patch-embedding", "step")
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to measure.  [default: cuda]")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to measure.", show_default="cuda")
 @click.option(
     "--case",
     "kinds",
@@ -42,7 +42,8 @@ _KERNEL_CASES = ("attention", "patch-embedding", "step")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the JSON goes.  [default: bench/results/kernels-DEVICE.json, unless --case, --compile or --quick]",
+    help="Where the JSON goes.",
+    show_default="bench/results/kernels-DEVICE.json, unless --case, --compile or --quick",
 )
 @json_option
 def command(

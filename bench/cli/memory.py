@@ -23,7 +23,8 @@ __all__ = ["command"]
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="JSON.  [default: bench/results/memory-PRESET.json]",
+    help="JSON.",
+    show_default="bench/results/memory-PRESET.json",
 )
 @json_option
 def command(preset: str, readme: Path | None, output: Path | None, as_json: bool) -> None:

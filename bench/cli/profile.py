@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 @click.command(cls=KdcmaeCommand)
 @click.argument("engines", nargs=-1, required=True, metavar="ENGINE...", type=click.Path(path_type=Path))
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: all usable CPUs]")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),

@@ -19,7 +19,11 @@ __all__ = ["command"]
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Samples per call."
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads per subject.  [default: all usable CPUs]"
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="CPU threads per subject.",
+    show_default="all usable CPUs",
 )
 @click.option(
     "--seconds",

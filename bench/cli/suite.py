@@ -17,9 +17,17 @@ _COMPILING_S = 1800  # the first inference of torch.compile, of a large model
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--model", "models", type=click.Choice(_MODELS), multiple=True, default=_MODELS, show_default="all")
+@click.option(
+    "--model",
+    "models",
+    type=click.Choice(_MODELS),
+    multiple=True,
+    default=_MODELS,
+    show_default="all",
+    help="What to measure.",
+)
 @click.option("--all", "everything", is_flag=True, help="Also what takes long to build or to measure.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: all usable CPUs]")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),

@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
     click.option(
-        "--checkpoint", type=_PATH, help="A CAV-MAE or KDC-MAE checkpoint.  [default: the model shipped here]"
+        "--checkpoint", type=_PATH, help="A CAV-MAE or KDC-MAE checkpoint.", show_default="the model shipped here"
     ),
     click.option(
         "--task",
@@ -35,7 +35,12 @@ _OPTIONS = (
     click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="A model size, with --random-weights."),
     click.option("--random-weights", is_flag=True, help="Compile an untrained model of the --preset's size."),
     click.option("--labels", type=_PATH, help="Class names: one per line, or index,mid,display_name."),
-    click.option("--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What was finetuned."),
+    click.option(
+        "--modality",
+        type=click.Choice(["audiovisual", "audio", "video"]),
+        help="What was finetuned.",
+        show_default="what the file says",
+    ),
     click.option("--multi-label", is_flag=True, help="Scores are independent sigmoids (AudioSet), not one softmax."),
     click.option(
         "--inputs",
@@ -44,7 +49,7 @@ _OPTIONS = (
         show_default=True,
         help="Prepared inputs, or the waveform and the frame themselves, which the engine then prepares.",
     ),
-    click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads, where they are not 64 wide."),
+    click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads.", show_default="each 64 wide"),
     click.option(
         "--keep",
         type=click.FloatRange(0, 1, min_open=True),

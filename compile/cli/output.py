@@ -17,13 +17,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
-        "--output", type=click.Path(path_type=Path), help="Engine folder.  [default: out/<target>-<precision>]"
+        "--output", type=click.Path(path_type=Path), help="Engine folder.", show_default="out/<target>-<precision>"
     ),
     click.option(
         "--modalities",
         default="",
         metavar="audiovisual,audio,video",
-        help="Also for clips without picture or without sound, in the same folder.  [default: all that was finetuned]",
+        help="Also for clips without picture or without sound, in the same folder.",
+        show_default="all that was finetuned",
     ),
     click.option("--no-cache", is_flag=True, help="Build again what was built before from the same, and keep no copy."),
 )

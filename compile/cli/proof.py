@@ -17,9 +17,19 @@ _OPTIONS = (
         type=click.Choice(["fp32", "fp16", "bf16"]),
         help="Accept that the device executes matrix products in this precision instead.",
     ),
-    click.option("--max-error", type=float, help="Largest error allowed, relative to the largest output; to tighten."),
-    click.option("--min-cosine", type=float, help="Smallest cosine allowed; to tighten."),
-    click.option("--min-agreement", type=float, help="Smallest share of equal first classes allowed; to tighten."),
+    click.option(
+        "--max-error",
+        type=float,
+        help="Largest error allowed, relative to the largest output; to tighten.",
+        show_default="by precision",
+    ),
+    click.option("--min-cosine", type=float, help="Smallest cosine allowed; to tighten.", show_default="by precision"),
+    click.option(
+        "--min-agreement",
+        type=float,
+        help="Smallest share of equal first classes allowed; to tighten.",
+        show_default="by precision",
+    ),
     click.option(
         "--clips",
         type=click.Path(path_type=Path),

@@ -8,7 +8,7 @@ __all__ = ["SECTIONS"]
 
 SECTIONS: Sections = {
     "What to build": (
-        *("target", "checkpoint", "preset", "random_weights", "task", "modality", "modalities", "labels"),
+        *("target", "machine", "checkpoint", "preset", "random_weights", "task", "modality", "modalities", "labels"),
         *("multi_label", "inputs", "batch", "keep", "keep_by", "num_heads", "device"),
     ),
     "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),

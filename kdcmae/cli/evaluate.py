@@ -42,7 +42,10 @@ Indexed = TypeVar("Indexed", bound=_Indexed)
 
 _PATH = click.Path(path_type=Path)
 _modality_option = click.option(
-    "--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What a checkpoint sees."
+    "--modality",
+    type=click.Choice(["audiovisual", "audio", "video"]),
+    help="What a checkpoint sees.",
+    show_default="what its file says",
 )
 
 
@@ -127,7 +130,7 @@ _COMMON = (
     click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read."),
     click.option("--broken-limit", type=float, default=0.01, show_default=True, help="Share of clips that may fail."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of a checkpoint."),
-    click.option("--num-heads", type=int, help="Attention heads of a checkpoint, where they are not 64 wide."),
+    click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide"),
     json_option,
 )
 
@@ -183,7 +186,7 @@ def _shipped() -> Path:
 
 @_task("classification", model=_model_or_shipped)
 @_labels_option
-@click.option("--frames", type=click.Choice(["middle", "all"]), default="middle", show_default=True)
+@click.option("--frames", type=click.Choice(["middle", "all"]), default="middle", help="Of each clip.")
 @_modality_option
 @click.option("--missing", type=click.Choice(["audio", "video"]), help="Withhold it from an audiovisual model.")
 def classification(setup: Setup, labels: Path | None, frames: Frames, modality: Modality | None, missing: Any) -> None:
@@ -231,7 +234,12 @@ def retrieval(setup: Setup) -> None:
 
 
 @_task("inpainting")
-@click.option("--mask", type=click.Choice(["random", "time", "frequency", "time_frequency"]), default="random")
+@click.option(
+    "--mask",
+    type=click.Choice(["random", "time", "frequency", "time_frequency"]),
+    default="random",
+    help="Of the sound.",
+)
 @click.option("--mask-ratio", type=float, default=0.75, show_default=True, help="Share of patches removed.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the masks.")
 @click.option("--norm-pix/--no-norm-pix", default=None, help="What a published checkpoint was trained to predict.")

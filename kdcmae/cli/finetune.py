@@ -16,10 +16,10 @@ __all__ = ["command"]
 @click.command(name="finetune", cls=KdcmaeCommand)
 @run_options
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Classes: text or CSV; by default those that occur in the data."
+    "--labels", type=click.Path(path_type=Path), help="Classes: text or CSV.", show_default="those in the data"
 )
 @click.option(
-    "--modality", type=click.Choice(["audiovisual", "audio", "video"]), default="audiovisual", show_default=True
+    "--modality", type=click.Choice(["audiovisual", "audio", "video"]), default="audiovisual", help="What clips show."
 )
 @click.option("--linear-probe", is_flag=True, help="Train the head alone, over a frozen encoder.")
 def command(modality: str, linear_probe: bool, overrides: tuple[str, ...], **options: Any) -> None:

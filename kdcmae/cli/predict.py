@@ -28,8 +28,13 @@ __all__ = ["command"]
 )
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels to show per clip.")
 @click.option("--average-frames", is_flag=True, help="Average the scores over ten frames; otherwise the middle one.")
-@click.option("--modality", type=click.Choice(["audiovisual", "audio", "video"]), help="What a checkpoint sees.")
-@click.option("--num-heads", type=int, help="Attention heads of a checkpoint, where they are not 64 wide.")
+@click.option(
+    "--modality",
+    type=click.Choice(["audiovisual", "audio", "video"]),
+    help="What a checkpoint sees.",
+    show_default="what its file says",
+)
+@click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names of a checkpoint: text or CSV.")
 @json_option
 def command(

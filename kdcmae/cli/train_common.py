@@ -29,12 +29,17 @@ _OPTIONS = (
     ),
     click.option("--validation", help="Clips to measure on after each epoch, given as --data."),
     click.option("--output", type=_PATH, required=True, help="Folder for the weights, the log and the state."),
-    click.option("--recipe", "recipe_name", help="Published settings to start from; an unknown name lists them."),
+    click.option(
+        "--recipe",
+        "recipe_name",
+        help="Published settings to start from; an unknown name lists them.",
+        show_default="AVSynth's or VGGSound's",
+    ),
     click.option("--checkpoint", type=_PATH, help="Weights to start from."),
     click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="Size of a fresh model."),
     click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated."),
     click.option("--resume", is_flag=True, help="Go on where the run in --output stopped."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
     json_option,
 )
 

@@ -1,0 +1,89 @@
+"""What every command of every program has, by a walk over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kdcmae import __version__
+from kdcmae.bench.cli import main as bench
+from kdcmae.cli import main as kdcmae
+from kdcmae.cli.commands import KdcmaeCommand, LazyGroup
+from kdcmae.compile.cli import main as compile_
+
+PROGRAMS = {"kdcmae": kdcmae, "kdcmae-compile": compile_, "kdcmae-bench": bench}
+
+
+def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and all that are below it, by the words that call them."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        names = command._modules if isinstance(command, LazyGroup) else command.list_commands(context)
+        for name in names:
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, (*path, name))
+
+
+EVERY = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, (name,)))
+
+every_command = pytest.mark.parametrize("path", EVERY, ids=" ".join)
+
+
+def run(path: tuple[str, ...], *arguments: str):
+    program, *words = path
+    return CliRunner(charset="ascii").invoke(PROGRAMS[program], [*words, *arguments], prog_name=program)
+
+
+@every_command
+def test_ends_as_all_commands_do(path):
+    assert isinstance(EVERY[path], KdcmaeCommand)
+
+
+@every_command
+def test_says_its_version(path):
+    result = run(path, "--version")
+    assert (result.exit_code, result.output) == (0, f"{path[0]}, version {__version__}\n")
+
+
+@every_command
+def test_explains_itself_in_plain_characters(path):
+    result = run(path, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.isascii()
+    assert "..." not in result.stdout.partition("Commands:")[2]
+    for option in ("--traceback", "--version", "-h, --help"):
+        assert option in result.stdout
+
+
+@every_command
+def test_every_option_has_a_help_and_shows_its_default(path):
+    command = EVERY[path]
+    context = click.Context(command, **command.context_settings)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help or option.name == "precision", option.opts
+            shown = option.get_help_record(context)[1]
+            if not option.is_flag and option.to_info_dict()["default"] not in (None, ()):
+                assert shown.count("[default: ") == 1, shown
+                assert '[default: ""' not in shown
+
+
+@every_command
+def test_wrong_use_is_one_error_and_exit_code_2(path):
+    result = run(path, "--no-such-option")
+    assert result.exit_code == 2
+    assert "Error: No such option" in result.stderr
+    assert not result.stdout
+
+
+def test_options_of_a_build_stand_in_sections():
+    for name in ("build", "diagnose"):
+        command = EVERY["kdcmae-compile", name]
+        listed = {parameter for parameters in command.sections.values() for parameter in parameters}
+        options = {option.name for option in command.params if isinstance(option, click.Option)}
+        assert options - listed == {"traceback", "version"}
