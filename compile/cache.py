@@ -1,7 +1,8 @@
 """Engines and quantised graphs made before, found again by everything that went into them.
 
 The files of an entry are copied out, never linked, so that editing them cannot change the cache; and the copies are
-checked against the digests they were stored with, so that a damaged entry is dropped and made again.
+checked against the digests they were stored with, so that a damaged entry is dropped and made again. A build that has a
+cache ends as it does without one, whatever is wrong with the cache: see :class:`BuildCache`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,26 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdcmae import host
 from kdcmae.compile import package
-from kdcmae.errors import ConfigError
-from kdcmae.runtime.manifest import Manifest, digest
+from kdcmae.errors import ConfigError, EngineError, KdcmaeError
+from kdcmae.runtime.manifest import Manifest, digest, verify_files
+from kdcmae.runtime.schema import MANIFEST_FILE
 
-__all__ = ["Cache", "cache_key"]
+__all__ = ["BuildCache", "Cache", "cache_key"]
+
+Result = TypeVar("Result")
 
 _LIBRARIES = (
     "numpy", "nncf", "onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt-cu13-bindings",
@@ -31,6 +38,8 @@ _LIBRARIES = (
 _SOURCES = ("kdcmae", "kdcmae.compile", "kdcmae.kernels")
 _SUFFIXES = (".py", ".json", ".csv", ".txt")  # weights count with the model that they are of
 _FILES, _DIGESTS = "files", "sha256.json"  # of an entry
+_KEY = re.compile(r"(quantized-)?[0-9a-f]{64}")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk that a copy goes to: the entry is none the worse
 _NO_FAST_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -74,15 +83,17 @@ class Cache:
         """``$KDCMAE_CACHE`` or ``~/.cache/kdcmae``, of ``$KDCMAE_CACHE_GB`` or 10 gigabytes.
 
         Raises:
-            ConfigError: ``$KDCMAE_CACHE_GB`` is not a number.
+            ConfigError: ``$KDCMAE_CACHE_GB`` is not a number of gigabytes, or this user has no home folder.
         """
         limit = os.environ.get("KDCMAE_CACHE_GB") or "10"
         try:
-            limit_bytes = int(float(limit) * 1e9)
+            gigabytes = float(limit)
         except ValueError:
-            raise ConfigError(f"KDCMAE_CACHE_GB={limit!r} is not a number of gigabytes") from None
+            gigabytes = math.nan
+        if not 0 <= gigabytes < math.inf:
+            raise ConfigError(f"KDCMAE_CACHE_GB={limit!r} is not a number of gigabytes")
         folder = os.environ.get("KDCMAE_CACHE")
-        return cls(Path(folder) if folder else Path.home() / ".cache" / "kdcmae", limit_bytes)
+        return cls(Path(folder) if folder else _home() / ".cache" / "kdcmae", int(gigabytes * 1e9))
 
     def fetch(self, key: str, folder: Path) -> Manifest | None:
         """Put a stored engine into its place; an engine there is replaced.
@@ -98,35 +109,39 @@ class Cache:
             EngineError: the destination cannot be written to.
             OSError: likewise, such as for a full disk.
         """
-        if not (self.folder / key).is_dir():
+        if not os.path.lexists(self.folder / key):
             return None
         package.check_destination(folder)
         with package.staging(folder) as partial:
             if not self.fetch_files(key, partial):
                 return None
-            manifest = Manifest.read(partial)
+            manifest = _whole_engine(partial)
+            if manifest is None:
+                _drop(self.folder / key)
+                return None
             package.publish(partial, folder)
         return manifest
 
-    def store(self, key: str, folder: Path) -> None:
+    def store(self, key: str, folder: Path, manifest: Manifest | None = None) -> None:
         """Keep a copy of an engine folder, and drop the least recently used entries that leave it no room.
 
         Args:
             key: of the engine.
             folder: a published engine folder.
+            manifest: of that engine: where another build has replaced it since, nothing is kept.
 
         Raises:
             EngineError: the cache's folder cannot be written to; the engine itself is none the worse.
             OSError: likewise, such as for a full disk.
         """
-        self.store_files(key, tuple(folder.iterdir()))
+        self.store_files(key, tuple(folder.iterdir()), keep=lambda copy: manifest in (None, _whole_engine(copy)))
 
     def fetch_files(self, key: str, folder: Path) -> bool:
         """Copy the files of an entry into a folder.
 
         Args:
             key: of the entry.
-            folder: where they go; it may hold some of them afterwards where the entry was damaged.
+            folder: where they go; holds none of them afterwards where the entry was damaged.
 
         Returns:
             Whether they are all there as they were stored; a damaged entry is dropped.
@@ -135,24 +150,33 @@ class Cache:
             OSError: the folder cannot be written to.
         """
         entry = self.folder / key
+        if not os.path.lexists(entry):
+            return False
+        copied: list[Path] = []
         try:
-            digests = json.loads((entry / _DIGESTS).read_text(encoding="utf-8"))
-            for name, expected in digests.items():
+            for name, expected in _digests(entry).items():
+                copied.append(folder / name)
                 _copy(entry / _FILES / name, folder / name)
                 if digest(folder / name) != expected:
                     raise ValueError(f"{name} has changed")
-        except (FileNotFoundError, ValueError):
-            shutil.rmtree(entry, ignore_errors=True)
+        except (OSError, ValueError) as error:
+            for path in copied:
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise
+            _drop(entry)
             return False
-        os.utime(entry)  # the least recently used go first
+        with suppress(OSError):  # of another user, or on a disk that is read-only
+            os.utime(entry)  # the least recently used go first
         return True
 
-    def store_files(self, key: str, files: Sequence[Path]) -> None:
+    def store_files(self, key: str, files: Sequence[Path], keep: Callable[[Path], bool] = lambda copy: True) -> None:
         """Keep copies of files, and drop the least recently used entries that leave them no room.
 
         Args:
             key: of the entry.
             files: of different names; what is larger than the whole cache is not kept.
+            keep: whether the folder of the copies, once they are there, is worth keeping.
 
         Raises:
             EngineError: the cache's folder cannot be written to.
@@ -161,26 +185,139 @@ class Cache:
         if sum(path.stat().st_size for path in files) > self.limit_bytes:
             return
         entry = self.folder / key
-        with package.staging(entry) as partial:
+        with package.staging(entry, fix="set KDCMAE_CACHE to a folder that can be") as partial:
             (partial / _FILES).mkdir()
             for path in files:
                 _copy(path, partial / _FILES / path.name)
+            if not keep(partial / _FILES):
+                return
             digests = {path.name: digest(partial / _FILES / path.name) for path in files}
             (partial / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+            if entry.is_symlink() or entry.is_file():
+                _drop(entry)
             package.publish(partial, entry)
+        package.remove_abandoned(self.folder)
         self._make_room(entry)
 
     def _make_room(self, newest: Path) -> None:
-        others = sorted(
-            (path for path in self.folder.iterdir() if path != newest), key=lambda path: path.stat().st_mtime
-        )
-        sizes = {path: _size_bytes(path) for path in (*others, newest)}
+        """Drop entries and nothing else: the folder may be one where people keep other things too."""
+        entries = [path for path in self.folder.iterdir() if path != newest and _is_entry(path)]
+        sizes = {path: _size_bytes(path) for path in (*entries, newest)}
         total = sum(sizes.values())
-        for path in others:
+        for path in sorted(entries, key=_last_use):
             if total <= self.limit_bytes:
                 return
-            shutil.rmtree(path, ignore_errors=True)
+            _drop(path)
             total -= sizes[path]
+
+
+class BuildCache:
+    """The user's cache as a build sees it: whatever goes wrong with it is one note, and the build goes on without it.
+
+    Args:
+        note: shows a line to the user.
+    """
+
+    def __init__(self, note: Callable[[str], None] = lambda line: None) -> None:
+        self._note = note
+        self._failed = False
+
+    def key(self, model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+        """:func:`cache_key`; empty where there is none: a file that cannot be read is for the build to report."""
+
+        def key(_: Cache) -> str:
+            try:
+                return cache_key(model, settings)
+            except OSError:
+                return ""
+
+        return self._attempt("the cache is not used", key, "")
+
+    def fetch(self, key: str, folder: Path) -> Manifest | None:
+        """Put a stored engine into its place, as :meth:`Cache.fetch` does; None where it cannot be done."""
+        return self._attempt("the cache is not used", lambda cache: cache.fetch(key, folder), None)
+
+    def store(self, key: str, folder: Path, manifest: Manifest) -> None:
+        """Keep a copy of an engine folder, as :meth:`Cache.store` does, where it can be done."""
+        self._attempt("no copy was kept in the cache", lambda cache: cache.store(key, folder, manifest), None)
+
+    def fetch_files(self, key: str, folder: Path) -> bool:
+        """Copy the files of an entry, as :meth:`Cache.fetch_files` does; False where it cannot be done."""
+        return self._attempt("the cache is not used", lambda cache: cache.fetch_files(key, folder), False)
+
+    def store_files(self, key: str, files: Sequence[Path]) -> None:
+        """Keep copies of files, as :meth:`Cache.store_files` does, where it can be done."""
+        self._attempt("no copy was kept in the cache", lambda cache: cache.store_files(key, files), None)
+
+    def _attempt(self, consequence: str, action: Callable[[Cache], Result], without: Result) -> Result:
+        if self._failed:
+            return without
+        try:
+            return action(Cache.of_user())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the build needs no cache
+            self._failed = True
+            kind = "" if isinstance(error, (KdcmaeError, OSError)) else f"{type(error).__name__}: "
+            self._note(f"{consequence}: {kind}{(str(error).splitlines() or [''])[0]}")
+            return without
+
+
+def _home() -> Path:
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute():
+        raise ConfigError("this user has no home folder; set KDCMAE_CACHE to a folder that can be written to")
+    return home
+
+
+def _digests(entry: Path) -> dict[str, str]:
+    """The digests of an entry's files by name.
+
+    Raises:
+        OSError: they cannot be read.
+        ValueError: they are not what was stored, or files are missing or too many.
+    """
+    path = entry / _DIGESTS
+    if not path.is_file():  # reading from a pipe, say, would never end
+        raise ValueError(f"{path} is not a file")
+    digests = json.loads(path.read_text(encoding="utf-8"))
+    names = {found.name for found in (entry / _FILES).iterdir() if found.is_file()}
+    if not isinstance(digests, dict) or not digests or digests.keys() != names:
+        raise ValueError(f"{path} does not list the files of the entry")
+    return digests
+
+
+def _whole_engine(folder: Path) -> Manifest | None:
+    """The manifest of a folder that holds all files of an engine as they were built, and no others; else None."""
+    try:
+        manifest = Manifest.read(folder)
+        for found in (manifest, *(Manifest.read(folder, variant) for variant in manifest.variants)):
+            verify_files(folder, found)
+    except (EngineError, OSError):
+        return None
+    listed = {*manifest.files, MANIFEST_FILE}
+    return manifest if {path.name for path in folder.iterdir()} == listed else None
+
+
+def _is_entry(path: Path) -> bool:
+    return bool(_KEY.fullmatch(path.name)) or (not path.name.startswith(".") and (path / _DIGESTS).exists())
+
+
+def _last_use(entry: Path) -> float:
+    try:
+        return entry.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _drop(entry: Path) -> None:
+    """Remove an entry, or what is in its place, where this user may."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            entry.unlink()
 
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,5 +369,10 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(reader, writer, 1 << 20)
 
 
-def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size_bytes(entry: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(entry):
+        for name in names:
+            with suppress(OSError):  # another build may drop it at the same time
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

@@ -1,103 +1,213 @@
-"""Engine folders that appear whole or not at all.
+"""Engine folders that appear whole or not at all, to any number of builds and readers.
 
-A build happens in a hidden folder beside the destination, named after the building process. Only a complete one
-takes the destination's place; a build that was killed leaves the hidden folder, which the next build removes.
+A build works in a hidden folder beside its destination, whose name nobody else draws. It holds a lock there for as long
+as it lives: the system lets go of it when the process ends, however it ends, and whoever shares the file system sees
+it, in another container too, where process ids say nothing. The next build removes hidden folders that nobody holds.
+Where a file system has no locks, none is taken for abandoned.
+
+A complete engine and the one at its destination change places in one step where the system can do that: Linux, on
+the usual local file systems. Elsewhere (some network file systems, and folders of a container's image) the old engine
+moves aside and the new one takes its place: two builds at once are still safe, and a reader may find no engine for
+a moment in between.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import secrets
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcmae.errors import EngineError
+from kdcmae.runtime.folders import openable
 
-__all__ = ["check_destination", "publish", "staging"]
+__all__ = ["check_destination", "publish", "remove_abandoned", "staging"]
 
 _PARTIAL = ".partial-"
+_LOCK, _STAGED, _REPLACED = "lock", "staged", "replaced"  # in a hidden folder
+_ATTEMPTS = 1000  # each lost to another build
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of linux/fs.h and linux/fcntl.h
 
 
 def check_destination(folder: Path) -> None:
-    """Refuse a destination that a build must not replace.
+    """Refuse a destination that a build must not or cannot replace.
 
     Args:
         folder: where the engine will be.
 
     Raises:
-        EngineError: it is a file, or a folder with something else than an engine in it.
+        EngineError: it is a file, a place that other things are mounted on, or a folder with something else than an
+            engine in it; or its parent cannot be written to.
     """
+    if folder.name in ("", ".."):
+        raise EngineError(f"{folder} has no name of its own to be replaced by; choose a folder in it as --output")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise EngineError(f"{folder} is not a folder; choose another --output")
+    if os.path.ismount(folder):
+        raise EngineError(f"{folder} is a mounted volume, which cannot be replaced; choose a folder in it as --output")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
         raise EngineError(f"{folder} holds files that are not an engine; choose another --output or empty it")
+    parent = next(parent for parent in Path(os.path.abspath(folder)).parents if parent.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise EngineError(f"cannot write to {parent}: it is read-only for this user; choose another --output")
 
 
 @contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """A fresh folder beside ``folder`` to build in; it is removed again unless :func:`publish` took it.
+def staging(folder: Path, *, fix: str = "choose another --output") -> Iterator[Path]:
+    """A fresh folder to build in, on the same file system; it is removed again unless :func:`publish` took it.
 
     Args:
         folder: the destination; its parent is created.
+        fix: what to do where its parent cannot be written to.
 
     Raises:
         EngineError: its parent cannot be written to.
     """
-    partial = folder.with_name(f".{folder.name}{_PARTIAL}{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        partial.mkdir()
+        remove_abandoned(folder.parent, folder.name)
+        hidden, lock = _claim(folder)
     except OSError as error:
-        raise EngineError(f"cannot write to {folder.parent}: {error.strerror}; choose another --output") from error
+        raise EngineError(f"cannot write to {folder.parent}: {error.strerror}; {fix}") from error
     try:
-        yield partial
+        with openable(hidden) as place:
+            partial = place / _STAGED
+            partial.mkdir()
+            yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.close(lock)
+        shutil.rmtree(hidden, ignore_errors=True)  # once more where a system removes no file that is open
 
 
 def publish(partial: Path, folder: Path) -> None:
     """Move a complete engine folder to its place; an existing engine there is replaced.
 
     Args:
-        partial: what :func:`staging` gave, complete.
+        partial: what :func:`staging` gave, or a folder in it, complete. It may hold the old engine afterwards.
         folder: the destination.
+
+    Raises:
+        OSError: the destination cannot be replaced; what was there is there still.
     """
-    if not folder.exists():
-        os.rename(partial, folder)
-        return
-    replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-    os.rename(folder, replaced)
+    for _ in range(_ATTEMPTS):
+        try:
+            os.rename(partial, folder)  # where nothing is, or an empty folder
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        try:
+            if _exchange(partial, folder) or _replace_in_steps(partial, folder):
+                return
+        except FileNotFoundError:
+            continue  # another build has moved it aside, and will put its own engine there
+    raise OSError(errno.EBUSY, "other builds replace this folder all the time", str(folder))
+
+
+def remove_abandoned(parent: Path, name: str | None = None) -> None:
+    """Clean up after builds that were killed.
+
+    A build killed between the two steps of a replacement left the old engine aside: it is put back.
+
+    Args:
+        parent: the folder that holds the destinations.
+        name: of one destination; None for all.
+    """
+    for hidden in list(parent.iterdir()):
+        destination, partial, _ = hidden.name[1:].rpartition(_PARTIAL)
+        if not (hidden.name.startswith(".") and partial and name in (None, destination)):
+            continue
+        try:
+            lock = os.open(hidden / _LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            with suppress(OSError):
+                hidden.rmdir()  # killed before its first file; one that lives takes another name
+            continue
+        except OSError:
+            continue  # another user's, or none of ours
+        try:
+            if _locked(lock):
+                _put_back(hidden, parent / destination)
+                shutil.rmtree(hidden, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _claim(folder: Path) -> tuple[Path, int]:
+    """A hidden folder of our own, and the descriptor that holds its lock."""
+    for _ in range(_ATTEMPTS):
+        hidden = folder.with_name(f".{folder.name}{_PARTIAL}{secrets.token_hex(8)}")
+        hidden.mkdir()
+        try:
+            lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            continue  # cleaned up as abandoned, before it was ours
+        except OSError:
+            hidden.rmdir()
+            raise
+        if _locked(lock, without=True) and (hidden / _LOCK).exists():
+            return hidden, lock
+        os.close(lock)  # likewise
+    raise OSError(errno.EBUSY, "other builds remove new folders at once", str(folder.parent))
+
+
+def _locked(descriptor: int, *, without: bool = False) -> bool:
+    """Whether the lock is ours now; ``without`` says what counts where the file system has no locks."""
+    from filelock import lock_descriptor  # comes with PyTorch, without which nothing is built
+
     try:
-        os.rename(partial, folder)
+        return lock_descriptor(descriptor, blocking=False)
     except OSError:
-        os.rename(replaced, folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        return without
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Clean up after builds of the same destination that were killed.
+def _exchange(partial: Path, folder: Path) -> bool:
+    """Let two folders change places in one step; False where that cannot be done here.
 
-    A build killed between the two renames of :func:`publish` left the old engine aside: it is put back.
+    Raises:
+        FileNotFoundError: one of them is not there.
+        OSError: the system refuses.
     """
-    for replaced in folder.parent.glob(f".{folder.name}.replaced-*"):
-        if not folder.exists():
-            os.rename(replaced, folder)
-        elif not _is_running(replaced):
-            shutil.rmtree(replaced, ignore_errors=True)
-    for partial in folder.parent.glob(f".{folder.name}{_PARTIAL}*"):
-        if not _is_running(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_running(path: Path) -> bool:
-    """Whether the process that a hidden folder is named after still lives."""
-    try:
-        os.kill(int(path.name.rpartition("-")[2]), 0)
-    except (ProcessLookupError, ValueError):
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
         return False
-    except PermissionError:
+    if rename(_AT_FDCWD, os.fsencode(partial), _AT_FDCWD, os.fsencode(folder), _RENAME_EXCHANGE) == 0:
         return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(folder))
+
+
+def _replace_in_steps(partial: Path, folder: Path) -> bool:
+    """Move the old engine aside, then the new one to its place; False where another build was there first.
+
+    Raises:
+        FileNotFoundError: there is no old engine any more.
+        OSError: the new one cannot be moved; the old one is back.
+    """
+    aside = partial.with_name(_REPLACED)
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.move(folder, aside)  # copies what an overlay file system does not move: a folder of a container's image
+    try:
+        os.rename(partial, folder)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        os.rename(aside, folder)
+        raise
     return True
+
+
+def _put_back(hidden: Path, folder: Path) -> None:
+    for replaced in hidden.rglob(_REPLACED):
+        with suppress(OSError):
+            os.rename(replaced, folder)  # not over an engine that is there

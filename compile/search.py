@@ -8,7 +8,6 @@ accurate, and no fewer tokens make an engine faster than the square of their sha
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -135,16 +134,15 @@ class Search:
             KdcmaeError: the clips cannot be read, or the folder cannot be written.
         """
         package.check_destination(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         whole = self._load(1.0)
         with self._step("reference on held-out clips"):
             data = self.settings.build.quantization.evaluation
             evaluation = Evaluation(whole, load_clips(whole, data, self.settings.build.batch, split="test"))
         models.free_weights(whole)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.search-") as scratch:
+        with package.staging(folder) as scratch:
             for keep in self.settings.ratios:
                 for precision in PRECISIONS[self.settings.build.target]:
-                    built = Path(scratch) / f"{precision}-{keep}"
+                    built = scratch / f"{precision}-{keep}"
                     trial = self._try(precision, keep, built, evaluation)
                     self.trials.append(trial)
                     if trial.status == "fits":

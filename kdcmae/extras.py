@@ -28,6 +28,7 @@ def to_compile(target: str) -> str:
 # What brings a module, for whoever needs it without a target in mind.
 _BRINGS = {
     "av": VIDEO,
+    "filelock": "kdcmae[compile]",
     "nncf": to_compile("openvino"),
     "onnx": to_compile("onnx"),
     "onnxruntime": to_run("onnx"),

@@ -13,7 +13,8 @@ import click
 
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
-from kdcmae.compile.cache import Cache, cache_key
+from kdcmae.compile import package
+from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import load_model, model_options
 from kdcmae.compile.cli.output import output_options, parse_modalities
@@ -24,7 +25,6 @@ from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
-from kdcmae.errors import EngineError
 from kdcmae.runtime.capabilities import require_tools
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.terminal import say, style, table
@@ -81,12 +81,14 @@ def command(
     note(f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}")
     step = Steps()
     alone = parse_modalities(modalities)
-    key = "" if no_cache else _key({**model_options, "alone": alone}, settings)
-    manifest = _cached(key, folder, step) if key else None
+    cache = BuildCache(lambda line: note(f"  note: {line}"))
+    package.check_destination(folder)
+    key = "" if no_cache else _key(cache, {**model_options, "alone": alone}, settings)
+    manifest = _cached(cache, key, folder, step) if key else None
     if manifest is None:
         manifest = _build(model_options, alone, settings, folder, step)
         if key:
-            _keep(key, folder)
+            cache.store(key, folder, manifest)
     if as_json:
         print_json(
             {"engine": str(folder), "manifest": json.loads((folder / "manifest.json").read_text(encoding="utf-8"))}
@@ -95,31 +97,20 @@ def command(
         _report(folder, manifest)
 
 
-def _key(model_options: dict[str, Any], settings: CompileSettings) -> str:
-    """The engine's name in the cache; empty where a file that it is made from cannot be read, as the build will say."""
+def _key(cache: BuildCache, model_options: dict[str, Any], settings: CompileSettings) -> str:
+    """The engine's name in the cache; empty where there is none."""
     if model_options["checkpoint"] is model_options["preset"] is None:
         model_options = {**model_options, "checkpoint": default_checkpoint()}
-    try:
-        return cache_key(model_options, dataclasses.asdict(settings))
-    except OSError:
-        return ""
+    return cache.key(model_options, dataclasses.asdict(settings))
 
 
-def _cached(key: str, folder: Path, step: Steps) -> Manifest | None:
+def _cached(cache: BuildCache, key: str, folder: Path, step: Steps) -> Manifest | None:
     """The same engine from an earlier build, put into its place."""
     with step("look into the cache"):
-        manifest = Cache.of_user().fetch(key, folder)
+        manifest = cache.fetch(key, folder)
     if manifest is not None:
         note(f"  the same was built on {manifest.created}: taken from the cache; --no-cache builds it again")
     return manifest
-
-
-def _keep(key: str, folder: Path) -> None:
-    """Store a new engine; one that cannot be stored is none the worse."""
-    try:
-        Cache.of_user().store(key, folder)
-    except (EngineError, OSError) as error:
-        note(f"  note: no copy was kept in the cache: {error}")
 
 
 def _build(

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdcmae.compile.cache import Cache, cache_key
+from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.quantize.calibration import Clips
-from kdcmae.errors import EngineError
 
 __all__ = ["fetch", "keep", "key_of"]
 
@@ -22,25 +21,23 @@ def key_of(graph: Path, clips: Clips, precision: str, target: str, layers: Seque
         graph: the float graph, weights beside it.
         clips: as prepared: they stand for the data and the preprocessing.
         precision, target, layers: what is made of it.
+
+    Returns:
+        The name; empty where the cache cannot be used.
     """
     made = {"clips": _digest(clips), "precision": precision, "target": target, "layers": layers}
-    return f"quantized-{cache_key({'files': _with_weights(graph)}, made)}"
+    key = BuildCache().key({"files": _with_weights(graph)}, made)
+    return f"quantized-{key}" if key else ""
 
 
 def fetch(key: str, path: Path) -> bool:
-    """Put a stored graph into place; False where there is none, or where it is damaged."""
-    try:
-        return Cache.of_user().fetch_files(key, path.parent)
-    except OSError:
-        return False
+    """Put a stored graph into place; False where there is none, where it is damaged, or where the cache fails."""
+    return BuildCache().fetch_files(key, path.parent) and path.is_file()
 
 
 def keep(key: str, path: Path) -> None:
     """Store a graph beside the engines of the cache; one that cannot be stored is none the worse."""
-    try:
-        Cache.of_user().store_files(key, _with_weights(path))
-    except (EngineError, OSError):
-        return
+    BuildCache().store_files(key, _with_weights(path))
 
 
 def _with_weights(path: Path) -> list[Path]:

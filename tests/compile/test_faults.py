@@ -131,7 +131,8 @@ def test_a_build_killed_while_the_library_writes_loses_nothing(target, file, che
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == -signal.SIGXFSZ, stderr
     assert content(old) == before
-    [partial] = [path for path in old.parent.iterdir() if path != old]
+    [hidden] = [path for path in old.parent.iterdir() if path != old]
+    partial = hidden / "staged"
     assert 0 < (partial / file).stat().st_size <= 200_000
     assert not (partial / "manifest.json").exists()
     again = run(*command)

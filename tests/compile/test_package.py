@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from kdcmae.compile import package
 from kdcmae.compile.package import check_destination, publish, staging
 from kdcmae.errors import EngineError
 
@@ -51,15 +59,25 @@ def test_a_new_engine_replaces_the_old_one(tmp_path):
     assert os.listdir(tmp_path) == ["engine"]
 
 
+KILLED = """
+import os, signal, sys; from pathlib import Path; from kdcmae.compile import package
+package._exchange = lambda *_: False
+"""
+
+
+def killed(code, *arguments):
+    process = subprocess.run([sys.executable, "-c", KILLED + code, *map(str, arguments)], check=False)
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_a_killed_build_is_cleaned_up_by_the_next(tmp_path):
-    code = (
-        "import os, signal, sys; from pathlib import Path; from kdcmae.compile.package import staging\n"
-        "with staging(Path(sys.argv[1])) as partial:\n"
-        "    (partial / 'half').write_text('written')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
     target = tmp_path / "engine"
-    assert subprocess.run([sys.executable, "-c", code, str(target)], check=False).returncode == -9
+    killed(
+        "with package.staging(Path(sys.argv[1])) as partial:\n"
+        "    (partial / 'half').write_text('written')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n",
+        target,
+    )
     assert not target.exists()
     assert len(os.listdir(tmp_path)) == 1
     with staging(target) as partial:
@@ -68,19 +86,199 @@ def test_a_killed_build_is_cleaned_up_by_the_next(tmp_path):
     assert os.listdir(tmp_path) == ["engine"]
 
 
-def test_a_build_killed_while_publishing_gets_its_old_engine_back(tmp_path):
-    aside = tmp_path / ".engine.replaced-999999999"
-    aside.mkdir()
-    write(aside, "old")
-    with staging(tmp_path / "engine"):
-        assert (tmp_path / "engine" / "manifest.json").read_text() == "old"
+def test_a_build_killed_between_the_steps_of_publishing_gets_its_old_engine_back(tmp_path):
+    target = tmp_path / "engine"
+    target.mkdir()
+    write(target, "old")
+    killed(
+        "rename = os.rename\n"
+        "def killed_at_the_second_step(source, target):\n"
+        "    if Path(source).name == 'staged' and not Path(target).exists():\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(source, target)\n"
+        "os.rename = killed_at_the_second_step\n"
+        "with package.staging(Path(sys.argv[1])) as partial:\n"
+        "    (partial / 'manifest.json').write_text('new')\n"
+        "    package.publish(partial, Path(sys.argv[1]))\n",
+        target,
+    )
+    assert not target.exists()
+    with staging(target):
+        assert (target / "manifest.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["engine"]
 
 
-def test_a_running_build_is_left_alone(tmp_path):
-    other = tmp_path / f".engine.partial-{os.getppid()}"
+def test_a_process_id_is_no_name_and_no_proof_of_life(tmp_path, monkeypatch):
+    """In containers every build may be process 1, and another container's builds are not among the processes here."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    target = tmp_path / "engine"
+    with staging(target) as first:
+        write(first, "first")
+        monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("asked whether a process lives"))
+        with staging(target) as second:
+            assert second != first
+            write(second, "second")
+        write(first, "first again")
+        publish(first, target)
+    assert (target / "manifest.json").read_text() == "first again"
+    assert os.listdir(tmp_path) == ["engine"]
+
+
+def test_a_running_build_of_another_process_is_left_alone(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from kdcmae.compile.package import staging\n"
+        "with staging(Path(sys.argv[1])):\n"
+        "    print('building', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    target = tmp_path / "engine"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"building\n"
+        with staging(target):
+            assert len(os.listdir(tmp_path)) == 2
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_no_lock_belongs_to_is_not_taken_for_abandoned(tmp_path):
+    other = tmp_path / ".engine.partial-4194000"
     other.mkdir()
+    write(other, "half")
     with staging(tmp_path / "engine"):
-        assert other.exists()
+        assert (other / "manifest.json").read_text() == "half"
+
+
+def test_where_nothing_can_be_locked_nothing_is_abandoned(tmp_path, monkeypatch):
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.lock_descriptor", no_locks)
+    target = tmp_path / "engine"
+    with staging(target) as first, staging(target) as second:
+        assert first.is_dir()
+        assert second.is_dir()
+        write(second, "new")
+        publish(second, target)
+    assert os.listdir(tmp_path) == ["engine"]
+
+
+def test_a_name_with_wildcards_is_a_name(tmp_path):
+    with staging(tmp_path / "engine[12]*") as partial:
+        with staging(tmp_path / "engine1") as other:
+            assert other.is_dir()
+        assert partial.is_dir()
+        write(partial, "new")
+        publish(partial, tmp_path / "engine[12]*")
+    assert os.listdir(tmp_path) == ["engine[12]*"]
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "in steps"])
+def test_builds_at_once_leave_one_whole_engine(exchange, tmp_path, monkeypatch):
+    """As case 27 in threads: a reader of a folder that was there before finds one all the time, where it can be had."""
+    if exchange and not can_exchange(tmp_path):
+        pytest.skip("no exchange on this file system")
+    if not exchange:
+        monkeypatch.setattr(package, "_exchange", lambda *_: False)
+    target = tmp_path / "engine"
+    target.mkdir()
+    write(target, "0")
+    missing, stop = [], threading.Event()
+
+    def build(number):
+        for _ in range(20):
+            with staging(target) as partial:
+                write(partial, str(number))
+                publish(partial, target)
+
+    def read():
+        while not stop.is_set():
+            if not (target / "manifest.json").exists():
+                missing.append(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(build, range(3)))
+    stop.set()
+    reader.join()
+    assert os.listdir(tmp_path) == ["engine"]
+    assert (target / "manifest.json").read_text() in "012"
+    assert not (exchange and missing)
+
+
+def can_exchange(folder):
+    (folder / "one").mkdir()
+    (folder / "other").mkdir()
+    done = package._exchange(folder / "one", folder / "other")
+    (folder / "one").rmdir()
+    (folder / "other").rmdir()
+    return done
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EPERM])
+def test_where_folders_cannot_change_places_the_old_one_moves_aside(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(package.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
+    test_a_new_engine_replaces_the_old_one(tmp_path)
+
+
+def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "engine"
+    target.mkdir()
+    write(target, "old")
+    rename = os.rename
+
+    def refuse(source, destination):
+        if source.name == "staged" and not destination.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, destination)
+
+    monkeypatch.setattr(package, "_exchange", lambda *_: False)
+    with staging(target) as partial:
+        write(partial, "new")
+        monkeypatch.setattr(os, "rename", refuse)
+        with pytest.raises(OSError, match="Input/output error"):
+            publish(partial, target)
+    assert (target / "manifest.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["engine"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "deep/.."])
+def test_a_destination_without_a_name_of_its_own_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match="choose a folder in it"):
+        check_destination(Path(name))
+
+
+def test_a_mounted_volume_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "lost+found").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(EngineError, match="is a mounted volume"):
+        check_destination(tmp_path)
+    check_destination(tmp_path / "engine")
+
+
+def test_a_parent_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(EngineError, match=f"cannot write to {tmp_path}: it is read-only"):
+        check_destination(tmp_path / "deep" / "engine")
+
+
+def test_paths_that_are_not_text(tmp_path):
+    """Libraries get a path that they can open; the engine is where it belongs."""
+    target = tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"eng\xefne")
+    for content in ("old", "new"):
+        with staging(target) as partial:
+            str(partial).encode()
+            write(partial, content)
+            publish(partial, target)
+    assert (target / "manifest.json").read_text() == "new"
+    assert len(os.listdir(target.parent)) == 1
 
 
 def test_destinations_that_are_not_engines_are_refused(tmp_path):

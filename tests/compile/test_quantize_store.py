@@ -87,3 +87,24 @@ def test_the_key_follows_what_it_is_made_with(changed, graph, monkeypatch):
     else:
         monkeypatch.setattr(caching, "version", lambda library: "99")
     assert store.key_of(graph, clips(), "int8", "onnx", ["fc1"]) != before
+
+
+@pytest.mark.parametrize("place", ["of_user", "fetch_files", "store_files"])
+def test_a_cache_that_fails_costs_a_build_nothing(place, graph, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("anything")
+
+    monkeypatch.setattr(caching.Cache, place, fail)
+    key = store.key_of(graph, clips(), "int8", "onnx", ["fc1"])
+    assert bool(key) == (place != "of_user")  # without a name nothing is looked for
+    store.keep("quantized-1", graph)
+    assert not store.fetch("quantized-1", graph)
+
+
+def test_a_damaged_graph_leaves_nothing_to_be_taken_for_a_new_one(graph, cache, tmp_path):
+    """ONNX appends weights to a file that is there."""
+    store.keep("quantized-1", graph)
+    (cache / "quantized-1" / "files" / "graph.onnx.data").write_bytes(b"\1" * 900)
+    (tmp_path / "other").mkdir()
+    assert not store.fetch("quantized-1", tmp_path / "other" / "graph.onnx")
+    assert list((tmp_path / "other").iterdir()) == []
