@@ -2,7 +2,9 @@
 
 Our own are one safetensors file whose metadata holds the resolved configuration. Published CAV-MAE and KDC-MAE
 files are PyTorch state dicts; their architecture is inferred from tensor shapes. No file is ever unpickled
-beyond plain tensors, and nothing loads silently: a tensor that is missing, left over or misshapen is an error.
+beyond plain tensors, and nothing loads silently: a tensor that is missing, left over or misshapen is an error. What a
+file is and which weights in it are the model's is the matter of :mod:`kdcmae.checkpoint_files` and
+:mod:`kdcmae.weight_sets`.
 """
 
 from __future__ import annotations
@@ -12,24 +14,23 @@ import json
 import logging
 import math
 import os
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from kdcmae import config as configs
+from kdcmae.checkpoint_files import listed, read_file
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
 from kdcmae.errors import CheckpointError
 from kdcmae.pos_embed import fit_time
 from kdcmae.pretraining import KDCMAE
+from kdcmae.weight_sets import Weights, as_float32, choose_weights
 
 __all__ = [
     "Transfer",
@@ -54,11 +55,12 @@ _UNUSED = re.compile(
 )
 
 
-def load_pretrained(path: str | os.PathLike[str], **overrides: Any) -> KDCMAE:
+def load_pretrained(path: str | os.PathLike[str], *, weights: Weights | None = None, **overrides: Any) -> KDCMAE:
     """Load a pretraining checkpoint: our own, or a published CAV-MAE / KDC-MAE file.
 
     Args:
-        path: a safetensors or PyTorch file.
+        path: a safetensors or PyTorch file; containers and prefixes of trainers around the weights are taken away.
+        weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from what the file says or its
             shapes imply: ``num_heads=`` and ``decoder_num_heads=`` where heads are not 64 and 32 wide,
             ``audio_length=`` to trim or interpolate the audio positions.
@@ -70,20 +72,21 @@ def load_pretrained(path: str | os.PathLike[str], **overrides: Any) -> KDCMAE:
         CheckpointError: not readable, not a pretraining checkpoint, or tensors that do not fit (listed).
         ConfigError: an unknown override or one that contradicts the file.
     """
-    state, stored = _read(Path(path), kind="pretraining")
+    state, stored = _read(Path(path), kind="pretraining", weights=weights)
     inferred = stored or _with_heads({**_infer_encoder(state, path), **_infer_decoder(state, path)}, overrides, path)
     config = configs.from_mapping(PretrainingConfig, {**inferred, **overrides})
     return _filled(KDCMAE, config, state, path)
 
 
 def load_classifier(
-    path: str | os.PathLike[str], *, modality: Modality | None = None, **overrides: Any
+    path: str | os.PathLike[str], *, modality: Modality | None = None, weights: Weights | None = None, **overrides: Any
 ) -> KDCMAEClassifier:
     """Load a finetuned checkpoint: our own, or a published CAV-MAE / KDC-MAE file.
 
     Args:
-        path: a safetensors or PyTorch file.
+        path: a safetensors or PyTorch file; containers and prefixes of trainers around the weights are taken away.
         modality: what was finetuned; by default what the file says, or "audiovisual" where it does not say.
+        weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig` that differ from what the file says or its
             shapes imply, such as ``num_heads=``, ``audio_length=``, ``labels=`` or ``multi_label=``.
 
@@ -94,7 +97,7 @@ def load_classifier(
         CheckpointError: not readable, not a finetuned checkpoint, or tensors that do not fit (listed).
         ConfigError: an unknown override or one that contradicts the file.
     """
-    state, stored = _read(Path(path), kind="classifier")
+    state, stored = _read(Path(path), kind="classifier", weights=weights)
     if modality is not None:
         overrides["modality"] = modality
     inferred = stored or _with_heads(
@@ -156,7 +159,7 @@ def transfer(state: Mapping[str, Tensor], model: KDCMAE | KDCMAEClassifier) -> T
     own = model.state_dict()
     shared = own.keys() & state.keys()
     if misshapen := _misshapen({name: state[name] for name in shared}, own):
-        raise CheckpointError(f"the checkpoint does not fit the model: {_some(misshapen)}")
+        raise CheckpointError(f"the checkpoint does not fit the model: {listed(misshapen)}")
     for name in shared:
         own[name].copy_(state[name])
     return Transfer(
@@ -166,13 +169,17 @@ def transfer(state: Mapping[str, Tensor], model: KDCMAE | KDCMAEClassifier) -> T
     )
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_tensors(path: str | os.PathLike[str], *, weights: Weights | None = None) -> dict[str, Tensor]:
     """The float32 tensors of a file by published name, unchecked; for starting from other models, such as an MAE.
+
+    Args:
+        path: a safetensors or PyTorch file.
+        weights: as of :func:`load_pretrained`.
 
     Raises:
         CheckpointError: not readable, or not a file of tensors.
     """
-    return _read(Path(path), kind="pretraining")[0]
+    return _read(Path(path), kind="pretraining", weights=weights)[0]
 
 
 def save_checkpoint(
@@ -197,69 +204,53 @@ def save_checkpoint(
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def _read(path: Path, *, kind: str, weights: Weights | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of a file by published name, and the configuration where the file holds one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file inside it") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; check the path") from error
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        state, stored = _read_torch(path), None
-    elif head[8:9] == b"{":
-        state, stored = _read_safetensors(path, kind)
-    else:
-        raise CheckpointError(f"{path} is not a checkpoint: neither a PyTorch file nor safetensors")
-    state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+    content = read_file(path)
+    stored = _stored_config(content.metadata, kind, path)
+    state = choose_weights(content.tree, weights, path)
+    _require_known_variant(state, kind, path)
     unused = sorted(name for name in state if _UNUSED.match(name))
     if unused:
         logger.info("%s: ignored %d unused tensors: %s", path, len(unused), ", ".join(unused))
-    broken = sorted(name for name, tensor in state.items() if not tensor.isfinite().all())
-    if broken:
-        raise CheckpointError(f"{path} holds NaN or infinite values in {_some(broken)}; use an earlier checkpoint")
-    return {name: tensor for name, tensor in state.items() if name not in unused}, stored
+    return as_float32({name: tensor for name, tensor in state.items() if name not in unused}, path), stored
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the outcome says enough
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors, and loading that could run code: refused. "
-            "Re-save it with torch.save(model.state_dict(), path)"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or damaged: {reason}") from error
-    if isinstance(content, Mapping):
-        for wrapper in ("model", "state_dict"):
-            if isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
-        raise CheckpointError(f"{path} is not a state dict: expected a mapping from names to tensors")
-    return dict(content)
-
-
-def _read_safetensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+def _stored_config(metadata: Mapping[str, str], kind: str, path: Path) -> dict[str, Any] | None:
+    """The configuration in a file of our own, checked to be of the kind wanted; None of any other file."""
     if metadata.get(_KIND_KEY, kind) != kind:
         raise CheckpointError(f"{path} is a {metadata[_KIND_KEY]} checkpoint, expected a {kind} checkpoint")
     if _CONFIG_KEY not in metadata:
-        return state, None
+        return None
     try:
         stored = json.loads(metadata[_CONFIG_KEY])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its stored configuration is not JSON: {error}") from error
-    return state, stored
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: its stored configuration is {stored!r} instead of an object")
+    return stored
+
+
+def _require_known_variant(state: Mapping[str, Tensor], kind: str, path: object) -> None:
+    """Refuse the published options that put something into the forward pass that our models do not have.
+
+    Source: KDC-MAE's code. With ``split_decoder`` each modality has decoder blocks of its own; with ``kld_mlp`` the
+    head of a finetuned model reads two linear layers behind the pooled tokens. Other files have tensors of these names
+    that nothing reads.
+    """
+    split = sorted({name.partition(".")[0] for name in state if re.match(r"decoder_(blocks|norm)_[av]\.", name)})
+    if kind == "pretraining" and split:
+        raise CheckpointError(
+            f"{path} was pretrained with split_decoder ({listed(split)}), a published variant that is not implemented "
+            "here, where one decoder sees both modalities; what was finetuned from it has no decoder, and loads"
+        )
+    projections = sorted(name for name in state if re.match(r"kld_mlp\.\d+\.weight$", name))
+    head = state.get("mlp_head.0.weight")
+    if kind == "classifier" and projections and head is not None and state[projections[-1]].shape[:1] == head.shape:
+        raise CheckpointError(
+            f"{path} was finetuned with kld_mlp ({listed(projections)}), a published variant that is not implemented "
+            "here: its head reads what these layers make of the pooled tokens; finetune without the option"
+        )
 
 
 def _infer_encoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
@@ -267,11 +258,13 @@ def _infer_encoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
     needed = ("pos_embed_a", "pos_embed_v", "patch_embed_a.proj.weight", "blocks_u.0.mlp.fc1.weight")
     missing = [name for name in needed if name not in state]
     if missing:
-        raise CheckpointError(f"{path} is not a CAV-MAE or KDC-MAE checkpoint: no {_some(missing)}")
+        raise CheckpointError(f"{path} {_not_ours(state, missing, path)}")
     width, _, patch_size, _ = _shape(state, "patch_embed_a.proj.weight", 4)
     audio_tokens = _shape(state, "pos_embed_a", 3)[1]
     video_tokens = _shape(state, "pos_embed_v", 3)[1]
     hidden = _shape(state, "blocks_u.0.mlp.fc1.weight", 2)[0]
+    if not width or not 1 <= patch_size <= _MEL_BINS:
+        raise CheckpointError(f"{path}: patches of {patch_size} in {width} channels are those of no such model")
     return {
         "audio_length": audio_tokens * patch_size // (_MEL_BINS // patch_size),
         "image_size": math.isqrt(video_tokens) * patch_size,
@@ -281,6 +274,16 @@ def _infer_encoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
         "unified_depth": _depth(state, "blocks_u"),
         "mlp_ratio": hidden / width,
     }
+
+
+def _not_ours(state: Mapping[str, Tensor], missing: list[str], path: object) -> str:
+    """What a file is instead of one of ours, and which tensors it has."""
+    held = f"it holds {listed(sorted(state), 6)}" if state else "it holds no tensors"
+    if part := re.search(r"-(\d+)-of-(\d+)\.", Path(str(path)).name):
+        return f"is part {int(part[1])} of {int(part[2])} of a checkpoint; join the parts in one file; {held}"
+    if "patch_embed.proj.weight" in state:
+        return f"is a ViT or an MAE of pictures alone; pretraining can start from an MAE (kdcmae pretrain); {held}"
+    return f"is not a CAV-MAE or KDC-MAE checkpoint: no {listed(missing)}; {held}"
 
 
 def _infer_decoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
@@ -343,7 +346,7 @@ def _filled(kind: Any, config: Any, state: dict[str, Tensor], path: object) -> A
     unexpected = sorted(state.keys() - expected.keys())
     misshapen = _misshapen(state, expected)
     problems = [
-        f"{label}: {_some(names)}"
+        f"{label}: {listed(names)}"
         for label, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
         if names
     ]
@@ -372,8 +375,3 @@ def _misshapen(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> l
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-
-
-def _some(names: list[str], limit: int = 12) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -150,6 +150,63 @@ def test_unreadable_files(published, classifier, tmp_path):
         load_classifier(save([1, 2], tmp_path / "list.pth"))
 
 
+def test_a_file_of_something_else_names_its_tensors(tmp_path):
+    other = save({"conv1.weight": torch.ones(1), "fc2.bias": torch.ones(1)}, tmp_path / "resnet.pth")
+    with pytest.raises(CheckpointError, match=r"no pos_embed_a, .*; it holds conv1\.weight, fc2\.bias"):
+        load_classifier(other)
+    part = save({"pos_embed_a": torch.ones(1, 4, 4)}, tmp_path / "model-00001-of-00003.pth")
+    with pytest.raises(CheckpointError, match="is part 1 of 3 of a checkpoint; join the parts"):
+        load_classifier(part)
+    mae = save({"patch_embed.proj.weight": torch.ones(4, 3, 16, 16)}, tmp_path / "mae.pth")
+    with pytest.raises(CheckpointError, match=r"is a ViT or an MAE of pictures alone.*kdcmae pretrain"):
+        load_classifier(mae)
+
+
+def test_containers_prefixes_and_averages(classifier, tmp_path):
+    state = classifier.state_dict()
+    wrapped = {f"module._orig_mod.{name}": tensor.half() for name, tensor in state.items()}
+    average = {f"_orig_mod.{name}": tensor.double() * 2 for name, tensor in state.items()}
+    path = save({"model": {"state_dict": wrapped}, "model_ema": average, "epoch": 3}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match="choose with --weights model or --weights ema"):
+        load_classifier(path)
+    trained, averaged = (load_classifier(path, weights=weights).state_dict() for weights in ("model", "ema"))
+    for name, tensor in state.items():
+        torch.testing.assert_close(trained[name], tensor.half().float(), rtol=0, atol=0)
+        torch.testing.assert_close(averaged[name], tensor * 2)
+
+
+def test_published_options_that_change_the_forward_pass_are_refused(classifier, tmp_path):
+    state = dict(classifier.state_dict())
+    narrow = {
+        "mlp_head.0.weight": torch.ones(8),
+        "mlp_head.0.bias": torch.ones(8),
+        "mlp_head.1.weight": torch.ones(3, 8),
+    }
+    layers = {"kld_mlp.0.weight": torch.ones(16, 64), "kld_mlp.2.weight": torch.ones(8, 16)}
+    with pytest.raises(CheckpointError, match=r"was finetuned with kld_mlp \(kld_mlp\.0\.weight, kld_mlp\.2\.weight\)"):
+        load_classifier(save({**state, **layers, **narrow}, tmp_path / "mlp.pth"))
+    assert load_classifier(save({**state, **layers}, tmp_path / "unused.pth")).config == load_classifier(
+        save(state, tmp_path / "plain.pth")
+    ).config  # fmt: skip
+
+    whole = KDCMAE.from_preset("tiny", **SMALLEST, **SMALLEST_DECODER).state_dict()
+    split = {
+        name.replace(part, f"{part}_{modality}"): tensor
+        for name, tensor in whole.items()
+        for part in ("decoder_blocks", "decoder_norm")
+        for modality in "av"
+        if name.startswith(part)
+    }
+    rest = {name: tensor for name, tensor in whole.items() if not name.startswith(("decoder_blocks", "decoder_norm"))}
+    path = save({**rest, **split, "decoder_embed_audio.weight": torch.ones(32, 64)}, tmp_path / "split.pth")
+    with pytest.raises(
+        CheckpointError, match=r"was pretrained with split_decoder \(decoder_blocks_a, decoder_blocks_v"
+    ):
+        load_pretrained(path)
+    joint = save({**whole, "decoder_embed_audio.weight": torch.ones(32, 64)}, tmp_path / "joint.pth")
+    assert set(load_pretrained(joint).state_dict()) == set(whole)
+
+
 def test_not_finite_weights(classifier, tmp_path):
     state = dict(classifier.state_dict())
     state["norm.weight"] = torch.full_like(state["norm.weight"], float("nan"))

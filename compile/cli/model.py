@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from kdcmae.cli.common import weights_option
 from kdcmae.errors import ConfigError
 from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import digest
@@ -50,6 +51,7 @@ _OPTIONS = (
         help="Prepared inputs, or the waveform and the frame themselves, which the engine then prepares.",
     ),
     click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads.", show_default="each 64 wide"),
+    weights_option,
     click.option(
         "--keep",
         type=click.FloatRange(0, 1, min_open=True),
@@ -91,7 +93,7 @@ def load_model(
 
     Args:
         checkpoint, task, preset, random_weights, labels, inputs, keep, keep_by: as the options say.
-        settings: ``modality``, ``multi_label`` and ``num_heads``, None or False where not given.
+        settings: ``modality``, ``multi_label``, ``num_heads`` and ``weights``, None or False where not given.
 
     Raises:
         ConfigError: options that contradict each other.
@@ -102,6 +104,8 @@ def load_model(
     if random_weights is not (preset is not None):
         raise ConfigError("--preset has no trained weights and needs --random-weights, which needs --preset")
     overrides = {name: value for name, value in settings.items() if value}
+    if checkpoint is None and "weights" in overrides:
+        raise ConfigError("--weights chooses among those of a --checkpoint, and none is given")
     if labels is not None:
         overrides["labels"] = read_labels(labels)
     from kdcmae.keep import TokenKeep
@@ -126,7 +130,7 @@ def _classifier(
     if preset is not None:
         return classifier_model(keep_tokens(untrained_classifier(preset, **overrides), tokens), **_untrained(preset))
     path = checkpoint or _shipped("classifier")
-    return classifier_model(keep_tokens(load_classifier(path, **overrides), tokens), **_trained(path))
+    return classifier_model(keep_tokens(load_classifier(path, **overrides), tokens), **_trained(path, overrides))
 
 
 def _features(checkpoint: Path | None, preset: str | None, overrides: dict[str, Any], tokens: TokenKeep) -> EngineModel:
@@ -138,7 +142,7 @@ def _features(checkpoint: Path | None, preset: str | None, overrides: dict[str, 
     if preset is not None:
         return feature_model(keep_tokens(untrained_autoencoder(preset, **overrides), tokens), **_untrained(preset))
     path = checkpoint or _shipped("pretrained")
-    return feature_model(keep_tokens(load_pretrained(path, **overrides).eval(), tokens), **_trained(path))
+    return feature_model(keep_tokens(load_pretrained(path, **overrides).eval(), tokens), **_trained(path, overrides))
 
 
 def _shipped(kind: Literal["classifier", "pretrained"]) -> Path:
@@ -151,5 +155,6 @@ def _untrained(preset: str) -> dict[str, Any]:
     return {"name": preset, "source": f"preset {preset}, seed 0", "random_weights": True}
 
 
-def _trained(path: Path) -> dict[str, Any]:
-    return {"name": path.stem, "source": f"{path.name} sha256:{digest(path)}", "random_weights": False}
+def _trained(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    chosen = f", {overrides['weights']} weights" if "weights" in overrides else ""
+    return {"name": path.stem, "source": f"{path.name} sha256:{digest(path)}{chosen}", "random_weights": False}

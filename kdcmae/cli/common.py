@@ -25,7 +25,15 @@ __all__ = [
     "json_option",
     "note",
     "print_json",
+    "weights_option",
 ]
+
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["model", "ema"]),
+    help="Of a checkpoint that holds both: the weights as trained, or their moving average.",
+    show_default="the only ones there",
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 

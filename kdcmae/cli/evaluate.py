@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from kdcmae.cli import evaluate_report as report
-from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, json_option, note
+from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, json_option, note, weights_option
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.terminal import progress_bar
 
@@ -61,12 +61,14 @@ class Setup:
     broken_limit: float
     device: str
     num_heads: int | None
+    weights: str | None
     as_json: bool
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What the command line says about a checkpoint."""
-        return {} if self.num_heads is None else {"num_heads": self.num_heads}
+        said = {"num_heads": self.num_heads, "weights": self.weights}
+        return {name: value for name, value in said.items() if value is not None}
 
     @property
     def torch_device(self) -> str:
@@ -131,6 +133,7 @@ _COMMON = (
     click.option("--broken-limit", type=float, default=0.01, show_default=True, help="Share of clips that may fail."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of a checkpoint."),
     click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide"),
+    weights_option,
     json_option,
 )
 

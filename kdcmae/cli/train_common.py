@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcmae.cli.common import json_option, note, print_json
+from kdcmae.cli.common import json_option, note, print_json, weights_option
 from kdcmae.terminal import say
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _OPTIONS = (
         show_default="AVSynth's or VGGSound's",
     ),
     click.option("--checkpoint", type=_PATH, help="Weights to start from."),
+    weights_option,
     click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="Size of a fresh model."),
     click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated."),
     click.option("--resume", is_flag=True, help="Go on where the run in --output stopped."),

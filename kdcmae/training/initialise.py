@@ -14,12 +14,18 @@ from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import PretrainingConfig
 from kdcmae.errors import CheckpointError
 from kdcmae.pretraining import KDCMAE
+from kdcmae.weight_sets import Weights
 
 __all__ = ["start_finetuning", "start_pretraining", "tensors_from_mae"]
 
 
 def start_pretraining(
-    path: str | os.PathLike[str] | None, *, preset: str, sizes: Mapping[str, Any], overrides: Mapping[str, Any]
+    path: str | os.PathLike[str] | None,
+    *,
+    preset: str,
+    sizes: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    weights: Weights | None = None,
 ) -> tuple[KDCMAE, Transfer | None]:
     """A model to pretrain.
 
@@ -28,6 +34,7 @@ def start_pretraining(
             None for fresh weights.
         preset, sizes: of the model, unless an earlier pretraining gives them; ``sizes`` differ from the preset's.
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from all that.
+        weights: ``"model"`` or ``"ema"``, where the file holds both.
 
     Returns:
         The model in float32 on the CPU and what it took from the file.
@@ -36,18 +43,23 @@ def start_pretraining(
         CheckpointError: not such a file, or tensors that do not fit (listed).
         ConfigError: an unknown preset or field, or a value out of range.
     """
-    mae = None if path is None else _read_mae(path)
+    mae = None if path is None else _read_mae(path, weights)
     if path is None or mae is not None:
         model = KDCMAE.from_preset(preset, **{**sizes, **overrides})
         return model, None if mae is None else transfer(tensors_from_mae(mae, model.config), model)
-    earlier = load_pretrained(path, **_heads(overrides))
+    earlier = load_pretrained(path, weights=weights, **_heads(overrides))
     model = KDCMAE(configs.replace(earlier.config, **overrides))
     model.reset_parameters()
     return model, transfer(earlier.state_dict(), model)
 
 
 def start_finetuning(
-    path: str | os.PathLike[str] | None, *, preset: str, sizes: Mapping[str, Any], overrides: Mapping[str, Any]
+    path: str | os.PathLike[str] | None,
+    *,
+    preset: str,
+    sizes: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    weights: Weights | None = None,
 ) -> tuple[KDCMAEClassifier, Transfer | None]:
     """A classifier to finetune, its head fresh.
 
@@ -55,6 +67,7 @@ def start_finetuning(
         path: a pretraining checkpoint, or None for fresh weights.
         preset, sizes: of the model, unless a checkpoint gives them; ``sizes`` differ from the preset's.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig`, ``num_classes`` among them.
+        weights: ``"model"`` or ``"ema"``, where the file holds both.
 
     Returns:
         The classifier in float32 on the CPU and what it took from the file.
@@ -65,7 +78,7 @@ def start_finetuning(
     """
     if path is None:
         return KDCMAEClassifier.from_preset(preset, **{**sizes, **overrides}), None
-    return init_classifier(load_pretrained(path, **_heads(overrides)), **overrides)
+    return init_classifier(load_pretrained(path, weights=weights, **_heads(overrides)), **overrides)
 
 
 def _heads(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,8 +86,8 @@ def _heads(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {name: overrides[name] for name in ("num_heads", "decoder_num_heads") if name in overrides}
 
 
-def _read_mae(path: str | os.PathLike[str]) -> dict[str, Tensor] | None:
-    tensors = read_tensors(path)
+def _read_mae(path: str | os.PathLike[str], weights: Weights | None) -> dict[str, Tensor] | None:
+    tensors = read_tensors(path, weights=weights)
     return tensors if "patch_embed.proj.weight" in tensors else None
 
 

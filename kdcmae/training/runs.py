@@ -22,6 +22,7 @@ from kdcmae.training.recipes import Recipe
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
 from kdcmae.training.sources import ClipSource, is_avsynth, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
+from kdcmae.weight_sets import Weights
 
 __all__ = ["Request", "finetuning_run", "pretraining_run"]
 
@@ -36,6 +37,7 @@ class Request:
         validation: clips to measure on after each epoch, given as ``data``; None for none, or AVSynth's own.
         output: folder of the run.
         checkpoint: to start from; None for fresh weights.
+        weights: which of two sets of weights in the checkpoint.
         preset: size of a fresh model; None for the recipe's.
         labels: for finetuning, a file of the classes; None for those that occur in the manifest.
         overrides: settings that differ from the recipe, as ``key=value``.
@@ -46,6 +48,7 @@ class Request:
     validation: str | None = None
     output: Path
     checkpoint: Path | None = None
+    weights: Weights | None = None
     preset: str | None = None
     labels: Path | None = None
     overrides: tuple[str, ...] = ()
@@ -53,6 +56,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.preset is not None:
             raise ConfigError(f"the sizes come from {self.checkpoint}; leave preset={self.preset} out")
+        if self.checkpoint is None and self.weights is not None:
+            raise ConfigError(f"weights={self.weights} chooses among those of a checkpoint, and none is given")
 
 
 def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
@@ -67,6 +72,7 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
     torch.manual_seed(settings.seed)
     model, transfer = start_pretraining(
         request.checkpoint,
+        weights=request.weights,
         preset=request.preset or request.recipe.preset,
         sizes=request.recipe.sizes,
         overrides={**request.recipe.model, **overrides["model"]},
@@ -92,6 +98,7 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
     torch.manual_seed(settings.seed)
     model, transfer = start_finetuning(
         request.checkpoint,
+        weights=request.weights,
         preset=request.preset or request.recipe.preset,
         sizes=request.recipe.sizes,
         overrides={

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from kdcmae import KDCMAEClassifier
 from kdcmae.assets import default_checkpoint
@@ -203,6 +204,21 @@ def test_checkpoint_options_reach_the_checkpoint(model: Path, engine: Path, clip
     result = run(engine, clip, "--num-heads", 4)
     assert result.exit_code == 2
     assert "--num-heads is for checkpoints" in result.stderr
+
+
+def test_of_two_sets_of_weights_the_user_chooses(model: Path, clip: Path, tmp_path: Path) -> None:
+    state = load_file(model)
+    average = {name: tensor * (2 if tensor.ndim > 1 else 1) for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": average}, tmp_path / "run.pth")
+    heads = ("--num-heads", 2)
+    result = run(tmp_path / "run.pth", clip, *heads)
+    assert result.exit_code == 2
+    assert "choose with --weights model or --weights ema" in result.stderr
+    trained, averaged = (
+        list(scores(answer(tmp_path / "run.pth", clip, *heads, "--weights", chosen)["clips"][0]).values())
+        for chosen in ("model", "ema")
+    )
+    assert trained != averaged
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "."])

@@ -85,10 +85,11 @@ def test_going_on_needs_resume(pretrained):
         ("pretrain", ("--data", "nothing.jsonl"), {}, "nothing.jsonl: cannot be read"),
         ("pretrain", ("--checkpoint", "nothing.pth"), {}, "nothing.pth: No such file"),
         ("pretrain", ("--checkpoint", "a.pth", "--preset", "tiny"), {}, "the sizes come from a.pth"),
+        ("pretrain", ("--weights", "ema"), {}, "weights=ema chooses among those of a checkpoint, and none is given"),
         ("pretrain", (), {"parallel": "fsdp"}, "torchrun"),
         ("finetune", (), {"num_classes": 3}, "num_classes comes from the classes of the data"),
         ("finetune", (), {"accumulation_steps": 3}, "not a multiple of accumulation_steps=3"),
-        ("finetune", ("--labels", "nothing.csv"), {}, "nothing.csv: cannot read labels"),
+        ("finetune", ("--labels", "nothing.csv"), {}, "nothing.csv: cannot be read"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(command, arguments, settings, message, tmp_path):

@@ -107,6 +107,21 @@ def test_going_on_from_a_pretraining_takes_its_sizes_and_new_objectives(random_r
     assert set(transfer.fresh) == {f"mlp_head.{layer}.{part}" for layer in (0, 1) for part in ("weight", "bias")}
 
 
+def test_of_two_sets_of_weights_the_request_chooses(random_runs, mae, tmp_path):
+    earlier = KDCMAE.from_preset("tiny", **random_runs.SIZES, **random_runs.DECODER).state_dict()
+    average = {name: tensor + 1 for name, tensor in earlier.items()}
+    path, heads = tmp_path / "run.pth", {"num_heads": 1, "decoder_num_heads": 1}
+    torch.save({"state_dict": earlier, "ema": average}, path)
+    with pytest.raises(CheckpointError, match="choose with --weights"):
+        start_pretraining(path, preset="tiny", sizes={}, overrides=heads)
+    model, _ = start_pretraining(path, preset="tiny", sizes={}, overrides=heads, weights="ema")
+    assert torch.equal(model.state_dict()["norm.weight"], average["norm.weight"])
+    classifier, _ = start_finetuning(
+        path, preset="tiny", sizes={}, overrides={"num_heads": 1, "num_classes": 5}, weights="model"
+    )
+    assert torch.equal(classifier.state_dict()["norm.weight"], earlier["norm.weight"])
+
+
 def test_fresh_weights_and_unknown_settings():
     sizes = {"embed_dim": 64, "num_heads": 1}
     model, transfer = start_pretraining(None, preset="tiny", sizes=sizes, overrides={"views": 3})
