@@ -1,4 +1,4 @@
-"""What continuous integration does about the browser that the pages are tested in."""
+"""What continuous integration does about the browser and the ffmpeg program that tests want."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no .ci/run beside 
 def ci(tmp_path):
     """Runs the script where only some programs are there, each as a line of shell."""
 
-    def run(**programs: str) -> subprocess.CompletedProcess[str]:
+    def run(**programs: str | None) -> subprocess.CompletedProcess[str]:
         script = tmp_path / "checkout" / ".ci" / "run"
         script.parent.mkdir(parents=True)
         shutil.copy(SCRIPT, script)
@@ -26,7 +26,13 @@ def ci(tmp_path):
         folder.mkdir()
         for name in ("bash", "dirname", "cp"):
             (folder / name).symlink_to(str(shutil.which(name)))
-        programs = {"make": 'echo "make $1, browser ${REQUIRE_BROWSER:-not} required"', "id": "echo 0", **programs}
+        programs = {
+            "make": 'echo "make $1, browser ${REQUIRE_BROWSER:-not} required"',
+            "id": "echo 0",
+            "ffmpeg": "",
+            **programs,
+        }
+        programs = {name: line for name, line in programs.items() if line is not None}
         for name, line in programs.items():
             (folder / name).write_text(f"#!{shutil.which('bash')}\n{line}\n")
             (folder / name).chmod(0o755)
@@ -60,6 +66,18 @@ def test_where_no_browser_can_be_had_that_is_said_last(ci, programs):
     assert done.returncode == 0
     assert "browser not required" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("WARNING: THE PAGES WERE NOT TESTED")
+
+
+def test_the_ffmpeg_program_is_brought_or_missed_aloud(ci):
+    done = ci(chromium="", ffmpeg=None)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].startswith("WARNING: CLIPS WERE NOT COMPARED WITH FFMPEG")
+
+
+def test_the_ffmpeg_program_that_apt_brings_is_used(ci):
+    brings = '[[ "$*" == *ffmpeg* ]] && cp "$BIN/id" "$BIN/ffmpeg"; exit 0'
+    done = ci(chromium="", ffmpeg=None, **{"apt-get": brings})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_failing_test_fails_the_run(ci):

@@ -25,6 +25,7 @@ def media(
     fps: int = 25,
     times: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
+    keyframe_every: int | None = None,
 ) -> Path:
     """Frame i is one grey level, 5 * i; the sound is a tone of amplitude 0.5 in every channel."""
     with av.open(path, "w", options=options or {}) as container:
@@ -33,6 +34,8 @@ def media(
             pictures.width, pictures.height = size
             pictures.pix_fmt = "yuv420p"
             pictures.bit_rate = 4_000_000
+            if keyframe_every is not None:
+                pictures.codec_context.gop_size = keyframe_every
         if audio is not None:
             sound = container.add_stream(audio, rate=rate)
             sound.layout = layout
@@ -40,7 +43,7 @@ def media(
             tone = (0.5 * np.sin(2 * np.pi * TONE_HZ * time_s)).astype(np.float32)
             channels = np.tile(tone, (av.AudioLayout(layout).nb_channels, 1))
             chunk = av.AudioFrame.from_ndarray(channels, format="fltp", layout=layout)
-            chunk.sample_rate = rate
+            chunk.sample_rate, chunk.pts, chunk.time_base = rate, 0, Fraction(1, rate)
             container.mux(sound.encode(chunk))
             container.mux(sound.encode(None))
         if video is not None:

@@ -140,37 +140,6 @@ def test_packets_that_hold_no_frame_of_their_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_frames(path), [decoded[i * len(decoded) // 10] for i in range(10)])
 
 
-@pytest.mark.parametrize(("quarter_turns", "corner"), [(1, (0, -1)), (2, (-1, -1)), (3, (-1, 0))])
-def test_rotated_recordings_come_upright(quarter_turns: int, corner: tuple[int, int], tmp_path: Path) -> None:
-    """A phone held sideways: the picture as stored has its white corner at the top left."""
-    path = tmp_path / "phone.mp4"
-    picture = np.zeros((48, 64, 3), np.uint8)
-    picture[:16, :16] = 255
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    turn_clockwise(path, quarter_turns)
-    frame = read_frames(path)[0]
-    assert frame.shape == ((64, 48, 3) if quarter_turns % 2 else (48, 64, 3))
-    y, x = (8 if part == 0 else -8 for part in corner)
-    assert frame[y, x].min() > 200
-    assert frame[-y, -x].max() < 50
-
-
-def turn_clockwise(path: Path, quarter_turns: int) -> None:
-    """Set the display matrix in the track header of an MP4 file, as phones do."""
-    one = 1 << 16
-    a, b = {1: (0, one), 2: (-one, 0), 3: (0, -one)}[quarter_turns]
-    content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 40  # version, times, ids, layer, volume come first
-    assert content[matrix : matrix + 4] == struct.pack(">i", one)
-    content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, -b, a, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
-
-
 def test_a_size_that_changes_on_the_way_is_scaled_to_the_first(tmp_path: Path) -> None:
     parts = [media(tmp_path / f"{width}.ts", audio=None, size=(width, 48), count=25) for width in (64, 96)]
     path = tmp_path / "joined.ts"

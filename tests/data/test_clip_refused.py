@@ -119,7 +119,7 @@ def test_every_reader_sees_a_cut(reader: object, tmp_path: Path) -> None:
     path = media(tmp_path / "clip.mkv")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"is truncated: it ends after \d\.\d\d of 2\.\d\d s"):
+    with pytest.raises(DataError, match=r"is truncated: its (audio|video) ends after \d\.\d\d of 2\.\d\d s"):
         reader(path)  # type: ignore[operator]
 
 
