@@ -10,7 +10,7 @@ from kdcmae.compile.parity import Arrays
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import import_library
 
-__all__ = ["open_session", "quiet_options", "require_onnxruntime", "sparing_options"]
+__all__ = ["open_session", "require_onnxruntime", "sparing_options"]
 
 
 def open_session(path: Path, disabled: Sequence[str] = ()) -> Callable[[Arrays], Arrays]:
@@ -43,16 +43,13 @@ def require_onnxruntime() -> Any:
     return import_library("onnxruntime", install=to_run("onnx"))
 
 
-def quiet_options(ort: Any) -> Any:
-    """Session options that keep all but errors to themselves: it warns about every constant it cannot fold."""
+def sparing_options(ort: Any) -> Any:
+    """Session options that spare memory: weights stay where they are mapped, and what is freed goes back.
+
+    All but errors stays untold: ONNX Runtime warns about every constant that it cannot fold.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    return options
-
-
-def sparing_options(ort: Any) -> Any:
-    """The same, with memory spared: weights stay where they are mapped, and what is freed goes back."""
-    options = quiet_options(ort)
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
     return options

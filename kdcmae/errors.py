@@ -18,6 +18,7 @@ __all__ = [
     "EngineError",
     "EngineInputError",
     "EngineIntegrityError",
+    "EnginePrecisionError",
     "EngineVersionError",
     "GateError",
     "KdcmaeError",
@@ -78,6 +79,12 @@ class EngineInputError(EngineError):
 
 class EngineIntegrityError(EngineError):
     """A file of an engine folder is missing or differs from its digest in the manifest."""
+
+
+class EnginePrecisionError(EngineError):
+    """The engine would execute in another precision than it claims, and the caller asked for none other."""
+
+    exit_code = 1
 
 
 class EngineVersionError(EngineError):

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from kdcmae.compile.quantize.qdq import declared_products
-from kdcmae.compile.sessions import open_session, quiet_options, require_onnxruntime
+from kdcmae.compile.sessions import open_session, require_onnxruntime
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.onnx import NO_BFLOAT16
+from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.onnx import NO_BFLOAT16, profile_execution
 
 __all__ = ["TARGET", "OnnxRuntime"]
 
-# What ONNX Runtime makes of a product of dequantised operands.
-_INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
-_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
 # It takes products for its own before those of dequantised operands are looked for, and they would run in float.
 _NOT_WITH_PAIRS = ("MatMulAddFusion",)
 
@@ -44,14 +40,11 @@ class OnnxRuntime:
             return BuiltEngine(
                 engine={"file": "model.onnx", "device": "CUDA"},
                 libraries=libraries,
-                executed={},
-                read_from="nothing on this machine",
-                products={},
                 run=None,
                 unrunnable=NO_BFLOAT16,
             )
         disabled = _NOT_WITH_PAIRS if request.precision == "int8" else ()
-        executed = _optimised_types(request.graph, disabled)
+        feed = example_inputs(request.inputs, request.batch.min)
         return BuiltEngine(
             engine={
                 "file": "model.onnx",
@@ -59,11 +52,9 @@ class OnnxRuntime:
                 **({"disabled_optimizers": list(disabled)} if disabled else {}),
             },
             libraries=libraries,
-            executed=executed,
-            read_from="the graph that ONNX Runtime optimised",
-            products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
             run=open_session(request.folder / "model.onnx", disabled),
             declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
+            **vars(profile_execution(request.folder / "model.onnx", feed, disabled=disabled)),
         )
 
     def inspect(self, path: Path) -> Contents:
@@ -74,34 +65,6 @@ class OnnxRuntime:
 
 
 TARGET = OnnxRuntime()
-
-
-def _optimised_types(graph: Path, disabled: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Node classes by output precision in the graph ONNX Runtime really executes, casts it inserted included."""
-    import onnx
-
-    ort = require_onnxruntime()
-    with tempfile.TemporaryDirectory() as folder:
-        options = quiet_options(ort)
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        # Weights in a file of their own: one file holds 2 GiB at most.
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
-        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled))
-        optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
-    declared = (*optimised.graph.value_info, *optimised.graph.output)
-    types = {info.name: info.type.tensor_type.elem_type for info in declared}
-    types |= {tensor.name: tensor.data_type for tensor in optimised.graph.initializer}
-    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for node in optimised.graph.node:
-        if node.op_type in _INTEGER_PRODUCTS:
-            counts[node.op_type]["int8"] += 1
-            continue
-        # The optimiser does not declare the results of casts it inserted; then the node's constants tell its type.
-        precisions = [names[types[name]] for name in (*node.output, *node.input) if types.get(name) in names]
-        if precisions:
-            counts[node.op_type][precisions[0]] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
 
 
 def _declared_types(path: Path) -> dict[str, dict[str, int]]:

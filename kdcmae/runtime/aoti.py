@@ -13,7 +13,14 @@ import numpy as np
 from kdcmae import host
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.extras import to_run
-from kdcmae.runtime.backend import Arrays, engine_option, engine_threads, import_library, require_same_release
+from kdcmae.runtime.backend import (
+    Arrays,
+    Unreported,
+    engine_option,
+    engine_threads,
+    import_library,
+    require_same_release,
+)
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["AOTIBackend"]
@@ -21,7 +28,7 @@ __all__ = ["AOTIBackend"]
 DEVICES = ("cpu", "cuda")
 
 
-class AOTIBackend:
+class AOTIBackend(Unreported):
     """An AOTInductor package on the device it was compiled for.
 
     ``manifest.engine`` holds ``device`` (``"cpu"`` or ``"cuda"``), ``cpu_features`` or ``compute_capability`` (what

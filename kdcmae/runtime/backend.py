@@ -18,12 +18,14 @@ from kdcmae.errors import (
     EngineVersionError,
     MissingDependencyError,
 )
+from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
 
 __all__ = [
     "Arrays",
     "Backend",
     "TensorType",
+    "Unreported",
     "bfloat16_to_float32",
     "check_tensors",
     "engine_option",
@@ -44,9 +46,29 @@ class Backend(Protocol):
         """Run checked, C-contiguous inputs; the outputs may be views that the next call overwrites."""
         ...
 
+    def execution(self) -> Execution:
+        """What the layers execute in, as far as the library tells at once; it is asked at every load."""
+        ...
+
+    def profile(self, feed: Arrays) -> Execution:
+        """What the layers execute in, where that takes a run on checked inputs to tell."""
+        ...
+
     def close(self) -> None:
         """Release the engine and the memory it holds. Called once; nothing is called afterwards."""
         ...
+
+
+class Unreported:
+    """A backend whose library does not tell what its engines execute in."""
+
+    def execution(self) -> Execution:
+        """Nothing."""
+        return Execution()
+
+    def profile(self, feed: Arrays) -> Execution:
+        """Nothing."""
+        return Execution()
 
 
 def import_library(name: str, *, install: str) -> ModuleType:

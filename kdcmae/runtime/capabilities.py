@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from kdcmae.errors import ConfigError, DeviceError, MissingDependencyError
 from kdcmae.extras import to_compile, to_run
 from kdcmae.runtime.cuda import Device
-from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.execution import Execution, claims_against, read_claims
+from kdcmae.runtime.manifest import BatchRange, Manifest
 from kdcmae.runtime.openvino import native_precision
 
 __all__ = [
     "CAPABILITIES",
     "PRECISIONS",
     "Capabilities",
+    "execution_differences",
     "is_installed",
     "not_native",
     "require_capable",
@@ -177,6 +179,27 @@ def not_native(target: str) -> dict[str, str]:
     if target == "openvino":
         return {name: native for name in ("fp16", "bf16") if (native := native_precision(name)) != name}
     return {}
+
+
+def execution_differences(manifest: Manifest, execution: Execution, *, device: str = "") -> list[str]:
+    """What an engine executes on this machine in another precision than its manifest claims, in words.
+
+    Args:
+        manifest: of the engine.
+        execution: what its library tells; where that is nothing, what is known of this processor decides.
+        device: it runs on, in the library's words; the processor where empty.
+
+    Raises:
+        EngineError: the manifest's claims are not claims.
+    """
+    if execution.executed:
+        return [str(claim) for claim in claims_against(manifest.precision, execution) if claim.holds is False]
+    native = not_native(manifest.target) if device.lower() in ("", "cpu") else {}
+    return [
+        f"{claim.layers} are claimed to execute in {claim.claimed}, which executes as {native[claim.claimed]} here"
+        for claim in read_claims(manifest.precision)
+        if claim.claimed in native
+    ]
 
 
 def require_native(target: str, *, precision: str, execute_as: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +17,20 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import ConfigError, EngineError, EngineInputError
+from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrecisionError
 from kdcmae.runtime import feeding
 from kdcmae.runtime.backend import Arrays, Backend
+from kdcmae.runtime.capabilities import execution_differences
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import scores
 
 __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
+
+_log = logging.getLogger("kdcmae.runtime")
 
 GOLDEN_FILE = "golden.npz"
 MAIN = ""  # the engine itself, beside its variants
@@ -65,7 +72,9 @@ class SelfTest:
         return all(math.isfinite(error) and error <= self.tolerance[name] for name, error in self.max_error.items())
 
 
-def load_engine(folder: str | Path, *, device: str | None = None, threads: int | None = None) -> Engine:
+def load_engine(
+    folder: str | Path, *, device: str | None = None, threads: int | None = None, strict: bool = False
+) -> Engine:
     """Load an engine folder, after checking every file in it.
 
     Digests tell a damaged or half-copied folder from a whole one before a library reads it. They do not prove
@@ -75,6 +84,8 @@ def load_engine(folder: str | Path, *, device: str | None = None, threads: int |
         folder: what kdcmae-compile wrote.
         device: another device than the one it was compiled for, in the engine library's own words.
         threads: CPU threads to use; where None, what the manifest says or else the library's choice.
+        strict: refuse an engine, or a variant when it is first needed, that the library says executes in another
+            precision here than its manifest claims. Otherwise that is a warning of the logger ``kdcmae.runtime``.
 
     Returns:
         The engine, ready to run.
@@ -82,6 +93,7 @@ def load_engine(folder: str | Path, *, device: str | None = None, threads: int |
     Raises:
         EngineError: not an engine folder, a bad manifest, or an engine file its library cannot load.
         EngineIntegrityError: a file is missing or has changed.
+        EnginePrecisionError: a claimed precision does not execute here, and ``strict`` is set.
         EngineVersionError: made for another version of its library or of the manifest.
         MissingDependencyError: its library is not installed.
         DeviceError: this machine lacks the device.
@@ -96,8 +108,30 @@ def load_engine(folder: str | Path, *, device: str | None = None, threads: int |
     module, name = _BACKENDS[manifest.target]
     load_backend = getattr(importlib.import_module(module), name)
     variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
-    load = partial(load_backend, folder, device=device, threads=threads)
+    load = partial(_load_checked, partial(load_backend, threads=threads), folder, device, strict)
     return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load)
+
+
+def _load_checked(
+    load: Callable[..., Backend], folder: Path, device: str | None, strict: bool, manifest: Manifest
+) -> Backend:
+    """Load a backend, and say or refuse what executes otherwise than claimed."""
+    backend = load(folder, manifest, device=device)
+    try:
+        where = str(device or manifest.engine.get("device", ""))
+        if differences := execution_differences(manifest, backend.execution(), device=where):
+            class_name = this_cpu().class_name
+            message = (
+                f"{folder} does not execute as claimed here: {'; '.join(differences)}; kdcmae check says how fast and "
+                f"how exactly, kdcmae-compile {f'--for {class_name}' if class_name else 'here'} builds what fits"
+            )
+            if strict:
+                raise EnginePrecisionError(message)
+            _log.warning("%s", message)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
 class Engine:
@@ -134,6 +168,11 @@ class Engine:
     def variants(self) -> tuple[str, ...]:
         """Modalities the engine also takes alone."""
         return self.manifest.variants
+
+    @property
+    def manifests(self) -> Mapping[str, Manifest]:
+        """Of the engine itself, by an empty name, and of its variants."""
+        return self._manifests
 
     @property
     def backend(self) -> Backend:
@@ -218,6 +257,21 @@ class Engine:
         given = {source for source, value in (("waveform", waveform), ("frame", frames)) if value is not None}
         variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= given)
         return feeding.from_clip(_names(self._manifests[variant]), self._preprocessing, waveform, sample_rate, frames)
+
+    def executions(self) -> dict[str, Execution]:
+        """What the layers of the engine, by an empty name, and of its variants execute in here, as the library tells.
+
+        Some libraries tell only of a run, which is made on made-up inputs, of an engine loaded once more.
+
+        Raises:
+            EngineError: the engine is closed or failed.
+        """
+        found = {}
+        for variant, manifest in self._manifests.items():
+            with self._lock:
+                feed = example_inputs(manifest.inputs, manifest.batch.min)
+                found[variant] = self._backend(variant).profile(feed)
+        return found
 
     def self_test(self) -> SelfTest:
         """Run the inputs stored beside the engine and compare with the reference outputs stored there too.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,10 @@ from kdcmae.runtime.backend import (
     import_library,
     require_same_or_newer,
 )
+from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["NO_BFLOAT16", "ONNXBackend"]
+__all__ = ["NO_BFLOAT16", "ONNXBackend", "profile_execution"]
 
 NO_BFLOAT16 = "ONNX Runtime's CPU provider has no bfloat16 kernels"
 
@@ -31,6 +37,41 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+# What ONNX Runtime makes of a product of dequantised operands.
+_INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
+_FLOATING = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def profile_execution(
+    path: Path, feed: Arrays, *, disabled: Sequence[str] = (), provider: str = "CPUExecutionProvider", threads: int = 0
+) -> Execution:
+    """What the kernels of a graph execute in, as ONNX Runtime's profile of one run lists them.
+
+    The graph is optimised and loaded once more, since only a session that was told so beforehand keeps a profile.
+
+    Args:
+        path: of the graph.
+        feed: inputs by name.
+        disabled: the library's own graph optimisers that it must not apply.
+        provider: ONNX Runtime's name of the device.
+        threads: 0 for the library's choice.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    ort = import_library("onnxruntime", install="kdcmae[onnx]")
+    options = _options(ort, threads)
+    options.enable_profiling = True
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=list(disabled))
+        session.run(None, dict(feed))
+        events = json.loads(Path(session.end_profiling()).read_bytes())
+    executed = _executed(event["args"] for event in events if event["name"].endswith("_kernel_time"))
+    products = sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter[str]())
+    return Execution(executed=executed, read_from="ONNX Runtime's profile of a run", products=dict(products))
 
 
 class ONNXBackend:
@@ -56,11 +97,10 @@ class ONNXBackend:
         ort = import_library("onnxruntime", install=to_run("onnx"))
         require_same_or_newer(manifest, "onnxruntime", ort.__version__)
         provider = _provider(ort, device or manifest.engine.get("device", "CPU"))
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about graph clean-up
-        options.intra_op_num_threads = engine_threads(manifest, threads) or 0  # 0: its own choice
         path = folder / manifest.engine["file"]
         disabled = _disabled_optimizers(manifest)
+        threads = engine_threads(manifest, threads) or 0
+        options = _options(ort, threads)
         try:
             self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)
         except _failures(ort) as error:
@@ -70,6 +110,15 @@ class ONNXBackend:
             raise DeviceError(f"ONNX Runtime {ort.__version__} has {provider}, but it did not start; check its driver")
         check_tensors(manifest, _tensor_types(self._session.get_inputs()), _tensor_types(self._session.get_outputs()))
         self._outputs = [spec.name for spec in manifest.outputs]
+        self._profile = partial(profile_execution, path, disabled=disabled, provider=provider, threads=threads)
+
+    def execution(self) -> Execution:
+        """Nothing: a session does not tell before it ran, and not without a profile."""
+        return Execution()
+
+    def profile(self, feed: Arrays) -> Execution:
+        """What the kernels execute in, from a run of a session of its own."""
+        return self._profile(feed)
 
     def infer(self, feed: Arrays) -> Arrays:
         """Run one batch."""
@@ -78,6 +127,26 @@ class ONNXBackend:
     def close(self) -> None:
         """Release the session."""
         del self._session
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings are about graph clean-up
+    options.intra_op_num_threads = threads
+    return options
+
+
+def _executed(kernels: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Kernels by kind and precision: that of the first floating value that they give, or else take."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for kernel in kernels:
+        values = (*kernel.get("output_type_shape", ()), *kernel.get("input_type_shape", ()))
+        precisions = [_FLOATING[name] for value in values for name in value if name in _FLOATING]
+        if kernel["op_name"] in _INTEGER_PRODUCTS:
+            precisions = ["int8"]
+        if precisions:
+            counts[kernel["op_name"]][precisions[0]] += 1
+    return {kind: dict(found) for kind, found in sorted(counts.items())}
 
 
 def _disabled_optimizers(manifest: Manifest) -> list[str]:

@@ -113,8 +113,11 @@ def _layers(compiled: Any) -> Iterator[tuple[str, str, str]]:
     """Kind, precision and original names of every layer, in the plugin's own words."""
     for layer in compiled.get_runtime_model().get_ops():
         facts = layer.get_rt_info()
-        names = facts["originalLayersNames"].astype(str) if "originalLayersNames" in facts else ""
-        yield facts["layerType"].astype(str), facts["runtimePrecision"].astype(str), names
+        kind, precision, names = (
+            facts[fact].astype(str) if fact in facts else ""
+            for fact in ("layerType", "runtimePrecision", "originalLayersNames")
+        )
+        yield kind, precision, names
 
 
 def _counted(layers: Iterable[tuple[str, str, str]], names: Mapping[str, str]) -> dict[str, dict[str, int]]:
@@ -243,8 +246,15 @@ class OpenVINOBackend:
         return self._pipeline.infer(feed, self._outputs)
 
     def execution(self) -> Execution:
-        """What the layers execute in, from OpenVINO's runtime models."""
-        return read_execution(*self._models)
+        """What the layers execute in, from OpenVINO's runtime models; nothing for a device that has none."""
+        try:
+            return read_execution(*self._models)
+        except RuntimeError:
+            return Execution()
+
+    def profile(self, feed: Arrays) -> Execution:
+        """The same: the runtime models tell without a run."""
+        return self.execution()
 
     def close(self) -> None:
         """Release the compiled model."""

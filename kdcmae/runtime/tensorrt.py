@@ -20,6 +20,7 @@ from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
     TensorType,
+    Unreported,
     bfloat16_to_float32,
     check_tensors,
     engine_option,
@@ -84,7 +85,7 @@ def error_logger(trt: Any) -> Any:
     return Logger()
 
 
-class TensorRTBackend:
+class TensorRTBackend(Unreported):
     """A TensorRT plan on one CUDA device, with memory for its largest batch.
 
     ``manifest.engine`` holds ``flavour`` (``"tensorrt"`` or ``"tensorrt_rtx"``) and, optionally, ``device``

@@ -15,7 +15,7 @@ import numpy as np
 
 from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError
 from kdcmae.extras import to_run
-from kdcmae.runtime.backend import Arrays, import_library, require_same_release
+from kdcmae.runtime.backend import Arrays, Unreported, import_library, require_same_release
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["TorchTensorRTBackend", "import_torch_tensorrt"]
@@ -45,7 +45,7 @@ def import_torch_tensorrt() -> ModuleType:
         ) from error
 
 
-class TorchTensorRTBackend:
+class TorchTensorRTBackend(Unreported):
     """A program with TensorRT plans in it, on a CUDA device.
 
     ``manifest.engine`` holds ``device`` (``"cuda:0"`` where it does not).
