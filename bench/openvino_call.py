@@ -13,7 +13,7 @@ from pathlib import Path
 from kdcmae.errors import KdcmaeError
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino import compile_native, import_openvino, openvino_core
 from kdcmae.timing import time_window
 
 
@@ -26,13 +26,11 @@ def main(folder: Path, threads: int, seconds: float) -> None:
         seconds: length of the window.
     """
     manifest = Manifest.read(folder)
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": manifest.engine["inference_precision"],
-    }
     device = manifest.engine.get("device", "CPU")
-    request = openvino_core().compile_model(folder / manifest.engine["file"], device, properties).create_infer_request()
+    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    model = openvino_core().read_model(folder / manifest.engine["file"])
+    compiled = compile_native(model, device, manifest.engine["inference_precision"], properties)
+    request = compiled.create_infer_request()
     for name, array in example_inputs(manifest.inputs, manifest.batch.min).items():
         request.set_tensor(name, import_openvino().Tensor(array, shared_memory=False))
     latencies_ms: list[float] = []

@@ -19,7 +19,7 @@ from kdcmae.bench.work import count_work
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest, verify_files
-from kdcmae.runtime.openvino import is_attention, openvino_core
+from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
 
 __all__ = ["BEGIN", "END", "LayerTime", "profile_engine", "render"]
 
@@ -145,15 +145,14 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _timed(folder: Path, manifest: Manifest, threads: int, seconds: float) -> tuple[float, list[LayerTime]]:
     """Median latency in ms, and the mean time of the layers."""
-    core = openvino_core()
     weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": manifest.engine["inference_precision"],
         "INFERENCE_NUM_THREADS": threads,
         "PERF_COUNT": True,
     }
-    compiled = core.compile_model(core.read_model(folder / manifest.engine["file"], weights), "CPU", properties)
+    model = openvino_core().read_model(folder / manifest.engine["file"], weights)
+    compiled = compile_native(model, "CPU", manifest.engine["inference_precision"], properties)
     kinds = {op.get_friendly_name(): _kind(op.get_rt_info()) for op in compiled.get_runtime_model().get_ops()}
     request, feed = compiled.create_infer_request(), example_inputs(manifest.inputs, manifest.batch.opt)
     for _ in range(_WARM_UP):

@@ -25,11 +25,12 @@ from kdcmae.compile.quantize.accuracy import open_graph
 from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
 from kdcmae.compile.sessions import open_session, require_onnxruntime
-from kdcmae.compile.settings import QUANTIZED, CompileSettings
+from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
 from kdcmae.runtime import capabilities, load_engine
-from kdcmae.runtime.capabilities import require_capable, require_device, require_native
+from kdcmae.runtime.capabilities import CAPABILITIES, require_capable, require_device, require_native
+from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Claim
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
@@ -109,10 +110,16 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
         EngineError: the destination holds something else than an engine.
     """
     target = targets.load_target(settings.target)
-    require_capable(settings.target, precision=settings.precision, batch=settings.batch, device=settings.device)
+    require_capable(
+        settings.target,
+        precision=settings.precision,
+        batch=settings.batch,
+        device=settings.device,
+        cpu=settings.cpu,
+    )
     target.require()
     require_device(settings.target, settings.device)
-    require_native(settings.target, precision=settings.precision, execute_as=settings.execute_as)
+    require_native(settings.target, precision=settings.precision, execute_as=settings.execute_as, cpu=settings.cpu)
     require_tools(settings)
     package.check_destination(folder)
     return target
@@ -221,6 +228,8 @@ class _Build:
             inputs=self.model.inputs,
             outputs=tuple(spec.name for spec in self.model.outputs),
             batch=self.settings.batch,
+            execute_as=self.settings.execute_as,
+            cpu=self.settings.cpu,
             device=self.settings.device,
             frontend=None if self.frontend is None else self.frontend.graph,
         )
@@ -231,14 +240,13 @@ class _Build:
         with self.step(f"build {self.settings.target} engine"):
             built = target.build(request)
         shutil.rmtree(self.folder / "graph", ignore_errors=True)
-        self.claims = gates.claims(self.settings, built.declared or declared, built)
-        gates.require_claims(self.claims)
+        self.claims = gates.check_claims(self.settings, built.declared or declared, built)
         self.gate = self.settings.gate(set(built.products))
         if built.run is None:
             self.ladder.skip("engine", _not_executed(built) if built.unrunnable else "executed as the artifact")
         else:
             with self.step("verify engine"):
-                self._climb("engine", built.run, note=_ran_in(built))
+                self._climb("engine", built.run, note=self._ran_in(built))
         return dataclasses.replace(built, run=None)
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
@@ -246,7 +254,7 @@ class _Build:
         golden = self.cases[0]
         arrays: dict[str, Any] = {f"input.{name}": array for name, array in golden.inputs.items()}
         arrays |= {f"output.{name}": array for name, array in golden.reference.items()}
-        arrays |= {f"tolerance.{name}": np.float64(self._self_test_limit()) for name in golden.reference}
+        arrays |= {f"tolerance.{name}": np.float64(self._self_test_limit(built)) for name in golden.reference}
         np.savez_compressed(self.folder / "golden.npz", **arrays)
         self._manifest(built, seconds).write(self.folder)
         with self.step("verify artifact"):
@@ -255,7 +263,7 @@ class _Build:
                 self.ladder.skip("artifact", _not_executed(built))
             else:
                 with load_engine(self.folder) as engine:
-                    self._climb("artifact", engine.infer, note=_ran_in(built))
+                    self._climb("artifact", engine.infer, note=self._ran_in(built))
                     smallest = min(self.cases, key=lambda case: case.batch)
                     self.latency = measure_latency(engine.infer, smallest.inputs)
         manifest = self._manifest(built, seconds)
@@ -284,11 +292,21 @@ class _Build:
                 f"kdcmae-compile diagnose with the same options finds the layer"
             )
 
-    def _self_test_limit(self) -> float:
-        if self.gate.max_error is not None:
-            return self.gate.max_error
+    def _ran_in(self, built: BuiltEngine) -> str:
+        notes = [f"matrix products in {', '.join(sorted(built.products))}"]
+        elsewhere: dict[str, list[str]] = {}
+        for claim in self.claims:
+            if claim.checked:
+                elsewhere.setdefault(f"in {claim.claimed} {claim.checked}", []).append(claim.layers)
+        return "; ".join(notes + [f"{', '.join(layers)} {how}" for how, layers in elsewhere.items()])
+
+    def _self_test_limit(self, built: BuiltEngine) -> float:
+        """Largest error of the self-test, on this machine and on the one that the engine is for."""
+        there = {claim.claimed for claim in self.claims if claim.checked}
+        if (limit := self.settings.gate({*built.products, *there}).max_error) is not None:
+            return limit
         measured = [error for rung in self.ladder.rungs for error in rung.errors.values()]
-        return _SELF_TEST_SLACK * max(measured)
+        return max(_SELF_TEST_SLACK * max(measured), *(GATES[name].max_error or 0.0 for name in there), 0.0)
 
     def _manifest(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
         model, settings = self.model, self.settings
@@ -307,6 +325,8 @@ class _Build:
             engine=dict(built.engine),
             precision={
                 "asked": settings.precision,
+                **({"chosen": settings.chosen} if settings.chosen else {}),
+                **({} if CAPABILITIES[settings.target].builds_for else {"built_for": _described(settings.cpu)}),
                 "read_from": built.read_from,
                 "claims": [claim.to_dict() for claim in self.claims],
                 "executed": _plain(built.executed),
@@ -349,12 +369,20 @@ class _Frontend:
         self.graph, self.run = path, open_session(path)
 
 
+def _described(cpu: Cpu) -> dict[str, Any]:
+    """The processor that an engine is for, in the manifest's words."""
+    here = cpu == this_cpu()
+    return {
+        "class": cpu.class_name,
+        "name": cpu.name,
+        "machine": cpu.machine,
+        "features": sorted(cpu.features),
+        "here": here,
+    }
+
+
 def _plain(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     return {kind: dict(found) for kind, found in counts.items()}
-
-
-def _ran_in(built: BuiltEngine) -> str:
-    return f"matrix products in {', '.join(sorted(built.products))}"
 
 
 def _not_executed(built: BuiltEngine) -> str:

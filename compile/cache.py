@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from kdcmae import host
 from kdcmae.compile import package
 from kdcmae.errors import ConfigError, EngineError, KdcmaeError
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import Manifest, digest, verify_files
 from kdcmae.runtime.schema import MANIFEST_FILE
 
@@ -62,6 +63,8 @@ def cache_key(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         "versions": _versions(),
         "sources": _sources(),
         "host": host.describe_host(),
+        # Of one machine there are several, by the cap on its instructions.
+        "cpu_features": sorted(this_cpu().features),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -331,6 +334,8 @@ def _identity(value: Any) -> Any:
         return _described(value)
     if isinstance(value, (list, tuple)):
         return [_identity(item) for item in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
     return value
 
 

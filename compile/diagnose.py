@@ -35,7 +35,6 @@ from kdcmae.compile.quantize.quantizer import Quantizer
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
 from kdcmae.compile.targets import load_target
 from kdcmae.runtime.onnx import NO_BFLOAT16
-from kdcmae.runtime.openvino import HINTS
 
 __all__ = ["Layer", "Stage", "blind", "compare_layers", "diagnose"]
 
@@ -151,15 +150,15 @@ def _diagnose(
             export.widened(graph, scratch / "widened.onnx")
             graph = scratch / "widened.onnx"
     walks: dict[str, Values] = {"lowered": module_values(model, lowered, names)}
-    hint = {"INFERENCE_PRECISION_HINT": HINTS[settings.execute_as or settings.floating]}
+    precision = settings.execute_as or settings.floating
     if engine is not None and settings.target == "openvino":
-        walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine, hint)}
+        walks |= {"onnx": onnx_values(graph), "openvino": openvino_values(engine, precision)}
     elif engine is not None and settings.target == "onnx":
         walks["onnx"] = onnx_values(engine)
     else:
         walks["onnx"] = onnx_values(graph)
         if not quantized and settings.target == "openvino":
-            walks["openvino"] = openvino_values(exported, hint)
+            walks["openvino"] = openvino_values(exported, precision)
         if settings.target == "aoti":
             walks["aoti"] = compiled_values(
                 model, lowered, names, batch=settings.batch, device=settings.device or "cpu", folder=scratch

@@ -7,7 +7,8 @@ for the head. The classes, and when a claim holds, are those of :mod:`kdcmae.run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdcmae.compile.settings import QUANTIZED
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kdcmae.compile.settings import CompileSettings
     from kdcmae.compile.targets import BuiltEngine
 
-__all__ = ["claims", "declared_products", "require_claims"]
+__all__ = ["check_claims", "claims", "declared_products", "require_claims"]
 
 # OpenVINO's CPU plugin runs every layer in the precision of its hint, whatever the types of the IR; the others keep
 # the float32 that the graph gives to norms and softmax.
@@ -38,25 +39,62 @@ def declared_products(program: ExportedProgram) -> dict[str, int]:
     return dict(counts)
 
 
-def claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltEngine) -> list[Claim]:
+def check_claims(settings: CompileSettings, declared: Mapping[str, int], built: BuiltEngine) -> list[Claim]:
+    """What is claimed of an engine on the processor that it is for, as far as this machine can check it.
+
+    Where this machine executes other precisions than that processor, what is checked is that it executes those, and the
+    claim itself remains to be checked there.
+
+    Args:
+        settings: of the build.
+        declared: matrix products by precision in the graph that the library got.
+        built: what the library made of it.
+
+    Raises:
+        GateError: this machine executes something else than it should.
+    """
+    claimed = claims(settings, declared, built)
+    if not settings.elsewhere:
+        require_claims(claimed)
+        return claimed
+    here = claims(settings, declared, built, executes=settings.executes_here)
+    require_claims(here)
+    there = f"to be checked on {settings.elsewhere}"
+    return [
+        claim if claim == checked else replace(claim, checked=there)
+        for claim, checked in zip(claimed, here, strict=True)
+    ]
+
+
+def claims(
+    settings: CompileSettings,
+    declared: Mapping[str, int],
+    built: BuiltEngine,
+    *,
+    executes: Callable[[str], str] = str,
+) -> list[Claim]:
     """What is claimed of an engine, class by class, beside what it executes.
 
     Args:
         settings: of the build.
         declared: matrix products by precision in the graph that the library got.
         built: what the library made of it.
+        executes: what a processor executes for a precision, where it is another than the one that the engine is for.
     """
-    claimed = settings.claimed()
+    claimed = executes(settings.claimed())
+    counted: Counter[str] = Counter()
+    for precision, count in declared.items():
+        counted[executes(precision)] += count
     # What is not quantised in a quantised engine has a precision of its own.
     one = settings.target in _ONE_PRECISION_TARGETS and claimed not in QUANTIZED
-    floating = claimed if one else built.floating
+    floating = claimed if one else executes(built.floating)
     found = []
     for layers, executed in built.by_class().items():
         # Some may keep the float32 that every graph gives them, such as behind a float32 branch of the model.
         kept = {"fp32": executed["fp32"]} if floating != "fp32" and "fp32" in executed else {}
         expected, besides = floating, kept
         if layers == "products":
-            expected, besides = claimed, {name: count for name, count in declared.items() if name != claimed}
+            expected, besides = claimed, {name: count for name, count in counted.items() if name != claimed}
         elif layers == "frontend":
             expected, besides = "fp32", {}
         elif layers == "kernels":
@@ -82,5 +120,5 @@ def require_claims(found: Iterable[Claim]) -> None:
             if claim.layers == "products":
                 others = (precision for precision in claim.executed if precision != claim.claimed)
                 other = max(others, key=lambda precision: claim.executed[precision])
-                fix = f"; compile with --precision {other}, or accept it with --execute-as {other}"
+                fix = f"; compile with --precision {other}"
             raise GateError(f"precision: {claim}{fix}")

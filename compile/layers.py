@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from kdcmae.compile import export, models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays
-from kdcmae.compile.quantize.openvino import floating_hint
+from kdcmae.compile.quantize.openvino import beside_int8
 from kdcmae.compile.sessions import open_session
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, openvino_core
 
 __all__ = [
     "Values",
@@ -85,8 +86,8 @@ def onnx_values(graph: Path) -> Values:
     return values
 
 
-def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
-    """Values of an OpenVINO IR, or of an ONNX file, as the CPU plugin computes them with these properties."""
+def openvino_values(path: Path, precision: str) -> Values:
+    """Values of an OpenVINO IR, or of an ONNX file, as the CPU plugin computes them here when asked for a precision."""
 
     def values(names: Sequence[str], inputs: Arrays) -> Arrays:
         ov = import_openvino()
@@ -100,7 +101,7 @@ def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
         for name in wanted:
             converted.output(name).tensor().set_element_type(ov.Type.f32)  # numpy has no bfloat16
         model = converted.build()
-        results = core.compile_model(model, "CPU", dict(properties)).create_infer_request().infer(dict(inputs))
+        results = compile_native(model, "CPU", HINTS[precision], {}).create_infer_request().infer(dict(inputs))
         return {name: results[name] for name in wanted}
 
     return values
@@ -109,7 +110,7 @@ def openvino_values(path: Path, properties: Mapping[str, Any]) -> Values:
 def quantized_values(graph: Path) -> Values:
     """Values of a quantised graph, as what reads it computes them: OpenVINO an IR, ONNX Runtime a file with Q/DQ."""
     if graph.suffix == ".xml":
-        return openvino_values(graph, {"INFERENCE_PRECISION_HINT": floating_hint()})
+        return openvino_values(graph, beside_int8(this_cpu()))
     return onnx_values(graph)
 
 

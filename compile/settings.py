@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.capabilities import executed_as
+from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
 
 __all__ = ["GATES", "QUANTIZED", "CompileSettings", "Gate", "QuantizationSettings", "gate_for"]
@@ -103,6 +105,8 @@ class CompileSettings:
         target: one of :data:`kdcmae.runtime.manifest.TARGETS`.
         precision: of the matrix products.
         batch: sizes the engine must serve; min = max bakes the size in.
+        cpu: the processor that the engine is for; this machine's, unless the target builds for others too.
+        chosen: why it is this precision, where kdcmae chose it; empty where the user did.
         execute_as: the precision that the products may execute in instead, on a device that lacks the one asked for.
         limits: tighter limits than the precision's own, by the names of :class:`Gate`.
         clips: files to prove the engine on, beside the clips made here.
@@ -113,6 +117,8 @@ class CompileSettings:
     target: str
     precision: str
     batch: BatchRange
+    cpu: Cpu = field(default_factory=this_cpu)
+    chosen: str = ""
     execute_as: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
     clips: tuple[Path, ...] = ()
@@ -137,5 +143,14 @@ class CompileSettings:
         return gate_for({self.precision, *(executed & GATES.keys())}).tightened(**self.limits)
 
     def claimed(self) -> str:
-        """The precision that the matrix products are claimed to execute in."""
+        """The precision that the matrix products are claimed to execute in, on the processor that the engine is for."""
         return self.execute_as or self.precision
+
+    def executes_here(self, precision: str) -> str:
+        """What this machine's processor executes for a precision that is claimed of the other."""
+        return executed_as(self.target, precision, cpu=this_cpu())
+
+    @property
+    def elsewhere(self) -> str:
+        """The processor that the engine is for, where it is another than this machine's; empty where it is not."""
+        return "" if self.cpu == this_cpu() else self.cpu.name or self.cpu.class_name

@@ -26,6 +26,7 @@ from kdcmae.runtime.capabilities import (
     require_device,
     require_tools,
 )
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.cuda import Driver, describe_driver
 from kdcmae.runtime.onnx import NO_BFLOAT16
 from kdcmae.runtime.openvino import import_openvino, openvino_core
@@ -179,7 +180,7 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
         for tool in tools:
             if not is_installed(tool):
                 builds[name] = str(MissingDependencyError(tool, install=to_compile(target)))
-    for name, native in not_native(target).items() if found else ():
+    for name, native in not_native(target, cpu=this_cpu()).items() if found else ():
         executes[name] = f"it executes as {native} on this processor"
         builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
     return builds, executes

@@ -120,19 +120,18 @@ def test_int8_for_openvino_needs_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("multiplies", "executed"),
+    ("features", "executed"),
     [
-        (["FP32", "BF16", "FP16"], {"fp16": "fp16", "bf16": "bf16"}),
-        (["FP32", "BF16"], {"fp16": "bf16", "bf16": "bf16"}),
-        (["FP32"], {"fp16": "fp32", "bf16": "fp32"}),
+        (["avx512_bf16", "avx512_fp16"], {"fp16": "fp16", "bf16": "bf16"}),
+        (["avx512_bf16"], {"fp16": "bf16", "bf16": "bf16"}),
+        (["avx2"], {"fp16": "fp32", "bf16": "fp32"}),
     ],
 )
 def test_what_openvino_executes_is_what_this_processor_multiplies(
-    multiplies: list[str], executed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    features: list[str], executed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    core = SimpleNamespace(get_property=lambda device, name: multiplies, available_devices=[])
-    monkeypatch.setattr("kdcmae.runtime.openvino.openvino_core", lambda: core)
+    monkeypatch.setattr("kdcmae.host.cpu_features", lambda: frozenset(features))
     found = report("openvino")
     for precision, other in executed.items():
         reason = "" if other == precision else f"it executes as {other} on this processor"

@@ -79,6 +79,10 @@ def command(
     sizes = dataclasses.astuple(settings.batch)
     batch = ":".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
     note(f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}")
+    if settings.chosen:
+        note(f"  {settings.precision}: {settings.chosen}")
+    if settings.elsewhere:
+        note(f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
     step = Steps()
     alone = parse_modalities(modalities)
     cache = BuildCache(lambda line: note(f"  note: {line}"))

@@ -10,14 +10,27 @@ import click
 from click.core import ParameterSource
 
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.capabilities import PRECISIONS
+from kdcmae.runtime.capabilities import PRECISIONS, fastest_floating
+from kdcmae.runtime.cpu import CLASSES, describe_cpu, this_cpu
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
 __all__ = ["engine_options", "given", "parse_batch"]
 
 _OPTIONS = (
     click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),
-    click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", *PRECISIONS]),
+        default="auto",
+        show_default=True,
+        help="Of the matrix products; auto is the fastest floating one that the machine multiplies natively.",
+    ),
+    click.option(
+        "--for",
+        "machine",
+        metavar=f"{'|'.join(CLASSES)}|FILE",
+        help="Build for another CPU: its class, or what kdcmae doctor --json wrote there.  [default: this machine's]",
+    ),
     click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.  [default: cpu]"),
 )
@@ -27,12 +40,24 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options; the command gets them as ``engine``: fields of the settings of a build."""
 
     @functools.wraps(command)
-    def bundled(*, target: str | None, precision: str, batch: str, device: str | None, **others: Any) -> Any:
+    def bundled(
+        *, target: str | None, precision: str, machine: str | None, batch: str, device: str | None, **others: Any
+    ) -> Any:
         if target is None and others.get("folder") is None:  # the folder of an engine says what it is for
             if others.get("budget_ms") is None:
                 raise click.UsageError("Missing option '--target'. Choose from: " + ", ".join(TARGETS))
             target = "openvino"
-        found = {"target": target, "precision": precision, "batch": parse_batch(batch), "device": device or ""}
+        cpu, chosen = describe_cpu(machine) if machine else this_cpu(), ""
+        if precision == "auto" and target is not None:
+            precision, chosen = fastest_floating(target, cpu=cpu, device=device or "")
+        found = {
+            "target": target,
+            "precision": precision,
+            "batch": parse_batch(batch),
+            "cpu": cpu,
+            "chosen": chosen,
+            "device": device or "",
+        }
         return command(engine=found, **others)
 
     for option in reversed(_OPTIONS):

@@ -21,12 +21,13 @@ from kdcmae.compile.quantize.rows import split_short_blocks
 from kdcmae.errors import EngineError
 from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.openvino import import_openvino, native_hint, openvino_core
+from kdcmae.runtime.cpu import Cpu, this_cpu
+from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, native_precision, openvino_core
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
 
-__all__ = ["declared_products", "floating_hint", "import_nncf", "method", "open_model", "quantize"]
+__all__ = ["beside_int8", "declared_products", "import_nncf", "method", "open_model", "quantize"]
 
 _COMPARED = 4  # batches
 _CLOSE = 0.999  # between their outputs, as a cosine: rounding alone takes that much
@@ -133,8 +134,7 @@ def open_model(path: Path) -> Callable[[Arrays], Arrays]:
 
 
 def _runner(model: Any) -> Callable[[Arrays], Arrays]:
-    properties = {"INFERENCE_PRECISION_HINT": floating_hint(), "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino_core().compile_model(model, "CPU", properties)
+    compiled = compile_native(model, "CPU", HINTS[beside_int8(this_cpu())], {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
     def run(feed: Arrays) -> Arrays:
@@ -144,9 +144,9 @@ def _runner(model: Any) -> Callable[[Arrays], Arrays]:
     return run
 
 
-def floating_hint() -> str:
-    """The precision hint for what is not quantised: bfloat16 where this CPU multiplies it."""
-    return native_hint("bf16")
+def beside_int8(cpu: Cpu) -> str:
+    """The precision of what is not quantised: bfloat16 where the processor multiplies it."""
+    return native_precision("bf16", cpu)
 
 
 def declared_products(model: Any, floating: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kdcmae.compile.parity import Arrays
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import TARGETS, BatchRange, TensorSpec
 
@@ -41,10 +42,12 @@ class BuildRequest:
         program: the traced model, whose types already carry the precision; None for targets that read ONNX.
         graph: the same as an ONNX file, its weights in a file beside it, for targets that read one.
         folder: where the engine files go.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
+        precision: of the matrix products.
         inputs: of the engine, in order.
         outputs: their names.
         batch: sizes it must serve.
+        execute_as: the precision that the products execute in instead; empty where they execute in ``precision``.
+        cpu: the processor that the engine is for; this machine's, unless the target builds for others too.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
         frontend: an ONNX file from raw inputs to those of ``graph``, for a target that wants it apart; the weights and
             the precision of ``graph`` are none of its.
@@ -57,6 +60,8 @@ class BuildRequest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     batch: BatchRange
+    execute_as: str = ""
+    cpu: Cpu = field(default_factory=this_cpu)
     device: str = ""
     frontend: Path | None = None
 
@@ -68,7 +73,7 @@ class BuiltEngine(Execution):
     Args:
         engine: the manifest's engine section; ``file`` names the raw engine.
         libraries: what the engine needs, by name and version.
-        floating: the precision of what is not quantised in a quantised engine.
+        floating: the precision of what is not quantised in a quantised engine, on the processor it is for.
         run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
         unrunnable: why this machine cannot run the engine; empty where it can.
         declared: matrix products by precision in the graph the library got, where the target changed the program's.

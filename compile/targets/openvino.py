@@ -12,22 +12,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 from kdcmae.compile.parity import Arrays
-from kdcmae.compile.quantize.openvino import declared_products, floating_hint
+from kdcmae.compile.quantize.openvino import beside_int8, declared_products
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.compile.targets.ir import keep_frontend_float32
 from kdcmae.errors import EngineError
 from kdcmae.runtime.openvino import (
     HINTS,
     Pipeline,
+    compile_native,
     import_openvino,
-    native_hint,
     openvino_core,
     read_execution,
 )
 
 __all__ = ["TARGET", "OpenVino"]
-
-_FLOATING = {hint: precision for precision, hint in HINTS.items()}
 
 
 class OpenVino:
@@ -46,14 +44,16 @@ class OpenVino:
         models = []
         try:
             core = openvino_core()
-            hint = HINTS.get(request.precision) or floating_hint()
+            claimed = request.execute_as or request.precision
+            floating = claimed if claimed in HINTS else beside_int8(request.cpu)
+            hint = HINTS[floating]
             if request.frontend is not None:
                 engine["frontend"] = "frontend.xml"
                 models.append(_compiled(core, _convert(request.frontend, request.folder / engine["frontend"]), "f32"))
             path = _convert(request.graph, request.folder / engine["file"])
             keep_frontend_float32(path)
             models.append(_compiled(core, path, hint))
-            declared = declared_products(core.read_model(path), _FLOATING[hint])
+            declared = declared_products(core.read_model(path), floating)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO {ov.__version__} could not build the engine: {error}") from error
         pipeline = Pipeline(*models)
@@ -64,7 +64,7 @@ class OpenVino:
         return BuiltEngine(
             engine={**engine, "inference_precision": hint},
             libraries={"openvino": ov.__version__.partition("-")[0]},
-            floating=_FLOATING[hint],
+            floating=floating,
             run=run,
             declared=declared if request.precision == "int8" else None,
             **vars(read_execution(*models)),
@@ -101,5 +101,4 @@ def _convert(graph: Path, path: Path) -> Path:
 
 
 def _compiled(core: Any, path: Path, hint: str) -> Any:
-    properties = {"INFERENCE_PRECISION_HINT": native_hint(hint), "PERFORMANCE_HINT": "LATENCY"}
-    return core.compile_model(core.read_model(path), "CPU", properties)
+    return compile_native(core.read_model(path), "CPU", hint, {"PERFORMANCE_HINT": "LATENCY"})

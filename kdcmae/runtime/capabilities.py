@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kdcmae.errors import ConfigError, DeviceError, MissingDependencyError
 from kdcmae.extras import to_compile, to_run
+from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.execution import Execution, claims_against, read_claims
 from kdcmae.runtime.manifest import BatchRange, Manifest
@@ -19,7 +19,9 @@ __all__ = [
     "CAPABILITIES",
     "PRECISIONS",
     "Capabilities",
+    "executed_as",
     "execution_differences",
+    "fastest_floating",
     "is_installed",
     "not_native",
     "require_capable",
@@ -29,6 +31,19 @@ __all__ = [
 ]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+
+def _as_typed(precision: str, cpu: Cpu) -> str:
+    """The types of the engine's own code are what executes, natively or not."""
+    return precision
+
+
+def _onnx_executes(precision: str, cpu: Cpu) -> str:
+    # It casts around every product there.
+    return "fp32" if precision == "fp16" and cpu.machine == "x86_64" else precision
+
+
+_HALF_BECAUSE = "the GPU's tensor cores multiply it as fast as bf16, and it rounds less"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,10 @@ class Capabilities:
         install: what brings the last of them, in pip's words.
         tools: modules that building needs beside them.
         tools_of: and those that building a precision needs besides.
+        executes: what the products of a floating precision execute in, on a processor.
+        fastest: the fastest floating precision of the products, on a processor.
+        fastest_because: why, where it is the same on all of them.
+        builds_for: engines for another processor than this machine's.
     """
 
     precisions: Mapping[str, str]
@@ -56,6 +75,10 @@ class Capabilities:
     install: str
     tools: tuple[str, ...]
     tools_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    executes: Callable[[str, Cpu], str] = _as_typed
+    fastest: Callable[[Cpu], str] = lambda cpu: "fp16"
+    fastest_because: str = _HALF_BECAUSE
+    builds_for: str = "its engines are for a GPU"
 
     def module(self) -> str:
         """The one of :attr:`modules` that is used here: the first installed, or else what :attr:`install` brings."""
@@ -101,6 +124,10 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         install=to_run("openvino"),
         tools=_EXPORT,
         tools_of={"int8": ("nncf",)},
+        executes=native_precision,
+        fastest=lambda cpu: cpu.fastest_floating,
+        fastest_because="",
+        builds_for="",
     ),
     "trt": Capabilities(
         precisions=dict.fromkeys(PRECISIONS, ""),
@@ -125,6 +152,10 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         modules=("onnxruntime",),
         install=to_run("onnx"),
         tools=_EXPORT,
+        executes=_onnx_executes,
+        fastest=lambda cpu: "fp32",
+        fastest_because="ONNX Runtime has its fast CPU kernels for float32",
+        builds_for="",
     ),
     "aoti": Capabilities(
         precisions={"fp32": "", "fp16": "", "bf16": "", "int8": _READS_NO_QDQ, "fp8": _READS_NO_QDQ},
@@ -133,6 +164,9 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         modules=("torch",),
         install=to_run("aoti"),
         tools=_MODEL,
+        fastest=lambda cpu: "bf16" if cpu.multiplies("bf16") else "fp32",
+        fastest_because="",
+        builds_for="AOTInductor compiles for the instructions of the machine at hand; build the engine on the device",
     ),
 }
 
@@ -144,7 +178,9 @@ def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def require_capable(target: str, *, precision: str, batch: BatchRange, device: str = "") -> None:
+def require_capable(
+    target: str, *, precision: str, batch: BatchRange, device: str = "", cpu: Cpu | None = None
+) -> None:
     """Refuse a combination that a target cannot build, before any work.
 
     Args:
@@ -152,6 +188,7 @@ def require_capable(target: str, *, precision: str, batch: BatchRange, device: s
         precision: of the matrix products.
         batch: sizes the engine must serve.
         device: what it is built for; the target's default where empty.
+        cpu: the processor that it is built for; this machine's where None.
 
     Raises:
         ConfigError: says why it cannot and what can.
@@ -162,23 +199,23 @@ def require_capable(target: str, *, precision: str, batch: BatchRange, device: s
     problems = {
         f"--precision {precision}": capable.precisions.get(precision, f"use one of {', '.join(capable.precisions)}"),
         f"--batch {batch.min}:{batch.opt}:{batch.max}": capable.dynamic_batch if batch.min != batch.max else "",
+        "--for": capable.builds_for if cpu not in (None, this_cpu()) else "",
     }
     for option, reason in problems.items():
         if reason:
             raise ConfigError(f"--target {target} cannot build {option}: {reason}")
 
 
-def not_native(target: str) -> dict[str, str]:
-    """What executes on this machine in the place of each precision that this processor does not multiply.
+def executed_as(target: str, precision: str, *, cpu: Cpu) -> str:
+    """What matrix products execute in; the precision itself where a target executes it as such.
 
     Args:
-        target: its name; its library is installed.
+        target: its name.
+        precision: of the products; quantised ones execute as such on every processor.
+        cpu: the processor that they execute on.
     """
-    if target == "onnx" and platform.machine() in ("x86_64", "AMD64"):  # it casts around every product there
-        return {"fp16": "fp32"}
-    if target == "openvino":
-        return {name: native for name in ("fp16", "bf16") if (native := native_precision(name)) != name}
-    return {}
+    floating = {"fp32", "fp16", "bf16"}
+    return CAPABILITIES[target].executes(precision, cpu) if precision in floating else precision
 
 
 def execution_differences(manifest: Manifest, execution: Execution, *, device: str = "") -> list[str]:
@@ -194,7 +231,7 @@ def execution_differences(manifest: Manifest, execution: Execution, *, device: s
     """
     if execution.executed:
         return [str(claim) for claim in claims_against(manifest.precision, execution) if claim.holds is False]
-    native = not_native(manifest.target) if device.lower() in ("", "cpu") else {}
+    native = not_native(manifest.target, cpu=this_cpu()) if device.lower() in ("", "cpu") else {}
     return [
         f"{claim.layers} are claimed to execute in {claim.claimed}, which executes as {native[claim.claimed]} here"
         for claim in read_claims(manifest.precision)
@@ -202,21 +239,58 @@ def execution_differences(manifest: Manifest, execution: Execution, *, device: s
     ]
 
 
-def require_native(target: str, *, precision: str, execute_as: str) -> None:
-    """Refuse a precision that this processor does not multiply, before any work, unless that is accepted.
+def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, str]:
+    """The fastest floating precision that matrix products execute in as such, and the reason in words.
 
     Args:
-        target: its name; its library is installed.
+        target: its name.
+        cpu: the processor that the engine is for.
+        device: one of the target's; its default where empty.
+    """
+    capable = CAPABILITIES[target]
+    if (device or capable.devices[0]) == "cuda":
+        return "fp16", _HALF_BECAUSE
+    precision, processor = capable.fastest(cpu), cpu.described
+    if capable.fastest_because:
+        return precision, capable.fastest_because
+    if precision == "fp32":
+        return precision, f"{processor} multiplies no narrower floating precision natively"
+    return precision, f"the fastest floating precision that {processor} multiplies natively"
+
+
+def not_native(target: str, *, cpu: Cpu) -> dict[str, str]:
+    """What executes in the place of each precision that does not execute as such.
+
+    Args:
+        target: its name.
+        cpu: the processor that the engine is for.
+    """
+    found = {name: executed_as(target, name, cpu=cpu) for name in PRECISIONS}
+    return {name: executed for name, executed in found.items() if executed != name}
+
+
+def require_native(target: str, *, precision: str, execute_as: str, cpu: Cpu) -> None:
+    """Refuse a precision that does not execute as such, before any work, unless what does is accepted.
+
+    Args:
+        target: its name.
         precision: of the matrix products.
         execute_as: the precision that they may execute in instead; empty where none may take its place.
+        cpu: the processor that the engine is for.
 
     Raises:
         DeviceError: says what would execute, and how to accept it.
+        ConfigError: another precision was accepted than the one that executes.
     """
-    native = not_native(target).get(precision)
-    if native is not None and not execute_as:
+    native = executed_as(target, precision, cpu=cpu)
+    if execute_as and native == precision:
+        raise ConfigError(
+            f"--execute-as {execute_as} cannot act, --precision {precision} executes as such; leave it out"
+        )
+    if execute_as != native != precision:
+        where = "this processor" if cpu == this_cpu() else cpu.described
         raise DeviceError(
-            f"--target {target} cannot build --precision {precision}: it executes as {native} on this processor; "
+            f"--target {target} cannot build --precision {precision}: it executes as {native} on {where}; "
             f"use --precision {native}, or accept it with --execute-as {native}"
         )
 

@@ -105,6 +105,14 @@ class Cpu:
         return fitting[-1] if fitting else ""
 
     @property
+    def described(self) -> str:
+        """Its name and class, for people."""
+        name, known = self.name or self.machine, self.class_name
+        if name == known:
+            return f"a CPU of class {known}"
+        return f"{name} ({known})" if known else name
+
+    @property
     def saturates_int8(self) -> bool:
         """Products of u8 by s8 are added in pairs in 16 bits, where two large ones do not fit.
 

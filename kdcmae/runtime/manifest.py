@@ -92,12 +92,29 @@ class Manifest:
         libraries: version each library the engine needs had when the engine was built.
         engine: ``file``, the raw engine's name in the folder, ``frontend`` where its preprocessing is a file of its
             own, ``weights`` where those lie in a file that several share, and the target's own options.
-        precision: what was asked for and what was executed.
+        precision: what was asked for and what was executed, see below.
         parity: the rungs of the parity ladder.
         build: seconds, peak memory and host of the build.
         variants: the same model for other inputs, in the same folder: files whose names start with the variant's name
             and a hyphen, its own manifest among them.
         files: SHA-256 of every other file in the folder; filled in by :meth:`write`.
+
+    ``precision`` holds, besides what a quantisation adds:
+
+    ``asked``
+        the precision of the matrix products; ``chosen`` says why it is this one, where ``--precision auto`` chose it.
+    ``built_for``
+        the processor that the engine is for, of targets that build for another than this machine's: its ``class`` (a
+        name of :data:`kdcmae.runtime.cpu.CLASSES`), ``name``, ``machine`` and ``features``, and ``here``: whether it
+        is that of the machine that built the engine. Missing in engines built before kdcmae recorded it.
+    ``claims``
+        per layer class (``layers``) the precision ``claimed`` to execute on that processor, the layers that the graph
+        has in another one on purpose (``besides``), and those that the build saw (``executed``), counted by precision.
+        ``holds`` is null where the build could not check the claim; ``checked`` then says where it is to be checked,
+        such as "to be checked on amx", and ``executed`` is what the building machine ran instead.
+    ``executed``, ``products``, ``read_from``
+        what the building machine executed: layers by class and precision, matrix products by precision, and by whose
+        report.
 
     Raises:
         EngineError: a field has the wrong type or a value it cannot have.

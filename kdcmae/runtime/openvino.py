@@ -7,6 +7,7 @@ preprocessing of a bf16 or int8 engine has to stay float32.
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import sys
 from collections import Counter, defaultdict
@@ -26,7 +27,7 @@ from kdcmae.runtime.backend import (
     import_library,
     require_same_or_newer,
 )
-from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest
 
@@ -34,9 +35,9 @@ __all__ = [
     "HINTS",
     "OpenVINOBackend",
     "Pipeline",
+    "compile_native",
     "import_openvino",
     "is_attention",
-    "native_hint",
     "native_precision",
     "openvino_core",
     "read_execution",
@@ -128,24 +129,63 @@ def _counted(layers: Iterable[tuple[str, str, str]], names: Mapping[str, str]) -
     return {kind: dict(found) for kind, found in sorted(counts.items())}
 
 
-def native_precision(precision: str) -> str:
-    """What OpenVINO's CPU plugin executes here for ``fp32``, ``fp16`` or ``bf16``; the next that this CPU multiplies.
+def native_precision(precision: str, cpu: Cpu) -> str:
+    """What OpenVINO's CPU plugin is to execute for ``fp32``, ``fp16`` or ``bf16``: the next that the CPU multiplies.
 
-    Raises:
-        MissingDependencyError: OpenVINO is not installed.
+    The plugin's own ``OPTIMIZATION_CAPABILITIES`` do not answer this: they ignore the cap that its kernels obey.
+
+    Args:
+        precision: that is asked for.
+        cpu: this machine's, or another.
     """
-    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    cpu = this_cpu()
     tried = {"fp16": ("fp16", "bf16"), "bf16": ("bf16",)}.get(precision, ())
-    # OpenVINO names them FP16 and BF16, and it alone knows where the system lists no instructions. But it names them
-    # also where a cap of oneDNN forbids them, and then refuses to compile what asks for them.
-    native = [name for name in tried if name.upper() in capabilities and (not cpu.features or cpu.multiplies(name))]
-    return native[0] if native else "fp32"
+    if cpu.features:
+        return next((found for found in tried if cpu.multiplies(found)), "fp32")
+    # Where the system lists no instructions the plugin alone knows. It names them FP16 and BF16.
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return next((found for found in tried if found.upper() in capabilities), "fp32")
 
 
-def native_hint(hint: str) -> str:
-    """The precision hint that OpenVINO's CPU plugin can follow here in the place of another of :data:`HINTS`."""
-    return HINTS[native_precision(_FLOATING[hint])]
+def compile_native(model: Any, device: str, hint: str, properties: Mapping[str, Any]) -> Any:
+    """Compile a model to execute in a precision, or in the next that this CPU multiplies.
+
+    Left to itself, the plugin emulates bfloat16 on a CPU that has AVX-512 without it, which takes twenty times as
+    long as float32, and looks for bfloat16 kernels that a capped instruction set does not have.
+
+    Args:
+        model: an ``openvino.Model``; it may be changed.
+        device: that OpenVINO compiles for; on another than a CPU, the precision is the device's affair.
+        hint: one of the values of :data:`HINTS`.
+        properties: all others.
+
+    Returns:
+        An ``openvino.CompiledModel``.
+    """
+    cpu = this_cpu()
+    if device.partition(".")[0] == "CPU":
+        hint = HINTS[native_precision(_FLOATING[hint], cpu)]
+        if native_precision("bf16", cpu) != "bf16":
+            _widen(model)
+    return openvino_core().compile_model(model, device, {**properties, "INFERENCE_PRECISION_HINT": hint})
+
+
+def _widen(model: Any) -> None:
+    """Give a model float32 types in the place of bfloat16, which a precision hint leaves as they are."""
+    opset = importlib.import_module("openvino.opset13")
+    changed = False
+    for op in model.get_ordered_ops():
+        if not op.get_output_size() or op.get_output_element_type(0).to_string() != "bf16":
+            continue
+        changed = True
+        if op.get_type_name() == "Convert":
+            op.set_attribute("destination_type", "f32")
+        elif op.get_type_name() == "Constant":
+            readers = op.output(0).get_target_inputs()
+            wide = opset.convert(op, "f32")
+            for reader in readers:
+                reader.replace_source_output(wide.output(0))
+    if changed:
+        model.validate_nodes_and_infer_types()
 
 
 def is_attention(kind: str, names: str) -> bool:
@@ -200,7 +240,7 @@ class OpenVINOBackend:
 
     ``manifest.engine`` holds ``device`` (such as ``"CPU"``), ``inference_precision`` (``"f32"``, ``"bf16"`` or
     ``"f16"``) and, optionally, ``threads`` and ``frontend``: the IR that runs first, in float32. A CPU that does not
-    multiply that precision gets the next one that it does.
+    multiply that precision executes the next that it does, see :func:`compile_native`.
 
     Args:
         folder: the engine folder, its files already verified.
@@ -218,13 +258,12 @@ class OpenVINOBackend:
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
         ov = import_openvino()
         require_same_or_newer(manifest, "openvino", ov.__version__)
-        hint = engine_option(manifest, "inference_precision", tuple(HINTS.values()))
+        hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", tuple(HINTS.values()))}
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if (threads := engine_threads(manifest, threads)) is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         core = openvino_core()
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
-        hints = {"frontend": "f32", "file": native_hint(hint) if device == "CPU" else hint}
         # Variants of one engine share their weights; without a file named, they lie beside the .xml.
         weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
         self._models: list[Any] = []
@@ -232,8 +271,7 @@ class OpenVINOBackend:
             path = folder / manifest.engine[role]
             try:
                 model = core.read_model(path, weights)
-                properties["INFERENCE_PRECISION_HINT"] = hints[role]
-                self._models.append(core.compile_model(model, device, properties))
+                self._models.append(compile_native(model, device, hints[role], properties))
             except RuntimeError as error:
                 raise EngineError(f"OpenVINO {ov.__version__} cannot load {path} on {device}: {error}") from error
         self._outputs = [spec.name for spec in manifest.outputs]

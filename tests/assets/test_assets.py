@@ -19,7 +19,8 @@ from kdcmae.errors import CheckpointError
 from kdcmae.evaluation.classification import score_clips, summarize
 from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
 from kdcmae.predictors import CheckpointPredictor
-from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.openvino import native_precision
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +69,7 @@ def test_wheels_contain_it() -> None:
 def test_it_compiles_in_half_precision_for_many_samples(tmp_path: Path) -> None:
     """Noise at 32 samples is where bfloat16 alone leaves the gate; clips are what the engine is proved on."""
     pytest.importorskip("openvino")
-    precision = "bf16" if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+    precision = native_precision("bf16", this_cpu())
     options = ["--target", "openvino", "--precision", precision, "--batch", "1:8:32", "--no-cache"]
     result = CliRunner().invoke(main, [*options, "--output", str(tmp_path / "engine")])
     assert result.exit_code == 0, result.stderr

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from kdcmae import KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main
-from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.openvino import HINTS, native_precision
 
 SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
 
@@ -50,14 +51,23 @@ def run() -> Callable[..., Result]:
 def engine(checkpoint: Path, run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An OpenVINO engine of that classifier; not to be changed."""
     folder = tmp_path_factory.mktemp("engine") / "openvino"
-    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder, "--no-cache")
+    result = run("--target", "openvino", "--precision", "fp32", "--checkpoint", checkpoint, "--output", folder,
+                 "--no-cache")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return folder
 
 
 @pytest.fixture(scope="session")
 def native() -> dict[str, str]:
-    """What OpenVINO's CPU plugin executes here, by the precision that is asked for; int8 is what is not quantised."""
-    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    half = "bf16" if "BF16" in capabilities else "fp32"
-    return {"fp32": "fp32", "fp16": "fp16" if "FP16" in capabilities else half, "bf16": half, "int8": half}
+    """What OpenVINO executes here, by the precision that is asked for; int8 is what is not quantised."""
+    found = {precision: native_precision(precision, this_cpu()) for precision in HINTS}
+    return {**found, "int8": found["bf16"]}
+
+
+@pytest.fixture(scope="session")
+def accepted(native: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """The options that make OpenVINO build a precision here, whatever it executes in."""
+    return {
+        precision: ("--precision", precision, *(() if precision in (executed, "int8") else ("--execute-as", executed)))
+        for precision, executed in native.items()
+    }

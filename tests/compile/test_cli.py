@@ -14,16 +14,18 @@ from kdcmae import load_classifier
 from kdcmae.compile.cli.engine import parse_batch
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.capabilities import executed_as
+from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 from kdcmae.runtime.openvino import openvino_core
 
 
 @pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:2:4"), ("bf16", "2")])
-def test_openvino(precision, batch, checkpoint, tmp_path, run, native):
+def test_openvino(precision, batch, checkpoint, tmp_path, run, native, accepted):
     executed = native[precision]
     folder = tmp_path / "engine"
-    result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", precision, "--batch", batch,
-                 "--execute-as", executed, "--output", folder, "--json")  # fmt: skip
+    result = run("--target", "openvino", "--checkpoint", checkpoint, *accepted[precision], "--batch", batch,
+                 "--output", folder, "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     manifest = json.loads(result.stdout)["manifest"]
     assert [rung["name"] for rung in manifest["parity"]] == ["program", "onnx", "engine", "artifact"]
@@ -39,10 +41,11 @@ def test_openvino(precision, batch, checkpoint, tmp_path, run, native):
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-def test_a_rung_is_one_line_and_how_it_ran_stands_below(columns, checkpoint, tmp_path, run, native, monkeypatch):
+def test_a_rung_is_one_line_and_how_it_ran_stands_below(
+    columns, checkpoint, tmp_path, run, native, accepted, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", columns)
-    result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", "bf16", "--execute-as",
-                 native["bf16"], "--output", tmp_path / "engine")  # fmt: skip
+    result = run("--target", "openvino", "--checkpoint", checkpoint, *accepted["bf16"], "--output", tmp_path / "engine")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines if "  passed  " in line] == ["program", "onnx", "engine", "artifact"]
@@ -53,16 +56,16 @@ def test_a_rung_is_one_line_and_how_it_ran_stands_below(columns, checkpoint, tmp
 def test_every_rung_says_that_the_largest_batch_was_left_out(checkpoint, tmp_path, run, monkeypatch):
     monkeypatch.setattr("kdcmae.compile.cases._WORK", 1)
     folder = tmp_path / "engine"
-    assert (
-        run("--target", "openvino", "--checkpoint", checkpoint, "--batch", "1:2:4", "--output", folder).exit_code == 0
-    )
+    arguments = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp32", "--batch", "1:2:4")
+    assert run(*arguments, "--output", folder).exit_code == 0
     rungs = Manifest.read(folder).parity
     assert len(rungs) == 4
     assert all("largest batch run here: 1 of 4" in rung["note"] for rung in rungs)
 
 
 def test_fp32_engine_agrees_with_the_checkpoint(checkpoint, tmp_path, run):
-    assert run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "e").exit_code == 0
+    arguments = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp32", "--output", tmp_path / "e")
+    assert run(*arguments).exit_code == 0
     generator = np.random.default_rng(1)
     audio = generator.standard_normal((1, 64, 128), dtype=np.float32)
     image = generator.standard_normal((1, 3, 32, 32), dtype=np.float32)
@@ -94,10 +97,12 @@ def test_tensorrt_is_built_and_everything_before_execution_verified(precision, b
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_onnx(precision, checkpoint, tmp_path, run):
+    executed = executed_as("onnx", precision, cpu=this_cpu())
+    accepted = () if executed == precision else ("--execute-as", executed)
     result = run("--target", "onnx", "--checkpoint", checkpoint, "--precision", precision, "--output", tmp_path / "e",
-                 "--execute-as", "fp32", "--json")  # fmt: skip
+                 *accepted, "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["manifest"]["precision"]["products"].keys() == {"fp32"}
+    assert json.loads(result.stdout)["manifest"]["precision"]["products"].keys() == {executed}
     with load_engine(tmp_path / "e") as engine:
         assert engine.self_test().passed
 
@@ -136,7 +141,7 @@ def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, mo
         build, "open_session", lambda path: lambda feed: {"logits": honest(path)(feed)["logits"] * 1.01}
     )
     folder = tmp_path / "engine"
-    result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder)
+    result = run("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp32", "--output", folder)
     assert result.exit_code == 1
     assert "first rung out of tolerance is 'onnx'" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +237,7 @@ def test_a_precision_that_this_processor_does_not_multiply_is_refused_before_any
     refused, checkpoint, tmp_path, run, monkeypatch
 ):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("kdcmae.runtime.capabilities.native_precision", lambda precision: "fp32")
+    monkeypatch.setenv(CAP_VARIABLE, "AVX2")
     result = run("--target", refused, "--checkpoint", checkpoint, "--precision", "fp16", "--output", tmp_path / "e")
     assert result.exit_code == 3
     assert "executes as fp32 on this processor; use --precision fp32, or accept it with --execute-as" in result.stderr
@@ -247,10 +252,10 @@ def test_batches():
             parse_batch(text)
 
 
-def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path, run, native):
+def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path, run, accepted):
     folder = tmp_path / "engine"
-    arguments = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", "fp16", "--output", folder)
-    assert run(*arguments, "--execute-as", native["fp16"]).exit_code == 0
+    arguments = ("--target", "openvino", "--checkpoint", checkpoint, *accepted["fp16"], "--output", folder)
+    assert run(*arguments).exit_code == 0
     types = {}
     for node in openvino_core().read_model(folder / "model.xml").get_ops():
         if node.get_type_name() in ("MVN", "Softmax", "ReduceMean", "Gelu"):
@@ -268,3 +273,46 @@ def test_a_terminated_build_leaves_nothing_behind(checkpoint, tmp_path):
     process.terminate()
     assert process.wait(timeout=60) == 143
     assert list((tmp_path / "engines").iterdir()) == []
+
+
+@pytest.mark.parametrize("cap", ["AVX2", "AVX512_CORE"])
+def test_an_engine_for_another_processor_says_what_is_to_be_checked_there(cap, checkpoint, tmp_path, run, monkeypatch):
+    monkeypatch.setenv(CAP_VARIABLE, cap)  # no bfloat16 here, whichever machine this is
+    folder = tmp_path / "engine"
+    result = run("--target", "openvino", "--for", "amx", "--checkpoint", checkpoint, "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "bf16: the fastest floating precision that a CPU of class amx multiplies natively" in result.stderr
+    manifest = Manifest.read(folder)
+    assert manifest.engine["inference_precision"] == "bf16"
+    assert manifest.precision["asked"] == "bf16"
+    assert manifest.precision["built_for"]["class"] == "amx"
+    assert not manifest.precision["built_for"]["here"]
+    assert manifest.precision["products"].keys() == {"fp32"}
+    claim = manifest.precision["claims"][0]
+    assert (claim["layers"], claim["claimed"], claim["holds"]) == ("products", "bf16", None)
+    assert claim["checked"] == "to be checked on amx"
+    artifact = manifest.parity[-1]
+    assert artifact["note"].startswith("matrix products in fp32; products, ")
+    assert "in bf16 to be checked on amx" in artifact["note"]
+    with load_engine(folder) as engine:
+        assert engine.self_test().passed
+
+
+def test_an_engine_for_a_lesser_processor_executes_here_as_there(checkpoint, tmp_path, run):
+    folder = tmp_path / "engine"
+    result = run("--target", "openvino", "--for", "avx2", "--checkpoint", checkpoint, "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    precision = Manifest.read(folder).precision
+    assert (precision["asked"], precision["products"].keys()) == ("fp32", {"fp32"})
+    assert {claim["holds"] for claim in precision["claims"]} == {True}
+
+
+def test_what_the_machine_multiplies_best_is_the_default(checkpoint, tmp_path, run, monkeypatch):
+    monkeypatch.setenv(CAP_VARIABLE, "AVX2")
+    monkeypatch.chdir(tmp_path)
+    result = run("--target", "openvino", "--checkpoint", checkpoint)
+    assert result.exit_code == 0, result.stderr
+    precision = Manifest.read(tmp_path / "out" / "openvino-fp32").precision
+    assert precision["asked"] == "fp32"
+    assert "multiplies no narrower floating precision natively" in precision["chosen"]
+    assert precision["built_for"]["here"]

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from kdcmae.compile.gates import claims, require_claims
+from kdcmae.compile.gates import check_claims, claims, require_claims
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import BuiltEngine
 from kdcmae.errors import GateError
+from kdcmae.runtime.cpu import CAP_VARIABLE, describe_cpu
 from kdcmae.runtime.manifest import BatchRange
 
 
@@ -17,9 +18,7 @@ def found(target: str, precision: str, executed: dict, products: dict, declared:
 
 def test_fp16_that_ran_fp32_is_refused_and_the_fix_named():
     asked = ("onnx", "fp16", {"LayerNormalization": {"fp32": 4}}, {"fp32": 15}, {"fp16": 14, "fp32": 1})
-    with pytest.raises(
-        GateError, match=r"claimed to execute in fp16.* runs 15 in fp32.*--precision fp32, or .*as fp32"
-    ):
+    with pytest.raises(GateError, match=r"claimed to execute in fp16.* runs 15 in fp32; compile with --precision fp32"):
         require_claims(found(*asked))
     require_claims(found(*asked, execute_as="fp32"))
 
@@ -109,3 +108,49 @@ def test_a_plan_has_kernels_in_the_precision_claimed():
     require_claims(unknown)
     assert {claim.layers: claim.holds for claim in unknown}["kernels"] is None
     assert "kernels" not in {claim.layers for claim in found(*built)}
+
+
+@pytest.fixture
+def capped(monkeypatch):
+    """A machine without bfloat16, whichever this is."""
+    monkeypatch.setenv(CAP_VARIABLE, "AVX2")
+
+
+def built(products: dict[str, int], norms: dict[str, int]) -> BuiltEngine:
+    return BuiltEngine(
+        engine={},
+        libraries={},
+        executed={"MVN": norms},
+        read_from="a test",
+        products=products,
+        floating="bf16",
+        run=None,
+    )
+
+
+def settings_for(name: str, precision: str) -> CompileSettings:
+    return CompileSettings(target="openvino", precision=precision, batch=BatchRange(1, 1, 1), cpu=describe_cpu(name))
+
+
+@pytest.mark.parametrize(
+    ("precision", "declared", "products"),
+    [
+        ("bf16", {"bf16": 14, "fp32": 1}, {"fp32": 15}),
+        ("int8", {"int8": 12, "bf16": 3}, {"int8": 12, "fp32": 3}),
+    ],
+)
+def test_what_another_processor_executes_is_to_be_checked_there(precision, declared, products, capped):
+    products_claim, *_, norms = check_claims(settings_for("amx", precision), declared, built(products, {"fp32": 4}))
+    assert (products_claim.claimed, products_claim.executed) == (precision, products)
+    assert (norms.claimed, norms.executed, norms.checked) == ("bf16", {"fp32": 4}, "to be checked on amx")
+    assert products_claim.holds is norms.holds is None
+
+
+def test_what_this_machine_executes_alike_is_checked_here(capped):
+    found = check_claims(settings_for("avx512", "fp32"), {"fp32": 15}, built({"fp32": 15}, {"fp32": 4}))
+    assert [claim.holds for claim in found if claim.layers == "products"] == [True]
+
+
+def test_an_engine_for_another_processor_executes_here_what_this_one_multiplies(capped):
+    with pytest.raises(GateError, match="claimed to execute in fp32, the engine runs 15 in bf16"):
+        check_claims(settings_for("amx", "bf16"), {"bf16": 15}, built({"bf16": 15}, {"fp32": 4}))

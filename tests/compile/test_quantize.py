@@ -30,7 +30,9 @@ from kdcmae.compile.targets import BuildRequest, load_target
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, DataError, EngineError, GateError
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.openvino import HINTS
 
 BATCH = BatchRange(1, 2, 4)
 CLIPS = "avsynth:4"
@@ -252,8 +254,7 @@ def test_int8_for_openvino_from_the_command_line(classifier, clips, tmp_path):
     assert precision["calibration"] == {"source": "AVSynth train", "clips": 4}
     assert precision["accuracy"]["clips"] == 4
     assert [rung["name"] for rung in manifest["parity"]] == ["program", "onnx", "quantized", "engine", "artifact"]
-    hint = openvino.floating_hint()
-    assert manifest["engine"]["inference_precision"] == hint
+    assert manifest["engine"]["inference_precision"] == HINTS[openvino.beside_int8(this_cpu())]
     with load_engine(folder) as engine:
         assert engine.self_test().passed
 

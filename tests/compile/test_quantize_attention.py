@@ -15,8 +15,9 @@ from kdcmae.compile.quantize.attention import balance_scores, score_products, se
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.ranking import linear_layers
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino import HINTS, import_openvino, openvino_core
 
 BATCH = BatchRange(1, 1, 1)
 BLOCKS = 3  # one audio, one video and one unified block
@@ -113,7 +114,7 @@ def test_scores_run_on_integers(model, graph, tmp_path):
     openvino.quantize(graph, path, clips, linear_layers(model.module), "int8")
     network = core.read_model(path)
     assert openvino.declared_products(network, "fp32")["int8"] == BLOCKS * (3 + 3) + 1  # 80 unified tokens are cut
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": openvino.floating_hint()})
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[openvino.beside_int8(this_cpu())]})
     facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
     given = [
         info["outputPrecisions"].astype(str)

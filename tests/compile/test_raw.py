@@ -133,14 +133,13 @@ def test_the_frontend_is_float32_in_the_graph(exported):
 
 
 @pytest.fixture(scope="module")
-def engines(checkpoint, run, native, tmp_path_factory):
+def engines(checkpoint, run, accepted, tmp_path_factory):
     """OpenVINO engines by precision, each compiled when it is first asked for, and their options."""
 
     @functools.cache
     def compiled(precision):
         folder = tmp_path_factory.mktemp("openvino") / precision
-        execute_as = ("--execute-as", native[precision]) if precision in ("fp16", "bf16") else ()
-        options = ("--target", "openvino", "--checkpoint", checkpoint, "--precision", precision, *execute_as,
+        options = ("--target", "openvino", "--checkpoint", checkpoint, *accepted[precision],
                    "--batch", "1:2:3", "--no-cache")  # fmt: skip
         result = run(*options, "--inputs", "raw", "--output", folder)
         assert result.exit_code == 0, result.stderr

@@ -9,7 +9,17 @@ import pytest
 
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime import capabilities
-from kdcmae.runtime.capabilities import CAPABILITIES, PRECISIONS, require_capable, require_device
+from kdcmae.runtime.capabilities import (
+    CAPABILITIES,
+    PRECISIONS,
+    executed_as,
+    fastest_floating,
+    not_native,
+    require_capable,
+    require_device,
+    require_native,
+)
+from kdcmae.runtime.cpu import CLASSES, Cpu, describe_cpu, this_cpu
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
 ONE, RANGE = BatchRange(1, 1, 1), BatchRange(1, 8, 64)
@@ -76,3 +86,83 @@ def test_ranges_may_be_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     require_capable("onnx", precision="fp32", batch=ONE)
     with pytest.raises(ConfigError, match="--batch 1:8:64: shapes are fixed"):
         require_capable("onnx", precision="fp32", batch=RANGE)
+
+
+# What OpenVINO executes for fp16 and bf16, by CPU class.
+OPENVINO = {
+    "avx2": ("fp32", "fp32"),
+    "avx2-vnni": ("fp32", "fp32"),
+    "avx512": ("fp32", "fp32"),
+    "avx512-bf16": ("bf16", "bf16"),
+    "amx": ("bf16", "bf16"),
+    "arm64": ("fp32", "fp32"),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_executes_follows_from_the_processor_alone(name: str) -> None:
+    cpu = describe_cpu(name)
+    asked = dict(zip(("fp16", "bf16"), OPENVINO[name], strict=True))
+    assert {precision: executed_as("openvino", precision, cpu=cpu) for precision in asked} == asked
+    assert executed_as("openvino", "int8", cpu=cpu) == "int8"
+    assert not_native("onnx", cpu=cpu) == ({} if name == "arm64" else {"fp16": "fp32"})
+    assert not_native("trt", cpu=cpu) == {}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_fastest_floating_precision_executes_as_such(name: str, target: str) -> None:
+    cpu = describe_cpu(name)
+    precision, because = fastest_floating(target, cpu=cpu)
+    assert executed_as(target, precision, cpu=cpu) == precision
+    assert because
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "name", "precision"),
+    [
+        ("openvino", "", "amx", "bf16"),
+        ("openvino", "", "avx512", "fp32"),
+        ("onnx", "", "amx", "fp32"),
+        ("aoti", "", "avx512-bf16", "bf16"),
+        ("aoti", "cpu", "avx2", "fp32"),
+        ("aoti", "cuda", "avx2", "fp16"),
+        ("trt", "", "avx2", "fp16"),
+    ],
+)
+def test_the_fastest_floating_precision(target: str, device: str, name: str, precision: str) -> None:
+    assert fastest_floating(target, cpu=describe_cpu(name), device=device)[0] == precision
+
+
+def test_arm_with_half_precision_is_given_it() -> None:
+    cpu = Cpu(machine="aarch64", features=frozenset({"asimd", "asimdhp"}), name="Neoverse-N1")
+    precision, because = fastest_floating("openvino", cpu=cpu)
+    assert precision == "fp16"
+    assert because == "the fastest floating precision that Neoverse-N1 (arm64) multiplies natively"
+
+
+def test_a_precision_that_does_not_execute_is_accepted_by_the_name_of_what_does() -> None:
+    cpu = describe_cpu("amx")
+    asked = {"precision": "fp16", "cpu": cpu}
+    for accepted in ("", "fp32"):
+        with pytest.raises(
+            DeviceError, match="executes as bf16 on a CPU of class amx; use --precision bf16, or accept"
+        ):
+            require_native("openvino", execute_as=accepted, **asked)
+    require_native("openvino", execute_as="bf16", **asked)
+
+
+def test_nothing_can_take_the_place_of_what_executes() -> None:
+    with pytest.raises(ConfigError, match="--execute-as fp32 cannot act, --precision bf16 executes as such"):
+        require_native("openvino", precision="bf16", execute_as="fp32", cpu=describe_cpu("amx"))
+
+
+@pytest.mark.parametrize(("target", "possible"), [("openvino", True), ("onnx", True), ("aoti", False), ("trt", False)])
+def test_engines_for_another_processor(target: str, possible: bool) -> None:
+    asked = {"precision": "fp32", "batch": ONE}
+    require_capable(target, cpu=this_cpu(), **asked)
+    if possible:
+        require_capable(target, cpu=describe_cpu("avx2"), **asked)
+    else:
+        with pytest.raises(ConfigError, match=f"--target {target} cannot build --for: "):
+            require_capable(target, cpu=describe_cpu("avx2"), **asked)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from kdcmae.errors import EngineError
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.manifest import TensorSpec
-from kdcmae.runtime.openvino import OpenVINOBackend, import_openvino, openvino_core
+from kdcmae.runtime.openvino import OpenVINOBackend, compile_native, import_openvino, openvino_core, read_execution
 
 
 def with_precision(precision: Any) -> dict[str, Any]:
@@ -31,9 +33,39 @@ def test_executed_precision_is_what_the_hint_asked_for(tiny: Any) -> None:
 
 
 def test_executed_precision_tells_bfloat16_from_float32(tiny: Any) -> None:
-    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if not this_cpu().multiplies("bf16"):
         pytest.skip("this CPU has no bfloat16 arithmetic")
     assert products(tiny.make("openvino", ["audio", "image"], **with_precision("bf16"))) == {"bf16": 2}
+
+
+def test_a_precision_that_this_cpu_does_not_multiply_runs_in_float32(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CAP_VARIABLE, "AVX512_CORE")  # where OpenVINO itself would emulate it
+    assert products(tiny.make("openvino", ["audio", "image"], **with_precision("bf16"))) == {"fp32": 2}
+
+
+@pytest.mark.parametrize(("device", "hint"), [("CPU", "f32"), ("CPU.0", "f32"), ("GPU", "bf16")])
+def test_a_hint_for_another_device_stays(device: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CAP_VARIABLE, "AVX2")
+    asked: list[Any] = []
+    core = SimpleNamespace(compile_model=lambda model, *how: asked.append(how))
+    monkeypatch.setattr("kdcmae.runtime.openvino.openvino_core", lambda: core)
+    compile_native(SimpleNamespace(get_ordered_ops=list), device, "bf16", {"A": 1})
+    assert asked == [(device, {"A": 1, "INFERENCE_PRECISION_HINT": hint})]
+
+
+def test_bfloat16_types_of_a_model_become_float32_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hint alone leaves them, and OpenVINO emulates them."""
+    ov, opset = import_openvino(), pytest.importorskip("openvino.opset13")
+    weights = opset.constant(ov.Tensor(np.array([0x3F80, 0x4000], np.uint16), [2], ov.Type.bf16))  # 1 and 2
+    values = opset.parameter([1, 2], np.float32, name="values")
+    result = opset.convert(opset.multiply(opset.convert(values, "bf16"), weights), "f32")
+    monkeypatch.setenv(CAP_VARIABLE, "AVX512_CORE")
+    compiled = compile_native(ov.Model([result], [values]), "CPU", "bf16", {})
+    fine = np.array([[1 + 2**-12, 3]], np.float32)  # bfloat16 would round it
+    np.testing.assert_array_equal(compiled(fine)[0], fine * [1, 2])
+    assert not any("bf16" in counts for counts in read_execution(compiled).executed.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", None, 16])
