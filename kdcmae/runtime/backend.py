@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ __all__ = [
     "engine_option",
     "engine_threads",
     "import_library",
+    "is_whole",
     "require_same_or_newer",
     "require_same_release",
 ]
@@ -111,9 +113,16 @@ def engine_threads(manifest: Manifest, threads: int | None) -> int | None:
         ConfigError: not a positive whole number.
     """
     threads = manifest.engine.get("threads") if threads is None else threads
-    if threads is not None and (type(threads) is not int or threads < 1):
+    if threads is None:
+        return None
+    if not is_whole(threads) or threads < 1:
         raise ConfigError(f"threads={threads!r} must be a positive whole number; leave it out for the library's choice")
-    return threads
+    return int(threads)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, Python's or numpy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def require_same_or_newer(manifest: Manifest, library: str, installed: str) -> None:

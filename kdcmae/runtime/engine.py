@@ -7,19 +7,18 @@ import importlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrecisionError
 from kdcmae.runtime import feeding
-from kdcmae.runtime.backend import Arrays, Backend
+from kdcmae.runtime.backend import Arrays, Backend, is_whole
 from kdcmae.runtime.capabilities import execution_differences
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.examples import example_inputs
@@ -35,13 +34,13 @@ _log = logging.getLogger("kdcmae.runtime")
 GOLDEN_FILE = "golden.npz"
 MAIN = ""  # the engine itself, beside its variants
 
-# Imported when an engine of the target is loaded: each brings its library.
+# Imported when an engine of the target is loaded: each brings its library, and writes the names of devices its own way.
 _BACKENDS = {
-    "openvino": ("kdcmae.runtime.openvino", "OpenVINOBackend"),
-    "trt": ("kdcmae.runtime.tensorrt", "TensorRTBackend"),
-    "onnx": ("kdcmae.runtime.onnx", "ONNXBackend"),
-    "aoti": ("kdcmae.runtime.aoti", "AOTIBackend"),
-    "torch-trt": ("kdcmae.runtime.torch_trt", "TorchTensorRTBackend"),
+    "openvino": ("kdcmae.runtime.openvino", "OpenVINOBackend", str.upper),
+    "trt": ("kdcmae.runtime.tensorrt", "TensorRTBackend", str.lower),
+    "onnx": ("kdcmae.runtime.onnx", "ONNXBackend", str.upper),
+    "aoti": ("kdcmae.runtime.aoti", "AOTIBackend", str.lower),
+    "torch-trt": ("kdcmae.runtime.torch_trt", "TorchTensorRTBackend", str.lower),
 }
 
 
@@ -82,7 +81,7 @@ def load_engine(
 
     Args:
         folder: what kdcmae-compile wrote.
-        device: another device than the one it was compiled for, in the engine library's own words.
+        device: another device than the one it was compiled for, in the engine library's own words, large or small.
         threads: CPU threads to use; where None, what the manifest says or else the library's choice.
         strict: refuse an engine, or a variant when it is first needed, that the library says executes in another
             precision here than its manifest claims. Otherwise that is a warning of the logger ``kdcmae.runtime``.
@@ -92,22 +91,34 @@ def load_engine(
 
     Raises:
         EngineError: not an engine folder, a bad manifest, or an engine file its library cannot load.
+        ConfigError: ``device`` or ``threads`` is none.
         EngineIntegrityError: a file is missing or has changed.
         EnginePrecisionError: a claimed precision does not execute here, and ``strict`` is set.
         EngineVersionError: made for another version of its library or of the manifest.
         MissingDependencyError: its library is not installed.
         DeviceError: this machine lacks the device.
     """
-    folder = Path(folder)
+    try:
+        folder = Path(folder)
+    except TypeError as error:
+        raise EngineError(
+            f"folder={folder!r} is not a path; give an engine folder that kdcmae-compile wrote"
+        ) from error
     manifest = Manifest.read(folder)
     verify_files(folder, manifest)
+    variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
     try:
         preprocessing = Preprocessing.from_dict(manifest.preprocessing)
+        for one in (manifest, *variants.values()):
+            preprocessing.check_fits({spec.name: spec.shape for spec in one.inputs})
     except ConfigError as error:
         raise EngineError(f"the manifest of {folder} asks for what this kdcmae cannot do: {error}") from error
-    module, name = _BACKENDS[manifest.target]
+    module, name, spelling = _BACKENDS[manifest.target]
+    if device is not None:
+        if not isinstance(device, str) or not device.strip():
+            raise ConfigError(f"device={device!r} names no device; leave it out for the one the engine is for")
+        device = spelling(device.strip())
     load_backend = getattr(importlib.import_module(module), name)
-    variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
     load = partial(_load_checked, partial(load_backend, threads=threads), folder, device, strict)
     return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load)
 
@@ -223,14 +234,14 @@ class Engine:
             The best labels and their scores, best first.
 
         Raises:
-            EngineInputError: an input the engine needs is None, or ``top`` is not positive.
+            EngineInputError: an input the engine needs is None, or ``top`` is no positive whole number.
             DataError: a waveform or frame that cannot be used.
             EngineError: the engine is no classifier, or gave scores that are not finite.
         """
         if not self.labels:
             raise EngineError(f"engine {self.folder} has no labels, so it cannot classify; use infer()")
-        if top < 1:
-            raise EngineInputError(f"top={top} must be at least 1")
+        if not is_whole(top) or top < 1:
+            raise EngineInputError(f"top={top!r} must be a whole number of at least 1")
         inputs = self.prepare(waveform, sample_rate, None if frame is None else [frame])
         feed = {name: np.repeat(array, self.manifest.batch.min, axis=0) for name, array in inputs.items()}
         logits = self.infer(feed)[self.manifest.outputs[0].name].reshape(-1, len(self.labels))[0]
@@ -241,19 +252,21 @@ class Engine:
         return [Prediction(self.labels[index], float(likelihood[index])) for index in best]
 
     def prepare(
-        self, waveform: NDArray[Any] | None, sample_rate: int, frames: Sequence[NDArray[np.uint8]] | None
+        self, waveform: NDArray[Any] | None, sample_rate: int, frames: Iterable[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
         """What :meth:`infer` takes for one clip, raw or prepared as the engine was built, one row per frame.
 
         Args:
             waveform: as :meth:`classify` takes it.
             sample_rate: of the waveform in Hz.
-            frames: of one size, each as :meth:`classify` takes it.
+            frames: of one size, at least one, each as :meth:`classify` takes it.
 
         Raises:
-            EngineInputError: an input the engine needs is None.
+            EngineInputError: an input the engine needs is None, or there is no frame.
             DataError: a waveform or frame that cannot be used.
         """
+        if frames is not None:
+            frames = feeding.listed(frames)
         given = {source for source, value in (("waveform", waveform), ("frame", frames)) if value is not None}
         variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= given)
         return feeding.from_clip(_names(self._manifests[variant]), self._preprocessing, waveform, sample_rate, frames)
@@ -328,10 +341,14 @@ def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     needed = [f"input.{spec.name}" for spec in manifest.inputs]
     needed += [f"{kind}.{spec.name}" for spec in manifest.outputs for kind in ("output", "tolerance")]
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in needed}
-    except (KeyError, OSError, ValueError, BadZipFile) as error:
-        raise EngineError(f"{path} is not a self-test of this engine: {error}; rebuild the engine") from error
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in needed}
+            for spec in manifest.outputs:
+                golden[f"tolerance.{spec.name}"] = np.array(float(arrays[f"tolerance.{spec.name}"]))
+            return golden
+    except Exception as error:  # a damaged archive makes zipfile, zlib and numpy raise whatever they like
+        reason = str(error) or type(error).__name__
+        raise EngineError(f"{path} is not a self-test of this engine: {reason}; rebuild the engine") from error
 
 
 def _relative_error(result: NDArray[np.float32], reference: NDArray[Any]) -> float:

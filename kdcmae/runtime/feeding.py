@@ -89,6 +89,21 @@ def from_clip(
     return feed
 
 
+def listed(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """The frames of a clip, from whatever yields them.
+
+    Raises:
+        EngineInputError: there is none, or nothing that yields frames.
+    """
+    try:
+        frames = list(frames)
+    except TypeError as error:
+        raise EngineInputError(f"frames must be a sequence of numpy arrays, got {_kind(frames)}") from error
+    if not frames:
+        raise EngineInputError("frames must hold at least one frame; give None for a clip without picture")
+    return frames
+
+
 def completed(feed: Arrays, inputs: tuple[TensorSpec, ...]) -> Arrays:
     """Fill up a waveform that is shorter than its input, and say in ``samples`` how much of it is sound.
 

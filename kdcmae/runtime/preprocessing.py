@@ -7,7 +7,6 @@ This is the one definition of the preprocessing: apps run it in front of an engi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -52,8 +51,13 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether float32, which everything is computed in, has it."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
 def _is_size(value: object) -> bool:
@@ -61,7 +65,7 @@ def _is_size(value: object) -> bool:
 
 
 def _is_scale(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return _is_number(value) and value >= _SMALLEST_SCALE
 
 
 def _is_rgb(value: object, of: Callable[[object], bool]) -> bool:
@@ -134,6 +138,29 @@ class Preprocessing:
     def audio_samples(self) -> int:
         """Samples of the waveform that ``audio_frames`` frames see."""
         return self.frame_length + self.frame_shift * (self.audio_frames - 1)
+
+    def check_fits(self, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
+        """Refuse sizes that the inputs of an engine do not have, before anything of such a size is made.
+
+        Args:
+            shapes: of the inputs, by their names.
+
+        Raises:
+            ConfigError: a clip would become an input of another shape.
+        """
+        sizes = (
+            ("audio", 1, "audio_frames", self.audio_frames),
+            ("waveform", 1, "audio_frames", self.audio_samples),
+            ("image", 2, "image_size", self.image_size),
+            ("image", 3, "image_size", self.image_size),
+        )
+        for name, axis, fact, size in sizes:
+            shape = shapes.get(name, ())
+            if axis < len(shape) and shape[axis] != size:
+                raise ConfigError(
+                    f"preprocessing {fact}={getattr(self, fact)!r} makes axis {axis} of input {name} {size} long, "
+                    f"the engine takes {shape[axis]}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values for JSON."""

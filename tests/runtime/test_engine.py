@@ -185,13 +185,28 @@ def test_classify_says_what_it_cannot_do(tiny: Any) -> None:
         engine.classify(None, rate, frame)
     with pytest.raises(EngineInputError, match="input image needs a frame as a numpy array, got list"):
         engine.classify(waveform, rate, [1])
-    with pytest.raises(EngineInputError, match="top=0 must be at least 1"):
-        engine.classify(waveform, rate, frame, top=0)
+    for top in (0, 1.5, "2", None, True, np.float32(2), float("nan")):
+        with pytest.raises(EngineInputError, match=r"top=.* must be a whole number of at least 1"):
+            engine.classify(waveform, rate, frame, top=top)
+    assert len(engine.classify(waveform, rate, frame, top=np.int64(2))) == 2
     with pytest.raises(DataError, match="too short"):
         engine.classify(waveform[:100], rate, frame)
     engine.infer = lambda feed: {"logits": np.float32([[0, np.nan, 0]])}
     with pytest.raises(EngineError, match="not finite"):
         engine.classify(waveform, rate, frame)
+
+
+def test_frames_come_from_whatever_yields_them(tiny: Any) -> None:
+    waveform, rate, frame = clip()
+    engine = load_engine(tiny.make("onnx", ["audio", "image"]))
+    expected = engine.prepare(waveform, rate, [frame, frame[::-1]])
+    for frames in (np.stack([frame, frame[::-1]]), (one for one in (frame, frame[::-1]))):
+        for name, array in engine.prepare(waveform, rate, frames).items():
+            np.testing.assert_array_equal(array, expected[name])
+    with pytest.raises(EngineInputError, match="at least one frame"):
+        engine.prepare(waveform, rate, [])
+    with pytest.raises(EngineInputError, match="frames must be a sequence of numpy arrays, got int"):
+        engine.prepare(waveform, rate, 5)
 
 
 def test_classify_needs_a_clip_model_with_labels(tiny: Any) -> None:
@@ -243,13 +258,36 @@ def test_self_test_says_what_is_missing(tiny: Any) -> None:
     Manifest.read(folder).write(folder)
     with pytest.raises(EngineError, match=r"golden\.npz is not a self-test of this engine.*output\.logits"):
         load_engine(folder).self_test()
-    (folder / "golden.npz").write_bytes(b"not a zip")
-    Manifest.read(folder).write(folder)
-    with pytest.raises(EngineError, match=r"golden\.npz is not a self-test of this engine"):
-        load_engine(folder).self_test()
     (folder / "golden.npz").unlink()
     Manifest.read(folder).write(folder)
     with pytest.raises(EngineError, match=r"has no golden\.npz"):
+        load_engine(folder).self_test()
+
+
+def _flipped(content: bytes) -> bytes:
+    """The archive with damage where the compressed arrays are."""
+    middle = len(content) // 8
+    return content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : 4 * middle]) + content[4 * middle :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"not a zip", lambda _: b"", lambda content: content[: len(content) // 2], _flipped]
+)
+def test_a_damaged_self_test_behind_a_right_digest_is_said(tiny: Any, damage: Any) -> None:
+    folder = tiny.make("onnx")
+    with np.load(folder / "golden.npz") as arrays:
+        np.savez_compressed(folder / "golden.npz", **arrays)
+    (folder / "golden.npz").write_bytes(damage((folder / "golden.npz").read_bytes()))
+    Manifest.read(folder).write(folder)
+    with pytest.raises(EngineError, match=r"golden\.npz is not a self-test of this engine: .+; rebuild"):
+        load_engine(folder).self_test()
+
+
+@pytest.mark.parametrize("tolerance", [np.array([1.0, 2.0]), np.array("wide")])
+def test_a_tolerance_that_is_no_number_is_said(tiny: Any, tolerance: np.ndarray) -> None:
+    folder = tiny.make("onnx")
+    rewrite_golden(folder, **{"tolerance.logits": tolerance})
+    with pytest.raises(EngineError, match=r"golden\.npz is not a self-test of this engine"):
         load_engine(folder).self_test()
 
 
@@ -337,7 +375,24 @@ def test_threads_are_a_positive_number(engine_folder: Path, threads: Any) -> Non
 
 
 def test_threads_may_be_chosen(engine_folder: Path) -> None:
-    assert load_engine(engine_folder, device="CPU", threads=1).self_test().passed
+    assert load_engine(engine_folder, device="CPU", threads=np.int64(1)).self_test().passed
+
+
+def test_devices_may_be_written_large_or_small(engine_folder: Path) -> None:
+    assert load_engine(engine_folder, device="cpu").self_test().passed
+    assert load_engine(engine_folder, device=" Cpu ").self_test().passed
+
+
+@pytest.mark.parametrize("device", ["", " ", 5, b"CPU"])
+def test_a_device_has_a_name(engine_folder: Path, device: Any) -> None:
+    with pytest.raises(ConfigError, match="names no device; leave it out"):
+        load_engine(engine_folder, device=device)
+
+
+@pytest.mark.parametrize("folder", [None, 5])
+def test_a_folder_is_a_path(folder: Any) -> None:
+    with pytest.raises(EngineError, match=f"folder={folder} is not a path"):
+        load_engine(folder)
 
 
 def test_a_file_that_is_no_model_is_said(engine_folder: Path) -> None:
@@ -378,6 +433,18 @@ def test_preprocessing_that_cannot_be_honoured_is_refused(engine_folder: Path, t
     tiny.edit(engine_folder, lambda m: m["preprocessing"].update(interpolation="nearest"))
     with pytest.raises(EngineError, match="preprocessing interpolation='nearest' is not supported"):
         load_engine(engine_folder)
+
+
+@pytest.mark.parametrize(("name", "fact", "axis"), [("image", "image_size", 2), ("audio", "audio_frames", 1)])
+@pytest.mark.parametrize("size", [10**9, 10**30, 16])
+def test_preprocessing_that_contradicts_the_inputs_is_refused(
+    tiny: Any, name: str, fact: str, axis: int, size: int
+) -> None:
+    folder = tiny.make("onnx", [name])
+    tiny.edit(folder, lambda m: m["preprocessing"].update({fact: size}))
+    message = f"preprocessing {fact}={size} makes axis {axis} of input {name} {size} long, the engine takes"
+    with pytest.raises(EngineError, match=message):
+        load_engine(folder)
 
 
 def test_the_runtime_needs_numpy_and_the_engine_library_only(tiny: Any) -> None:

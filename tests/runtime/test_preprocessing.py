@@ -196,6 +196,9 @@ def test_facts_survive_json() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"fbank_std": 1e-320}, "it must be a positive number"),
+        ({"image_mean": [1e300, 0, 0]}, "it must be three numbers"),
+        ({"fbank_mean": 10**400}, "it must be a number"),
         ({"sample_rate_hz": 22050}, "sample_rate_hz=22050 is not supported; it must be 16000"),
         ({"sample_rate_hz": "16000"}, "sample_rate_hz"),
         ({"window": "povey"}, "window='povey'"),

@@ -275,7 +275,7 @@ def test_options_that_make_no_sense_are_refused(tiny: Any, fake_gpu: SimpleNames
     folder = tiny.make("trt")
     with pytest.raises(ConfigError, match="threads=4 has no meaning"):
         load_engine(folder, threads=4)
-    with pytest.raises(ConfigError, match=r"device='GPU\.1' is not a device of a TensorRT engine"):
+    with pytest.raises(ConfigError, match=r"device='gpu\.1' is not a device of a TensorRT engine"):
         load_engine(folder, device="GPU.1")
     with pytest.raises(DeviceError, match="no number 3 of 1"):
         load_engine(folder, device="cuda:3")
