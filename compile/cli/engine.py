@@ -29,10 +29,11 @@ _OPTIONS = (
         "--for",
         "machine",
         metavar=f"{'|'.join(CLASSES)}|FILE",
-        help="Build for another CPU: its class, or what kdcmae doctor --json wrote there.  [default: this machine's]",
+        help="Build for another CPU: its class, or what kdcmae doctor --json wrote there.",
+        show_default="this machine's",
     ),
     click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range."),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.  [default: cpu]"),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.", show_default="cpu"),
 )
 
 

@@ -8,8 +8,8 @@ __all__ = ["SECTIONS"]
 
 SECTIONS: Sections = {
     "What to build": (
-        *("target", "machine", "checkpoint", "preset", "random_weights", "task", "modality", "modalities", "labels"),
-        *("multi_label", "inputs", "batch", "keep", "keep_by", "num_heads", "device"),
+        *("target", "machine", "checkpoint", "weights", "preset", "random_weights", "task", "modality", "modalities"),
+        *("labels", "multi_label", "inputs", "batch", "keep", "keep_by", "num_heads", "device"),
     ),
     "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),
     "Proof": ("clips", "max_error", "min_cosine", "min_agreement"),

@@ -66,7 +66,7 @@ def test_every_option_has_a_help_and_shows_its_default(path):
     context = click.Context(command, **command.context_settings)
     for option in command.params:
         if isinstance(option, click.Option):
-            assert option.help or option.name == "precision", option.opts
+            assert option.help, option.opts
             shown = option.get_help_record(context)[1]
             if not option.is_flag and option.to_info_dict()["default"] not in (None, ()):
                 assert shown.count("[default: ") == 1, shown
