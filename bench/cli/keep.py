@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option
 from kdcmae.errors import ConfigError
 
 __all__ = ["command"]
@@ -31,7 +31,7 @@ __all__ = ["command"]
 @click.option(
     "--keep",
     "ratios",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     multiple=True,
     default=(0.75, 0.5, 0.35, 0.25),
     show_default=True,

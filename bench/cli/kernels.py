@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from kdcmae.bench.files import RESULTS, write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, print_json
 
 if TYPE_CHECKING:
     from kdcmae.bench.kernels.schema import Kind, Report
@@ -33,7 +33,7 @@ _KERNEL_CASES = ("attention", "patch-embedding", "step")
 @click.option("--compile", "compiled", is_flag=True, help="Run the pretraining step through torch.compile.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=6.0,
     show_default=True,
     metavar="M",

@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option
 
 __all__ = ["command"]
 
@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=3.0,
     show_default=True,
     metavar="S",

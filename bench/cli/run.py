@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.files import write_json
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json
 
 __all__ = ["command"]
 
@@ -27,7 +27,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="S",
@@ -36,7 +36,7 @@ __all__ = ["command"]
 @click.option(
     "--warm-up",
     "warm_up_s",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=1.0,
     show_default=True,
     metavar="S",
@@ -45,7 +45,7 @@ __all__ = ["command"]
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=300.0,
     show_default=True,
     metavar="S",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.assets import default_checkpoint
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json
 from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.engine import engine_options
@@ -43,7 +43,7 @@ __all__ = ["command"]
 @proof_options
 @click.option(
     "--budget-ms",
-    type=float,
+    type=Number(),
     help="Search precision, kept tokens and threads for the most accurate engine that takes at most this here, in nine "
     "of ten inferences, and loses at most --max-drop (1 by default).",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from kdcmae.cli.common import weights_option
+from kdcmae.cli.common import Number, weights_option
 from kdcmae.errors import ConfigError
 from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import digest
@@ -54,7 +54,7 @@ _OPTIONS = (
     weights_option,
     click.option(
         "--keep",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         default=1.0,
         show_default="all",
         metavar="SHARE",

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from kdcmae.cli.common import Number
+
 __all__ = ["proof_options"]
 
 _OPTIONS = (
@@ -19,14 +21,16 @@ _OPTIONS = (
     ),
     click.option(
         "--max-error",
-        type=float,
+        type=Number(),
         help="Largest error allowed, relative to the largest output; to tighten.",
         show_default="by precision",
     ),
-    click.option("--min-cosine", type=float, help="Smallest cosine allowed; to tighten.", show_default="by precision"),
+    click.option(
+        "--min-cosine", type=Number(), help="Smallest cosine allowed; to tighten.", show_default="by precision"
+    ),
     click.option(
         "--min-agreement",
-        type=float,
+        type=Number(),
         help="Smallest share of equal first classes allowed; to tighten.",
         show_default="by precision",
     ),

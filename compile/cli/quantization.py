@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from kdcmae.cli.common import Number
+
 __all__ = ["quantization_options"]
 
 _OPTIONS = (
@@ -21,7 +23,7 @@ _OPTIONS = (
     ),
     click.option(
         "--max-drop",
-        type=float,
+        type=Number(),
         help="Top-1 that int8 and fp8 may lose, in percentage points: layers stay in floating point until it holds.",
     ),
     click.option(

@@ -7,6 +7,7 @@ many, and ends as :mod:`kdcmae.cli.ending` says.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from kdcmae.terminal import say
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["KdcmaeCommand", "KdcmaeGroup", "LazyGroup", "Sections"]
+__all__ = ["KdcmaeCommand", "KdcmaeGroup", "LazyGroup", "Number", "Sections"]
 
 Sections = Mapping[str, Collection[str]]
 """Names of parameters by the heading that ``--help`` lists them under, in the order of the headings."""
@@ -65,6 +66,18 @@ def _write_section(formatter: click.HelpFormatter, heading: str, rows: list[tupl
     if rows:
         with formatter.section(heading):
             formatter.write_dl(rows)
+
+
+class Number(click.FloatRange):  # noqa: TID251
+    """A finite number in a range; click lets NaN, which fails no comparison, and infinity pass."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 class KdcmaeCommand(click.Command):

@@ -14,13 +14,14 @@ from typing import Any
 
 import click
 
-from kdcmae.cli.commands import KdcmaeCommand, KdcmaeGroup, LazyGroup
+from kdcmae.cli.commands import KdcmaeCommand, KdcmaeGroup, LazyGroup, Number
 from kdcmae.terminal import note, say, status
 
 __all__ = [
     "KdcmaeCommand",
     "KdcmaeGroup",
     "LazyGroup",
+    "Number",
     "Steps",
     "json_option",
     "note",

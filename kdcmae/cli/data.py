@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcmae.cli.common import KdcmaeGroup, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeGroup, Number, json_option, note, print_json
 from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
 from kdcmae.terminal import progress_bar, say, table
@@ -83,7 +83,7 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
 @click.option(
     "--broken-limit",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=BROKEN_LIMIT,
     show_default=True,
     help="Share of clips that may fail.",
@@ -153,8 +153,8 @@ def stats(data: Path, audio_frames: int, processes: int, as_json: bool) -> None:
 @command.command(name="check")
 @click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option("--labels", "label_file", type=_PATH, help="The classes, as text or CSV; without it no label is checked.")
-@click.option("--shortest", "shortest_s", type=float, default=1.0, show_default=True, help="Seconds of sound.")
-@click.option("--silence", "silence_db", type=float, default=-60.0, show_default=True, help="Peak in dB full scale.")
+@click.option("--shortest", "shortest_s", type=Number(), default=1.0, show_default=True, help="Seconds of sound.")
+@click.option("--silence", "silence_db", type=Number(), default=-60.0, show_default=True, help="Peak in dB full scale.")
 @_processes_option
 @json_option
 def check(
@@ -187,7 +187,7 @@ def check(
 @command.command(name="speed")
 @click.argument("manifest", metavar="MANIFEST", type=_PATH)
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Processes that read.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="To measure for.")
+@click.option("--seconds", type=Number(min=0), default=10.0, show_default=True, help="To measure for.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips per batch.")
 @json_option
 def speed(manifest: Path, workers: int, seconds: float, batch_size: int, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from kdcmae.cli import evaluate_report as report
-from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, json_option, note, weights_option
+from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, Number, json_option, note, weights_option
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.terminal import progress_bar
 
@@ -130,7 +130,9 @@ _COMMON = (
     click.option("--output", type=_PATH, help="Folder for the report and the pictures."),
     click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips at once."),
     click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read."),
-    click.option("--broken-limit", type=float, default=0.01, show_default=True, help="Share of clips that may fail."),
+    click.option(
+        "--broken-limit", type=Number(0, 1), default=0.01, show_default=True, help="Share of clips that may fail."
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of a checkpoint."),
     click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide"),
     weights_option,
@@ -243,7 +245,7 @@ def retrieval(setup: Setup) -> None:
     default="random",
     help="Of the sound.",
 )
-@click.option("--mask-ratio", type=float, default=0.75, show_default=True, help="Share of patches removed.")
+@click.option("--mask-ratio", type=Number(0, 1), default=0.75, show_default=True, help="Share of patches removed.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the masks.")
 @click.option("--norm-pix/--no-norm-pix", default=None, help="What a published checkpoint was trained to predict.")
 @_pictures_option

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from kdcmae import __version__
 from kdcmae.bench.cli import main as bench
 from kdcmae.cli import main as kdcmae
-from kdcmae.cli.commands import KdcmaeCommand, LazyGroup
+from kdcmae.cli.commands import KdcmaeCommand, LazyGroup, Number
 from kdcmae.compile.cli import main as compile_
 
 PROGRAMS = {"kdcmae": kdcmae, "kdcmae-compile": compile_, "kdcmae-bench": bench}
@@ -79,6 +79,16 @@ def test_wrong_use_is_one_error_and_exit_code_2(path):
     assert result.exit_code == 2
     assert "Error: No such option" in result.stderr
     assert not result.stdout
+
+
+@every_command
+def test_no_option_takes_what_is_no_number(path):
+    for option in EVERY[path].params:
+        if option.type.name.startswith("float"):
+            assert isinstance(option.type, Number)
+            for value in ("nan", "inf", "-inf"):
+                with pytest.raises(click.BadParameter):
+                    option.type.convert(value, option, None)
 
 
 def test_options_of_a_build_stand_in_sections():
