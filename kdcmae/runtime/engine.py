@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
+import io
 import logging
 import math
 import threading
@@ -16,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrecisionError
+from kdcmae.errors import ConfigError, EngineError, EngineInputError, EngineIntegrityError, EnginePrecisionError
 from kdcmae.runtime import feeding
 from kdcmae.runtime.backend import Arrays, Backend, is_whole
 from kdcmae.runtime.capabilities import execution_differences
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution
+from kdcmae.runtime.folders import Publication, of_one_publication, openable
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import scores
@@ -77,7 +80,8 @@ def load_engine(
     """Load an engine folder, after checking every file in it.
 
     Digests tell a damaged or half-copied folder from a whole one before a library reads it. They do not prove
-    who made it: load engines from sources you trust.
+    who made it: load engines from sources you trust. Files may be links, as in Hugging Face's cache and in volumes
+    of Kubernetes. Where the folder is replaced in the meantime, the new engine is loaded: never files of both.
 
     Args:
         folder: what kdcmae-compile wrote.
@@ -92,7 +96,7 @@ def load_engine(
     Raises:
         EngineError: not an engine folder, a bad manifest, or an engine file its library cannot load.
         ConfigError: ``device`` or ``threads`` is none.
-        EngineIntegrityError: a file is missing or has changed.
+        EngineIntegrityError: a file is missing, cannot be read or has changed.
         EnginePrecisionError: a claimed precision does not execute here, and ``strict`` is set.
         EngineVersionError: made for another version of its library or of the manifest.
         MissingDependencyError: its library is not installed.
@@ -104,6 +108,11 @@ def load_engine(
         raise EngineError(
             f"folder={folder!r} is not a path; give an engine folder that kdcmae-compile wrote"
         ) from error
+    return of_one_publication(folder, partial(_load, device=device, threads=threads, strict=strict))
+
+
+def _load(publication: Publication, *, device: str | None, threads: int | None, strict: bool) -> Engine:
+    folder = publication.folder
     manifest = Manifest.read(folder)
     verify_files(folder, manifest)
     variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
@@ -119,30 +128,34 @@ def load_engine(
             raise ConfigError(f"device={device!r} names no device; leave it out for the one the engine is for")
         device = spelling(device.strip())
     load_backend = getattr(importlib.import_module(module), name)
-    load = partial(_load_checked, partial(load_backend, threads=threads), folder, device, strict)
+
+    def load(part: Manifest) -> Backend:
+        with openable(folder) as path:
+            backend: Backend = load_backend(path, part, device=device, threads=threads)
+        try:
+            if not publication.holds(manifest):
+                raise EngineError(f"{folder} holds another engine than the one that was loaded; load it again")
+            _check_execution(backend, part, folder, device, strict)
+        except BaseException:
+            backend.close()
+            raise
+        return backend
+
     return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load)
 
 
-def _load_checked(
-    load: Callable[..., Backend], folder: Path, device: str | None, strict: bool, manifest: Manifest
-) -> Backend:
-    """Load a backend, and say or refuse what executes otherwise than claimed."""
-    backend = load(folder, manifest, device=device)
-    try:
-        where = str(device or manifest.engine.get("device", ""))
-        if differences := execution_differences(manifest, backend.execution(), device=where):
-            class_name = this_cpu().class_name
-            message = (
-                f"{folder} does not execute as claimed here: {'; '.join(differences)}; kdcmae check says how fast and "
-                f"how exactly, kdcmae-compile {f'--for {class_name}' if class_name else 'here'} builds what fits"
-            )
-            if strict:
-                raise EnginePrecisionError(message)
-            _log.warning("%s", message)
-    except BaseException:
-        backend.close()
-        raise
-    return backend
+def _check_execution(backend: Backend, manifest: Manifest, folder: Path, device: str | None, strict: bool) -> None:
+    """Say or refuse what executes otherwise than claimed."""
+    where = str(device or manifest.engine.get("device", ""))
+    if differences := execution_differences(manifest, backend.execution(), device=where):
+        class_name = this_cpu().class_name
+        message = (
+            f"{folder} does not execute as claimed here: {'; '.join(differences)}; kdcmae check says how fast and "
+            f"how exactly, kdcmae-compile {f'--for {class_name}' if class_name else 'here'} builds what fits"
+        )
+        if strict:
+            raise EnginePrecisionError(message)
+        _log.warning("%s", message)
 
 
 class Engine:
@@ -294,6 +307,7 @@ class Engine:
 
         Raises:
             EngineError: the folder has no ``golden.npz``, or it lacks an array this engine needs.
+            EngineIntegrityError: the file is not that of the engine that was loaded.
         """
         max_error, tolerance = {}, {}
         for variant, manifest in self._manifests.items():
@@ -341,11 +355,16 @@ def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     needed = [f"input.{spec.name}" for spec in manifest.inputs]
     needed += [f"{kind}.{spec.name}" for spec in manifest.outputs for kind in ("output", "tolerance")]
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest.files[path.name]:
+            raise EngineIntegrityError(f"{path} has changed since the engine was loaded; load it again")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in needed}
             for spec in manifest.outputs:
                 golden[f"tolerance.{spec.name}"] = np.array(float(arrays[f"tolerance.{spec.name}"]))
             return golden
+    except EngineIntegrityError:
+        raise
     except Exception as error:  # a damaged archive makes zipfile, zlib and numpy raise whatever they like
         reason = str(error) or type(error).__name__
         raise EngineError(f"{path} is not a self-test of this engine: {reason}; rebuild the engine") from error

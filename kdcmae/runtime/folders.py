@@ -1,34 +1,80 @@
-"""Engine folders that others may replace, and paths that libraries cannot open."""
+"""Engine folders that others may replace at any moment, and paths that libraries cannot open.
+
+Engine libraries open their files by path, one after the other, so a folder cannot be held while it is read. Instead it
+is looked at before and after, and read again where it was replaced in between.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["FolderState", "folder_state", "openable"]
+from kdcmae.errors import EngineError
+from kdcmae.runtime.manifest import Manifest, verify_files
 
-FolderState = dict[str, tuple[int, int, int, int]]
+__all__ = ["Publication", "of_one_publication", "openable"]
+
+Result = TypeVar("Result")
+
+_ATTEMPTS, _PATIENCE_S = 3, 30.0  # at least, each lost to an engine that was published while another was loaded
 
 
-def folder_state(folder: Path) -> FolderState:
-    """Which files a folder holds at this moment.
-
-    Two states are equal where every name stands for the same file, unwritten in between: not after another engine was
-    published in its place, nor after a link on the way to the files was changed.
+class Publication:
+    """What an engine folder holds from now on, until something is published in its place.
 
     Args:
         folder: need not be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _identities(folder)
+
+    def is_current(self) -> bool:
+        """Whether every name in the folder still stands for the same file, unwritten since, links followed."""
+        return _identities(self.folder) == self._files
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the folder still holds the engine of a manifest that was read from it.
+
+        Some network file systems number a file anew each time. There the content tells.
+        """
+        if self.is_current():
+            return True
+        try:
+            verify_files(self.folder, manifest)
+            return Manifest.read(self.folder) == manifest
+        except EngineError:
+            return False
+
+
+def of_one_publication(folder: Path, read: Callable[[Publication], Result]) -> Result:
+    """Read several files of a folder, again where another engine has been published in between.
+
+    Args:
+        folder: the engine folder.
+        read: raises where :meth:`Publication.holds` says that it read files of two engines.
 
     Returns:
-        Device, inode, size in bytes and time of the last change in ns, by name; links are followed.
+        What it read.
+
+    Raises:
+        Exception: what ``read`` raised of a folder that has not changed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: _identity(entry) for entry in entries if not entry.name.startswith(".")}
-    except OSError:
-        return {}
+    start = time.monotonic()
+    for attempt in itertools.count(1):
+        publication = Publication(folder)
+        try:
+            return read(publication)
+        except Exception:
+            if publication.is_current() or (attempt >= _ATTEMPTS and time.monotonic() - start > _PATIENCE_S):
+                raise
+    raise AssertionError("counting does not end")
 
 
 @contextmanager
@@ -46,11 +92,21 @@ def openable(folder: Path) -> Iterator[Path]:
     except UnicodeEncodeError:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+            # Not "self", which would be another in a compiler that this process starts, nor our own idea of our number.
+            yield Path("/proc", os.readlink("/proc/self"), "fd", str(descriptor))
         finally:
             os.close(descriptor)
     else:
         yield folder
+
+
+def _identities(folder: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Device, inode, size in bytes and time of the last change in ns of the files by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: _identity(entry) for entry in entries if not entry.name.startswith(".")}
+    except OSError:
+        return {}
 
 
 def _identity(entry: os.DirEntry[str]) -> tuple[int, int, int, int]:

@@ -192,7 +192,11 @@ class Manifest:
         if not path.is_file():
             raise EngineError(f"{folder} has no {path.name}; give an engine folder that kdcmae-compile wrote")
         try:
-            content = json.loads(path.read_bytes(), parse_constant=schema.reject_constant)
+            text = path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{path} cannot be read: {error.strerror}; see whose file it is") from error
+        try:
+            content = json.loads(text, parse_constant=schema.reject_constant)
         except (ValueError, RecursionError) as error:
             raise EngineError(f"{path} is not valid JSON ({error}); rebuild it with kdcmae-compile") from None
         try:
@@ -255,23 +259,26 @@ def digest(path: Path) -> str:
 def verify_files(folder: str | Path, manifest: Manifest) -> None:
     """Check every file the manifest lists against its digest.
 
+    A digest is of content, and links are followed to it: caches and volumes of containers keep the files elsewhere.
+
     Args:
         folder: the engine folder.
         manifest: what :meth:`Manifest.read` gave for it.
 
     Raises:
-        EngineIntegrityError: a file is missing, is not a plain file inside the folder, or has changed.
+        EngineIntegrityError: a file is missing, is not a file, cannot be read, or has changed.
     """
     folder = Path(folder)
     fix = "copy the engine folder again or rebuild it with kdcmae-compile"
     for name, expected in manifest.files.items():
         path = folder / name
-        # A link may point outside the folder, or at another file tomorrow: neither is what was digested.
-        if path.is_symlink():
-            raise EngineIntegrityError(f"{path} is a symbolic link, not a file; {fix}")
-        if not path.is_file():
-            raise EngineIntegrityError(f"{path} is missing; {fix}")
-        found = digest(path)
+        try:
+            if not path.is_file():  # reading from a pipe, say, would never end
+                state = "is not a file" if path.exists() else "is missing"
+                raise EngineIntegrityError(f"{path} {state}; {fix}")
+            found = digest(path)
+        except OSError as error:
+            raise EngineIntegrityError(f"{path} cannot be read: {error.strerror}; {fix}") from error
         if found != expected:
             raise EngineIntegrityError(
                 f"{path} has changed: its SHA-256 is {found}, {MANIFEST_FILE} says {expected}; {fix}"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -213,13 +215,40 @@ def test_a_missing_file_is_named(tiny: Any) -> None:
         verify_files(folder, Manifest.read(folder))
 
 
-def test_a_link_out_of_the_folder_is_refused_even_with_the_right_content(tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["content", "nothing", "itself", "folder", "pipe"])
+def test_a_link_is_what_it_leads_to(tiny: Any, tmp_path: Path, change: str) -> None:
     folder = tiny.make("onnx")
-    outside = tmp_path / "outside.onnx"
-    (folder / "model.onnx").rename(outside)
-    (folder / "model.onnx").symlink_to(outside)
-    with pytest.raises(EngineIntegrityError, match="is a symbolic link"):
+    outside, file = tmp_path / "outside.onnx", folder / "model.onnx"
+    file.rename(outside)
+    file.symlink_to(outside)
+    verify_files(folder, Manifest.read(folder))
+    if change == "content":
+        outside.write_bytes(outside.read_bytes() + b"\0")
+    elif change == "nothing":
+        outside.unlink()
+    elif change == "itself":
+        file.unlink()
+        file.symlink_to(file.name)
+    else:
+        outside.unlink()
+        outside.mkdir() if change == "folder" else os.mkfifo(outside)
+    with pytest.raises(EngineIntegrityError, match=r"model\.onnx (has changed|is missing|is not a file)"):
         verify_files(folder, Manifest.read(folder))
+
+
+def test_files_that_may_not_be_read_are_said(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny.make("onnx")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    manifest = Manifest.read(folder)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(EngineIntegrityError, match=r"model\.onnx cannot be read: Permission denied; copy"):
+        verify_files(folder, dataclasses.replace(manifest, files={"model.onnx": manifest.files["model.onnx"]}))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(EngineError, match=r"manifest\.json cannot be read: Permission denied"):
+        Manifest.read(folder)
 
 
 def test_openvino_weights_need_a_digest(tiny: Any) -> None:
