@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcmae.bench.schema import Boundary, Parity
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import SelfTest, load_engine
+from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.timing import time_window
@@ -269,7 +270,7 @@ def engine_facts(folder: Path, manifest: Manifest) -> Facts:
         preprocessing=Preprocessing.from_dict(manifest.preprocessing),
         config={**manifest.model["config"], **_kept(manifest.model)},
         ladder=_ladder(manifest),
-        artifact_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+        artifact_bytes=sum(file_sizes(folder).values()),
         compile_s=sum(seconds.values()) if seconds else None,
         labels=manifest.labels,
         random_weights=manifest.model["random_weights"],

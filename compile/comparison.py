@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcmae.compile.parity import cosine, relative_error
 from kdcmae.errors import KdcmaeError
 from kdcmae.runtime.engine import GOLDEN_FILE, load_engine
+from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["compare_outputs", "differences"]
@@ -77,8 +78,7 @@ def _golden_inputs(folder: Path) -> dict[str, NDArray[Any]]:
 def _facts(folder: Path) -> dict[str, Any]:
     manifest = dataclasses.asdict(Manifest.read(folder))
     rungs = {rung["name"]: {key: rung.get(key) for key in ("status", "errors", "gate")} for rung in manifest["parity"]}
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    return {**manifest, "parity": rungs, "sizes": sizes}
+    return {**manifest, "parity": rungs, "sizes": file_sizes(folder)}
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

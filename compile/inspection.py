@@ -8,6 +8,7 @@ from typing import Any
 
 from kdcmae.compile.targets import load_target
 from kdcmae.errors import EngineError
+from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["inspect_engine"]
@@ -41,7 +42,7 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
         "created": manifest.created,
         "kdcmae": manifest.kdcmae_version,
         "parity": [{"name": rung["name"], "status": rung["status"]} for rung in manifest.parity],
-        "sizes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "sizes": file_sizes(folder),
         **{
             name: _graph(folder / manifest.engine[role], manifest.target)
             for name, role in (("graph", "file"), ("frontend", "frontend"))

@@ -26,6 +26,7 @@ from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.runtime.capabilities import require_tools
+from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.terminal import say, style, table
 
@@ -177,4 +178,4 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _megabytes(folder: Path) -> str:
-    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
+    return f"{sum(file_sizes(folder).values()) / 1e6:.1f} MB"

@@ -20,6 +20,7 @@ from kdcmae.errors import (
     MissingDependencyError,
 )
 from kdcmae.runtime.engine import SelfTest, load_engine
+from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.terminal import say, table
 
@@ -50,7 +51,7 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
     except EngineIntegrityError as error:
         return [_check("digests", "failed", str(error))]
     checks = [_check("digests", "passed", f"{len(manifest.files)} files are what was built")]
-    unlisted = sorted(path.name for path in engine.iterdir() if path.name not in {*manifest.files, "manifest.json"})
+    unlisted = sorted(file_sizes(engine).keys() - {*manifest.files, "manifest.json"})
     if unlisted:
         checks.append(_check("other files", "failed", f"not of this engine: {', '.join(unlisted)}"))
     failed = [rung["name"] for rung in manifest.parity if rung.get("status") == "failed"]

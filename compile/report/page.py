@@ -10,6 +10,7 @@ from typing import Any
 from kdcmae.compile.report.markup import Html, document, section, table, tag
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
+from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["REPORT_FILE", "render", "write"]
@@ -27,7 +28,7 @@ def write(manifest: Manifest, folder: Path) -> None:
         manifest: what the page shows.
         folder: the engine folder, complete but for this page and the final manifest.
     """
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != REPORT_FILE}
+    sizes = {name: size for name, size in file_sizes(folder).items() if name != REPORT_FILE}
     (folder / REPORT_FILE).write_text(render(manifest, sizes), encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from kdcmae.errors import EngineError
 from kdcmae.runtime.manifest import Manifest, verify_files
 
-__all__ = ["Publication", "of_one_publication", "openable"]
+__all__ = ["Publication", "file_sizes", "of_one_publication", "openable"]
 
 Result = TypeVar("Result")
 
@@ -75,6 +75,17 @@ def of_one_publication(folder: Path, read: Callable[[Publication], Result]) -> R
             if publication.is_current() or (attempt >= _ATTEMPTS and time.monotonic() - start > _PATIENCE_S):
                 raise
     raise AssertionError("counting does not end")
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Sizes of the files of an engine folder in bytes by name, sorted; links count as what they lead to.
+
+    Hidden names are not the engine's: volumes of Kubernetes have some.
+
+    Args:
+        folder: the engine folder.
+    """
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
 @contextmanager

@@ -73,6 +73,17 @@ def test_inspect_refuses_what_is_no_engine(run, tmp_path):
     assert "has no manifest.json" in result.stderr
 
 
+def test_a_volume_of_kubernetes_is_a_whole_engine(engine, run, tmp_path):
+    shutil.copytree(engine, tmp_path / "..2026")
+    (tmp_path / "..data").symlink_to("..2026")
+    for path in engine.iterdir():
+        (tmp_path / path.name).symlink_to(f"..data/{path.name}")
+    assert run("verify", tmp_path).exit_code == 0
+    sizes = json.loads(run("inspect", tmp_path, "--json").stdout)["sizes"]
+    assert sizes == {path.name: path.stat().st_size for path in engine.iterdir()}
+    assert run("diff", engine, tmp_path).exit_code == 0
+
+
 def test_verify_passes_a_whole_engine(engine, run):
     result = run("verify", engine, "--json")
     assert result.exit_code == 0, result.stderr
