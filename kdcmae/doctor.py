@@ -83,7 +83,8 @@ class Diagnosis:
     Args:
         kdcmae: its version.
         host: system, processor, Python.
-        cpu_features: vector and matrix instructions.
+        cpu_class: one of :data:`kdcmae.runtime.cpu.CLASSES`; empty below all of them.
+        cpu_features: vector and matrix instructions that engines may use.
         driver: NVIDIA's, with its devices; None where there is none.
         openvino_devices: by OpenVINO's name for them.
         libraries: installed versions of all that kdcmae can use, by distribution; empty where not installed.
@@ -93,6 +94,7 @@ class Diagnosis:
 
     kdcmae: str
     host: Mapping[str, str | int]
+    cpu_class: str
     cpu_features: tuple[str, ...]
     driver: Driver | None
     openvino_devices: Mapping[str, str]
@@ -103,14 +105,15 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Examine this machine and this Python environment."""
-    driver = describe_driver()
+    driver, cpu = describe_driver(), this_cpu()
     requirements = _requirements()
     installed = {name: _version(name) for name in requirements}
     reports = tuple(_report(target) for target in CAPABILITIES)
     return Diagnosis(
         kdcmae=kdcmae.__version__,
         host=host.describe_host(),
-        cpu_features=tuple(sorted(host.cpu_features())),
+        cpu_class=cpu.class_name,
+        cpu_features=tuple(sorted(cpu.features)),
         driver=driver,
         openvino_devices=_openvino_devices(),
         libraries=installed,

@@ -8,7 +8,9 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_MODULES = {name: f"kdcmae.cli.{name}" for name in ("data", "doctor", "evaluate", "finetune", "predict", "pretrain")}
+_MODULES = {
+    name: f"kdcmae.cli.{name}" for name in ("check", "data", "doctor", "evaluate", "finetune", "predict", "pretrain")
+}
 
 
 @click.group(cls=LazyGroup, modules=_MODULES)

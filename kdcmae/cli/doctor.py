@@ -50,7 +50,10 @@ def _print(diagnosis: Diagnosis) -> None:
     facts = diagnosis.host
     say(f"kdcmae {diagnosis.kdcmae}, Python {facts['python']}, {facts['system']} {facts['machine']}")
     features = [name for name in diagnosis.cpu_features if name in _SHOWN]
-    say(f"processor: {facts['cpu']}, {facts['cpus']} CPUs, {' '.join(features) or 'no vectors'}")
+    say(
+        f"processor: {facts['cpu']}, class {diagnosis.cpu_class or 'below avx2'}, {facts['cpus']} CPUs, "
+        f"{' '.join(features) or 'no vectors'}"
+    )
     say(f"GPU:       {_gpus(diagnosis)}")
     devices = ", ".join(f"{name} ({full})" for name, full in diagnosis.openvino_devices.items())
     say(f"OpenVINO:  {devices or 'no devices'}")

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from kdcmae.cli import doctor as cli
 from kdcmae.cli import main
 from kdcmae.doctor import Problem
+from kdcmae.runtime.cpu import CAP_VARIABLE, describe_cpu, this_cpu
 from kdcmae.runtime.manifest import TARGETS
 
 
@@ -51,6 +52,15 @@ def test_json_is_one_document() -> None:
     assert document["schema_version"] == 1
     assert {report["target"] for report in document["targets"]} == set(TARGETS)
     assert document["driver"] is None
+
+
+@pytest.mark.parametrize("cap", ["", "AVX2"])
+def test_json_describes_the_device_to_a_build_for_it(cap: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv(CAP_VARIABLE, cap)
+    document = run("--json").stdout
+    (tmp_path / "device.json").write_text(document)
+    assert json.loads(document)["cpu_class"] == this_cpu().class_name
+    assert describe_cpu(str(tmp_path / "device.json")) == this_cpu()
 
 
 def test_something_broken_is_exit_code_1_with_its_fix(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

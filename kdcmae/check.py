@@ -1,0 +1,215 @@
+"""What this machine does with an engine: is it whole, what executes, how exactly, and how fast.
+
+Needs what an app needs: numpy and the engine's library. Torch is not imported.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kdcmae
+from kdcmae import host
+from kdcmae.cards import (
+    SELF_TEST,
+    CardDevice,
+    CardEngine,
+    DeviceCard,
+    Outcome,
+    SteadyLatency,
+    Timings,
+    Verdict,
+)
+from kdcmae.runtime import Engine, SelfTest, load_engine
+from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
+from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.execution import Execution, claims_against, read_claims
+from kdcmae.runtime.manifest import Manifest, digest, file_name
+from kdcmae.runtime.schema import MANIFEST_FILE
+from kdcmae.timing import time_window
+
+__all__ = ["check_engine"]
+
+_WARM_UP_S = 1.0
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+_OUTCOMES: Mapping[bool | None, Outcome] = {True: "holds", False: "does not hold", None: "cannot be told"}
+
+
+def check_engine(
+    folder: Path, *, seconds: float, step: Step, device: str | None = None, threads: int | None = None
+) -> DeviceCard:
+    """Load an engine as an app does, time it, run its self-test, and hold it against what its manifest claims.
+
+    The process should have done nothing before: load time and peak memory are its own.
+
+    Args:
+        folder: the engine folder.
+        seconds: of single calls to time, after a warm-up.
+        step: shows progress; a context manager per named step.
+        device: another device than the engine was built for, in its library's words.
+        threads: CPU threads to use; where None, what the manifest says or else the library's choice.
+
+    Raises:
+        EngineError: a bad engine folder, or one that its library cannot load.
+        MissingDependencyError: the engine's library is not installed.
+        DeviceError: this machine lacks the device.
+    """
+    start = time.perf_counter()
+    with step("check digests, load"), _among_the_verdicts():
+        engine = load_engine(folder, device=device, threads=threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    with engine, _among_the_verdicts():
+        timings = _timed(engine, load_ms, seconds, step)
+        with step("self-test"):
+            self_test = engine.self_test()
+        with step("read back what executes"):
+            executions = engine.executions()
+        manifest, execution = engine.manifest, executions[""]
+        worst = max(self_test.max_error, key=lambda name: self_test.max_error[name] / (self_test.tolerance[name] or 1))
+        error = self_test.max_error[worst]
+        return DeviceCard(
+            kdcmae_version=kdcmae.__version__,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            device=_device(manifest, device, threads),
+            engine=_engine(folder, engine),
+            executed=execution.by_class() if execution.executed else {},
+            read_from=execution.read_from,
+            error=error if math.isfinite(error) else None,
+            tolerance=self_test.tolerance[worst],
+            verdicts=(*_verdicts(engine, executions), _self_test_verdict(self_test)),
+            timings=timings,
+        )
+
+
+@contextmanager
+def _among_the_verdicts() -> Iterator[None]:
+    """Keep the runtime from warning of what executes otherwise than claimed, which the card says."""
+    logger = logging.getLogger("kdcmae.runtime")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _timed(engine: Engine, load_ms: float, seconds: float, step: Step) -> Timings:
+    feed = example_inputs(engine.manifest.inputs, engine.manifest.batch.min)
+    start = time.perf_counter()
+    with step("first inference"):
+        engine.infer(feed)
+    first_ms = (time.perf_counter() - start) * 1e3
+    call = partial(engine.infer, feed)
+    warm_up_s = min(_WARM_UP_S, seconds)
+    with step(f"warm up {warm_up_s:g} s, time {seconds:g} s"):
+        warm = time.perf_counter() + warm_up_s
+        while time.perf_counter() < warm:
+            call()
+        calls_ms = np.array(time_window(call, seconds))
+    p50, p90, p99 = (float(value) for value in np.percentile(calls_ms, (50, 90, 99)))
+    mean = float(calls_ms.mean())
+    return Timings(
+        load_ms=load_ms,
+        first_inference_ms=first_ms,
+        latency=SteadyLatency(
+            warm_up_s=warm_up_s,
+            count=len(calls_ms),
+            p50_ms=p50,
+            p90_ms=p90,
+            p99_ms=p99,
+            mean_ms=mean,
+            coefficient_of_variation=float(calls_ms.std(ddof=1)) / mean if len(calls_ms) > 1 else 0.0,
+        ),
+        peak_rss_bytes=host.peak_rss_bytes(),  # before anything is loaded that an app does not load
+    )
+
+
+def _device(manifest: Manifest, device: str | None, threads: int | None) -> CardDevice:
+    cpu = this_cpu()
+    loaded = {name: sys.modules.get(name) for name in ("numpy", *manifest.libraries)}
+    return CardDevice(
+        host=host.describe_host(),
+        cpu_class=cpu.class_name,
+        cpu_features=tuple(sorted(cpu.features)),
+        cpu_cap=os.environ.get(CAP_VARIABLE, ""),
+        libraries={
+            name: str(getattr(module, "__version__", "")).partition("-")[0] for name, module in loaded.items() if module
+        },
+        runs_on=device or str(manifest.engine.get("device", "")),
+        threads=threads,
+    )
+
+
+def _engine(folder: Path, engine: Engine) -> CardEngine:
+    manifest = engine.manifest
+    files = {name for variant in engine.manifests.values() for name in variant.files}
+    return CardEngine(
+        folder=str(folder),
+        digest=digest(folder / MANIFEST_FILE),
+        target=manifest.target,
+        model=manifest.model["name"],
+        parameters=manifest.model["parameters"],
+        modality=manifest.model["modality"],
+        random_weights=manifest.model["random_weights"],
+        batch=manifest.batch.min,
+        asked=str(manifest.precision.get("asked", "")),
+        built_for=_built_for(manifest.precision.get("built_for")),
+        built_on=str(_part(manifest.build, "host").get("cpu", "")),
+        built_ms=_part(manifest.build, "latency").get("median_ms"),
+        created=manifest.created,
+        size_bytes=sum((folder / name).stat().st_size for name in files),
+    )
+
+
+def _part(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = section.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _built_for(described: Any) -> str:
+    """A processor in the manifest's words: its class, and its name where that says more."""
+    if not isinstance(described, Mapping):
+        return ""
+    class_name, name = str(described.get("class", "")), str(described.get("name", ""))
+    return f"{name} ({class_name})" if name and name != class_name else class_name
+
+
+def _verdicts(engine: Engine, executions: Mapping[str, Execution]) -> Iterator[Verdict]:
+    """Of the files and of every layer class, the variants' included."""
+    files = sum(len(manifest.files) for manifest in engine.manifests.values())
+    yield Verdict(claim="files", outcome="holds", found=f"the digests of {files} files are those of the manifest")
+    for variant, manifest in engine.manifests.items():
+        built = read_claims(manifest.precision)
+        for left, claim in zip(built, claims_against(manifest.precision, executions[variant]), strict=True):
+            found = ", ".join(f"{count} in {precision}" for precision, count in claim.executed.items())
+            if not found:
+                reported = executions[variant].executed
+                found = "compiled into layers of other classes" if reported else "the library does not report it"
+            yield Verdict(
+                claim=f"{file_name(claim.layers, variant)} in {claim.claimed}",
+                outcome=_OUTCOMES[claim.holds],
+                found=f"{found}; not checked where it was built" if left.holds is None else found,
+            )
+
+
+def _self_test_verdict(result: SelfTest) -> Verdict:
+    found = ", ".join(
+        f"{name} {error:.1e} of the largest reference value, allowed {result.tolerance[name]:.0e}"
+        if math.isfinite(error)
+        else f"{name} is not finite"
+        for name, error in result.max_error.items()
+    )
+    return Verdict(claim=SELF_TEST, outcome=_OUTCOMES[result.passed], found=found)
