@@ -16,12 +16,10 @@ from pathlib import Path
 import kdcmae
 from kdcmae import host
 from kdcmae.errors import BrokenDependencyError, MissingDependencyError
-from kdcmae.extras import to_compile
+from kdcmae.extras import is_installed, to_compile
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.capabilities import (
     CAPABILITIES,
-    Capabilities,
-    is_installed,
     not_native,
     require_device,
     require_tools,
@@ -140,7 +138,7 @@ def require_target(target: str) -> None:
         BrokenDependencyError: it is installed but does not load.
         DeviceError: it builds only where its device is.
     """
-    _import(CAPABILITIES[target])
+    _import(target)
     _require_tools(target)
     require_device(target)
 
@@ -149,12 +147,15 @@ def _report(target: str) -> TargetReport:
     capable = CAPABILITIES[target]
     library, builds, runs, fix, broken = "", capable.builds_here(), capable.executes_here(), "", False
     try:
-        library = _import(capable)
+        library = _import(target)
         _require_tools(target)
     except (BrokenDependencyError, MissingDependencyError) as error:
         builds, _, fix = str(error).partition("; ")
-        runs = runs if library else builds
         broken = isinstance(error, BrokenDependencyError) and not library
+        if not library:
+            runs = builds
+            if not broken:
+                fix = f"pip install '{capable.install}' to run engines, '{to_compile(target)}' to build them"
     precisions, executes = _precisions(target, found=bool(library))
     return TargetReport(
         target=target,
@@ -189,16 +190,17 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
     return builds, executes
 
 
-def _import(capable: Capabilities) -> str:
+def _import(target: str) -> str:
     """Import the first module that is there, and say which it is.
 
     Raises:
         MissingDependencyError: none is.
         BrokenDependencyError: it does not import.
     """
+    capable = CAPABILITIES[target]
     module = capable.module()
     if not is_installed(module):
-        raise MissingDependencyError(capable.modules[0], install=capable.install)
+        raise MissingDependencyError(capable.modules[0], install=to_compile(target))
     if module == "torch":  # slow to import, and what needs it says soon enough when it is broken
         return f"torch {_version('torch')}"
     if module == "torch_tensorrt":

@@ -6,9 +6,12 @@ An engine runs with the extra of its target's name, ``kdcmae[openvino]``, and is
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 from kdcmae.errors import MissingDependencyError
 
-__all__ = ["TORCH", "TRAIN", "VIDEO", "missing_dependency", "to_compile", "to_run"]
+__all__ = ["TORCH", "TRAIN", "VIDEO", "is_installed", "missing_dependency", "require_installed", "to_compile", "to_run"]
 
 VIDEO = "kdcmae[video]"  # decode clips
 TORCH = "kdcmae[torch]"  # the model itself: checkpoints, their evaluation
@@ -45,3 +48,25 @@ def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | N
     """What to install after an import failed; None where no extra brings that module."""
     module = (error.name or "").partition(".")[0]
     return MissingDependencyError(module, install=_BRINGS[module]) if module in _BRINGS else None
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
+
+
+def require_installed(*modules: str, install: str) -> None:
+    """Raise at once where a later import would fail. Imports nothing.
+
+    Args:
+        modules: by name.
+        install: the extra that brings them.
+
+    Raises:
+        MissingDependencyError: one is not installed; the message has the install line.
+    """
+    for name in modules:
+        if not is_installed(name):
+            raise MissingDependencyError(name, install=install)

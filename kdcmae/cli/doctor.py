@@ -104,7 +104,8 @@ def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:
     for report in reports:
         fix = f"; {report.fix}" if report.fix else ""
         if report.builds:
-            lines.append(f"  {report.target} cannot build: {report.builds}{fix}")
+            cannot = "build or run" if report.runs == report.builds else "build"
+            lines.append(f"  {report.target} cannot {cannot}: {report.builds}{fix}")
         if report.runs and report.runs != report.builds:
             lines.append(f"  {report.target} cannot run: {report.runs}")
         for names, reason in _by_reason(report.precisions):

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import click
 
 from kdcmae.errors import KdcmaeError, one_line
+from kdcmae.extras import missing_dependency
 from kdcmae.terminal import note, say
 
 __all__ = ["TRACEBACK_VARIABLE", "Run", "exit_code_of", "past_click"]
@@ -131,6 +132,8 @@ def _described(error: BaseException) -> tuple[str, int]:
         shown = StringIO()
         error.show(file=shown)
         return shown.getvalue().rstrip("\n"), error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_dependency(error) or error
     if isinstance(error, KdcmaeError):
         return f"error: {error}", error.exit_code
     if isinstance(error, OSError) and error.filename:

@@ -13,6 +13,7 @@ import click
 from kdcmae.cli import evaluate_report as report
 from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, Number, json_option, note, weights_option
 from kdcmae.errors import ConfigError, DeviceError
+from kdcmae.extras import TRAIN, require_installed
 from kdcmae.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def _task(name: str, model: Any = _model) -> Callable[[Callable[..., None]], cli
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(**options: Any) -> None:
+            require_installed("torch", "safetensors", "av", install=TRAIN)
             common = {field.name: options.pop(field.name) for field in fields(Setup)}
             common["model"] = common["model"] or _shipped()
             function(Setup(**common), **options)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.cli.common import json_option, note, print_json, weights_option
+from kdcmae.extras import TRAIN, require_installed
 from kdcmae.terminal import say
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def start(
         as_json: print one JSON object at the end.
         request: fields of :class:`~kdcmae.training.runs.Request`.
     """
+    require_installed("torch", "safetensors", "av", install=TRAIN)
     from kdcmae.collectives import rank
     from kdcmae.training.distributed import joined
     from kdcmae.training.loop import Trainer

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kdcmae.errors import ConfigError, DeviceError, MissingDependencyError
-from kdcmae.extras import to_compile, to_run
+from kdcmae.extras import is_installed, require_installed, to_compile, to_run
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.execution import Execution, claims_against, read_claims
@@ -22,7 +20,6 @@ __all__ = [
     "executed_as",
     "execution_differences",
     "fastest_floating",
-    "is_installed",
     "not_native",
     "require_capable",
     "require_device",
@@ -171,13 +168,6 @@ CAPABILITIES: Mapping[str, Capabilities] = {
 }
 
 
-def is_installed(module: str) -> bool:
-    """Whether a module can be found, without importing it."""
-    if module in sys.modules:
-        return sys.modules[module] is not None
-    return importlib.util.find_spec(module) is not None
-
-
 def require_capable(
     target: str, *, precision: str, batch: BatchRange, device: str = "", cpu: Cpu | None = None
 ) -> None:
@@ -310,7 +300,7 @@ def require_device(target: str, device: str = "") -> None:
 
 
 def require_tools(target: str, *, precision: str = "") -> None:
-    """Refuse a target on a machine that lacks what building for it needs beside its library. Imports nothing.
+    """Refuse a target on a machine that lacks its library, or what building needs beside it. Imports nothing.
 
     Args:
         target: its name.
@@ -320,6 +310,6 @@ def require_tools(target: str, *, precision: str = "") -> None:
         MissingDependencyError: the message has the install line.
     """
     capable = CAPABILITIES[target]
-    for name in (*capable.tools, *capable.tools_of.get(precision, ())):
-        if not is_installed(name):
-            raise MissingDependencyError(name, install=to_compile(target))
+    if not is_installed(capable.module()):
+        raise MissingDependencyError(capable.modules[0], install=to_compile(target))
+    require_installed(*capable.tools, *capable.tools_of.get(precision, ()), install=to_compile(target))

@@ -88,7 +88,7 @@ def test_a_target_asked_for_and_missing_is_exit_code_3(target: str, modules: tup
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 3
-    assert f"pip install 'kdcmae[{target}]'" in result.stderr
+    assert f"pip install 'kdcmae[compile-{target}]'" in result.stderr
     assert json.loads(result.stdout)["targets"]
 
 

@@ -32,6 +32,7 @@ def raising(error: BaseException) -> click.Command:
         (DeviceError("no GPU"), 3, "error: no GPU"),
         (FileNotFoundError(2, "No such file", "x.mp4"), 2, "error: x.mp4: No such file"),
         (ImportError("No module named 'av'"), 3, "error: ImportError: No module named 'av' (run it again with"),
+        (ModuleNotFoundError(name="av.audio"), 3, "error: av is not installed; install it with: pip install 'kdcmae["),
         (MemoryError(), 3, "error: MemoryError (run it again with"),
         (
             OverflowError("too\nlarge"),

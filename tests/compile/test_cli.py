@@ -197,16 +197,16 @@ def test_a_missing_library_gives_the_install_line(target, checkpoint, tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 3
-    assert f"pip install 'kdcmae[{target}]'" in result.stderr
+    assert f"pip install 'kdcmae[compile-{target}]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("module", "arguments", "install"),
     [
-        ("onnxruntime", ("--target", "openvino"), "kdcmae[onnx]"),
-        ("onnxscript", ("--target", "trt"), "kdcmae[onnx]"),
-        ("nncf", ("--target", "openvino", "--precision", "int8"), "kdcmae[int8]"),
+        ("onnxruntime", ("--target", "openvino"), "kdcmae[compile-openvino]"),
+        ("onnxscript", ("--target", "trt"), "kdcmae[compile-trt]"),
+        ("nncf", ("--target", "openvino", "--precision", "int8"), "kdcmae[compile-openvino]"),
     ],
 )
 def test_what_a_build_needs_later_is_asked_for_before_any_work(
