@@ -8,7 +8,7 @@ from kdcmae import charts
 from kdcmae.bench.schema import Agreement, Report, Row
 from kdcmae.bench.tables import conditions, name, remarks, tables
 
-__all__ = ["render_page"]
+__all__ = ["precision_colour", "render_page"]
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 
@@ -86,9 +86,12 @@ def _bar(row: Row) -> charts.Bar:
 
 
 def _colour(row: Row) -> int:
-    """One per precision, the others together."""
-    found = row.computes_in or ""
-    return next((index for index, precision in enumerate(_PRECISIONS) if precision in found), len(_PRECISIONS))
+    return precision_colour(row.computes_in or "")
+
+
+def precision_colour(computes_in: str) -> int:
+    """Which of the page's colours stands for what a subject computes in: one per precision, the others together."""
+    return next((index for index, name in enumerate(_PRECISIONS) if name in computes_in), len(_PRECISIONS))
 
 
 def _pareto(rows: list[Row]) -> list[charts.Point]:

@@ -37,6 +37,7 @@ __all__ = [
     "Settings",
     "Speed",
     "Status",
+    "from_plain",
     "read_report",
 ]
 
@@ -353,7 +354,7 @@ def read_report(path: Path) -> Report:
         raise DataError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; measure again with kdcmae-bench")
     content.pop("boundaries", None)
     try:
-        return _build(Report, content)
+        return from_plain(Report, content)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a report of kdcmae-bench: {error}") from error
 
@@ -367,14 +368,22 @@ def _with_intervals(content: dict[str, Any]) -> int:
     return 4
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """Plain data as the type that a field asks for."""
+def from_plain(kind: Any, value: Any) -> Any:
+    """Plain data as the type that a field asks for.
+
+    Args:
+        kind: a dataclass, or the annotation of one of its fields.
+        value: what JSON gave.
+
+    Raises:
+        KeyError, TypeError, ValueError: it has another shape.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _build(next(one for one in arguments if one is not type(None)), value)
+        return None if value is None else from_plain(next(one for one in arguments if one is not type(None)), value)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+        return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
     if origin is tuple:
-        return tuple(_build(arguments[0], item) for item in value)
+        return tuple(from_plain(arguments[0], item) for item in value)
     return value

@@ -11,7 +11,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Bar", "Line", "Point", "bars", "card", "lines", "matrix", "number", "page", "scatter", "stacked", "table"]
+__all__ = [
+    "Bar",
+    "Line",
+    "Point",
+    "bars",
+    "card",
+    "cut",
+    "lines",
+    "matrix",
+    "number",
+    "page",
+    "scatter",
+    "stacked",
+    "table",
+]
 
 _WIDTH = 440
 _CHARACTER = 7  # about as wide as one of a value, so that what stands behind a bar has room
@@ -184,7 +198,7 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
     parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "value middle") for index in range(len(labels))]
     for row, (label, found) in enumerate(zip(labels, cells, strict=True)):
         top = head + row * side
-        parts.append(_text(0, top + side / 2 + 4, _cut(f"{row + 1}  {label}", 27)))
+        parts.append(_text(0, top + side / 2 + 4, cut(f"{row + 1}  {label}", 27)))
         for column, cell in enumerate(found):
             if cell is None:
                 continue
@@ -305,7 +319,8 @@ def _legend(names: Sequence[str]) -> tuple[str, int]:
     return "".join(parts), 17 * len(names) + 4
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """A text of at most so many characters; a longer one ends in an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

@@ -8,7 +8,19 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_COMMANDS = ("ablation", "accuracy", "compare", "keep", "kernels", "memory", "profile", "readme", "report", "run")
+_COMMANDS = (
+    "ablation",
+    "accuracy",
+    "compare",
+    "fleet",
+    "keep",
+    "kernels",
+    "memory",
+    "profile",
+    "readme",
+    "report",
+    "run",
+)
 _MODULES = {name: f"kdcmae.bench.cli.{name}" for name in (*_COMMANDS, "suite")}
 
 
