@@ -26,6 +26,7 @@ from kdcmae import host
 from kdcmae.compile import memory
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import BrokenDependencyError, EngineError
+from kdcmae.runtime.aoti import require_scratch
 
 __all__ = ["TARGET", "AotInductor", "compile_package", "executed_precision"]
 
@@ -59,6 +60,7 @@ class AotInductor:
             raise BrokenDependencyError(
                 "AOTInductor found no C++ compiler; install one with: apt-get install g++ (or name it in CXX)"
             ) from error
+        require_scratch()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.program is not None

@@ -5,6 +5,8 @@ The only backend beside Torch-TensorRT's that needs torch, which is imported whe
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -23,9 +25,11 @@ from kdcmae.runtime.backend import (
 )
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["AOTIBackend"]
+__all__ = ["AOTIBackend", "require_scratch"]
 
 DEVICES = ("cpu", "cuda")
+
+_TEMPORARY, _DEFAULT = ("TMPDIR", "TMP", "TEMP", "TEMPDIR"), "/tmp"  # where torch's own code in C++ looks
 
 
 class AOTIBackend(Unreported):
@@ -45,7 +49,7 @@ class AOTIBackend(Unreported):
         MissingDependencyError: torch is not installed.
         EngineVersionError: the installed torch is another release than the one that compiled the package.
         DeviceError: this machine lacks the GPU, or instructions the code was compiled for.
-        EngineError: torch cannot load the package.
+        EngineError: torch cannot load the package, or there is no folder that it can unpack it into.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
@@ -63,6 +67,7 @@ class AOTIBackend(Unreported):
         if count is not None:
             torch.set_num_threads(count)
         path = folder / manifest.engine["file"]
+        require_scratch(_unpacked_size_bytes(path))
         index = int(self._device.partition(":")[2] or -1)
         try:
             self._model = torch._inductor.aoti_load_package(str(path), device_index=index)
@@ -83,6 +88,51 @@ class AOTIBackend(Unreported):
     def close(self) -> None:
         """Release the code, its weights and the files that torch unpacked."""
         del self._model
+
+
+def require_scratch(size_bytes: int = 0) -> None:
+    """Check the folder that torch unpacks packages into and loads their code from.
+
+    What torch itself says names no folder, and that of a library that may not be executed is a failure to map a
+    segment.
+
+    Args:
+        size_bytes: what has to fit.
+
+    Raises:
+        EngineError: says what is wrong with the folder.
+    """
+    variable, folder = next(
+        ((name, os.environ[name]) for name in _TEMPORARY if name in os.environ), (_TEMPORARY[0], _DEFAULT)
+    )
+    if problem := _problem(Path(folder), size_bytes):
+        raise EngineError(
+            f"torch unpacks AOTInductor packages into {folder}, which {problem}; "
+            f"set {variable} to a folder that can be written to and executed from"
+        )
+
+
+def _problem(folder: Path, size_bytes: int) -> str:
+    if not folder.is_dir():
+        return "is not a folder" if folder.exists() else "does not exist"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "cannot be written to"
+    if hasattr(os, "statvfs"):
+        found = os.statvfs(folder)
+        if found.f_flag & getattr(os, "ST_NOEXEC", 0):
+            return "is mounted without the right to execute (noexec)"
+        free_bytes = found.f_bavail * found.f_frsize
+        if free_bytes < size_bytes:
+            return f"has {free_bytes / 1e6:.1f} MB left where {size_bytes / 1e6:.1f} MB are needed"
+    return ""
+
+
+def _unpacked_size_bytes(package: Path) -> int:
+    try:
+        with zipfile.ZipFile(package) as archive:
+            return sum(info.file_size for info in archive.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return 0  # which torch will say
 
 
 def _require_cpu(manifest: Manifest) -> None:
