@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cpu_features", "cpu_name", "describe_host", "peak_rss_bytes"]
+__all__ = ["cpu_features", "cpu_name", "describe_host", "peak_rss_bytes", "usable_cpus"]
 
 
 def describe_host() -> dict[str, str | int]:
@@ -49,6 +51,48 @@ def cpu_features() -> frozenset[str]:
             if line.startswith(("flags", "Features")):
                 return frozenset(line.partition(":")[2].split()) & frozenset(_FEATURES)
     return frozenset()
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process can keep busy: those that it may run on, as far as the quota of its control group goes.
+
+    More threads than a quota has room for are stopped together until its next period begins, in the middle of an
+    inference. A fraction of a CPU is left out for that reason.
+
+    Args:
+        root: of the file system that the system reports itself in.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(cpus, *_cpu_quotas(root), math.inf)))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """The quotas in CPUs of this process's control group and of those that it is part of."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, name = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # The second version has one hierarchy, the first one per controller.
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        group = Path(name.lstrip("/"))
+        # In a container the mounted folder is the container's own group, whatever its name is outside.
+        for folder in (mount / group, *(mount / parent for parent in group.parents)):
+            yield from _quota(_lines(folder / "cpu.max"))
+            yield from _quota([*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")])
+
+
+def _quota(lines: list[str]) -> Iterator[float]:
+    """Microseconds of computing per period of so many; "max" and -1 stand for no quota."""
+    quota, period = (*" ".join(lines).split(), "", "")[:2]
+    if quota.isdecimal() and period.isdecimal() and int(period):
+        yield int(quota) / int(period)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def peak_rss_bytes() -> int | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcmae import host
 from kdcmae.cli.common import Steps, note, print_json
 from kdcmae.compile.cli.engine import given
 from kdcmae.compile.cli.model import load_model
@@ -45,7 +45,7 @@ def search(
     step = Steps()
     with step("load PyTorch"):
         from kdcmae.compile.search import Search, SearchSettings
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = host.usable_cpus()
     max_drop = settings.quantization.max_drop
     wanted = SearchSettings(
         build=settings,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kdcmae import host
 from kdcmae.cli.common import KdcmaeGroup, Number, json_option, note, print_json
 from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import GateError
@@ -26,13 +26,8 @@ _SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 _PATH = click.Path(path_type=Path)
 
 
-def _processes() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 _processes_option = click.option(
-    "--processes", type=click.IntRange(min=1), default=_processes, show_default="one per core", help="To work in."
+    "--processes", type=click.IntRange(min=1), default=host.usable_cpus, show_default="one per core", help="To work in."
 )
 
 

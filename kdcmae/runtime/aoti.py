@@ -21,6 +21,7 @@ from kdcmae.runtime.backend import (
     engine_option,
     engine_threads,
     import_library,
+    limited_threads,
     require_same_release,
 )
 from kdcmae.runtime.manifest import Manifest
@@ -64,6 +65,8 @@ class AOTIBackend(Unreported):
             _require_cpu(manifest)
         else:
             _require_gpu(torch, self._device, manifest)
+        if count is None and (limit := limited_threads()) is not None:
+            count = min(limit, torch.get_num_threads())  # which may be fewer by OMP_NUM_THREADS
         if count is not None:
             torch.set_num_threads(count)
         path = folder / manifest.engine["file"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Mapping
 from numbers import Integral
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae import host
 from kdcmae.errors import (
     BrokenDependencyError,
     ConfigError,
@@ -33,6 +35,7 @@ __all__ = [
     "engine_threads",
     "import_library",
     "is_whole",
+    "limited_threads",
     "require_same_or_newer",
     "require_same_release",
 ]
@@ -118,6 +121,15 @@ def engine_threads(manifest: Manifest, threads: int | None) -> int | None:
     if not is_whole(threads) or threads < 1:
         raise ConfigError(f"threads={threads!r} must be a positive whole number; leave it out for the library's choice")
     return int(threads)
+
+
+def limited_threads() -> int | None:
+    """CPU threads where this process may use fewer CPUs than the machine has, as by a quota; else None.
+
+    Libraries choose by the machine, and threads beyond a quota only make all of them wait.
+    """
+    usable = host.usable_cpus()
+    return usable if usable < (os.cpu_count() or 1) else None
 
 
 def is_whole(value: object) -> bool:

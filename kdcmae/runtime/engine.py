@@ -86,7 +86,8 @@ def load_engine(
     Args:
         folder: what kdcmae-compile wrote.
         device: another device than the one it was compiled for, in the engine library's own words, large or small.
-        threads: CPU threads to use; where None, what the manifest says or else the library's choice.
+        threads: CPU threads to use; where None, what the manifest says or else the library's choice, within the CPUs
+            that this process may use.
         strict: refuse an engine, or a variant when it is first needed, that the library says executes in another
             precision here than its manifest claims. Otherwise that is a warning of the logger ``kdcmae.runtime``.
 

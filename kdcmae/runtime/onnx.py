@@ -18,6 +18,7 @@ from kdcmae.runtime.backend import (
     check_tensors,
     engine_threads,
     import_library,
+    limited_threads,
     require_same_or_newer,
 )
 from kdcmae.runtime.execution import Execution
@@ -99,7 +100,7 @@ class ONNXBackend:
         provider = _provider(ort, device or manifest.engine.get("device", "CPU"))
         path = folder / manifest.engine["file"]
         disabled = _disabled_optimizers(manifest)
-        threads = engine_threads(manifest, threads) or 0
+        threads = engine_threads(manifest, threads) or limited_threads() or 0
         options = _options(ort, threads)
         try:
             self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)

@@ -25,6 +25,7 @@ from kdcmae.runtime.backend import (
     engine_option,
     engine_threads,
     import_library,
+    limited_threads,
     require_same_or_newer,
 )
 from kdcmae.runtime.cpu import Cpu, this_cpu
@@ -260,10 +261,13 @@ class OpenVINOBackend:
         require_same_or_newer(manifest, "openvino", ov.__version__)
         hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", tuple(HINTS.values()))}
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if (threads := engine_threads(manifest, threads)) is not None:
-            properties["INFERENCE_NUM_THREADS"] = threads
         core = openvino_core()
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
+        threads = engine_threads(manifest, threads)
+        if threads is None and device == "CPU":
+            threads = limited_threads()
+        if threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = threads
         # Variants of one engine share their weights; without a file named, they lie beside the .xml.
         weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
         self._models: list[Any] = []

@@ -75,6 +75,15 @@ def test_an_unknown_precision_is_refused(tiny: Any, precision: Any) -> None:
         load_engine(folder)
 
 
+def test_a_quota_of_cpus_limits_the_threads(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny.make("openvino")
+    monkeypatch.setattr("kdcmae.host.usable_cpus", lambda: 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for threads, expected in ((None, 1), (2, 2)):
+        with load_engine(folder, threads=threads) as engine:
+            assert engine.backend._models[-1].get_property("INFERENCE_NUM_THREADS") == expected
+
+
 def test_threads_of_the_manifest_give_way_to_the_callers(tiny: Any) -> None:
     folder = tiny.make("openvino", engine=with_precision("f32")["engine"] | {"threads": 1})
     for threads, expected in ((None, 1), (2, 2)):

@@ -1,0 +1,51 @@
+"""CPUs that a process can keep busy, as control groups and affinity say."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kdcmae import host
+
+
+@pytest.fixture(autouse=True)
+def eight_cpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+
+
+def write(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+V2, V1 = {"proc/self/cgroup": "0::/a/b\n"}, {"proc/self/cgroup": "3:cpuset:/\n2:cpu,cpuacct:/docker/1234\n0::/\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, 8),
+        (V2, 8),
+        ({**V2, "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 8),
+        ({**V2, "sys/fs/cgroup/a/b/cpu.max": "250000 100000\n"}, 2),
+        ({**V2, "sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"}, 1),
+        ({**V2, "sys/fs/cgroup/a/b/cpu.max": "6400000 100000\n"}, 8),
+        ({**V2, "sys/fs/cgroup/a/b/cpu.max": "max 100000\n", "sys/fs/cgroup/a/cpu.max": "300000 100000\n"}, 3),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),  # in a container
+        ({"proc/self/cgroup": "0::/../../a\n", "sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
+        ({**V2, "sys/fs/cgroup/a/b/cpu.max": "nonsense\n"}, 8),
+        ({**V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({**V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "150000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000\n"}, 3),
+    ],
+)
+def test_a_quota_counts_in_whole_cpus(files, cpus, tmp_path):
+    write(tmp_path, files)
+    assert host.usable_cpus(tmp_path) == cpus
+
+
+def test_affinity_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    write(tmp_path, {**V2, "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n"})
+    assert host.usable_cpus(tmp_path) == 2
