@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DiskFullError",
     "EngineError",
     "EngineInputError",
     "EngineIntegrityError",
@@ -67,6 +68,10 @@ class CheckpointError(KdcmaeError):
 
 class DataError(KdcmaeError):
     """A clip, frame, waveform or manifest cannot be used."""
+
+
+class DiskFullError(KdcmaeError):
+    """A disk or quota is full; what was written before is kept."""
 
 
 class EngineError(KdcmaeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["command"]
+
+_MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", ".gguf", ".h5", ".npz", ".xml", ".plan"}
 
 
 @click.command(name="predict", cls=KdcmaeCommand)
@@ -55,6 +56,7 @@ def command(
     kdcmae predict out/openvino-fp32 clip.mp4
     kdcmae predict model.pth *.mp4 --average-frames --json
     """
+    from kdcmae.data.broken import BrokenClipError
     from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
 
     model, clips = _model_and_clips(paths)
@@ -74,9 +76,9 @@ def command(
             note(f"[{number}/{len(clips)}] {path}")
         try:
             result = classify_clip(predictor, path, frame_numbers=frame_numbers, top=top)
-        except DataError as error:
-            note(f"error: {error}")
-            result = {"path": str(path), "error": str(error)}
+        except BrokenClipError as error:
+            note(f"error: {error.reason}")
+            result = {"path": str(path), "error": error.reason}
         else:
             if not as_json:
                 _show(result)
@@ -100,15 +102,17 @@ def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[i
         ``path``, ``predictions`` (``label`` and ``score``, best first), ``decode_ms`` and ``model_ms``.
 
     Raises:
-        DataError: the clip cannot be used.
+        BrokenClipError: the clip cannot be used.
         KdcmaeError: the model failed.
     """
     import numpy as np
 
+    from kdcmae.data.broken import clip_boundary
     from kdcmae.runtime.scores import scores
 
     start = time.perf_counter()
-    inputs = _read_inputs(path, predictor, frame_numbers)
+    with clip_boundary(str(path)):
+        inputs = _read_inputs(path, predictor, frame_numbers)
     decoded = time.perf_counter()
     logits = batched_logits(predictor, inputs)
     done = time.perf_counter()
@@ -126,7 +130,7 @@ def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[i
 
 def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     """Tell the model from the clips."""
-    if not _is_clip(paths[0]):
+    if _is_model(paths[0]):
         if len(paths) == 1:
             raise ConfigError(f"{paths[0]} is no video clip: give a clip to classify")
         return paths[0], paths[1:]
@@ -137,24 +141,36 @@ def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     return model, paths
 
 
-def _is_clip(path: Path) -> bool:
-    """Whether a path is named like a video; models have other names."""
-    kind, _ = guess_type(path.name)
-    return kind is not None and kind.startswith("video/")
+def _is_model(path: Path) -> bool:
+    """Whether a path is a model rather than a clip, by what it is; names decide where that does not tell."""
+    from kdcmae.data.clip import is_clip
+
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        head = b""
+    if head[8:] == b"{" or head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        return True
+    return path.suffix.lower() in _MODEL_SUFFIXES and not is_clip(path)
 
 
 def _read_inputs(path: Path, predictor: Predictor, frame_numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Decode what the model sees, and no more; one row per frame."""
+    """Decode what the model sees and hears, and no more; one row per frame."""
     from kdcmae.data.clip import read_clip, read_frames, read_waveform
+    from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
     modality = predictor.facts.modality
+    seconds = predictor.facts.preprocessing.audio_samples / SAMPLE_RATE_HZ
     if modality == "audio":
-        sound = predictor.prepare(read_waveform(path), None)
+        sound = predictor.prepare(read_waveform(path, seconds=seconds), None)
         return {name: array.repeat(len(frame_numbers), axis=0) for name, array in sound.items()}
     if modality == "video":
         waveform, frames = None, read_frames(path)
     else:
-        clip = read_clip(path)
+        clip = read_clip(path, seconds=seconds)
         waveform, frames = clip.waveform, clip.frames
     return predictor.prepare(waveform, [frames[number] for number in frame_numbers])
 

@@ -1,12 +1,18 @@
-"""Clips that cannot be used: one raises, many stop the run."""
+"""Clips that cannot be used: one raises, many stop the run.
+
+:func:`clip_boundary` is the one place where errors become broken clips, whether a clip is trained on, checked,
+extracted or measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.disk import disk_is_full
+from kdcmae.errors import ConfigError, DataError, DiskFullError
 
-__all__ = ["BROKEN_LIMIT", "Broken", "BrokenClipError", "BrokenClips"]
+__all__ = ["BROKEN_LIMIT", "Broken", "BrokenClipError", "BrokenClips", "clip_boundary"]
 
 BROKEN_LIMIT = 0.01
 """Largest share of a data set's clips that may be broken."""
@@ -29,6 +35,38 @@ class BrokenClipError(DataError):
         super().__init__(f"clip {clip_id!r}: {reason}")
         self.clip_id = clip_id
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BrokenClipError], tuple[str, str]]:
+        return type(self), (self.clip_id, self.reason)  # so that it passes between processes
+
+
+@contextmanager
+def clip_boundary(clip_id: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a clip is read into a broken clip, because nobody foresees every file.
+
+    Args:
+        clip_id: which clip is read.
+
+    Raises:
+        BrokenClipError: any error; where it is none of ours, its type is named.
+        DiskFullError: nothing more can be written, for this clip or any other.
+        MemoryError: as it is, because it is not the clip's fault.
+    """
+    try:
+        yield
+    except (BrokenClipError, DiskFullError, MemoryError):
+        raise
+    except DataError as error:
+        raise BrokenClipError(clip_id, _line(error)) from error
+    except Exception as error:
+        if disk_is_full(error):
+            place = getattr(error, "filename", None) or f"clip {clip_id!r}"
+            raise DiskFullError(f"{place}: no space left on the device; free some and run again") from error
+        raise BrokenClipError(clip_id, f"{type(error).__name__}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class BrokenClips:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from kdcmae.data.broken import BrokenClipError, clip_boundary
 from kdcmae.data.clip import FRAMES_PER_CLIP
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.parallel import map_in_processes
@@ -20,7 +21,10 @@ from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
 __all__ = ["Problem", "ProblemKind", "check_clips"]
 
-ProblemKind = Literal["missing", "corrupt", "short", "silent", "label"]
+ProblemKind = Literal["missing", "corrupt", "short", "silent", "label", "long"]
+
+LONGEST_S = 60.0
+"""Sound that is decoded of a clip; longer ones are worth a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +33,19 @@ class Problem:
 
     Args:
         clip_id: which.
-        kind: ``missing`` files, ``corrupt`` ones, ``short`` or ``silent`` sound, or a ``label`` that is missing or
-            unknown.
+        kind: ``missing`` files, ``corrupt`` ones, ``short`` or ``silent`` sound, a ``label`` that is missing or
+            unknown, or a ``long`` clip.
         detail: in one line.
     """
 
     clip_id: str
     kind: ProblemKind
     detail: str
+
+    @property
+    def is_warning(self) -> bool:
+        """The clip can be used all the same."""
+        return self.kind == "long"
 
 
 def check_clips(
@@ -48,7 +57,7 @@ def check_clips(
     processes: int = 1,
     on_clip: Callable[[], object] = lambda: None,
 ) -> list[Problem]:
-    """Read every clip to its end.
+    """Read every clip to its end; of those longer than :data:`LONGEST_S`, decode the start and ten frames.
 
     Args:
         records: of the clips.
@@ -84,15 +93,23 @@ def _label_problems(record: ClipRecord, labels: LabelMap | None) -> Iterator[tup
 
 
 def _content_problems(record: ClipRecord, shortest_s: float, silence_db: float) -> Iterator[tuple[ProblemKind, str]]:
+    """Problems of a clip's files, and whatever stops reading them."""
+    try:
+        with clip_boundary(record.id):
+            yield from _read_problems(record, shortest_s, silence_db)
+    except BrokenClipError as error:
+        yield "corrupt", error.reason
+
+
+def _read_problems(record: ClipRecord, shortest_s: float, silence_db: float) -> Iterator[tuple[ProblemKind, str]]:
     if missing := [path for path in _files(record) if not path.exists()]:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
         yield "missing", f"{missing[0]}{others}"
         return
-    try:
-        waveform = read_record(record, record.modality, range(FRAMES_PER_CLIP)).waveform
-    except DataError as error:
-        yield "corrupt", str(error)
-        return
+    clip = read_record(record, record.modality, range(FRAMES_PER_CLIP), seconds=LONGEST_S)
+    if clip.duration_s is not None and clip.duration_s > LONGEST_S:
+        yield "long", f"{clip.duration_s:.0f} s; a model hears its first seconds and sees ten frames of it: cut it up"
+    waveform = clip.waveform
     if waveform is None:
         return
     seconds = len(waveform) / SAMPLE_RATE_HZ

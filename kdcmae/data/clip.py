@@ -26,7 +26,18 @@ from kdcmae.data.media.sound import Mono
 from kdcmae.errors import DataError
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
-__all__ = ["FRAMES_PER_CLIP", "MIDDLE_FRAME", "Clip", "Decoded", "decode", "read_clip", "read_frames", "read_waveform"]
+__all__ = [
+    "FRAMES_PER_CLIP",
+    "MIDDLE_FRAME",
+    "Clip",
+    "Decoded",
+    "decode",
+    "is_clip",
+    "joined",
+    "read_clip",
+    "read_frames",
+    "read_waveform",
+]
 
 MIDDLE_FRAME = 5
 """The frame that the published evaluation looks at; frames count from 0."""
@@ -97,6 +108,15 @@ def read_frames(path: str | os.PathLike[str], *, threads: int = 0) -> NDArray[np
     frames = decode(path, ("video",), threads=threads).frames
     assert frames is not None
     return frames
+
+
+def is_clip(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds sound or pictures, whatever its name says."""
+    try:
+        with opened(Path(path)) as container:
+            return any(stream.type in ("audio", "video") for stream in container.streams)
+    except DataError:
+        return False
 
 
 def joined(parts: Sequence[NDArray[np.int16]]) -> NDArray[np.float32]:

@@ -6,10 +6,9 @@ numpy, faster, and with a single thread in a loader's worker, where numpy would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,14 +19,15 @@ from torch.utils.data import Dataset
 
 from kdcmae.config import Modality
 from kdcmae.data.augment import Augmentation, mix_waveforms
-from kdcmae.data.broken import BrokenClipError
+from kdcmae.data.broken import clip_boundary
 from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, read_record
 from kdcmae.data.sampling import Draw
+from kdcmae.data.shard_files import flaw_of
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.frontend import AudioFrontend, ImageFrontend
-from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT, Preprocessing
+from kdcmae.runtime.preprocessing import FRAME_LENGTH, SAMPLE_RATE_HZ, Preprocessing
 
 __all__ = ["ClipDataset", "DatasetSettings", "Frames", "Reader", "Sample", "SampleMaker"]
 
@@ -85,14 +85,15 @@ class SampleMaker:
     Args:
         labels: the classes; None for samples without a target.
         settings: how clips become samples.
-        read: gets a clip's sound and frames.
+        read: gets a clip's sound and frames; None for from its files, no more sound than the model takes.
     """
 
-    def __init__(self, labels: LabelMap | None, settings: DatasetSettings, read: Reader) -> None:
-        self.labels, self.settings, self._read = labels, settings, read
+    def __init__(self, labels: LabelMap | None, settings: DatasetSettings, read: Reader | None) -> None:
+        self.labels, self.settings = labels, settings
         facts = settings.preprocessing
+        self._samples = facts.audio_samples
+        self._read: Reader = read or partial(read_record, seconds=self._samples / SAMPLE_RATE_HZ)
         self._audio = AudioFrontend(facts)
-        self._samples = FRAME_LENGTH + FRAME_SHIFT * (facts.audio_frames - 1)
         self._silence = -facts.fbank_mean / facts.fbank_std  # a log-mel value of zero, which padding has, normalised
 
     def sample(
@@ -126,12 +127,12 @@ class SampleMaker:
         return sample
 
     def _parts(self, record: ClipRecord, rng: np.random.Generator) -> _Parts:
-        with _blamed_on(record):
+        with clip_boundary(record.id):
             clip = self._read(record, self.settings.modality, _frame_numbers(self.settings.frames, rng))
             target = None if self.labels is None else _target(record, self.labels)
             if clip.waveform is not None and len(clip.waveform) < FRAME_LENGTH:
                 raise DataError(f"its sound of {len(clip.waveform)} samples is too short: {FRAME_LENGTH} are needed")
-        images = [self._image(frame) for frame in clip.frames]
+            images = [self._image(frame) for frame in clip.frames]
         waveform = None if clip.waveform is None else clip.waveform[: self._samples]
         return _Parts(waveform, torch.cat(images) if images else None, target)
 
@@ -164,10 +165,11 @@ class ClipDataset(Dataset[Sample]):
             raise DataError("a dataset needs at least one clip")
         if labels is not None:
             for record in records:
-                with _blamed_on(record):
-                    _target(record, labels)
+                if flaw_of(record) is None:  # such a clip is set aside when it is read
+                    with clip_boundary(record.id):
+                        _target(record, labels)
         self.records, self.labels, self.settings = records, labels, settings
-        self._maker = SampleMaker(labels, settings, read or read_record)
+        self._maker = SampleMaker(labels, settings, read)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -215,12 +217,3 @@ def _target(record: ClipRecord, labels: LabelMap) -> Tensor:
 @lru_cache(maxsize=16)  # frames come in few sizes
 def _image_frontend(height: int, width: int, preprocessing: Preprocessing) -> ImageFrontend:
     return ImageFrontend(height, width, preprocessing)
-
-
-@contextmanager
-def _blamed_on(record: ClipRecord) -> Iterator[None]:
-    """Errors name the clip."""
-    try:
-        yield
-    except DataError as error:
-        raise BrokenClipError(record.id, str(error)) from error

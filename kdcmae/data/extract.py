@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,17 +14,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.data.clip import FRAMES_PER_CLIP, read_clip
+from kdcmae.data.broken import BrokenClipError, clip_boundary
+from kdcmae.data.clip import FRAMES_PER_CLIP, decode
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.parallel import map_in_processes
+from kdcmae.data.provenance import Source, Sources, source_of
 from kdcmae.errors import DataError
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_image
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
-__all__ = ["MANIFEST_FILE", "Extraction", "extract"]
+__all__ = ["MANIFEST_FILE", "SOURCES_FILE", "Extraction", "extract"]
 
 MANIFEST_FILE = "manifest.json"
+SOURCES_FILE = "sources.jsonl"
+
+_VERSION = 2  # of what extraction makes of a file; raise it when the same file gives other sound or frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +55,10 @@ def extract(
     processes: int = 1,
     on_clip: Callable[[], object] = lambda: None,
 ) -> Extraction:
-    """Write ``audio/ID.wav``, ``frames/frame_{0..9}/ID.jpg`` and ``manifest.json``.
+    """Write ``audio/ID.wav``, ``frames/frame_{0..9}/ID.jpg``, ``sources.jsonl`` and ``manifest.json``.
 
-    A clip's sound appears last, and only when all of it is written: a run that was stopped goes on where it stood.
+    A run that was stopped goes on where it stood. A clip is kept only where ``sources.jsonl`` says that it was made
+    from the file as it is now, with these settings and by this version of the extraction; otherwise it is made again.
 
     Args:
         records: of videos.
@@ -62,6 +70,7 @@ def extract(
 
     Raises:
         DataError: a record without a video, or no clip that can be decoded.
+        DiskFullError: no space is left; the clips before are kept.
     """
     folder = Path(folder)
     for record in records:
@@ -69,15 +78,21 @@ def extract(
             raise DataError(f"clip {record.id!r} has no video: give a manifest of videos")
     for name in ("audio", *(f"frames/frame_{number}" for number in range(FRAMES_PER_CLIP))):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    left = [record for record in records if not _is_done(_extracted(record, folder))]
-    reasons = map_in_processes(partial(_extract, folder, image_size), left, processes=processes)
-    failed = {}
+    sources = Sources(folder / SOURCES_FILE, {"extraction": _VERSION, "image_size": image_size})
+    left = [record for record in records if not _is_done(record, folder, sources)]
+    if any(record.id in sources for record in left):
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # it lists clips that are made anew, and are mixed meanwhile
     for _ in range(len(records) - len(left)):
         on_clip()
-    for record, reason in zip(left, reasons, strict=True):
-        if reason is not None:
-            failed[record.id] = reason
-        on_clip()
+    failed = {}
+    outcomes = map_in_processes(partial(_extract, folder, image_size), left, processes=processes)
+    with sources:
+        for record, (source, reason) in zip(left, outcomes, strict=True):
+            if reason is None:
+                sources.add(record.id, source)
+            else:
+                failed[record.id] = reason
+            on_clip()
     if len(failed) == len(records):
         raise DataError(f"none of {len(records)} clips can be decoded, such as {next(iter(failed.values()))}")
     done = [_extracted(record, folder) for record in records if record.id not in failed]
@@ -95,31 +110,55 @@ def _extracted(record: ClipRecord, folder: Path) -> ClipRecord:
     )
 
 
-def _is_done(record: ClipRecord) -> bool:
-    assert record.wav is not None
-    return record.wav.exists() and all(path.exists() for path in record.frames)
-
-
-def _extract(folder: Path, image_size: int, record: ClipRecord) -> str | None:
-    """Extract one clip; why it could not be, if so."""
-    assert record.video is not None
-    try:
-        clip = read_clip(record.video)
-    except DataError as error:
-        return str(error)
+def _is_done(record: ClipRecord, folder: Path, sources: Sources) -> bool:
     extracted = _extracted(record, folder)
+    assert record.video is not None
     assert extracted.wav is not None
-    for path, frame in zip(extracted.frames, clip.frames, strict=True):
-        _appear(path, partial(write_image, picture=_square(frame, image_size)))
-    _appear(extracted.wav, partial(_write_wav, waveform=clip.waveform))
-    return None
-
-
-def _appear(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is there only once it is complete."""
-    partial_path = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        write(partial_path)
+        made = extracted.wav.exists() and all(path.exists() for path in extracted.frames)
+        return made and sources.current(record.id, source_of(record.video))
+    except OSError:  # what is wrong with its file or its name is told when it is read
+        return False
+
+
+def _extract(folder: Path, image_size: int, record: ClipRecord) -> tuple[Source, str | None]:
+    """Extract one clip: what it was made from, and why it could not be, if so."""
+    source: Source = {}
+    try:
+        with clip_boundary(record.id):
+            assert record.video is not None
+            source = source_of(record.video) if record.video.is_file() else {}  # before it is read
+            _write(record.video, _extracted(record, folder), image_size)
+    except BrokenClipError as error:
+        return source, error.reason
+    return source, None
+
+
+def _write(video: Path, extracted: ClipRecord, image_size: int) -> None:
+    """Write the files of a clip; its sound goes to the disk as it is decoded, however long it is."""
+    assert extracted.wav is not None
+    with _appearing(extracted.wav) as partial_wav:
+        with wave.open(str(partial_wav), "wb") as file:
+            file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+            frames = decode(video, ("audio", "video"), partial(_append, file)).frames
+        assert frames is not None
+        for path, frame in zip(extracted.frames, frames, strict=True):
+            with _appearing(path) as partial_path:
+                write_image(partial_path, _square(frame, image_size))
+
+
+def _append(file: wave.Wave_write, samples: NDArray[np.int16]) -> None:
+    file.writeframesraw(samples.astype("<i2").tobytes())
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """Another name to write a file under, so that it appears once it is complete."""
+    # Not with the file's own name in it, which may be as long as names can be.
+    name = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    partial_path = path.with_name(f".{name}.partial{path.suffix}")
+    try:
+        yield partial_path
         os.replace(partial_path, path)
     finally:
         partial_path.unlink(missing_ok=True)
@@ -131,11 +170,3 @@ def _square(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     as_shares = Preprocessing(image_size=side, image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0))
     shares = prepare_image(frame, as_shares)[0].transpose(1, 2, 0)
     return np.round(255 * shares).astype(np.uint8)
-
-
-def _write_wav(path: Path, waveform: NDArray[np.float32]) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE_HZ)
-        file.writeframes(np.round(waveform * 32768).astype("<i2").tobytes())

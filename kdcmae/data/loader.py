@@ -13,11 +13,24 @@ from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClip
 from kdcmae.data.dataset import ClipDataset, Sample
 from kdcmae.data.parallel import loader_context
 from kdcmae.data.sampling import BatchSampler, Draw
+from kdcmae.errors import DiskFullError
 
-__all__ = ["BROKEN_LIMIT", "REDRAWS", "ClipLoader", "collate", "evaluation_loader", "training_loader"]
+__all__ = [
+    "BROKEN_LIMIT",
+    "REDRAWS",
+    "STOPPING",
+    "ClipLoader",
+    "collate",
+    "evaluation_loader",
+    "opened",
+    "training_loader",
+]
 
 REDRAWS = 10
 """Clips that are tried for one place in a batch."""
+
+STOPPING = (DiskFullError, MemoryError)
+"""What stops a run. A worker hands it over as a value, because PyTorch would put a traceback into its message."""
 
 
 class _Redraw(Dataset[Sample]):
@@ -34,6 +47,8 @@ class _Redraw(Dataset[Sample]):
             except BrokenClipError as error:
                 broken.append((error.clip_id, error.reason))
                 draw = self._dataset.redrawn(draw, attempt)
+            except STOPPING as error:
+                return {"broken": broken, "stopped": error}
         return {"broken": broken}
 
 
@@ -48,14 +63,30 @@ class _Skip(Dataset[Sample]):
             return {**self._dataset[draw], "broken": []}
         except BrokenClipError as error:
             return {"broken": [(error.clip_id, error.reason)]}
+        except STOPPING as error:
+            return {"broken": [], "stopped": error}
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Stack the samples of a batch, and collect the clips that were set aside on the way."""
-    whole = [sample for sample in samples if len(sample) > 1]
+    """Stack the samples of a batch; collect the clips that were set aside on the way, and what stops the run."""
+    whole = [sample for sample in samples if "index" in sample]
     names = [name for name in whole[0] if name != "broken"] if whole else []
     batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in whole]) for name in names}
-    return {**batch, "broken": [broken for sample in samples for broken in sample["broken"]]}
+    stopped = [sample["stopped"] for sample in samples if "stopped" in sample]
+    return {**batch, "broken": [broken for sample in samples for broken in sample["broken"]], "stopped": stopped}
+
+
+def opened(batch: dict[str, Any], broken: BrokenClips) -> dict[str, Any]:
+    """What a batch of :func:`collate` holds for the model; its broken clips are counted.
+
+    Raises:
+        DataError: more clips are broken than the limit allows.
+        DiskFullError, MemoryError: a process that prepared the batch met it.
+    """
+    for error in batch.pop("stopped"):
+        raise error
+    broken.add(batch.pop("broken"))
+    return batch
 
 
 class ClipLoader:
@@ -110,9 +141,8 @@ class ClipLoader:
         """
         self._asked.epoch, self._asked.start = epoch, start
         for batch in self._loader:
-            self.broken.add(batch.pop("broken"))
-            if batch:
-                yield batch
+            if tensors := opened(batch, self.broken):
+                yield tensors
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """The batches of one pass, for evaluation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.config import Modality
-from kdcmae.data.clip import read_clip, read_frames, read_waveform
+from kdcmae.data.clip import decode, joined
 from kdcmae.data.images import read_image
 from kdcmae.data.manifest import ClipRecord, frame_path
+from kdcmae.data.media.container import Kind
+from kdcmae.data.media.endings import missing_bytes, open_ended
 from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
@@ -25,10 +28,17 @@ __all__ = ["RawClip", "Reader", "read_record"]
 
 @dataclass(frozen=True, eq=False)
 class RawClip:
-    """What was read of a clip: (S,) float32 at 16 kHz, and one (H, W, 3) uint8 array per frame asked for."""
+    """What was read of a clip.
+
+    Args:
+        waveform: (S,) float32 at 16 kHz.
+        frames: one (H, W, 3) uint8 array per frame asked for.
+        duration_s: of the whole clip, where that is known; the waveform may be its start.
+    """
 
     waveform: NDArray[np.float32] | None
     frames: Sequence[NDArray[np.uint8]]
+    duration_s: float | None = None
 
 
 class Reader(Protocol):
@@ -42,54 +52,71 @@ class Reader(Protocol):
         """
 
 
-def read_record(record: ClipRecord, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
-    """Read a clip: decode its video, or its extracted sound and frames, or what a shard holds. See :class:`Reader`."""
+def read_record(
+    record: ClipRecord, modality: Modality, frame_numbers: Sequence[int], *, seconds: float | None = None
+) -> RawClip:
+    """Read a clip: decode its video, or its extracted sound and frames, or what a shard holds. See :class:`Reader`.
+
+    Args:
+        record: the clip.
+        modality: what is read.
+        frame_numbers: of the clip's ten frames.
+        seconds: of sound, from its start; None for all of it.
+    """
     if isinstance(record, ShardClip):
-        return _from_shard(record, modality, frame_numbers)
+        return _from_shard(record, modality, frame_numbers, seconds)
     if record.video is not None:
-        return _decode(record.video, modality, frame_numbers)
-    waveform, frames = None, []
+        return _decode(record.video, modality, frame_numbers, seconds)
+    waveform, duration_s, frames = None, None, []
     if modality != "video":
         if record.wav is None:
             raise DataError("its manifest names no wav")
-        waveform = _read_wav(record.wav)
+        waveform, duration_s = _read_sound(record.wav, seconds)
     if modality != "audio":
         if record.frames_folder is None:
             raise DataError("its manifest names no video_path")
         frames = [read_image(frame_path(record.frames_folder, record.id, number)) for number in frame_numbers]
-    return RawClip(waveform, frames)
+    return RawClip(waveform, frames, duration_s)
 
 
-def _from_shard(clip: ShardClip, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
+def _from_shard(clip: ShardClip, modality: Modality, frame_numbers: Sequence[int], seconds: float | None) -> RawClip:
     """Read it as if from its files, which are written for this moment."""
+    if clip.flaw is not None:
+        raise DataError(clip.flaw)
     numbers = () if modality == "audio" else frame_numbers
     with TemporaryDirectory(prefix="kdcmae-") as folder:
         try:
-            return read_record(spooled(clip, Path(folder), numbers), modality, numbers)
+            return read_record(spooled(clip, Path(folder), numbers), modality, numbers, seconds=seconds)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
 
 
-def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
-    if modality == "audio":
-        return RawClip(read_waveform(path), ())
-    if modality == "video":
-        frames = read_frames(path)
-        return RawClip(None, [frames[number] for number in frame_numbers])
-    clip = read_clip(path)
-    return RawClip(clip.waveform, [clip.frames[number] for number in frame_numbers])
+def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], seconds: float | None) -> RawClip:
+    kinds: dict[Modality, Sequence[Kind]] = {"audio": ("audio",), "video": ("video",)}
+    parts: list[NDArray[np.int16]] = []
+    decoded = decode(path, kinds.get(modality, ("audio", "video")), parts.append, seconds=seconds)
+    waveform = joined(parts) if parts else None
+    frames = () if decoded.frames is None else [decoded.frames[number] for number in frame_numbers]
+    return RawClip(waveform, frames, decoded.duration_s)
 
 
-def _read_wav(path: Path) -> NDArray[np.float32]:
-    """A sound file; 16 kHz 16-bit mono, which extraction writes, without ffmpeg: that is 100 times as fast."""
+def _read_sound(path: Path, seconds: float | None) -> tuple[NDArray[np.float32], float]:
+    """The sound of a file, and its length in seconds.
+
+    16 kHz 16-bit mono, which extraction writes, is read without ffmpeg: that is 100 times as fast.
+    """
     try:
         with wave.open(str(path)) as file:
-            if (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, SAMPLE_RATE_HZ):
-                declared = file.getnframes()
-                samples = np.frombuffer(file.readframes(declared), dtype="<i2")
-                if len(samples) < declared:
-                    raise DataError(f"{path}: is truncated: {len(samples)} of {declared} samples are there")
-                return np.divide(samples, 32768, dtype=np.float32)
+            shape = (file.getnchannels(), file.getsampwidth(), file.getframerate())
+            stated = file.getnframes()
+            if shape == (1, 2, SAMPLE_RATE_HZ) and not open_ended(2 * stated):
+                if missing := missing_bytes(path):
+                    raise DataError(f"{path}: is truncated: {missing} bytes are missing at its end")
+                wanted = stated if seconds is None else min(stated, math.ceil(seconds * SAMPLE_RATE_HZ))
+                samples = np.frombuffer(file.readframes(wanted), dtype="<i2")
+                return np.divide(samples, 32768, dtype=np.float32), stated / SAMPLE_RATE_HZ
     except (wave.Error, EOFError, OSError):
         pass  # no plain WAV file: ffmpeg reads the other formats, and explains what is wrong
-    return read_waveform(path)
+    parts: list[NDArray[np.int16]] = []
+    duration_s = decode(path, ("audio",), parts.append, seconds=seconds).duration_s
+    return joined(parts), duration_s

@@ -10,17 +10,29 @@ import itertools
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import Literal
 
 from kdcmae.config import Modality
 from kdcmae.data.manifest import ClipRecord, frame_path, parse_labels, read_manifest
 from kdcmae.errors import DataError
 
-__all__ = ["ShardClip", "count_clips", "index_shards", "list_clips", "read_shard", "shard_paths", "spooled"]
+__all__ = [
+    "ShardClip",
+    "count_clips",
+    "flaw_of",
+    "index_shards",
+    "list_clips",
+    "read_shard",
+    "read_whole_clips",
+    "shard_paths",
+    "spooled",
+]
 
 _VIDEOS = ("mp4", "mkv", "webm", "mov", "avi")
 _SOUNDS = ("wav", "flac", "mp3", "m4a", "ogg")
@@ -28,9 +40,15 @@ _SOUNDS = ("wav", "flac", "mp3", "m4a", "ogg")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardClip(ClipRecord):
-    """A clip of a shard: the content of its members by what follows the first dot of their names."""
+    """A clip of a shard.
+
+    Args:
+        members: their content, by what follows the first dot of their names.
+        flaw: why it cannot be used, where that is known beforehand; it stands for the rest of a damaged shard too.
+    """
 
     members: Mapping[str, bytes]
+    flaw: str | None = None
 
     @property
     def modality(self) -> Modality:
@@ -47,7 +65,12 @@ class _Stored(Mapping[str, bytes]):
         offset, size = self._places[extension]
         with self._shard.open("rb") as file:
             file.seek(offset)
-            return file.read(size)
+            content = file.read(size)
+        if len(content) < size:
+            raise DataError(
+                f"{self._shard}: is truncated: {len(content)} of {size} bytes of its .{extension} are there"
+            )
+        return content
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -72,72 +95,156 @@ def list_clips(data: str | os.PathLike[str]) -> list[ClipRecord]:
     """The clips of a manifest, see :func:`~kdcmae.data.manifest.read_manifest`, or of a folder of shards, one by one.
 
     Raises:
-        DataError: not a manifest, a folder without shards, or a shard that cannot be read.
+        DataError: not a manifest, or a folder without shards that hold clips.
     """
     return list(index_shards(shard_paths(data))) if Path(data).is_dir() else read_manifest(data)
+
+
+def flaw_of(record: ClipRecord) -> str | None:
+    """Why a clip cannot be used, where its shard told already."""
+    return record.flaw if isinstance(record, ShardClip) else None
 
 
 def index_shards(shards: Sequence[Path]) -> list[ShardClip]:
     """The clips of shards to read in any order: only headers and labels are read now, the rest when it is asked for.
 
+    One more clip, with a flaw, stands for what lies behind the damage in a damaged shard.
+
     Raises:
-        DataError: a shard that is compressed or cannot be read, two clips of one id, or no clips.
+        DataError: two clips of one id, or no clips.
     """
     clips: dict[str, ShardClip] = {}
     for path in shards:
-        for prefix, group in itertools.groupby(_members(path, "r:"), key=lambda member: member[0]):
-            clip_id = PurePosixPath(prefix).name
-            if clip_id in clips:
-                raise DataError(f"{path}: id {clip_id!r} was used before; name the members of each clip differently")
-            members = _Stored(path, {extension: (info.offset_data, info.size) for _, extension, info, _ in group})
-            labels = _labels(path, clip_id, members.get("json"))
-            clips[clip_id] = ShardClip(id=clip_id, labels=labels, members=members)
-    if not clips:
-        raise DataError(f"no clips in {', '.join(map(str, shards))}")
+        for clip in _until_damage(path, _index_shard(path)):
+            if clip.id in clips:
+                raise DataError(f"{path}: id {clip.id!r} was used before; name the members of each clip differently")
+            clips[clip.id] = clip
+    _require_clips(shards, clips.values())
     return list(clips.values())
 
 
 def count_clips(shards: Sequence[Path]) -> int:
-    """How many clips shards hold, from the headers of their members alone.
+    """How many clips shards hold, from the headers of their members alone; up to the damage in a damaged one.
 
     Raises:
-        DataError: a shard that cannot be read.
+        DataError: none.
     """
-    return sum(1 for shard in shards for _ in itertools.groupby(_members(shard), key=lambda member: member[0]))
+    clips = [clip for path in shards for clip in _until_damage(path, _names_only(path))]
+    _require_clips(shards, clips)
+    return sum(clip.flaw is None for clip in clips)
 
 
 def read_shard(path: Path) -> Iterator[ShardClip]:
     """The clips of a shard in order, from one sequential read.
 
     Raises:
-        DataError: not a tar file, or truncated.
+        DataError: not a tar file, truncated or damaged; what lies before the damage was given by then.
     """
-    for prefix, group in itertools.groupby(_members(path), key=lambda member: member[0]):
-        members = {extension: content() for _, extension, _, content in group}
-        clip_id = PurePosixPath(prefix).name
-        yield ShardClip(id=clip_id, labels=_labels(path, clip_id, members.get("json")), members=members)
+    for clip_id, group in _groups(path, "r"):
+        yield _shard_clip(path, clip_id, {extension: content() for _, extension, _, content in group})
 
 
-def _members(
-    path: Path, mode: Literal["r", "r:"] = "r"
-) -> Iterator[tuple[str, str, tarfile.TarInfo, Callable[[], bytes]]]:
-    """The files of a shard: what they share with the others of their clip, their extension, header and content."""
+def read_whole_clips(path: Path) -> Iterator[ShardClip]:
+    """The clips of a shard in order, as :func:`read_shard`; one more, with a flaw, stands for what is damaged."""
+    return _until_damage(path, read_shard(path))
+
+
+def _until_damage(path: Path, clips: Iterator[ShardClip]) -> Iterator[ShardClip]:
     try:
-        with tarfile.open(path, mode) as shard:
-            for member in shard:
-                folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
-                stem, _, extension = name.partition(".")
-                if member.isfile() and stem:
-                    yield f"{folder}/{stem}", extension.lower(), member, partial(_content, shard, member)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path}: is no tar file, or truncated: {error}") from error
+        yield from clips
+    except DataError as error:
+        yield ShardClip(id=path.name, members={}, flaw=str(error))
 
 
-def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = shard.extractfile(member)
+def _require_clips(shards: Sequence[Path], clips: Collection[ShardClip]) -> None:
+    if all(clip.flaw is not None and not clip.members for clip in clips):
+        reason = next((f": {clip.flaw}" for clip in clips), "")
+        raise DataError(f"no clips in {', '.join(map(str, shards))}{reason}")
+
+
+def _index_shard(path: Path) -> Iterator[ShardClip]:
+    for clip_id, group in _groups(path, "r:"):
+        places = {extension: (info.offset_data, info.size) for _, extension, info, _ in group}
+        yield _shard_clip(path, clip_id, _Stored(path, places))
+
+
+def _names_only(path: Path) -> Iterator[ShardClip]:
+    for clip_id, group in _groups(path, "r"):
+        yield ShardClip(id=clip_id, members={extension: b"" for _, extension, _, _ in group})
+
+
+def _shard_clip(path: Path, clip_id: str, members: Mapping[str, bytes]) -> ShardClip:
+    try:
+        labels, flaw = _labels(path, clip_id, members.get("json")), None
+    except DataError as error:
+        labels, flaw = (), str(error)
+    return ShardClip(id=clip_id, labels=labels, members=members, flaw=flaw)
+
+
+_Member = tuple[str, str, tarfile.TarInfo, Callable[[], bytes]]
+
+
+def _groups(path: Path, mode: Literal["r", "r:"]) -> Iterator[tuple[str, Iterator[_Member]]]:
+    """The id of each clip of a shard, and its members."""
+    for prefix, group in itertools.groupby(_members(path, mode), key=lambda member: member[0]):
+        yield PurePosixPath(prefix).name, group
+
+
+def _members(path: Path, mode: Literal["r", "r:"]) -> Iterator[_Member]:
+    """The files of a shard: what they share with the others of their clip, their extension, header and content."""
+    with _whole(path), tarfile.open(path, mode, tarinfo=_StrictInfo) as shard:
+        for member in shard:
+            folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
+            stem, _, extension = name.partition(".")
+            if member.isfile() and stem:
+                yield f"{folder}/{stem}", extension.lower(), member, partial(_content, path, shard, member)
+        _require_nothing_behind(shard)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Errors of a tar file, and of what decompresses it, as one line."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # each decompressor has its own
+        strerror = error.strerror if isinstance(error, OSError) else None
+        reason = strerror or str(error).partition(":\n")[0]
+        raise DataError(f"{path}: is no tar file, or truncated or damaged: {reason}") from error
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Headers, where :mod:`tarfile` takes a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _StrictInfo:
+        assert tarfile.fileobj is not None
+        place = tarfile.fileobj.tell()
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:  # the blocks of zeros at the end
+            raise
+        except HeaderError as error:
+            raise ReadError(f"no whole header at byte {place}: {error}") from error
+
+
+def _require_nothing_behind(shard: tarfile.TarFile) -> None:
+    """See that what looked like the end of an archive is not a header that was overwritten by zeros."""
+    file = shard.fileobj
     assert file is not None
-    with file:
-        return file.read()
+    place = file.tell()
+    while chunk := file.read(1 << 20):
+        if any(chunk):
+            raise ReadError(f"more follows its end marker at byte {place}")
+
+
+def _content(path: Path, shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with _whole(path):
+        file = shard.extractfile(member)
+        assert file is not None
+        with file:
+            return file.read()
 
 
 def _labels(shard: Path, clip_id: str, content: bytes | None) -> tuple[str, ...]:
@@ -146,7 +253,7 @@ def _labels(shard: Path, clip_id: str, content: bytes | None) -> tuple[str, ...]
     place = f"{shard}: {clip_id}.json"
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise DataError(f"{place}: is {fields!r} instead of an object with fields")

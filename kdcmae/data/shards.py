@@ -18,11 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClips
 from kdcmae.data.dataset import DatasetSettings, Sample, SampleMaker
-from kdcmae.data.loader import REDRAWS, collate
+from kdcmae.data.loader import REDRAWS, STOPPING, collate, opened
 from kdcmae.data.manifest import LabelMap
 from kdcmae.data.parallel import loader_context
-from kdcmae.data.reading import read_record
-from kdcmae.data.shard_files import ShardClip, read_shard
+from kdcmae.data.shard_files import ShardClip, read_whole_clips
 from kdcmae.errors import ConfigError, DataError
 
 __all__ = ["ShardLoader", "ShardSettings"]
@@ -88,7 +87,7 @@ class ShardLoader:
             raise ConfigError(f"{settings.clips} clips do not fill one batch of batch_size={settings.batch_size}")
         self.broken = BrokenClips(settings.clips, settings.broken_limit)
         self._shards, self._settings = list(shards), settings
-        self._maker = SampleMaker(labels, dataset, read_record)
+        self._maker = SampleMaker(labels, dataset, None)
         self._ids: dict[int, str] = {}
 
     @property
@@ -100,7 +99,8 @@ class ShardLoader:
         """This rank's batches of an epoch, without the first ``start``, whose clips are read but not decoded.
 
         Raises:
-            DataError: a shard that cannot be read, or more broken clips than the limit allows.
+            DataError: no shard holds a clip, or more are broken than the limit allows; the rest of a damaged shard
+                counts as one.
         """
         stream = _Stream(self._shards, self._maker, self._settings, epoch=epoch, start=start)
         loader: DataLoader[dict[str, Any]] = DataLoader(
@@ -113,9 +113,10 @@ class ShardLoader:
             generator=torch.Generator(),
         )
         for batch in loader:
-            self.broken.add(batch.pop("broken"))
-            self._ids = dict(zip(batch["index"].tolist(), batch.pop("ids"), strict=True))
-            yield batch
+            ids = batch.pop("ids")
+            if tensors := opened(batch, self.broken):
+                self._ids = dict(zip(tensors["index"].tolist(), ids, strict=True))
+                yield tensors
 
     def clip_id(self, index: int) -> str:
         """The name of a clip of the latest batch with this ``index``."""
@@ -157,7 +158,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
         for _ in itertools.count():
             held: list[ShardClip] = []
             clip = None
-            for clip in itertools.chain.from_iterable(map(read_shard, own)):
+            for clip in itertools.chain.from_iterable(map(read_whole_clips, own)):
                 held.append(clip)
                 if len(held) > self._settings.shuffled:
                     yield _taken(held, rng), held
@@ -177,6 +178,8 @@ class _Stream(IterableDataset[dict[str, Any]]):
             except BrokenClipError as error:
                 broken.append((error.clip_id, error.reason))
                 clip = _any([*held, clip], rng)
+            except STOPPING as error:
+                return {"broken": broken, "stopped": error}, ""
             else:
                 return {**sample, "index": torch.tensor(index), "broken": broken}, clip.id
         return {"broken": broken}, ""

@@ -9,12 +9,11 @@ from functools import partial
 
 import numpy as np
 
-from kdcmae.data.broken import BrokenClips
+from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.reading import read_record
-from kdcmae.errors import DataError
-from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT, MEL_BINS, fbank
+from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT, MEL_BINS, SAMPLE_RATE_HZ, fbank
 
 __all__ = ["SpectrogramStats", "spectrogram_stats"]
 
@@ -74,10 +73,12 @@ def spectrogram_stats(
 
 def _sums(audio_frames: int, record: ClipRecord) -> tuple[float, float] | str:
     """The sum of a clip's log-mel values and of their squares, or why it has none."""
+    samples = FRAME_LENGTH + FRAME_SHIFT * (audio_frames - 1)
     try:
-        waveform = read_record(record, "audio", ()).waveform
-        assert waveform is not None
-        features = fbank(waveform[: FRAME_LENGTH + FRAME_SHIFT * (audio_frames - 1)])
-    except DataError as error:
-        return str(error)
+        with clip_boundary(record.id):
+            waveform = read_record(record, "audio", (), seconds=samples / SAMPLE_RATE_HZ).waveform
+            assert waveform is not None
+            features = fbank(waveform[:samples])
+    except BrokenClipError as error:
+        return error.reason
     return float(features.sum(dtype=np.float64)), float(np.square(features, dtype=np.float64).sum())

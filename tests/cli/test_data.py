@@ -57,7 +57,7 @@ def test_extract_resumes_and_reports_failures(avsynth: Path, extracted: Path) ->
         rows.writerow(("path", "labels"))
         rows.writerows((record.video, record.labels[0]) for record in read_manifest(avsynth / "valid.jsonl"))
         rows.writerow(("text.mp4", "rising disc"))
-    command = ("extract", avsynth.parent / "videos.csv", extracted, "--processes", 1, "--json")
+    command = ("extract", avsynth.parent / "videos.csv", extracted, "--image-size", 64, "--processes", 1, "--json")
     result = run(*command, "--broken-limit", 0.4)
     assert result.exit_code == 0
     document = json.loads(result.stdout)
@@ -111,6 +111,14 @@ def test_shards_are_checked_and_measured(avsynth: Path, tmp_path: Path) -> None:
     assert (checked.exit_code, checked.stdout) == (0, "2 of 2 clips are fine\n")
     ours, theirs = (run("stats", data, "--processes", 1).stdout for data in (tmp_path, avsynth / "valid.jsonl"))
     assert ours == theirs
+
+
+def test_check_warns_of_long_clips(avsynth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcmae.data.check.LONGEST_S", 1.0)
+    result = run("check", avsynth / "test.jsonl", "--processes", 1)
+    assert result.exit_code == 0
+    assert "long" in result.stdout
+    assert "2 of 2 clips are fine" in result.stdout
 
 
 def test_check_fails_what_is_not(avsynth: Path, tmp_path: Path) -> None:

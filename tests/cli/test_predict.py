@@ -310,6 +310,27 @@ def test_a_clip_alone_is_classified_by_the_model_that_ships(clip: Path) -> None:
     assert {prediction["label"] for prediction in document["clips"][0]["predictions"]} <= set(SHIPPED.names)
 
 
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mts", "clip.3gp", "clip.m4v", "clip.dat", "clip.bin", "clip"])
+def test_a_clip_is_told_by_what_it_is(name: str, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(clip.read_bytes())
+    assert answer(tmp_path / name)["clips"][0]["predictions"] == answer(clip)["clips"][0]["predictions"]
+
+
+def test_a_model_is_told_by_what_it_is(model: Path, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.mp4"
+    path.write_bytes(model.read_bytes())
+    assert answer(path, clip)["clips"][0]["predictions"] == answer(model, clip)["clips"][0]["predictions"]
+
+
+def test_a_damaged_clip_is_no_model(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:1000])
+    result = run(tmp_path / "cut.mp4", clip, "--json")
+    assert result.exit_code == 2
+    damaged, whole = json.loads(result.stdout)["clips"]
+    assert list(damaged) == ["path", "error"]
+    assert "predictions" in whole
+
+
 def test_a_model_without_a_clip_is_a_mistake(model: Path) -> None:
     result = run(model)
     assert result.exit_code == 2

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdcmae.data import check
 from kdcmae.data.check import Problem, check_clips
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.synthetic import write_clip
@@ -85,3 +86,11 @@ def test_half_a_clip_is_checked_by_what_it_has(records: list[ClipRecord]) -> Non
     assert found(halves) == []
     records[1].frames[0].unlink()
     assert found(halves) == [("clip1", "missing")]
+
+
+def test_a_long_clip_is_a_warning_and_read_in_part(records: list[ClipRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "LONGEST_S", 0.2)
+    (problem,) = check_clips(records[:1], None, shortest_s=0.1)
+    assert (problem.kind, problem.is_warning) == ("long", True)
+    assert problem.detail.startswith("0 s; a model hears its first seconds")
+    assert all(not item.is_warning for item in check_clips(records[:1], None, shortest_s=1.0) if item.kind != "long")

@@ -12,7 +12,7 @@ from kdcmae.data.images import read_image
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.data.reading import read_record
 from kdcmae.data.synthetic import write_clip
-from kdcmae.errors import DataError
+from kdcmae.errors import DataError, DiskFullError
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_published_layout(videos: list[ClipRecord], tmp_path: Path) -> None:
     assert list(outcome.failed) == ["v1"]
     assert "truncated" in outcome.failed["v1"]
     expected = {f"frames/frame_{number}/v{clip}.jpg" for number in range(10) for clip in (0, 2)}
-    assert files(tmp_path) == {"manifest.json", "audio/v0.wav", "audio/v2.wav"} | expected
+    assert files(tmp_path) == {"manifest.json", "sources.jsonl", "audio/v0.wav", "audio/v2.wav"} | expected
     entry = json.loads((tmp_path / "manifest.json").read_text())["data"][1]
     assert entry == {"video_id": "v2", "wav": "audio/v2.wav", "video_path": "frames", "labels": ["a, b", "class2"]}
 
@@ -68,12 +68,10 @@ def test_a_second_run_goes_on_where_the_first_stood(videos: list[ClipRecord], tm
     extract(videos, tmp_path)
     untouched = (tmp_path / "audio/v0.wav").stat().st_mtime_ns
     (tmp_path / "frames/frame_4/v2.jpg").unlink()
-    (tmp_path / "audio/.v2.partial.wav").write_bytes(b"left by a run that was killed")
     outcome = extract(videos, tmp_path)
     assert (outcome.extracted, outcome.kept, list(outcome.failed)) == (1, 1, ["v1"])
     assert (tmp_path / "audio/v0.wav").stat().st_mtime_ns == untouched
     assert (tmp_path / "frames/frame_4/v2.jpg").exists()
-    assert not (tmp_path / "audio/.v2.partial.wav").exists()
     assert [record.id for record in read_manifest(tmp_path / "manifest.json")] == ["v0", "v2"]
 
 
@@ -83,12 +81,52 @@ def test_a_clip_appears_whole_or_not_at_all(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kdcmae.data.extract._write_wav", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("kdcmae.data.extract._append", full)
+    with pytest.raises(DiskFullError, match="no space left"):
         extract(videos[:1], tmp_path)
     assert not any("wav" in name or "partial" in name for name in files(tmp_path))
     monkeypatch.undo()
     assert extract(videos[:1], tmp_path).extracted == 1
+
+
+def test_other_settings_make_the_clips_again(videos: list[ClipRecord], tmp_path: Path) -> None:
+    extract(videos[:1], tmp_path, image_size=32)
+    assert extract(videos[:1], tmp_path, image_size=24).extracted == 1
+    assert read_image(tmp_path / "frames/frame_5/v0.jpg").shape == (24, 24, 3)
+    outcome = extract(videos[:1], tmp_path, image_size=24)
+    assert (outcome.extracted, outcome.kept) == (0, 1)
+
+
+def test_a_source_that_changed_is_extracted_again(videos: list[ClipRecord], tmp_path: Path) -> None:
+    assert videos[0].video is not None
+    assert videos[2].video is not None
+    clip = ClipRecord(id="a", video=tmp_path / "a.mp4")
+    assert clip.video is not None
+    for source in (videos[0].video, videos[2].video):
+        clip.video.write_bytes(source.read_bytes())
+        assert extract([clip], tmp_path / "out", image_size=32).extracted == 1
+        record = read_manifest(tmp_path / "out/manifest.json")[0]
+        waveform = read_record(record, "audio", ()).waveform
+        np.testing.assert_array_equal(waveform, read_clip(source).waveform)
+    clip.video.write_bytes(b"damaged since")
+    with pytest.raises(DataError, match="none of 1 clips"):
+        extract([clip], tmp_path / "out", image_size=32)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_output_of_unknown_origin_is_made_again(videos: list[ClipRecord], tmp_path: Path) -> None:
+    extract(videos[:1], tmp_path)
+    (tmp_path / "sources.jsonl").unlink()
+    assert extract(videos[:1], tmp_path).extracted == 1
+
+
+def test_a_run_killed_while_it_writes_goes_on(videos: list[ClipRecord], tmp_path: Path) -> None:
+    extract([videos[0], videos[2]], tmp_path)
+    sources = tmp_path / "sources.jsonl"
+    sources.write_text(sources.read_text()[:-20])
+    outcome = extract([videos[0], videos[2]], tmp_path)
+    assert (outcome.extracted, outcome.kept) == (1, 1)
+    assert extract([videos[0], videos[2]], tmp_path).kept == 2
 
 
 def test_processes_change_nothing(videos: list[ClipRecord], tmp_path: Path) -> None:

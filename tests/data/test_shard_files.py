@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from kdcmae.data.check import check_clips
 from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.reading import read_record
-from kdcmae.data.shard_files import count_clips, index_shards, list_clips, read_shard
+from kdcmae.data.shard_files import count_clips, index_shards, list_clips, read_shard, read_whole_clips
 from kdcmae.data.stats import spectrogram_stats
 from kdcmae.errors import DataError
 
@@ -29,9 +30,10 @@ def test_shards_hold_clips(shards: list[Path], records: list[ClipRecord]) -> Non
     [(b"{", "a.json: is not JSON"), (b"[]", r"a.json: is \[\] instead"), (b'{"labels": 3}', "labels=3")],
 )
 def test_labels_that_cannot_be_read(content: bytes, message: str, tmp_path: Path, write_shard: WriteShard) -> None:
-    shard = write_shard(tmp_path / "labels.tar", [("a.json", content)])
-    with pytest.raises(DataError, match=message):
-        list(read_shard(shard))
+    shard = write_shard(tmp_path / "labels.tar", [("a.json", content), ("a.wav", b"x")])
+    for clip in (*read_shard(shard), *index_shards([shard])):
+        with pytest.raises(DataError, match=message):
+            read_record(clip, "audio", ())
 
 
 def test_members_may_be_compressed(
@@ -50,6 +52,67 @@ def test_shards_that_cannot_be_read(shards: list[Path], tmp_path: Path) -> None:
         for read in (read_shard, lambda path: index_shards([path])):
             with pytest.raises(DataError, match=rf"{name}: is no tar file, or truncated"):
                 list(read(tmp_path / name))
+
+
+def damage(shard: Path, kind: str, folder: Path) -> Path:
+    """A copy of a shard that is damaged behind its first clip."""
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as archive:
+        members = archive.getmembers()
+    middle = next(member for member in members if member.name.startswith("clips/clip8."))
+    if kind == "overwritten header":
+        content[middle.offset : middle.offset + 512] = bytes(range(256)) * 2
+    elif kind == "zeroed header":
+        content[middle.offset : middle.offset + 512] = bytes(512)
+    elif kind == "cut in a member":
+        del content[members[-1].offset_data + 5 :]
+    elif kind == "cut in a header":
+        del content[middle.offset + 100 :]
+    elif kind == "cut between members":
+        del content[middle.offset :]
+    path = folder / "damaged.tar"
+    path.write_bytes(content)
+    return path
+
+
+DAMAGES = ("overwritten header", "zeroed header", "cut in a member", "cut in a header", "cut between members")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_the_clips_before_the_damage_are_kept(kind: str, shards: list[Path], tmp_path: Path) -> None:
+    path = damage(shards[0], kind, tmp_path)  # clips 0, 4 and 8
+    with pytest.raises(DataError, match=r"damaged\.tar: is no tar file, or truncated or damaged: "):
+        list(read_shard(path))
+    for clips in (list(read_whole_clips(path)), index_shards([path, shards[1]])):
+        assert clips[0].id == "clip0"
+        (flawed,) = (clip for clip in clips if clip.flaw)
+        assert flawed.id == "damaged.tar"
+        with pytest.raises(DataError, match="or truncated or damaged"):
+            read_record(flawed, "audiovisual", (5,))
+    (problem,) = check_clips(index_shards([path]), None, shortest_s=0.1)
+    assert (problem.clip_id, problem.kind) == ("damaged.tar", "corrupt")
+    assert count_clips([path]) == len(list(read_whole_clips(path))) - 1
+
+
+@pytest.mark.parametrize("kind", ["overwritten header", "cut in a member"])
+def test_damage_in_a_compressed_shard(kind: str, shards: list[Path], tmp_path: Path) -> None:
+    plain = damage(shards[0], kind, tmp_path)
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+    with pytest.raises(DataError, match="truncated or damaged"):
+        list(read_shard(path))
+    path.write_bytes(gzip.compress(shards[0].read_bytes())[:-2000])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        list(read_shard(path))
+
+
+def test_a_shard_that_shrinks_while_it_is_used(shards: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(shards[0].read_bytes())
+    clip = index_shards([path])[-1]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="is truncated: 0 of"):
+        read_record(clip, "audiovisual", (5,))
 
 
 def test_clips_of_an_index_are_read_like_their_files(shards: list[Path], records: list[ClipRecord]) -> None:

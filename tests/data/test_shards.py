@@ -119,6 +119,30 @@ def test_a_broken_clip_is_replaced_by_another_and_counted(
         list(loader([shard], clips=18, broken_limit=0.01).batches(0))
 
 
+@WORKERS
+def test_a_damaged_shard_counts_as_a_broken_clip(shards: list[Path], tmp_path: Path, workers: int) -> None:
+    paths = []
+    for shard in shards:
+        paths.append(tmp_path / shard.name)
+        paths[-1].write_bytes(shard.read_bytes())
+    content = paths[2].read_bytes()
+    paths[2].write_bytes(content[: len(content) // 2])
+    stream = loader(paths, workers=workers, broken_limit=0.2)
+    assert sum(len(batch["index"]) for batch in stream.batches(0)) == 12
+    assert list(stream.broken.reasons) == ["2.tar"]
+    assert "truncated or damaged" in stream.broken.reasons["2.tar"]
+
+
+def test_a_clip_whose_json_is_damaged_is_broken(
+    tmp_path: Path, records: list[ClipRecord], members_of: MembersOf, write_shard: WriteShard
+) -> None:
+    members = [pair for record in records[:6] for pair in members_of(record)]
+    broken = [(name, b"{" if name == "clip2.json" else content) for name, content in members]
+    stream = loader([write_shard(tmp_path / "a.tar", broken)], clips=18, broken_limit=0.1)
+    assert sum(len(batch["index"]) for batch in stream.batches(0)) == 18
+    assert "is not JSON" in stream.broken.reasons["clip2"]
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [

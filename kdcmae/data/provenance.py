@@ -1,0 +1,68 @@
+"""What derived files were made from, so that they are made again when that changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Source", "Sources", "source_of"]
+
+Source = dict[str, Any]
+"""What tells one state of a file from another: its size in bytes and when it was last written, in ns."""
+
+
+def source_of(path: Path) -> Source:
+    """The state of a file now.
+
+    Raises:
+        OSError: it is not there.
+    """
+    facts = path.stat()
+    return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+
+
+class Sources:
+    """A file of one JSON line per item: what it was made from, and with which settings.
+
+    Lines are appended as items are done, so that a run that is killed leaves those of what it did. The last line of an
+    item counts.
+
+    Args:
+        path: of the file; a new one if need be.
+        settings: plain values that decide what is made of a source.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path, self._settings = path, settings
+        self._made: dict[str, dict[str, Any]] = {}
+        for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+            try:
+                entry = json.loads(line)
+                self._made[entry.pop("id")] = entry
+            except (ValueError, AttributeError, KeyError, TypeError):
+                continue  # the last line of a run that was killed; its item is made again
+
+    def __contains__(self, item: str) -> bool:
+        """Whether it was made at some time, from whatever source."""
+        return item in self._made
+
+    def current(self, item: str, source: Source) -> bool:
+        """Whether an item was made from its source as that is now, with these settings."""
+        return self._made.get(item) == {**source, **self._settings}
+
+    def __enter__(self) -> Sources:
+        self._file = self._path.open("a", encoding="utf-8")
+        if self._file.tell():
+            self._file.write("\n")  # the run before may have been killed in the middle of a line
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def add(self, item: str, source: Source) -> None:
+        """Remember that an item was made."""
+        self._made[item] = {**source, **self._settings}
+        self._file.write(json.dumps({"id": item, **self._made[item]}) + "\n")
+        self._file.flush()
