@@ -334,7 +334,7 @@ class _Build:
                 **({"frontend": _plain(built.frontend)} if built.frontend else {}),
                 **({} if self.quantization is None else self.quantization.to_dict()),
             },
-            parity=[rung.to_dict() for rung in self.ladder.rungs],
+            parity=[rung.to_dict() for rung in (model.trained, *self.ladder.rungs) if rung],
             build={
                 "seconds": dict(seconds),
                 "peak_rss_bytes": host.peak_rss_bytes(),

@@ -40,7 +40,7 @@ def with_input_of(model: EngineModel, modality: Modality) -> EngineModel:
         return with_raw_inputs(with_input_of(model.parts.body, modality))
     seen = feeding.sources(MODALITY_INPUTS[modality])
     inputs = tuple(spec for spec in model.inputs if feeding.sources([spec.name]) <= seen)
-    return dataclasses.replace(model, inputs=inputs)
+    return dataclasses.replace(model, inputs=inputs, trained=None)  # the user's code was not asked about these inputs
 
 
 def compile_modalities(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.compile.parity import Rung
 from kdcmae.config import EncoderConfig
 from kdcmae.encoder import Encoder
 from kdcmae.evaluation.retrieval import AUDIO_FEATURES, VIDEO_FEATURES
@@ -40,6 +41,7 @@ class EngineModel:
         reference: what the engine must compute, from inputs to outputs by name; None where that is the module itself.
         examples: (batch, seed) -> realistic inputs; None where standard-normal ones are.
         parts: what a model of raw inputs is made of; None for one of prepared inputs.
+        trained: the rung below the ladder: this model against the user's own code; None where that was not asked for.
     """
 
     module: nn.Module
@@ -52,6 +54,7 @@ class EngineModel:
     reference: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] | None = None
     examples: Callable[[int, int], dict[str, NDArray[Any]]] | None = None
     parts: Parts | None = None
+    trained: Rung | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -93,7 +93,7 @@ class Rung:
     """One stage compared with the reference.
 
     Args:
-        name: ``program``, ``onnx``, ``engine`` or ``artifact``.
+        name: ``trained``, ``program``, ``onnx``, ``engine`` or ``artifact``.
         status: passed, failed, or skipped where this machine cannot run the stage.
         comparisons: one per case; empty where skipped.
         gate: what they had to stay within; None where skipped.

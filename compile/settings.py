@@ -11,7 +11,7 @@ from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
 
-__all__ = ["GATES", "QUANTIZED", "CompileSettings", "Gate", "QuantizationSettings", "gate_for"]
+__all__ = ["GATES", "QUANTIZED", "CompileSettings", "Expectation", "Gate", "QuantizationSettings", "gate_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,36 @@ class QuantizationSettings:
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise ConfigError(f"--max-drop {self.max_drop} must lie between 0 and 100 percentage points")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """Where the outputs of the user's own model come from.
+
+    Args:
+        path: a file of expected outputs, or a Python script.
+        function: of the script, which is executed; empty for a file.
+    """
+
+    path: Path
+    function: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.path.name}:{self.function}" if self.function else self.path.name
+
+    @classmethod
+    def of_function(cls, text: str) -> Expectation:
+        """``script.py:function``.
+
+        Raises:
+            ConfigError: anything else.
+        """
+        path, _, function = text.rpartition(":")
+        if not path.endswith(".py") or not function.isidentifier():
+            raise ConfigError(f"--expect-from {text!r} must be a script and a function in it, such as mine.py:logits")
+        return cls(path=Path(path), function=function)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,12 @@ from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import load_model, model_options
 from kdcmae.compile.cli.output import output_options, parse_modalities
-from kdcmae.compile.cli.proof import proof_options
+from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.search import search
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.report.notes import how_rungs_ran
-from kdcmae.compile.settings import CompileSettings, QuantizationSettings
+from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.runtime.capabilities import require_tools
 from kdcmae.runtime.folders import file_sizes
@@ -32,6 +32,7 @@ from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
+    from kdcmae.compile.parity import Rung
 
 __all__ = ["command"]
 
@@ -42,6 +43,7 @@ __all__ = ["command"]
 @output_options
 @quantization_options
 @proof_options
+@expect_options
 @click.option(
     "--budget-ms",
     type=Number(),
@@ -55,6 +57,7 @@ def command(
     modalities: str,
     quantization: dict[str, Any],
     proof: dict[str, Any],
+    expectation: Expectation | None,
     budget_ms: float | None,
     no_cache: bool,
     as_json: bool,
@@ -73,6 +76,9 @@ def command(
     settings = CompileSettings(**engine, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
     require_tools(settings.target, precision=settings.precision)
+    step = Steps()
+    if expectation is not None:
+        model_options["trained"] = _compared(expectation, model_options, step)
     if budget_ms is not None:
         search(settings, budget_ms, output, model_options, as_json=as_json)
         return
@@ -84,11 +90,10 @@ def command(
         note(f"  {settings.precision}: {settings.chosen}")
     if settings.elsewhere:
         note(f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
-    step = Steps()
     alone = parse_modalities(modalities)
     cache = BuildCache(lambda line: note(f"  note: {line}"))
     package.check_destination(folder)
-    key = "" if no_cache else _key(cache, {**model_options, "alone": alone}, settings)
+    key = "" if no_cache or expectation else _key(cache, {**model_options, "alone": alone}, settings)
     manifest = _cached(cache, key, folder, step) if key else None
     if manifest is None:
         manifest = _build(model_options, alone, settings, folder, step)
@@ -100,6 +105,15 @@ def command(
         )
     else:
         _report(folder, manifest)
+
+
+def _compared(expectation: Expectation, model_options: dict[str, Any], step: Steps) -> Rung:
+    """The loaded model, with all its tokens, against the user's own code."""
+    with step("load PyTorch"):
+        from kdcmae.compile.expectation import compare_with_trained
+    with step("compare with your own code"):
+        model = load_model(**{**model_options, "keep": 1.0, "inputs": "tensor"})
+        return compare_with_trained(model, expectation)
 
 
 def _key(cache: BuildCache, model_options: dict[str, Any], settings: CompileSettings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,6 +16,7 @@ from kdcmae.runtime.manifest import digest
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
+    from kdcmae.compile.parity import Rung
     from kdcmae.keep import TokenKeep
 
 __all__ = ["load_model", "model_options"]
@@ -87,12 +89,14 @@ def load_model(
     inputs: Literal["tensor", "raw"],
     keep: float,
     keep_by: Literal["merge", "energy", "uniform"],
+    trained: Rung | None = None,
     **settings: Any,
 ) -> EngineModel:
     """The model that the options choose.
 
     Args:
         checkpoint, task, preset, random_weights, labels, inputs, keep, keep_by: as the options say.
+        trained: how the model compares with the user's own code, where that is known.
         settings: ``modality``, ``multi_label``, ``num_heads`` and ``weights``, None or False where not given.
 
     Raises:
@@ -116,7 +120,7 @@ def load_model(
         from kdcmae.compile.raw import with_raw_inputs
 
         model = with_raw_inputs(model)
-    return model
+    return dataclasses.replace(model, trained=trained)
 
 
 def _classifier(

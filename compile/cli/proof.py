@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from kdcmae.cli.common import Number
+from kdcmae.compile.settings import Expectation
+from kdcmae.errors import ConfigError
 
-__all__ = ["proof_options"]
+__all__ = ["expect_options", "proof_options"]
 
 _OPTIONS = (
     click.option(
@@ -61,5 +63,38 @@ def proof_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(proof=proof, **others)
 
     for option in reversed(_OPTIONS):
+        bundled = option(bundled)
+    return bundled
+
+
+_EXPECT_OPTIONS = (
+    click.option(
+        "--expect",
+        type=click.Path(path_type=Path),
+        help="What your own model computes: JSON lines of a clip (or inputs, an .npz) and its logits or label. The "
+        "loaded model must compute the same, or nothing is built.",
+    ),
+    click.option(
+        "--expect-from",
+        metavar="SCRIPT.py:FUNCTION",
+        help="The same, computed now by a function of yours: function(audio=, image=) on prepared tensors returns "
+        "logits. This runs the script.",
+    ),
+)
+
+
+def expect_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as ``expectation``, None where neither is given."""
+
+    @functools.wraps(command)
+    def bundled(*, expect: Path | None, expect_from: str | None, **others: Any) -> Any:
+        if expect is not None and expect_from is not None:
+            raise ConfigError("give either --expect FILE or --expect-from SCRIPT.py:FUNCTION, not both")
+        expectation = None if expect is None else Expectation(path=expect)
+        if expect_from is not None:
+            expectation = Expectation.of_function(expect_from)
+        return command(expectation=expectation, **others)
+
+    for option in reversed(_EXPECT_OPTIONS):
         bundled = option(bundled)
     return bundled

@@ -12,6 +12,6 @@ SECTIONS: Sections = {
         *("labels", "multi_label", "inputs", "batch", "keep", "keep_by", "num_heads", "device"),
     ),
     "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),
-    "Proof": ("clips", "max_error", "min_cosine", "min_agreement"),
+    "Proof": ("expect", "expect_from", "clips", "max_error", "min_cosine", "min_agreement"),
     "Output": ("output", "no_cache", "as_json"),
 }
