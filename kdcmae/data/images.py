@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,11 @@ from kdcmae.errors import DataError
 __all__ = ["read_image", "write_image"]
 
 _BEST_JPEG = 2  # the quantiser of ffmpeg's mjpeg runs from 1 to 31; below 2 files grow and look the same
+
+_MOST_PIXELS = 150_000_000  # the largest sensors of phones have 108 million
+
+# What ends a run of entropy-coded data: a marker that is neither a stuffed zero nor a restart.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 _JFIF = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], dtype=np.float32)
 
@@ -41,17 +47,18 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     if not content:
         raise DataError(f"{path}: is empty (0 bytes)")
     if content.startswith(b"\xff\xd8"):
-        name, complete = "mjpeg", b"\xff\xd9" in content[-64:]  # some writers pad what follows the end marker
+        name, end = "mjpeg", _jpeg_end(content)
     elif content.startswith(b"\x89PNG"):
-        name, complete = "png", b"IEND" in content[-64:]
+        name, end = "png", _png_end(content)
     else:
         raise DataError(f"{path}: is neither a JPEG nor a PNG file")
-    if not complete:
+    if end is None:
         raise DataError(f"{path}: is truncated: its end marker is missing")
     decoder = _codec(name, "r")
-    decoder.options = {"err_detect": "explode"}  # otherwise ffmpeg fills what it cannot decode with grey
+    # Otherwise ffmpeg fills what it cannot decode with grey, and takes a damaged size for gigabytes of pixels.
+    decoder.options = {"err_detect": "explode", "max_pixels": str(_MOST_PIXELS)}
     try:
-        pictures = [*decoder.decode(av.Packet(content)), *decoder.decode(None)]
+        pictures = [*decoder.decode(av.Packet(content[:end])), *decoder.decode(None)]
     except av.FFmpegError as error:
         raise DataError(f"{path}: is damaged: {error.strerror}") from error
     if not pictures:
@@ -84,6 +91,32 @@ def write_image(path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> Non
     encoder.pix_fmt, encoder.time_base = layout, Fraction(1)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format=layout)
     path.write_bytes(b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))))
+
+
+def _jpeg_end(content: bytes) -> int | None:
+    """Where the first picture of a JPEG file ends; phones append others, or a film, and its header holds a thumbnail.
+
+    Source: ITU-T T.81, annex B: segments state their length, but for the scans, which the next marker ends.
+    """
+    place = 2
+    while match := _JPEG_MARKER.search(content, place):
+        marker, place = match[0][1], match.end()
+        if marker == 0xD9:
+            return place
+        if marker != 0x01:
+            place += max(2, int.from_bytes(content[place : place + 2], "big"))
+    return None
+
+
+def _png_end(content: bytes) -> int | None:
+    """Where a PNG file ends, which is behind its chunk IEND; whatever follows is none of it."""
+    place = 8
+    while place + 12 <= len(content):
+        name = content[place + 4 : place + 8]
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+        if name == b"IEND":
+            return place
+    return None
 
 
 def _jpeg_colours(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

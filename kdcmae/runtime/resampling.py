@@ -17,6 +17,7 @@ __all__ = ["SAMPLE_RATE_HZ", "resample"]
 SAMPLE_RATE_HZ = 16_000
 
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000
+_LOUDEST_DITHER = 8 * 256  # of a silent converter of 24 bits, in int32
 _LARGEST_SAMPLE = 16.0  # decoders overshoot 1.0 a little; far beyond it the waveform is in integer units
 
 # 48 zero crossings on each side and this Kaiser window give a transition band of a tenth of the lower Nyquist
@@ -40,7 +41,8 @@ def resample(waveform: NDArray[Any], sample_rate_hz: int) -> Float32:
         (ceil(S * 16000 / sample_rate_hz),) float32.
 
     Raises:
-        DataError: empty, not finite, out of range, or an odd shape, dtype or sample rate.
+        DataError: empty, not finite, out of range, an odd shape, dtype or sample rate, or samples of fewer bits than
+            their integer type has.
 
     Source: windowed sinc (Smith, "Digital Audio Resampling"), one exact filter per phase, linear phase, no delay.
         Flat to 0.01 dB up to 0.9 of the lower of the two Nyquist frequencies, 80 dB down from that frequency
@@ -100,7 +102,32 @@ def _scaled(samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
     if samples.dtype.kind == "f":
         return samples
     if samples.dtype.kind == "i":
+        _require_full_scale(samples)
         return np.divide(samples, 2.0 ** (8 * samples.dtype.itemsize - 1))
     if samples.dtype == np.uint8:  # the one unsigned format of PCM, with silence at 128
         return (samples.astype(np.float32) - 128) / 128
     raise DataError(f"waveform of dtype {samples.dtype} must be floating point, signed integers or uint8")
+
+
+def _require_full_scale(samples: NDArray[Any]) -> None:
+    """Refuse narrow samples in a wide type, such as 16-bit ones in int32: its full scale would make silence of them."""
+    bits = 8 * samples.dtype.itemsize
+    if bits <= 16:
+        return
+    largest = max(abs(int(samples.min())), abs(int(samples.max())))
+    if largest and _is_narrow(samples, largest, bits):
+        held = next(width for width in (16, 24, 32) if largest <= 2 ** (width - 1) or width == 32)
+        raise DataError(
+            f"waveform of dtype {samples.dtype} reaches only {largest}, as samples of {held} bits do: divide it by "
+            f"{2 ** (held - 1)}, or by whatever its full scale is, to get floating point in [-1, 1]"
+        )
+
+
+def _is_narrow(samples: NDArray[Any], largest: int, bits: int) -> bool:
+    """Whether samples of a wide type use its lower bits alone."""
+    if bits == 64:  # which nobody records: it is what NumPy makes of a list of narrower samples
+        return largest < 2**32
+    # Converters of 24 bits write multiples of 256, which may be as quiet as their noise.
+    if not (samples & 0xFF).any():
+        return _LOUDEST_DITHER < largest <= 2**15
+    return largest <= 2**23

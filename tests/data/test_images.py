@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,49 @@ def test_a_truncated_picture(name: str, share: float, tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"is (truncated|damaged)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize(
+    "trailer", [bytes(5000), b"\x00\x00\x00\x18ftypmp42" + bytes(100_000), b"MotionPhoto_Data\xff\xd8"]
+)
+def test_what_follows_a_picture_is_none_of_it(name: str, trailer: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write_image(path, gradient())
+    expected = read_image(path)
+    content = path.read_bytes()
+    path.write_bytes(content + trailer)
+    np.testing.assert_array_equal(read_image(path), expected)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"is (truncated|damaged)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_the_end_of_a_thumbnail_is_not_that_of_its_picture(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    write_image(path, gradient(16, 16))
+    thumbnail = path.read_bytes()
+    write_image(path, gradient())
+    picture = path.read_bytes()
+    expected = read_image(path)
+    header = b"\xff\xe1" + (2 + len(thumbnail)).to_bytes(2, "big") + thumbnail
+    path.write_bytes(picture[:2] + header + picture[2:])
+    np.testing.assert_array_equal(read_image(path), expected)
+    path.write_bytes((picture[:2] + header + picture[2:])[: 4 + len(thumbnail) + int(share * len(picture))])
+    with pytest.raises(DataError, match="is truncated"):
+        read_image(path)
+
+
+def test_a_size_that_nobody_has_pictures_of(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, gradient())
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
         read_image(path)
 
 

@@ -94,3 +94,34 @@ def test_waveforms_that_make_no_sense_are_refused(waveform: np.ndarray, message:
 def test_sample_rates_that_make_no_sense_are_refused(sample_rate_hz: object) -> None:
     with pytest.raises(DataError, match="sample rate"):
         resample(np.zeros(100, np.float32), sample_rate_hz)  # type: ignore[arg-type]
+
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 2000)
+
+
+@pytest.mark.parametrize(
+    ("samples", "bits"),
+    [
+        ((NOISE * 2**15).astype(np.int32), 16),
+        ((NOISE * 2**15).astype(np.int64), 16),
+        ((NOISE * 2**23).astype(np.int32), 24),
+        ((NOISE * 2**31).astype(np.int64), 32),
+        (np.where(NOISE > 0, 16384, -16384).astype(np.int32), 16),
+        (np.array([0, -(2**15)], np.int32).repeat(9), 16),
+    ],
+)
+def test_narrow_samples_in_a_wide_type_are_refused(samples: np.ndarray, bits: int) -> None:
+    with pytest.raises(DataError, match=rf"as samples of {bits} bits do: divide it by {2 ** (bits - 1)},"):
+        resample(samples, 16000)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-2, 1e-4])
+def test_wide_samples_of_a_converter_of_24_bits_may_be_quiet(level: float) -> None:
+    samples = np.round(NOISE * level * 2**23).astype(np.int32) * 256
+    np.testing.assert_allclose(resample(samples, 16000), NOISE * level, atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_silence_is_silence_in_every_type(dtype: type) -> None:
+    assert not resample(np.zeros(100, dtype), 16000).any()
+    assert abs(resample((NOISE * np.iinfo(dtype).max).astype(dtype), 16000) - NOISE).max() < 0.02
