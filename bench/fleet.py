@@ -20,7 +20,7 @@ from kdcmae.errors import DataError
 __all__ = ["fleet_conditions", "fleet_document", "fleet_tables", "read_card", "render_fleet"]
 
 _MEASURED = {"load_ms": "load", "first_inference_ms": "first", "peak_rss_bytes": "peak"}
-_NARROW = 4  # columns that fit beside a chart
+_NARROW = 2  # columns that fit beside a chart
 _LABEL = 58  # characters of a bar's label that fit on a page
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -248,6 +248,9 @@ class EngineSubject(HostTimed):
         manifest = Manifest.read(folder, variant)
         self._engine = load_engine(folder, threads=None if manifest.target in WITHOUT_THREADS else threads)
         self.facts = engine_facts(folder, manifest)
+        # Where the library tells at once; a variant is loaded when it is first run, which must not count as loading.
+        if not variant and (products := self._engine.backend.execution().products):
+            self.facts = replace(self.facts, computes_in=", ".join(products))
 
     def run(self, inputs: Arrays) -> Arrays:
         """One inference."""

@@ -31,7 +31,7 @@ from kdcmae.errors import GateError
 from kdcmae.runtime import capabilities, load_engine
 from kdcmae.runtime.capabilities import CAPABILITIES, require_capable, require_device, require_native
 from kdcmae.runtime.cpu import Cpu, this_cpu
-from kdcmae.runtime.execution import Claim
+from kdcmae.runtime.execution import Claim, differences_known
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine", "preflight", "require_tools"]
@@ -262,7 +262,7 @@ class _Build:
             if built.unrunnable:
                 self.ladder.skip("artifact", _not_executed(built))
             else:
-                with load_engine(self.folder) as engine:
+                with differences_known(), load_engine(self.folder) as engine:
                     self._climb("artifact", engine.infer, note=self._ran_in(built))
                     smallest = min(self.cases, key=lambda case: case.batch)
                     self.latency = measure_latency(engine.infer, smallest.inputs)

@@ -6,13 +6,12 @@ Needs what an app needs: numpy and the engine's library. Torch is not imported.
 from __future__ import annotations
 
 import datetime
-import logging
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from kdcmae.cards import (
 from kdcmae.runtime import Engine, SelfTest, load_engine
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.execution import Execution, claims_against, read_claims
+from kdcmae.runtime.execution import Execution, claims_against, differences_known, read_claims
 from kdcmae.runtime.manifest import Manifest, digest, file_name
 from kdcmae.runtime.schema import MANIFEST_FILE
 from kdcmae.timing import time_window
@@ -68,10 +67,10 @@ def check_engine(
         DeviceError: this machine lacks the device.
     """
     start = time.perf_counter()
-    with step("check digests, load"), _among_the_verdicts():
+    with step("check digests, load"), differences_known():
         engine = load_engine(folder, device=device, threads=threads)
     load_ms = (time.perf_counter() - start) * 1e3
-    with engine, _among_the_verdicts():
+    with engine, differences_known():
         timings = _timed(engine, load_ms, seconds, step)
         with step("self-test"):
             self_test = engine.self_test()
@@ -92,18 +91,6 @@ def check_engine(
             verdicts=(*_verdicts(engine, executions), _self_test_verdict(self_test)),
             timings=timings,
         )
-
-
-@contextmanager
-def _among_the_verdicts() -> Iterator[None]:
-    """Keep the runtime from warning of what executes otherwise than claimed, which the card says."""
-    logger = logging.getLogger("kdcmae.runtime")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _timed(engine: Engine, load_ms: float, seconds: float, step: Step) -> Timings:

@@ -83,7 +83,8 @@ def _facts(card: DeviceCard) -> Iterator[tuple[str, str]]:
         f"{engine.created} on {engine.built_on or 'an unknown processor'}"
         + (f", for {engine.built_for}" if engine.built_for else ""),
     )
-    yield "executes", f"{card.computes_in or 'unknown'} in matrix products, by {card.read_from}"
+    executes = f"{card.computes_in} in matrix products, by {card.read_from}" if card.computes_in else "not reported"
+    yield "executes", executes
 
 
 def _figures(card: DeviceCard) -> Iterator[tuple[str, str, str]]:

@@ -7,14 +7,16 @@ against its claims with this, and a device the engine that it got.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kdcmae.errors import EngineError
 
-__all__ = ["Claim", "Execution", "claims_against", "read_claims"]
+__all__ = ["Claim", "Execution", "claims_against", "differences_known", "read_claims"]
 
 _KINDS = {
     "norms": ("MVN", "LayerNormalization", "SkipLayerNormalization", "NORMALIZATION"),
@@ -149,6 +151,18 @@ def claims_against(precision: Mapping[str, Any], execution: Execution) -> list[C
         )
         for claim in read_claims(precision)
     ]
+
+
+@contextmanager
+def differences_known() -> Iterator[None]:
+    """Keep loading from warning of what executes otherwise than claimed, where the caller reports that by itself."""
+    logger = logging.getLogger("kdcmae.runtime")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

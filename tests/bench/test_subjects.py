@@ -12,6 +12,8 @@ from kdcmae.bench.subjects import check_source, engine_facts, open_subject
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.execution import Execution
+from kdcmae.runtime.onnx import ONNXBackend
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,12 @@ def test_an_unknown_preset_names_the_known():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that must be missing")
+def test_what_an_engine_computes_in_is_what_executes_here(engine_folder, monkeypatch):
+    """Where the library tells; the manifest says what executed on the machine that built the engine."""
+    monkeypatch.setattr(ONNXBackend, "execution", lambda backend: Execution(products={"fp16": 3}))
+    assert open_subject(str(engine_folder), 1).facts.computes_in == "fp16"
+
+
 def test_an_engine_for_a_missing_device_says_so(engine_folder):
     """Threads are not passed on: an engine for a GPU would refuse them before it looked for the GPU."""
     library = pytest.importorskip("tensorrt_rtx_bindings")

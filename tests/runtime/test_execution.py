@@ -11,7 +11,7 @@ import pytest
 
 from kdcmae.errors import EngineError, EnginePrecisionError
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.execution import Claim, Execution, claims_against, read_claims
+from kdcmae.runtime.execution import Claim, Execution, claims_against, differences_known, read_claims
 
 
 def claim(**executed: int) -> Claim:
@@ -113,3 +113,12 @@ def test_what_executes_is_told_by_variant_and_precision(engine_folder: Path) -> 
         [(variant, execution)] = engine.executions().items()
     assert (variant, execution.products) == ("", {"fp32": 1})
     assert execution.read_from != "nothing on this machine"
+
+
+def test_a_caller_that_reports_differences_itself_is_not_warned(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny.make("openvino", precision=claimed("int8"))
+    with differences_known():
+        load_engine(folder).close()
+    assert not caplog.records
+    load_engine(folder).close()
+    assert len(caplog.records) == 1
