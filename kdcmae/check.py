@@ -33,7 +33,7 @@ from kdcmae.cards import (
 from kdcmae.runtime import Engine, SelfTest, load_engine
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.execution import Execution, claims_against, differences_known, read_claims
+from kdcmae.runtime.execution import Execution, claims_against, counted, differences_known, read_claims
 from kdcmae.runtime.manifest import Manifest, digest, file_name
 from kdcmae.runtime.schema import MANIFEST_FILE
 from kdcmae.timing import time_window
@@ -181,7 +181,7 @@ def _verdicts(engine: Engine, executions: Mapping[str, Execution]) -> Iterator[V
     for variant, manifest in engine.manifests.items():
         built = read_claims(manifest.precision)
         for left, claim in zip(built, claims_against(manifest.precision, executions[variant]), strict=True):
-            found = ", ".join(f"{count} in {precision}" for precision, count in claim.executed.items())
+            found = counted(claim.executed)
             if not found:
                 reported = executions[variant].executed
                 found = "compiled into layers of other classes" if reported else "the library does not report it"

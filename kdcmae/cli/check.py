@@ -12,6 +12,7 @@ from kdcmae.cards import BOUNDARIES, SELF_TEST, DeviceCard
 from kdcmae.charts import number
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, print_json
 from kdcmae.errors import GateError
+from kdcmae.runtime.execution import counted
 from kdcmae.terminal import say, style, table
 
 __all__ = ["command"]
@@ -65,7 +66,7 @@ def _print(card: DeviceCard) -> None:
 
 def _facts(card: DeviceCard) -> Iterator[tuple[str, str]]:
     device, engine, facts = card.device, card.engine, card.device.host
-    cap = f", capped to {device.cpu_cap}" if device.cpu_cap else ""
+    cap = f", oneDNN capped to {device.cpu_cap}" if device.cpu_cap else ""
     yield "device", f"{facts['cpu']}, class {device.cpu_class or 'below avx2'}{cap}, {facts['cpus']} CPUs"
     libraries = ", ".join(f"{name} {version}" for name, version in device.libraries.items())
     threads = f"{device.threads} threads" if device.threads else "threads of the library's choice"
@@ -83,8 +84,8 @@ def _facts(card: DeviceCard) -> Iterator[tuple[str, str]]:
         f"{engine.created} on {engine.built_on or 'an unknown processor'}"
         + (f", for {engine.built_for}" if engine.built_for else ""),
     )
-    executes = f"{card.computes_in} in matrix products, by {card.read_from}" if card.computes_in else "not reported"
-    yield "executes", executes
+    classes = (f"{layers} {counted(counts)}" for layers, counts in card.executed.items() if counts)
+    yield "executes", f"{'; '.join(classes)}; by {card.read_from}" if card.executed else "not reported by the library"
 
 
 def _figures(card: DeviceCard) -> Iterator[tuple[str, str, str]]:

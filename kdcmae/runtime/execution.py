@@ -16,7 +16,7 @@ from typing import Any
 
 from kdcmae.errors import EngineError
 
-__all__ = ["Claim", "Execution", "claims_against", "differences_known", "read_claims"]
+__all__ = ["Claim", "Execution", "claims_against", "counted", "differences_known", "read_claims"]
 
 _KINDS = {
     "norms": ("MVN", "LayerNormalization", "SkipLayerNormalization", "NORMALIZATION"),
@@ -97,12 +97,17 @@ class Claim:
 
     def __str__(self) -> str:
         """The claim beside what executes, in words."""
-        executed = ", ".join(f"{count} in {precision}" for precision, count in self.executed.items())
-        return f"{self.layers} are claimed to execute in {self.claimed}, the engine runs {executed or 'unreported'}"
+        executed = counted(self.executed) or "unreported"
+        return f"{self.layers} are claimed to execute in {self.claimed}, the engine runs {executed}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for the manifest."""
         return {**asdict(self), "holds": self.holds}
+
+
+def counted(layers: Mapping[str, int]) -> str:
+    """Layers by precision, in words."""
+    return ", ".join(f"{count} in {precision}" for precision, count in layers.items())
 
 
 def read_claims(precision: Mapping[str, Any]) -> list[Claim]:

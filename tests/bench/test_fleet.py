@@ -138,7 +138,7 @@ def test_engines_and_devices_that_share_a_name_are_told_apart() -> None:
     ]
     figures = fleet_tables(others)[1]
     assert {row[0] for row in figures.rows} == {"openvino bf16 (ov)", "openvino bf16 (smaller)"}
-    assert "Intel N100, avx2-vnni, capped to AVX2, GPU, 2 threads" in {row[1] for row in figures.rows}
+    assert "Intel N100, avx2-vnni, oneDNN capped to AVX2, GPU, 2 threads" in {row[1] for row in figures.rows}
     same_folder = fleet_tables([card(), card(digest="b" * 64)])[1]
     assert {row[0] for row in same_folder.rows} == {"openvino bf16 (ov) (aaaaaaaa)", "openvino bf16 (ov) (bbbbbbbb)"}
 
