@@ -21,6 +21,7 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.collectives import rank
 from kdcmae.data.broken import BrokenClips
+from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError, TrainingError
 from kdcmae.pretraining import KDCMAE
 from kdcmae.training.distributed import gathered, mean_over_ranks, spread
@@ -284,8 +285,9 @@ class Trainer:
         return moved
 
     def _report(self, values: dict[str, float]) -> None:
-        for tracker in self.trackers:
-            tracker.scalars(self.position.step, values)
+        with writing(self.run.output):
+            for tracker in self.trackers:
+                tracker.scalars(self.position.step, values)
 
     def _open_trackers(self, progress: TextIO | None) -> None:
         """Only the first rank tells how the run goes."""
@@ -295,7 +297,9 @@ class Trainer:
             return
         step = self.position.step
         self.run.output.mkdir(parents=True, exist_ok=True)
-        (self.run.output / SETTINGS_FILE).write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
+        settings = self.run.output / SETTINGS_FILE
+        with writing(settings):
+            settings.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
         self.tensorboard = open_tensorboard(self.run.output, resume_step=step)
         self.trackers = [MetricsLog(self.run.output / LOG_FILE, resume_step=step)]
         if progress is not None:
@@ -354,7 +358,8 @@ class Trainer:
             with torch.device("meta"):
                 model = type(self.run.model)(self.run.model.config)  # type: ignore[arg-type]
             model.load_state_dict(self.average.mean or last, assign=True)
-            save_checkpoint(model, path)
+            with writing(path):
+                save_checkpoint(model, path)
         return path
 
 

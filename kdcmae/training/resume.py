@@ -11,19 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdcmae.disk import writing
 from kdcmae.errors import CheckpointError
 
 __all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state"]
 
 
 def save_run_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state; an older one is replaced only once the new one is complete and on the disk."""
+    """Write a state; an older one is replaced only once the new one is complete and on the disk.
+
+    Raises:
+        DiskFullError: there is no space for both; the older one is kept.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with writing(path), partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

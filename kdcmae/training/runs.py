@@ -77,9 +77,21 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
         sizes=request.recipe.sizes,
         overrides={**request.recipe.model, **overrides["model"]},
     )
+    _require_contrast(model.config, settings)
     task = PretrainingTask(model, settings.seed)
     sources = _sources(request, settings, overrides["augmentation"], clips, _data_settings(model.config), labels=None)
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
+
+
+def _require_contrast(config: PretrainingConfig, settings: TrainingSettings) -> None:
+    """Refuse batches of one clip: the contrastive loss has no other to tell it from, and is 0 whatever is learned."""
+    clips = settings.batch_size // settings.accumulation_steps
+    if clips < 2 and "contrastive" in config.loss_weights:
+        raise ConfigError(
+            f"batch_size={settings.batch_size} with accumulation_steps={settings.accumulation_steps} contrasts each "
+            f"clip with no other, from which nothing is learned; raise batch_size to {2 * settings.accumulation_steps} "
+            "or more, or set contrastive_weight=0"
+        )
 
 
 def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:

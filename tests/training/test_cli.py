@@ -80,6 +80,8 @@ def test_going_on_needs_resume(pretrained):
         ("pretrain", (), {"learning_rte": 1}, "did you mean 'learning_rate'"),
         ("pretrain", (), {"balanced": "true"}, "unknown setting 'balanced'"),
         ("pretrain", (), {"batch_size": 9}, "fill one batch of 9"),
+        ("pretrain", (), {"batch_size": 1}, "raise batch_size to 2 or more, or set contrastive_weight=0"),
+        ("pretrain", (), {"batch_size": 2, "accumulation_steps": 2}, "contrasts each clip with no other"),
         ("pretrain", ("--recipe", "vggsound-pretrian"), {}, "did you mean 'vggsound-pretrain'"),
         ("pretrain", ("--data", "avsynth:many"), {}, "such as avsynth:2000"),
         ("pretrain", ("--data", "nothing.jsonl"), {}, "nothing.jsonl: cannot be read"),

@@ -122,3 +122,26 @@ def test_random_state_round_trip(tmp_path):
     assert draw() != first
     restore_random_state(load_run_state(path))
     assert draw() == first
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are POSIX's")
+def test_a_full_disk_keeps_the_older_state(tmp_path: Path) -> None:
+    """A limit on the size of files, in a process of its own, stands for the disk."""
+    path = tmp_path / "run_state.pt"
+    save_run_state({"step": 1}, path)
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from kdcmae.errors import DiskFullError\n"
+        "from kdcmae.training.resume import save_run_state\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        f"path = Path({str(path)!r})\n"
+        "try:\n"
+        "    save_run_state({'step': 2, 'weights': torch.zeros(1_000_000)}, path)\n"
+        "except DiskFullError as error:\n"
+        "    assert str(error).startswith(f'{path}: no space left'), error\n"
+        "    raise SystemExit(7)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+    assert load_run_state(path) == {"step": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run_state.pt"]
