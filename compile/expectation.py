@@ -183,6 +183,8 @@ def _note(findings: Sequence[_Finding], expectation: Expectation, same_inputs: b
     parts = [f"the loaded model against {expectation.name} on {count} samples"]
     if agreement is not None:
         parts.append(f"{strict:.0%} have the same first class")
+    if any(finding.comparison.errors for finding in findings):
+        parts.append("errors are relative to the spread of the outputs")
     if not same_inputs:
         parts.append(
             f"scores differ by {_distance(findings):.1%} on average, which other decoding and resampling do too"

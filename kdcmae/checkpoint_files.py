@@ -74,6 +74,8 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "is a GGUF file of llama.cpp, whose weights are quantised; give the PyTorch checkpoint it was made from"),
     (b"\x89HDF\r\n", "is an HDF5 file (Keras); give the PyTorch checkpoint"),
     (b"\x93NUMPY", "is a NumPy array; give a PyTorch or safetensors file with all weights by name"),
+    (b"<?xml", "is an XML file, such as a model of OpenVINO; give the checkpoint it was made from"),
+    (b"ftrt", "is a TensorRT engine; give the checkpoint it was compiled from"),
     (b"\x1f\x8b", _PACKED),
     (b"BZh", _PACKED),
     (b"\xfd7zXZ", _PACKED),
@@ -200,7 +202,7 @@ def _read_legacy(path: Path, head: bytes) -> Any:
 def _load(path: Path, **how: Any) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the outcome says enough
+            warnings.simplefilter("ignore")  # of protocols and damaged bytes: the outcome says enough
             return torch.load(path, map_location="cpu", **how)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -22,12 +22,17 @@ __all__ = ["Weights", "as_float32", "choose_weights"]
 Weights = Literal["model", "ema"]
 """Which of two sets in a file: as trained, or their moving average."""
 
-_AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
+_AVERAGES = (
+    *("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "swa_model"),
+    "average",  # in the state of a run of our own, as its "mean"
+)
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "module", *_AVERAGES)
 # Modules that pass everything through (torch.compile, DDP, FSDP, activation checkpointing) may wrap any part of a
 # model; no module of ours has such a name. The others are attributes that hold a whole model, and come first.
 _PASSED_THROUGH = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_HOLDERS = ("model", "net", *_AVERAGES)
+_HOLDERS = ("model", "net", "online_model", *_AVERAGES)
+# What modules that average count beside the weights: torch.optim.swa_utils.AveragedModel and ema-pytorch.
+_COUNTERS = ("n_averaged", "initted", "step")
 
 _DEEPEST = 8  # containers in containers; a pickle can hold itself
 
@@ -49,7 +54,7 @@ def choose_weights(tree: Any, weights: Weights | None, path: str | os.PathLike[s
     """
     if weights is not None and weights not in get_args(Weights):
         raise ConfigError(f"weights={weights!r} must be model or ema")
-    sets = dict(_sets(tree, ""))
+    sets = {place: _without_counters(state) for place, state in _sets(tree, "")}
     if not sets:
         raise CheckpointError(f"{path} is not a state dict: it holds {_described(tree)}, and no tensors by name")
     found = [(kind, place) for place, state in sets.items() for kind in sorted({_renamed(name)[0] for name in state})]
@@ -90,11 +95,20 @@ def _sets(tree: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Sets of weights, each with the keys that lead to it."""
     if not isinstance(tree, Mapping) or place.count(".") >= _DEEPEST:
         return
-    inside = [key for key in tree if key in _CONTAINERS and isinstance(tree[key], Mapping)]
+    known = ("mean",) if place == "average" else _CONTAINERS
+    inside = [key for key in tree if key in known and isinstance(tree[key], Mapping)]
     for key in inside:
         yield from _sets(tree[key], f"{place}.{key}" if place else key)
     if not inside and any(map(torch.is_tensor, tree.values())):
         yield place, tree
+
+
+def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in state.items()
+        if str(name).rpartition(".")[2] not in _COUNTERS or getattr(value, "ndim", 1)
+    }
 
 
 def _renamed(name: Any) -> tuple[Weights, str]:

@@ -156,6 +156,7 @@ def engine(path: Path) -> None:
         (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64)), r"is an HDF5 file"),
         (lambda path: path.write_bytes(gzip.compress(b"x" * 99)), r"is compressed; unpack it"),
         (lambda path: path.write_text("<!DOCTYPE html><html>sign in</html>"), r"is a web page"),
+        (lambda path: path.write_text('<?xml version="1.0"?><net/>'), r"is an XML file, such as a model of OpenVINO"),
         (archive, r"is a zip archive of notes/readme\.txt"),
         (tar, r"is a tar archive; unpack it"),
         (index, r"is the index of a checkpoint in 2 parts \(model-00001-of-00002\.safetensors, "),

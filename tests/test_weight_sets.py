@@ -72,6 +72,25 @@ def test_of_two_sets_the_caller_chooses(key: str, inside: list[str], prefix: str
     assert "(ema, " in str(caught.value)
 
 
+def test_modules_that_average_count_beside_the_weights() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 1)).state_dict()
+    assert set(averaged) == {"n_averaged", "module.weight", "module.bias"}
+    found = choose_weights({"swa_model": averaged, "model": {"weight": torch.ones(1, 2)}}, "ema", "m.pth")
+    assert set(found) == {"weight", "bias"}
+    assert set(choose_weights(averaged, None, "m.pth")) == {"weight", "bias"}
+    pair = {**prefixed(STATE, "online_model."), **prefixed(AVERAGE, "ema_model."), "step": torch.tensor(3)}
+    assert same(choose_weights(pair, "ema", "m.pth"), AVERAGE)
+    assert same(choose_weights(pair, "model", "m.pth"), STATE)
+
+
+def test_the_state_of_our_own_runs_has_two_sets_once_it_averages() -> None:
+    state = {"model": STATE, "average": {"mean": None, "count": 0}, "optimizer": {}}
+    assert same(choose_weights(state, None, "state.pt"), STATE)
+    state["average"] = {"mean": AVERAGE, "count": 2}
+    with pytest.raises(CheckpointError, match=r"average\.mean \(ema, 3 tensors\)"):
+        choose_weights(state, None, "state.pt")
+
+
 def test_an_average_alone_is_taken() -> None:
     assert same(choose_weights({"state_dict_ema": AVERAGE, "epoch": 1}, None, "m.pth"), AVERAGE)
     with pytest.raises(CheckpointError, match=r"state_dict_ema \(ema, 3 tensors\): no model weights are among them"):

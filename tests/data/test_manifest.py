@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,61 @@ def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"path\n\xff\xfe\n")
     with pytest.raises(DataError, match="cannot be read"):
         read_manifest(tmp_path / "a.csv")
+
+
+MUTATED = {
+    "a.csv": 'path,labels,id\nvideos/a.mp4,"dog; cat, angry",x1\n/abs/b.mp4,dog,\n'.encode("utf-8-sig"),
+    "b.csv": "path;label\na.mp4;dog\n".encode("utf-16"),
+    "c.jsonl": b'{"path": "a.mp4", "labels": ["x;y"], "mask": "m/a.png"}\n\n{"path": "b.mp4"}\n',
+    "d.json": b'{"data": [{"video_id": "a", "wav": "a.wav", "video_path": "/frames", "labels": "/m/1,/m/2"}]}',
+    "labels.csv": b'index,mid,display_name\n1,/m/b,"Dog, barking"\n0,/m/a,Speech\n',
+    "labels.txt": "dog\ncat\nbird\n".encode("utf-16"),
+}
+ODDITIES = (
+    b"\0",
+    b'"',
+    b"\xff\xfe",
+    b"\r",
+    b",",
+    b";",
+    b"\t",
+    b"\xc2\x85",
+    b"\\ud800",
+    b"\\u0000",
+    b"[[[",
+    b"null",
+    b"1e999",
+)
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    damaged = bytearray(content)
+    for _ in range(rng.randint(1, 5)):
+        place = rng.randrange(len(damaged) + 1)
+        how = rng.random()
+        if how < 0.4:
+            damaged[place : place + 1] = bytes([rng.randrange(256)])
+        elif how < 0.7:
+            damaged[place:place] = rng.choice(ODDITIES)
+        else:
+            del damaged[place : place + rng.randint(1, 8)]
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("name", MUTATED)
+def test_mutated_files_are_read_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    path, rng = tmp_path / name, random.Random(name)
+    for _ in range(150):
+        path.write_bytes(mutated(MUTATED[name], rng))
+        assert "\n" not in outcome(path)
+
+
+def outcome(path: Path) -> str:
+    try:
+        (LabelMap.read if path.stem == "labels" else read_manifest)(path)
+    except DataError as error:
+        return str(error)
+    return "read"
 
 
 LABEL_CSV = 'index,mid,display_name\n1,/m/b,"Dog, barking"\n0,/m/a,Speech\n'
