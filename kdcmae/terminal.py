@@ -20,7 +20,7 @@ from typing import TextIO
 
 import click
 
-__all__ = ["bar", "note", "progress_bar", "say", "status", "style", "table"]
+__all__ = ["bar", "note", "progress_bar", "progress_console", "say", "status", "style", "table"]
 
 _GAP = "  "
 
@@ -41,6 +41,25 @@ _PLAIN_HANDLER = "kdcmae-plain"
 _CLEAR_LINE = "\r\x1b[K"
 
 
+class _ProgressConsole:
+    """Where notes and progress go: stderr, unless a program that runs commands in its own process sets ``file``."""
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    @property
+    def file(self) -> TextIO | None:
+        """The stream; None where Python has no stderr."""
+        return self._file or sys.stderr
+
+    @file.setter
+    def file(self, file: TextIO | None) -> None:
+        self._file = file
+
+
+progress_console = _ProgressConsole()
+
+
 def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
     """Print one text.
 
@@ -53,14 +72,16 @@ def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> Non
 
 
 def note(text: str) -> None:
-    """Print one line on stderr, in the place of a running step's name where there is one."""
-    _write(_clear() + _printable(text, _encoding(sys.stderr)) + "\n", sys.stderr)
+    """Print one line on the progress console, stderr, in the place of a running step's name where there is one."""
+    stream = progress_console.file
+    _write(_clear() + _printable(text, _encoding(stream)) + "\n", stream)
 
 
 def status(text: str) -> None:
     """Show on stderr what is going on until the next note, where somebody watches."""
+    stream = progress_console.file
     if clear := _clear():
-        _write(clear + _printable(text, _encoding(sys.stderr)), sys.stderr)
+        _write(clear + _printable(text, _encoding(stream)), stream)
 
 
 def style(text: str, kind: str) -> str:
@@ -95,7 +116,8 @@ def _write(text: str, stream: TextIO | None) -> None:
 
 def _clear() -> str:
     """What a terminal takes for: go to the start of the line and clear it."""
-    return _CLEAR_LINE if sys.stderr is not None and sys.stderr.isatty() else ""
+    stream = progress_console.file
+    return _CLEAR_LINE if stream is not None and stream.isatty() else ""
 
 
 def _encoding(stream: TextIO | None) -> str:
@@ -150,7 +172,7 @@ def bar(share: float, width: int = 20) -> str:
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr, and the label alone where that is no terminal; call what this gives once per step."""
-    with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as shown:
+    with click.progressbar(length=total, label=label, file=progress_console.file, show_pos=True) as shown:
         yield lambda: shown.update(1)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kdcmae.cli.common import Steps, note
-from kdcmae.terminal import bar, progress_bar, say, style, table
+from kdcmae.terminal import bar, progress_bar, progress_console, say, style, table
 
 
 class Terminal(io.StringIO):
@@ -130,3 +130,15 @@ def test_the_locale_c_gets_plain_characters(monkeypatch):
     assert plain("5 ± 1") == "5 +/- 1"
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
     assert plain("5 ± 1") == "5 ± 1"
+
+
+def test_a_program_that_runs_commands_sets_where_notes_go(capsys):
+    elsewhere = io.StringIO()
+    progress_console.file = elsewhere
+    try:
+        note("built")
+    finally:
+        progress_console.file = None
+    assert (elsewhere.getvalue(), capsys.readouterr().err) == ("built\n", "")
+    note("again")
+    assert capsys.readouterr().err == "again\n"

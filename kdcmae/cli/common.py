@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from kdcmae.cli.commands import KdcmaeCommand, KdcmaeGroup, LazyGroup, Number
-from kdcmae.terminal import note, say, status
+from kdcmae.terminal import note, progress_console, say, status
 
 __all__ = [
     "KdcmaeCommand",
@@ -26,6 +26,7 @@ __all__ = [
     "json_option",
     "note",
     "print_json",
+    "progress_console",
     "weights_option",
 ]
 
