@@ -104,11 +104,10 @@ def _sets(tree: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in state.items()
-        if str(name).rpartition(".")[2] not in _COUNTERS or getattr(value, "ndim", 1)
-    }
+    def counts(name: Any, value: Any) -> bool:
+        return str(name).rpartition(".")[2] in _COUNTERS and torch.is_tensor(value) and value.ndim == 0
+
+    return {name: value for name, value in state.items() if not counts(name, value)}
 
 
 def _renamed(name: Any) -> tuple[Weights, str]:
