@@ -23,13 +23,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdcmae.errors import EngineError
+from kdcmae.errors import EngineError, KdcmaeError
 from kdcmae.runtime.folders import openable
 
 __all__ = ["check_destination", "publish", "remove_abandoned", "staging"]
 
 _PARTIAL = ".partial-"
 _LOCK, _STAGED, _REPLACED = "lock", "staged", "replaced"  # in a hidden folder
+_FULL_BYTES = 1 << 20  # less was left by whoever failed to write
 _ATTEMPTS = 1000  # each lost to another build
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
@@ -68,7 +69,7 @@ def staging(folder: Path, *, fix: str = "choose another --output") -> Iterator[P
         fix: what to do where its parent cannot be written to.
 
     Raises:
-        EngineError: its parent cannot be written to.
+        EngineError: its parent cannot be written to, or the disk is full.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,15 @@ def staging(folder: Path, *, fix: str = "choose another --output") -> Iterator[P
             partial = place / _STAGED
             partial.mkdir()
             yield partial
+    except Exception as error:
+        free_bytes = _free_bytes(hidden)
+        if not _failed_to_write(error, free_bytes):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise EngineError(
+            f"cannot write to {folder.parent}: {free_bytes / 1e6:.1f} MB left on its disk ({reason}); "
+            f"make room or {fix}"
+        ) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         os.close(lock)
@@ -167,6 +177,23 @@ def _locked(descriptor: int, *, without: bool = False) -> bool:
         return lock_descriptor(descriptor, blocking=False)
     except OSError:
         return without
+
+
+def _failed_to_write(error: Exception, free_bytes: int) -> bool:
+    """Whether a library failed to write without saying why.
+
+    NumPy's OSError has no number when a disk is full, and others have errors of their own.
+    """
+    if isinstance(error, OSError):
+        return error.errno is None
+    return free_bytes < _FULL_BYTES and (isinstance(error, EngineError) or not isinstance(error, KdcmaeError))
+
+
+def _free_bytes(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def _exchange(partial: Path, folder: Path) -> bool:

@@ -18,10 +18,12 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no .ci/run beside 
 def ci(tmp_path):
     """Runs the script where only some programs are there, each as a line of shell."""
 
-    def run(**programs: str | None) -> subprocess.CompletedProcess[str]:
+    def run(*, container: str = "", **programs: str | None) -> subprocess.CompletedProcess[str]:
         script = tmp_path / "checkout" / ".ci" / "run"
         script.parent.mkdir(parents=True)
         shutil.copy(SCRIPT, script)
+        (script.parent / "container").write_text(f"#!{shutil.which('bash')}\n{container}\n")
+        (script.parent / "container").chmod(0o755)
         folder = tmp_path / "bin"
         folder.mkdir()
         for name in ("bash", "dirname", "cp"):
@@ -82,3 +84,16 @@ def test_the_ffmpeg_program_that_apt_brings_is_used(ci):
 
 def test_a_failing_test_fails_the_run(ci):
     assert ci(make="exit 3", chromium="").returncode == 3
+
+
+def test_a_build_that_fails_as_in_a_container_fails_the_run(ci):
+    assert ci(chromium="", container="exit 4").returncode == 4
+
+
+def test_where_no_container_can_be_imitated_that_is_said(tmp_path):
+    script = SCRIPT.with_name("container")
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run([script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].startswith("WARNING: NOTHING WAS BUILT AS IN A CONTAINER")

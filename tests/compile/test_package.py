@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from kdcmae.compile import package
 from kdcmae.compile.package import check_destination, publish, staging
-from kdcmae.errors import EngineError
+from kdcmae.errors import EngineError, GateError
 
 
 def write(folder, content):
@@ -246,6 +247,32 @@ def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, monkeypatch)
             publish(partial, target)
     assert (target / "manifest.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["engine"]
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "said"),
+    [
+        (
+            RuntimeError("cannot write\nline 2"),
+            0,
+            r"cannot write to .*: 0\.0 MB left on its disk \(cannot write\); make",
+        ),
+        (RuntimeError("anything"), 10**9, "anything"),
+        (OSError("problem writing element 1 to file"), 5 * 10**6, r"5\.0 MB left on its disk \(problem writing"),
+        (OSError(errno.ENOSPC, "No space left on device", "file"), 0, "No space left on device: 'file'$"),
+        (PermissionError(errno.EACCES, "Permission denied"), 0, "Permission denied$"),
+        (GateError("out of tolerance"), 0, "^out of tolerance$"),
+    ],
+)
+def test_a_disk_that_fills_up_is_said_for_libraries_that_do_not(error, free, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+
+    def build():
+        with staging(tmp_path / "engine"):
+            raise error
+
+    with pytest.raises(EngineError if "MB left" in said else type(error), match=said):
+        build()
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "deep/.."])
