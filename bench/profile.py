@@ -28,8 +28,9 @@ BEGIN = "<!-- profile: written by `kdcmae-bench profile` -->"
 END = "<!-- end of profile -->"
 
 _WARM_UP = 3
+_LINEAR = "linear layers"
 _CLASSES = {
-    "linear layers": ("FullyConnected", "Convolution"),
+    _LINEAR: ("FullyConnected", "Convolution"),
     "norms": ("MVN",),
     "softmax": ("Softmax",),
     "changes of layout or type": (
@@ -89,14 +90,15 @@ def profile_engine(folder: Path, *, threads: int | None, seconds: float, step: S
     verify_files(folder, manifest)
     environment, facts = describe_environment(), engine_facts(folder, manifest)
     cpus = usable_cpus()[:threads]
-    products = manifest.precision["products"]
-    precision = max(products, key=products.__getitem__)
     with step(f"ceiling of {len(cpus)} CPUs"):
         ceilings = [measure_ceilings(cpus, seconds=seconds)]
     with step(f"profile {folder.name}"):
         latency_ms, layers = _timed(folder, manifest, len(cpus), seconds)
     with step("ceiling again"):
         ceilings.append(measure_ceilings(cpus, seconds=seconds))
+    # What executes here: the manifest says what did where the engine was built.
+    products = [layer for layer in layers if layer.layers == _LINEAR]
+    precision = max(products, key=lambda layer: layer.count).precision
     ceiling = statistics.fmean(found.flop_per_s[precision] for found in ceilings)
     flop = count_work(facts.config, facts.given, manifest.batch.opt).flop
     return {
