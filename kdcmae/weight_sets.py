@@ -145,7 +145,7 @@ def _advice(kinds: list[Weights], weights: Weights | None) -> str:
     if weights is not None and weights not in kinds:
         return f"no {weights} weights are among them"
     if weights is None and sorted(kinds) == ["ema", "model"]:
-        return "choose with --weights model or --weights ema (weights= in Python)"
+        return "choose with --weights model or --weights ema (weights= in Python), or save one of them alone"
     return "save the one that is wanted alone, with torch.save(state_dict, path)"
 
 

@@ -16,7 +16,7 @@ from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, p
 from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.engine import engine_options
-from kdcmae.compile.cli.model import load_model, model_options
+from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options
 from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
@@ -32,7 +32,6 @@ from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
-    from kdcmae.compile.parity import Rung
 
 __all__ = ["command"]
 
@@ -78,7 +77,7 @@ def command(
     require_tools(settings.target, precision=settings.precision)
     step = Steps()
     if expectation is not None:
-        model_options["trained"] = _compared(expectation, model_options, step)
+        model_options["trained"] = compared_with_trained(expectation, model_options, step)
     if budget_ms is not None:
         search(settings, budget_ms, output, model_options, as_json=as_json)
         return
@@ -105,15 +104,6 @@ def command(
         )
     else:
         _report(folder, manifest)
-
-
-def _compared(expectation: Expectation, model_options: dict[str, Any], step: Steps) -> Rung:
-    """The loaded model, with all its tokens, against the user's own code."""
-    with step("load PyTorch"):
-        from kdcmae.compile.expectation import compare_with_trained
-    with step("compare with your own code"):
-        model = load_model(**{**model_options, "keep": 1.0, "inputs": "tensor"})
-        return compare_with_trained(model, expectation)
 
 
 def _key(cache: BuildCache, model_options: dict[str, Any], settings: CompileSettings) -> str:

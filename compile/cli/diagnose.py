@@ -11,12 +11,12 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 from kdcmae.compile.cli.engine import engine_options, given
-from kdcmae.compile.cli.model import load_model, model_options
+from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options
 from kdcmae.compile.cli.output import output_options, parse_modalities
-from kdcmae.compile.cli.proof import proof_options
+from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.sections import SECTIONS
-from kdcmae.compile.settings import CompileSettings, QuantizationSettings
+from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import ConfigError, GateError
 from kdcmae.runtime.manifest import GRAPHS, Manifest
@@ -44,6 +44,7 @@ _FLOATING = {hint: precision for precision, hint in HINTS.items()}
 @output_options
 @quantization_options
 @proof_options
+@expect_options
 @json_option
 def command(
     folder: Path | None,
@@ -52,6 +53,7 @@ def command(
     modalities: str,
     quantization: dict[str, Any],
     proof: dict[str, Any],
+    expectation: Expectation | None,
     no_cache: bool,
     as_json: bool,
     **model_options: Any,
@@ -73,6 +75,8 @@ def command(
         settings, files = _of_engine(folder, proof["limits"], proof["clips"])
     alone = parse_modalities(modalities)
     step = Steps()
+    if expectation is not None:
+        compared_with_trained(expectation, model_options, step)
     with step("load PyTorch"):
         from kdcmae.compile.build import require_tools
         from kdcmae.compile.diagnose import blind, diagnose

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from kdcmae.cli.common import Number, weights_option
+from kdcmae.cli.common import Number, Steps, weights_option
 from kdcmae.errors import ConfigError
 from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import digest
@@ -17,9 +17,10 @@ from kdcmae.runtime.manifest import digest
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
     from kdcmae.compile.parity import Rung
+    from kdcmae.compile.settings import Expectation
     from kdcmae.keep import TokenKeep
 
-__all__ = ["load_model", "model_options"]
+__all__ = ["compared_with_trained", "load_model", "model_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -121,6 +122,28 @@ def load_model(
 
         model = with_raw_inputs(model)
     return dataclasses.replace(model, trained=trained)
+
+
+def compared_with_trained(expectation: Expectation, model_options: Mapping[str, Any], step: Steps) -> Rung:
+    """The model that the options choose, with all its tokens, against the user's own code.
+
+    Args:
+        expectation: where the user's outputs come from.
+        model_options: what :func:`load_model` takes.
+        step: shows progress.
+
+    Returns:
+        The rung "trained", passed.
+
+    Raises:
+        GateError: the model computes something else.
+        KdcmaeError: the model or the expected outputs cannot be used.
+    """
+    with step("load PyTorch"):
+        from kdcmae.compile.expectation import compare_with_trained
+    with step("compare with your own code"):
+        model = load_model(**{**model_options, "keep": 1.0, "inputs": "tensor"})
+        return compare_with_trained(model, expectation)
 
 
 def _classifier(

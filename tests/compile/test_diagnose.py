@@ -121,6 +121,16 @@ def test_wrong_use(run, engine, checkpoint):
     assert (result.exit_code, "leave --precision and --batch out" in result.stderr) == (2, True)
 
 
+def test_the_model_itself_is_compared_with_the_users_code_first(run, checkpoint, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def outputs(audio, image):\n    return audio.mean((1, 2))[:, None].repeat(1, 3)\n"
+    )
+    options = ("--expect-from", f"{tmp_path / 'mine.py'}:outputs")
+    result = run("diagnose", "--target", "openvino", "--precision", "fp32", "--checkpoint", checkpoint, *options)
+    assert result.exit_code == 1
+    assert "the loaded model does not compute what mine.py:outputs says" in result.stderr
+
+
 def test_it_takes_every_option_that_a_build_takes():
     taken = {option.name for option in build.command.params} - {"budget_ms"}
     assert taken <= {option.name for option in cli.command.params}
