@@ -23,14 +23,23 @@ def describe_host() -> dict[str, str | int]:
     }
 
 
-def cpu_name() -> str:
-    """The processor's name as the system gives it; empty where it does not."""
-    cpuinfo = Path("/proc/cpuinfo")
+def cpu_name(system: Path = Path("/")) -> str:
+    """The processor's name as the system gives it, or that of the board that it is on; empty where there is neither.
+
+    Args:
+        system: root of the system's files.
+    """
+    cpuinfo, board = system / "proc/cpuinfo", system / "proc/device-tree/model"
+    facts: dict[str, str] = {}
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    if "model name" in facts:
+        return facts["model name"]
+    if board.is_file():  # ARM's cores are numbers alone
+        return board.read_text(errors="replace").strip("\0\n")
+    return f"{platform.machine()} core {facts['CPU part']}" if "CPU part" in facts else platform.processor()
 
 
 # The instructions that decide what compiled code runs on, and how fast, as Linux names them.

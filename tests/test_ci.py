@@ -1,4 +1,4 @@
-"""What continuous integration does about the browser and the ffmpeg program that tests want."""
+"""What continuous integration does about the programs that it wants: a browser, ffmpeg, the emulation of aarch64."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no .ci/run beside 
 def ci(tmp_path):
     """Runs the script where only some programs are there, each as a line of shell."""
 
-    def run(*, container: str = "", **programs: str | None) -> subprocess.CompletedProcess[str]:
-        script = tmp_path / "checkout" / ".ci" / "run"
-        script.parent.mkdir(parents=True)
+    def run(
+        *, container: str = "", aarch64: str = "echo aarch64", **programs: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        checkout = tmp_path / "checkout"
+        script = checkout / ".ci" / "run"
+        for path, line in ((checkout / ".ci/container", container), (checkout / "tests/aarch64/run", aarch64)):
+            path.parent.mkdir(parents=True)
+            path.write_text(f"#!{shutil.which('bash')}\n{line}\n")
+            path.chmod(0o755)
         shutil.copy(SCRIPT, script)
-        (script.parent / "container").write_text(f"#!{shutil.which('bash')}\n{container}\n")
-        (script.parent / "container").chmod(0o755)
         folder = tmp_path / "bin"
         folder.mkdir()
         for name in ("bash", "dirname", "cp"):
@@ -31,7 +35,7 @@ def ci(tmp_path):
         programs = {
             "make": 'echo "make $1, browser ${REQUIRE_BROWSER:-not} required"',
             "id": "echo 0",
-            "ffmpeg": "",
+            **dict.fromkeys(("ffmpeg", "qemu-aarch64-static", "mmdebstrap"), ""),
             **programs,
         }
         programs = {name: line for name, line in programs.items() if line is not None}
@@ -53,7 +57,7 @@ def ci(tmp_path):
 def test_a_browser_that_is_there_is_required(ci):
     done = ci(chromium="")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "make test, browser 1 required\nmake check, browser 1 required\n"
+    assert done.stdout == "make test, browser 1 required\nmake check, browser 1 required\naarch64\n"
 
 
 def test_a_browser_that_apt_brings_is_required(ci):
@@ -82,12 +86,25 @@ def test_the_ffmpeg_program_that_apt_brings_is_used(ci):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_failing_test_fails_the_run(ci):
-    assert ci(make="exit 3", chromium="").returncode == 3
+def test_the_emulation_of_aarch64_that_apt_brings_is_used(ci):
+    brings = 'for name in qemu-aarch64-static mmdebstrap; do cp "$BIN/id" "$BIN/$name"; done'
+    done = ci(chromium="", mmdebstrap=None, **{"qemu-aarch64-static": None, "apt-get": brings})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("aarch64\n")
 
 
-def test_a_build_that_fails_as_in_a_container_fails_the_run(ci):
-    assert ci(chromium="", container="exit 4").returncode == 4
+@pytest.mark.parametrize("missing", [{"mmdebstrap": None}, {"aarch64": "exit 3"}])
+def test_where_aarch64_cannot_be_emulated_that_is_said_aloud(ci, missing):
+    done = ci(chromium="", **missing)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].startswith("WARNING: AARCH64 WAS NOT TESTED")
+
+
+@pytest.mark.parametrize(
+    ("failing", "code"), [({"make": "exit 3"}, 3), ({"aarch64": "exit 1"}, 1), ({"container": "exit 4"}, 4)]
+)
+def test_a_failing_test_fails_the_run(ci, failing, code):
+    assert ci(chromium="", **failing).returncode == code
 
 
 def test_where_no_container_can_be_imitated_that_is_said(tmp_path):

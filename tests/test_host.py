@@ -1,4 +1,4 @@
-"""CPUs that a process can keep busy, as control groups and affinity say."""
+"""Facts of machines, as their systems tell them."""
 
 from __future__ import annotations
 
@@ -49,3 +49,34 @@ def test_affinity_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
     write(tmp_path, {**V2, "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n"})
     assert host.usable_cpus(tmp_path) == 2
+
+
+X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t: fpu\n\nprocessor\t: 1\nmodel name\t: another\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd08\n\nprocessor\t: 1\nCPU part\t: 0xd0b\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        (X86, "", "AMD EPYC"),
+        (X86, "A board\0", "AMD EPYC"),
+        (ARM, "Raspberry Pi 5 Model B\0", "Raspberry Pi 5 Model B"),
+    ],
+)
+def test_a_processor_is_named_as_the_system_names_it_or_its_board(cpuinfo, board, name, tmp_path):
+    (tmp_path / "proc" / "device-tree").mkdir(parents=True)
+    (tmp_path / "proc" / "cpuinfo").write_text(cpuinfo)
+    if board:
+        (tmp_path / "proc" / "device-tree" / "model").write_text(board)
+    assert host.cpu_name(tmp_path) == name
+
+
+def test_a_core_without_a_name_is_a_number(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(ARM)
+    assert host.cpu_name(tmp_path).endswith(" core 0xd08")
+
+
+def test_a_system_that_says_nothing_has_its_own_word(tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.processor", lambda: "a word")
+    assert host.cpu_name(tmp_path) == "a word"

@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 _SHOWN = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
-    *("i8mm", "sve"),
+    *("asimd", "asimddp", "i8mm", "sve"),
 )
 
 
