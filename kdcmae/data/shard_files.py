@@ -2,6 +2,7 @@
 
 The members of a clip stand next to each other in a shard and share their name up to the first dot: ``ID.mp4``, or
 ``ID.wav`` (or ``.flac``) with ``ID.0.jpg`` to ``ID.9.jpg`` (or a single ``ID.jpg``); and ``ID.json`` with ``labels``.
+A member of another name, that is neither text nor a picture, is taken for the video where there is no better one.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ __all__ = [
     "spooled",
 ]
 
-_VIDEOS = ("mp4", "mkv", "webm", "mov", "avi")
-_SOUNDS = ("wav", "flac", "mp3", "m4a", "ogg")
+_VIDEOS = ("mp4", "mkv", "webm", "mov", "avi", "m4v", "ts", "mts", "m2ts", "3gp", "flv", "wmv", "mpg", "mpeg", "ogv")
+_SOUNDS = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "aac", "wma", "aiff", "aif", "caf", "mka")
+_NO_MEDIA = ("", "jpg", "jpeg", "png", "webp", "json", "txt", "cls", "csv", "xml", "srt", "vtt", "npy", "npz", "pth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class ShardClip(ClipRecord):
 
     @property
     def modality(self) -> Modality:
-        return "audio" if not any(name in _VIDEOS or name.endswith("jpg") for name in self.members) else "audiovisual"
+        pictured = any(name.endswith("jpg") for name in self.members)
+        return "audio" if _medium(self.members) in _SOUNDS and not pictured else "audiovisual"
 
 
 class _Stored(Mapping[str, bytes]):
@@ -266,15 +269,13 @@ def spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> Clip
     Raises:
         DataError: it has neither video nor sound, or lacks a frame.
     """
-    for extension in (*_VIDEOS, *_SOUNDS):
-        if extension in clip.members:
-            media = folder / f"{clip.id}.{extension}"
-            media.write_bytes(clip.members[extension])
-            if extension in _VIDEOS:
-                return ClipRecord(id=clip.id, video=media)
-            break
-    else:
+    medium = _medium(clip.members)
+    if medium is None:
         raise DataError(f"has neither video nor sound, only {', '.join(clip.members)}; no name may have an early dot")
+    media = folder / f"{clip.id}.{medium}"
+    media.write_bytes(clip.members[medium])
+    if medium not in _SOUNDS:
+        return ClipRecord(id=clip.id, video=media)
     for number in frame_numbers:
         content = clip.members.get(f"{number}.jpg", clip.members.get("jpg"))
         if content is None:
@@ -283,3 +284,9 @@ def spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> Clip
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     return ClipRecord(id=clip.id, wav=media, frames_folder=folder)
+
+
+def _medium(members: Collection[str]) -> str | None:
+    """The member that holds the video, or else the sound; one of an unknown name where there is neither."""
+    known = next((name for name in (*_VIDEOS, *_SOUNDS) if name in members), None)
+    return known or next((name for name in members if "." not in name and name not in _NO_MEDIA), None)

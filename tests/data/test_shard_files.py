@@ -13,6 +13,7 @@ from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.reading import read_record
 from kdcmae.data.shard_files import count_clips, index_shards, list_clips, read_shard, read_whole_clips
 from kdcmae.data.stats import spectrogram_stats
+from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import DataError
 
 MembersOf = Callable[[ClipRecord], list[tuple[str, bytes]]]
@@ -144,6 +145,17 @@ def test_a_clip_of_sound_alone_is_checked_as_such(
     broken = [("b.wav", b"no sound"), ("b.0.jpg", b"no picture")]
     problems = check_clips(index_shards([write_shard(tmp_path / "a.tar", [*members, *broken])]), None, shortest_s=0.1)
     assert [(problem.clip_id, problem.kind) for problem in problems] == [("b", "corrupt")]
+
+
+@pytest.mark.parametrize("extension", ["ts", "3gp", "mts", "flv", "recording"])
+def test_a_video_by_another_name(extension: str, tmp_path: Path, write_shard: WriteShard) -> None:
+    demo_clip(tmp_path / "v.mp4", seconds=1)
+    members = [("v.caption.txt", b"x"), ("v.txt", b"x"), (f"v.{extension}", (tmp_path / "v.mp4").read_bytes())]
+    (clip,) = index_shards([write_shard(tmp_path / "a.tar", members)])
+    assert clip.modality == "audiovisual"
+    raw = read_record(clip, "audiovisual", (5,))
+    assert raw.waveform is not None
+    assert raw.frames[0].shape == (240, 320, 3)
 
 
 def test_an_id_is_used_once(
