@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from kdcmae.replacing import replacing
 
 __all__ = ["RESULTS", "write_json", "write_text"]
 
@@ -20,9 +21,5 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 def write_text(text: str, path: Path) -> None:
     """Write text atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +70,7 @@ def onnx_values(graph: Path) -> Values:
     def values(names: Sequence[str], inputs: Arrays) -> Arrays:
         import onnx
 
-        scratch = graph.with_name(f".{graph.name}.layers-{os.getpid()}")
+        scratch = graph.with_name(f".{graph.name}.layers-{secrets.token_hex(8)}")
         model = onnx.load(graph, load_external_data=False)
         present = {name for node in model.graph.node for name in node.output}
         known = {output.name for output in model.graph.output}

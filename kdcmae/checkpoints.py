@@ -30,6 +30,7 @@ from kdcmae.config import ClassifierConfig, EncoderConfig, Modality, Pretraining
 from kdcmae.errors import CheckpointError
 from kdcmae.pos_embed import fit_time
 from kdcmae.pretraining import KDCMAE
+from kdcmae.replacing import replacing
 from kdcmae.weight_sets import Weights, as_float32, choose_weights
 
 __all__ = [
@@ -196,12 +197,8 @@ def save_checkpoint(
     kind = "classifier" if isinstance(model, KDCMAEClassifier) else "pretraining"
     metadata = {_KIND_KEY: kind, _CONFIG_KEY: json.dumps(dataclasses.asdict(model.config))}
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         safetensors.torch.save_file(state, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path, *, kind: str, weights: Weights | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from kdcmae.bench.environment import describe_environment
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.parallel import end_with_parent
 from kdcmae.errors import DataError
+from kdcmae.replacing import replacing
 
 __all__ = ["SCHEMA_VERSION", "run_ablation"]
 
@@ -100,10 +100,8 @@ def _run_and_keep(cell: Any) -> dict[str, Any]:
     from kdcmae.bench.ablation.cell import run_cell
 
     result = run_cell(cell)
-    path = cell.folder / _RESULT_FILE
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"identity": cell.identity, **result}, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(cell.folder / _RESULT_FILE) as partial:
+        partial.write_text(json.dumps({"identity": cell.identity, **result}, indent=1) + "\n", encoding="utf-8")
     return result
 
 

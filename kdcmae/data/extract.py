@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import wave
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.provenance import Source, Sources, source_of
 from kdcmae.errors import DataError
+from kdcmae.replacing import replacing
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_image
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
@@ -137,31 +136,18 @@ def _extract(folder: Path, image_size: int, record: ClipRecord) -> tuple[Source,
 def _write(video: Path, extracted: ClipRecord, image_size: int) -> None:
     """Write the files of a clip; its sound goes to the disk as it is decoded, however long it is."""
     assert extracted.wav is not None
-    with _appearing(extracted.wav) as partial_wav:
+    with replacing(extracted.wav) as partial_wav:
         with wave.open(str(partial_wav), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
             frames = decode(video, ("audio", "video"), partial(_append, file)).frames
         assert frames is not None
         for path, frame in zip(extracted.frames, frames, strict=True):
-            with _appearing(path) as partial_path:
+            with replacing(path) as partial_path:
                 write_image(partial_path, _square(frame, image_size))
 
 
 def _append(file: wave.Wave_write, samples: NDArray[np.int16]) -> None:
     file.writeframesraw(samples.astype("<i2").tobytes())
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Another name to write a file under, so that it appears once it is complete."""
-    # Not with the file's own name in it, which may be as long as names can be.
-    name = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    partial_path = path.with_name(f".{name}.partial{path.suffix}")
-    try:
-        yield partial_path
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
 
 
 def _square(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

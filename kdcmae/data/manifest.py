@@ -22,6 +22,7 @@ from kdcmae.config import Modality
 from kdcmae.data.clip import FRAMES_PER_CLIP
 from kdcmae.errors import DataError
 from kdcmae.labels import read_class_names
+from kdcmae.replacing import replacing
 from kdcmae.text_files import one_line, read_json, read_json_lines, read_table
 
 __all__ = ["ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
@@ -168,9 +169,8 @@ def write_manifest(path: Path, records: Sequence[ClipRecord], **facts: Any) -> N
         text = json.dumps({"data": entries}, indent=1) + "\n"
     else:
         text = "".join(json.dumps({**_video_entry(record, path.parent), **facts}) + "\n" for record in records)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def parse_labels(fields: Mapping[str, Any], *, place: str, separator: str = ";") -> tuple[str, ...]:

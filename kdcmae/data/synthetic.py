@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.replacing import replacing
 
 __all__ = ["demo_clip", "write_clip"]
 
@@ -41,15 +42,11 @@ def write_clip(
     if fps <= 0:
         raise DataError(f"fps={fps} must be positive")
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with av.open(os.path.abspath(partial), "w", format="mp4") as container:
+        with replacing(path) as partial, av.open(os.path.abspath(partial), "w", format="mp4") as container:
             _encode(container, _checked_waveform(waveform), sample_rate_hz, _checked_frames(frames), fps)
-        os.replace(partial, path)
     except av.FFmpegError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror} ({sample_rate_hz} Hz, {fps} frames/s)") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def demo_clip(path: str | os.PathLike[str], seconds: float = 4.0, seed: int = 0) -> None:

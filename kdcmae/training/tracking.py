@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.replacing import replacing
 from kdcmae.terminal import say
 
 __all__ = ["MetricsLog", "ProgressLine", "TensorBoardTracker", "Tracker", "open_tensorboard", "read_metrics"]
@@ -42,9 +42,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
         kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= resume_step]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -176,7 +176,7 @@ def test_an_onnx_file_as_a_checkpoint(checkpoint, run, tmp_path):
     built = run("--target", "onnx", "--checkpoint", checkpoint, "--output", tmp_path / "engine")
     assert built.exit_code == 0, built.stderr
     result = run(*arguments(tmp_path / "engine" / "model.onnx", tmp_path / "other"))
-    assert failed(result, "model.onnx is not a checkpoint: neither a PyTorch file nor safetensors") == 2
+    assert failed(result, "model.onnx is an ONNX model") == 2
     assert not (tmp_path / "other").exists()
 
 
