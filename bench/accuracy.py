@@ -175,6 +175,7 @@ class _Part:
 
     inputs: tuple[str, ...]
     manifest: Manifest | None = None
+    variant: str = ""
 
 
 class _Subject:
@@ -213,7 +214,7 @@ class _Subject:
         """What the report says of one use."""
         lost = (reference == labels).astype(np.float64) - (best == labels)
         return {
-            **_described(self.predictor, self.serves[use.given].manifest),
+            **_described(self.predictor, self.serves[use.given]),
             "is_reference": best is reference,
             "use": use.name,
             "accuracy": float((best == labels).mean()),
@@ -228,19 +229,21 @@ def _parts(predictor: Predictor, variant: str) -> list[_Part]:
     if isinstance(predictor, EnginePredictor):
         engine = predictor.engine
         names = [variant] if variant else ["", *engine.variants]
-        manifests = [Manifest.read(engine.folder, name) for name in names]
-        return [_Part(tuple(spec.name for spec in manifest.inputs), manifest) for manifest in manifests]
+        manifests = {name: Manifest.read(engine.folder, name) for name in names}
+        return [
+            _Part(tuple(spec.name for spec in manifest.inputs), manifest, name) for name, manifest in manifests.items()
+        ]
     inputs = MODALITY_INPUTS[predictor.facts.modality]
     alone = [_Part((name,)) for name in inputs]
     return alone if len(inputs) == 1 else [_Part(inputs), *alone]
 
 
-def _described(predictor: Predictor, manifest: Manifest | None) -> dict[str, str]:
+def _described(predictor: Predictor, part: _Part) -> dict[str, str]:
     """What it is and what it computes in, for people."""
-    if manifest is None:
+    manifest = part.manifest
+    if manifest is None or not isinstance(predictor, EnginePredictor):
         return {"name": f"{predictor.facts.name} (PyTorch)", "executes": "fp32"}
-    # How many matrix products run in each precision.
-    products: dict[str, int] = manifest.precision.get("products", {})
+    products = predictor.engine.products(part.variant)
     executes = " + ".join(sorted(products, key=lambda name: -products[name])) or "unknown"
     keep = manifest.model.get("keep")
     kept = f", keep {keep['ratio']:g} by {keep['by']}" if keep else ""

@@ -248,9 +248,8 @@ class EngineSubject(HostTimed):
         manifest = Manifest.read(folder, variant)
         self._engine = load_engine(folder, threads=None if manifest.target in WITHOUT_THREADS else threads)
         self.facts = engine_facts(folder, manifest)
-        # Where the library tells at once; a variant is loaded when it is first run, which must not count as loading.
-        if not variant and (products := self._engine.backend.execution().products):
-            self.facts = replace(self.facts, computes_in=", ".join(products))
+        if not variant:  # one is loaded when it is first run, which must not count as loading
+            self.facts = replace(self.facts, computes_in=", ".join(self._engine.products()))
 
     def run(self, inputs: Arrays) -> Arrays:
         """One inference."""

@@ -285,6 +285,19 @@ class Engine:
         variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= given)
         return feeding.from_clip(_names(self._manifests[variant]), self._preprocessing, waveform, sample_rate, frames)
 
+    def products(self, variant: str = MAIN) -> dict[str, int]:
+        """Matrix products by precision: those that execute here, or the build's where the library does not tell.
+
+        Args:
+            variant: one of :attr:`variants`; empty for the engine itself.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        with self._lock:
+            here = self._backend(variant).execution().products
+        return dict(here or self._manifests[variant].precision.get("products", {}))
+
     def executions(self) -> dict[str, Execution]:
         """What the layers of the engine, by an empty name, and of its variants execute in here, as the library tells.
 

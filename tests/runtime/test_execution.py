@@ -122,3 +122,11 @@ def test_a_caller_that_reports_differences_itself_is_not_warned(tiny: Any, caplo
     assert not caplog.records
     load_engine(folder).close()
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("target", "products"), [("openvino", {"fp32": 1}), ("onnx", {"bf16": 9})])
+def test_products_are_those_that_execute_here_where_the_library_tells(
+    tiny: Any, target: str, products: dict[str, int]
+) -> None:
+    with load_engine(tiny.make(target, precision={"products": {"bf16": 9}})) as engine:
+        assert engine.products() == products
