@@ -26,6 +26,7 @@ from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.inputs import made_inputs
 from kdcmae.bench.machine import gpu_memory_bytes, pinned
 from kdcmae.bench.subjects import Arrays, Facts, Subject
+from kdcmae.data.parallel import interrupts_held
 from kdcmae.errors import DeviceError, EngineError, KdcmaeError
 from kdcmae.runtime import SelfTest
 
@@ -87,7 +88,7 @@ class Worker:
             name=f"kdcmae-bench {source}",
             daemon=True,
         )
-        with pinned(tuple(cpu for cpu in cpus if cpu in usable_cpus()) or usable_cpus()):
+        with pinned(tuple(cpu for cpu in cpus if cpu in usable_cpus()) or usable_cpus()), interrupts_held():
             self._process.start()
         theirs.close()  # the worker's copy is now the only one: when it ends, we read the end of the stream
 
@@ -192,7 +193,6 @@ class _Session:
 
 def _serve(connection: Connection, source: str, threads: int, open_subject: OpenSubject) -> None:
     """Answer questions until the parent closes the connection or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends the workers
     os.dup2(sys.stderr.fileno(), 1)  # what libraries print must not mix with the report on stdout
     session = _Session(source, threads, open_subject)
     with suppress(EOFError, ConnectionError):

@@ -14,7 +14,7 @@ from typing import Any
 from kdcmae.bench.ablation.plan import ROWS, AblationSettings, Row
 from kdcmae.bench.environment import describe_environment
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
-from kdcmae.data.parallel import end_with_parent
+from kdcmae.data.parallel import end_with_parent, interrupts_held
 from kdcmae.errors import DataError
 from kdcmae.replacing import replacing
 
@@ -85,7 +85,8 @@ def _results(cells: list[Any], processes: int) -> Iterator[dict[str, Any]]:
     # Spawned, because a fork would inherit the threads of PyTorch without their state.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent) as pool:
-        futures = [pool.submit(_run_and_keep, cell) for cell in missing]
+        with interrupts_held():
+            futures = [pool.submit(_run_and_keep, cell) for cell in missing]
         try:
             for future in as_completed(futures):
                 yield future.result()

@@ -68,6 +68,7 @@ def exit_code_of(command: Callable[[], Any], run: Run) -> int:
         The exit code.
     """
     try:
+        _open_missing_streams()
         with _terminating(), _logging():
             code = command()
         code = code if isinstance(code, int) else 0
@@ -79,6 +80,16 @@ def exit_code_of(command: Callable[[], Any], run: Run) -> int:
         code = _answered(error, run)
     _discard_broken_output()
     return code
+
+
+def _open_missing_streams() -> None:
+    """Put the null device where the program was started without stdin, stdout or stderr, as by ``2>&-``.
+
+    Another file would get that number otherwise, and a worker process would write its messages into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 @contextmanager

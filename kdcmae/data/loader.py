@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClips
 from kdcmae.data.dataset import ClipDataset, Sample
-from kdcmae.data.parallel import loader_context
+from kdcmae.data.parallel import interrupts_held, loader_context
 from kdcmae.data.sampling import BatchSampler, Draw
 from kdcmae.errors import DiskFullError
 
@@ -23,6 +23,7 @@ __all__ = [
     "collate",
     "evaluation_loader",
     "opened",
+    "started",
     "training_loader",
 ]
 
@@ -89,6 +90,12 @@ def opened(batch: dict[str, Any], broken: BrokenClips) -> dict[str, Any]:
     return batch
 
 
+def started(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The batches of a loader, whose processes then run: Ctrl-C has to wait while they start."""
+    with interrupts_held():
+        return iter(loader)
+
+
 class ClipLoader:
     """The batches of this rank, of any epoch. Made by :func:`training_loader` and :func:`evaluation_loader`.
 
@@ -140,7 +147,7 @@ class ClipLoader:
             DataError: more clips are broken than the limit allows.
         """
         self._asked.epoch, self._asked.start = epoch, start
-        for batch in self._loader:
+        for batch in started(self._loader):
             if tensors := opened(batch, self.broken):
                 yield tensors
 

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from kdcmae.errors import DataError
 
-__all__ = ["end_with_parent", "loader_context", "map_in_processes"]
+__all__ = ["end_with_parent", "interrupts_held", "loader_context", "map_in_processes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +45,8 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
     try:
         remaining = iter(items)
-        waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, processes * _AHEAD))
+        with interrupts_held():  # the processes start with the first item
+            waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, processes * _AHEAD))
         while waiting:
             _, first = waiting[0]
             result = first.result()
@@ -73,7 +75,31 @@ def loader_context(workers: int) -> BaseContext | None:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdcmae.data.loader"])  # PyTorch is imported once, not in every worker
+    from multiprocessing import forkserver  # which Windows lacks
+
+    with interrupts_held():
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is this process that answers it, and ends them.
+
+    A terminal sends Ctrl-C to all processes of a command. One that is still starting has no handler of its own yet, and
+    would show a traceback. What arrives here meanwhile is answered afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # the first process would start it, and that lets interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:
@@ -85,7 +111,6 @@ def _start() -> None:
     """Set up a process of the pool, before numpy is loaded: one thread each, ended by its parent or with it."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kdcmae.data.broken import BROKEN_LIMIT, Broken, BrokenClipError, BrokenClips
 from kdcmae.data.dataset import DatasetSettings, Sample, SampleMaker
-from kdcmae.data.loader import REDRAWS, STOPPING, collate, opened
+from kdcmae.data.loader import REDRAWS, STOPPING, collate, opened, started
 from kdcmae.data.manifest import LabelMap
 from kdcmae.data.parallel import loader_context
 from kdcmae.data.shard_files import ShardClip, read_whole_clips
@@ -112,7 +112,7 @@ class ShardLoader:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )
-        for batch in loader:
+        for batch in started(loader):
             ids = batch.pop("ids")
             if tensors := opened(batch, self.broken):
                 self._ids = dict(zip(tensors["index"].tolist(), ids, strict=True))
