@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 import kdcmae
 from kdcmae import host
 from kdcmae.compile import cases, export, gates, memory, models, package, report, targets
+from kdcmae.compile.frontend import ExportedFrontend
 from kdcmae.compile.latency import measure_latency
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
@@ -32,7 +33,7 @@ from kdcmae.runtime import capabilities, load_engine
 from kdcmae.runtime.capabilities import CAPABILITIES, require_capable, require_device, require_native
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Claim, differences_known
-from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
+from kdcmae.runtime.manifest import Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine", "preflight", "require_tools"]
 
@@ -148,7 +149,7 @@ class _Build:
         # What is lowered and quantised: all of the model, or what is behind a frontend of its own.
         self.body, self.frontend = model, None
         if apart and model.parts is not None:
-            self.body, self.frontend = model.parts.body, _Frontend(model.parts.frontend)
+            self.body, self.frontend = model.parts.body, ExportedFrontend(model.parts.frontend)
         self.folder = folder
         self.settings = settings
         self.step = step
@@ -215,7 +216,8 @@ class _Build:
         graph, self.quantization = self.quantizer.quantize(graph)
         self.gate = self.settings.gate(set())
         with self.step("verify the quantised graph"):
-            self._climb("quantized", self._behind_frontend(open_graph(graph)), note=self.quantization.method)
+            run = self._behind_frontend(open_graph(graph, floating=True))
+            self._climb("quantized", run, note=f"{self.quantization.method}; executed in float32")
         return graph
 
     def request(self, program: ExportedProgram | None, graph: Path | None) -> BuildRequest:
@@ -239,6 +241,8 @@ class _Build:
         memory.trim()
         with self.step(f"build {self.settings.target} engine"):
             built = target.build(request)
+        if self.settings.saturates_here:
+            built = dataclasses.replace(built, run=None, unrunnable=gates.SATURATES_HERE)
         shutil.rmtree(self.folder / "graph", ignore_errors=True)
         self.claims = gates.check_claims(self.settings, built.declared or declared, built)
         self.gate = self.settings.gate(set(built.products))
@@ -246,7 +250,8 @@ class _Build:
             self.ladder.skip("engine", _not_executed(built) if built.unrunnable else "executed as the artifact")
         else:
             with self.step("verify engine"):
-                self._climb("engine", built.run, note=self._ran_in(built))
+                beside = built.floating if self.quantization is not None else ""
+                self._climb("engine", built.run, note=self._ran_in(built), beside=beside)
         return dataclasses.replace(built, run=None)
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
@@ -276,9 +281,20 @@ class _Build:
         return run if frontend is None else lambda feed: run(frontend.run(feed))
 
     def _climb(
-        self, name: str, run: Callable[[Arrays], Arrays], *, note: str = "", chosen: Sequence[Case] = ()
+        self,
+        name: str,
+        run: Callable[[Arrays], Arrays],
+        *,
+        note: str = "",
+        chosen: Sequence[Case] = (),
+        beside: str = "",
     ) -> None:
         """Run a rung, and stop the build where it is out of its gate.
+
+        Args:
+            name, run, note: as for :meth:`Ladder.climb`.
+            chosen: cases instead of all of them.
+            beside: of an engine on integers, the precision of what is not quantised; its graph is the rung before.
 
         Raises:
             GateError: says by how much.
@@ -286,6 +302,8 @@ class _Build:
         if not chosen:
             note = "; ".join(filter(None, (note, cases.cut_note(self.model, self.settings.batch))))
         rung = self.ladder.climb(name, run, gate=self.gate, note=note, cases=chosen or self.cases)
+        if beside:
+            gates.require_as_graph(self.ladder, floating=beside)
         if problem := rung.problem():
             raise GateError(
                 f"parity: the first rung out of tolerance is {name!r}: {problem}; no engine was written; "
@@ -342,31 +360,6 @@ class _Build:
                 "host": {**host.describe_host(), "torch": torch.__version__},
             },
         )
-
-
-class _Frontend:
-    """The preprocessing of raw inputs on its way to an ONNX file of its own; always float32.
-
-    Args:
-        model: from raw to prepared inputs.
-    """
-
-    graph: Path
-    run: Callable[[Arrays], Arrays]
-
-    def __init__(self, model: EngineModel) -> None:
-        self._model = model
-
-    def export(self, batch: BatchRange) -> None:
-        """Trace it; from then on, what was traced runs."""
-        self._program = export.export_program(self._model, self._model.module, batch)
-        module = self._program.module()
-        self.run = lambda feed: models.run(self._model, module, feed)
-
-    def export_onnx(self, path: Path) -> None:
-        """Write it; from then on, the file runs."""
-        export.export_onnx(self._model, self._program, path)
-        self.graph, self.run = path, open_session(path)
 
 
 def _described(cpu: Cpu) -> dict[str, Any]:

@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING
 
 from kdcmae.compile.settings import QUANTIZED
 from kdcmae.errors import GateError
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.execution import Claim
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from kdcmae.compile.parity import Ladder
     from kdcmae.compile.settings import CompileSettings
     from kdcmae.compile.targets import BuiltEngine
 
-__all__ = ["check_claims", "claims", "declared_products", "require_claims"]
+__all__ = ["SATURATES_HERE", "check_claims", "claims", "declared_products", "require_as_graph", "require_claims"]
+
+SATURATES_HERE = (
+    "unlike the processor that the engine is for, this machine's has no VNNI and adds integer products in 16 bits, "
+    "where they saturate; kdcmae check tests the engine there"
+)
 
 # OpenVINO's CPU plugin runs every layer in the precision of its hint, whatever the types of the IR; the others keep
 # the float32 that the graph gives to norms and softmax.
@@ -122,3 +129,27 @@ def require_claims(found: Iterable[Claim]) -> None:
                 other = max(others, key=lambda precision: claim.executed[precision])
                 fix = f"; compile with --precision {other}"
             raise GateError(f"precision: {claim}{fix}")
+
+
+def require_as_graph(ladder: Ladder, *, floating: str) -> None:
+    """Refuse an engine on integers that is much worse than its quantised graph executed in float32.
+
+    Args:
+        ladder: whose last two rungs are that graph and the engine; that of the engine becomes a failed one.
+        floating: the precision of what is not quantised.
+
+    Raises:
+        GateError: says by how much, and why where that is known.
+    """
+    *_, before, rung = ladder.rungs
+    problem = rung.fall(before, floating=floating)
+    if not problem:
+        return
+    ladder.rungs[-1] = replace(rung, status="failed")
+    why = "the library's integer kernels are at fault, not the rounding"
+    if this_cpu().saturates_int8:
+        why = "integer products saturate: this processor has no VNNI and adds two of them in 16 bits"
+    raise GateError(
+        f"parity: the engine does not compute what its quantised graph does: {problem}; {why}; no engine was written; "
+        f"use a floating --precision"
+    )

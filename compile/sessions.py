@@ -13,12 +13,13 @@ from kdcmae.runtime.backend import import_library
 __all__ = ["open_session", "require_onnxruntime", "sparing_options"]
 
 
-def open_session(path: Path, disabled: Sequence[str] = ()) -> Callable[[Arrays], Arrays]:
+def open_session(path: Path, disabled: Sequence[str] = (), *, floating: bool = False) -> Callable[[Arrays], Arrays]:
     """Load an ONNX file for checks on the CPU with ONNX Runtime, sparing memory rather than time.
 
     Args:
         path: the file.
         disabled: optimisers that ONNX Runtime must not apply.
+        floating: compute products of dequantised operands in float32.
 
     Returns:
         From inputs to outputs, by name.
@@ -27,8 +28,11 @@ def open_session(path: Path, disabled: Sequence[str] = ()) -> Callable[[Arrays],
         MissingDependencyError: onnxruntime is not installed.
     """
     ort = require_onnxruntime()
+    options = sparing_options(ort)
+    if floating:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = ort.InferenceSession(
-        path, sparing_options(ort), providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
     )
     names = [output.name for output in session.get_outputs()]
     return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.capabilities import executed_as
+from kdcmae.runtime.capabilities import CAPABILITIES, executed_as
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
 
@@ -184,3 +184,18 @@ class CompileSettings:
     def elsewhere(self) -> str:
         """The processor that the engine is for, where it is another than this machine's; empty where it is not."""
         return "" if self.cpu == this_cpu() else self.cpu.name or self.cpu.class_name
+
+    @property
+    def saturates(self) -> bool:
+        """Integer products of this engine saturate on the processor it is for, unless the graph keeps them small."""
+        on_cpu = CAPABILITIES[self.target].devices == ("cpu",)
+        return self.precision == "int8" and on_cpu and self.cpu.saturates_int8
+
+    @property
+    def saturates_here(self) -> bool:
+        """Integer products of this engine saturate on this machine's processor though not on the one it is for.
+
+        Then what it computes here says nothing of what it computes there.
+        """
+        on_cpu = CAPABILITIES[self.target].devices == ("cpu",)
+        return self.precision == "int8" and on_cpu and this_cpu().saturates_int8 and not self.saturates

@@ -20,9 +20,16 @@ from kdcmae.errors import ConfigError
 __all__ = ["Accuracy", "Evaluation", "open_graph"]
 
 
-def open_graph(graph: Path) -> Callable[[Arrays], Arrays]:
-    """What runs a quantised graph on the CPU: OpenVINO for an IR, ONNX Runtime for an ONNX file."""
-    return openvino.open_model(graph) if graph.suffix == ".xml" else open_session(graph)
+def open_graph(graph: Path, *, floating: bool = False) -> Callable[[Arrays], Arrays]:
+    """What runs a quantised graph on the CPU: OpenVINO for an IR, ONNX Runtime for an ONNX file.
+
+    Args:
+        graph: the file.
+        floating: compute in float32 with what was rounded to 8 bits, whatever the machine's integer kernels do.
+    """
+    if graph.suffix == ".xml":
+        return openvino.open_model(graph, floating=floating)
+    return open_session(graph, floating=floating)
 
 
 @dataclass(frozen=True, kw_only=True)

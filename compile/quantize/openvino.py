@@ -1,6 +1,11 @@
 """INT8 for OpenVINO: NNCF puts FakeQuantize nodes into the model, and the device runs integer kernels for them.
 
 What stays in floating point runs in bfloat16 where the CPU has it.
+
+On x86 without VNNI, the kernels add two products of u8 activations and s8 weights in 16 bits, where the sum of two
+large ones is cut to 32767; signed activations are moved to unsigned ones first, and fare worse. For such CPUs the
+weights get 7 bits, with which no sum leaves 16 bits, and the scores of attention, whose operands are both activations
+and were as wrong, stay in floating point: there the plugin has no fused integer attention, and they are faster so.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kdcmae.compile import memory
 from kdcmae.compile.parity import Arrays, cosine
@@ -45,12 +52,18 @@ def import_nncf() -> ModuleType:
     return nncf
 
 
-def method() -> str:
+def method(*, saturates: bool = False) -> str:
     """How :func:`quantize` does it, for the manifest."""
-    return f"NNCF {import_nncf().__version__}, transformer preset, smoothed where plain is not close, OpenVINO IR"
+    small = ", weights in 7 bits and scores in floating point, so that no product saturates without VNNI"
+    return (
+        f"NNCF {import_nncf().__version__}, transformer preset, smoothed where plain is not close, OpenVINO IR"
+        f"{small if saturates else ''}"
+    )
 
 
-def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], precision: str) -> None:
+def quantize(
+    graph: Path, target: Path, clips: Clips, layers: Sequence[str], precision: str, *, saturates: bool = False
+) -> None:
     """Write an IR with these layers in int8.
 
     Args:
@@ -59,6 +72,7 @@ def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], pre
         clips: to learn ranges from.
         layers: names of linear layers.
         precision: ``int8``.
+        saturates: for processors whose integer products saturate.
 
     Raises:
         EngineError: OpenVINO or NNCF refuses the graph.
@@ -71,26 +85,29 @@ def quantize(graph: Path, target: Path, clips: Clips, layers: Sequence[str], pre
     try:
         model = openvino_core().read_model(graph)
         chosen |= attention.separate_products(model, chosen).keys()
-        chosen |= attention.score_products(model, chosen)
-        quantized = _closest(model, clips, chosen)
+        if not saturates:
+            chosen |= attention.score_products(model, chosen)
+        quantized = _closest(model, clips, chosen, saturates=saturates)
         ov.save_model(quantized, target, compress_to_fp16=False)
     except RuntimeError as error:
         raise EngineError(f"NNCF {nncf.__version__} could not quantise the graph: {error}") from error
 
 
-def _closest(model: Any, clips: Clips, products: set[str]) -> Any:
+def _closest(model: Any, clips: Clips, products: set[str], *, saturates: bool) -> Any:
     """The model with these products in int8: plain, or smoothed where plain is not close and smoothed is closer.
 
     Smoothing moves outliers from activations into weights. Its scales stand between a norm or an attention and the
     rounding, which keeps the plugin from rounding in the same pass.
     """
-    expected = _answers(model, clips)
+    # For a CPU with VNNI, on one without: its kernels would be compared, not the roundings.
+    floating = this_cpu().saturates_int8 and not saturates
+    expected = _answers(model, clips, floating=floating)
     best, closest = None, -1.0
     for smooth in (False, True):
-        made = _quantized(model, clips, products, smooth=smooth)
+        made = _quantized(model, clips, products, smooth=smooth, saturates=saturates)
         closeness = min(
             cosine(output[name], reference[name])
-            for output, reference in zip(_answers(made, clips), expected, strict=True)
+            for output, reference in zip(_answers(made, clips, floating=floating), expected, strict=True)
             for name in reference
         )
         if closeness > closest:
@@ -100,19 +117,22 @@ def _closest(model: Any, clips: Clips, products: set[str]) -> Any:
     return best
 
 
-def _answers(model: Any, clips: Clips) -> list[Arrays]:
+def _answers(model: Any, clips: Clips, *, floating: bool) -> list[Arrays]:
     """The outputs of the first batches; what is compiled for them does not stay, it holds the weights once more."""
-    run = _runner(model)
+    run = _runner(model, floating=floating)
     answers = [run(dict(batch)) for batch in clips.batches[:_COMPARED]]
     del run
     memory.trim()
     return answers
 
 
-def _quantized(model: Any, clips: Clips, products: set[str], *, smooth: bool) -> Any:
+def _quantized(model: Any, clips: Clips, products: set[str], *, smooth: bool, saturates: bool) -> Any:
     nncf = import_nncf()
     strength = {} if smooth else {"matmul": -1, "convolution": -1}
-    parameters = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(**strength))
+    parameters = nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix.ENABLE if saturates else nncf.OverflowFix.DISABLE,
+        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(**strength),
+    )
     others = [name for op in model.get_ops() if (name := op.get_friendly_name()) not in products]
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         made = nncf.quantize(
@@ -128,13 +148,25 @@ def _quantized(model: Any, clips: Clips, products: set[str], *, smooth: bool) ->
     return made
 
 
-def open_model(path: Path) -> Callable[[Arrays], Arrays]:
-    """Compile an IR for the CPU as the engine will be, and give what runs it."""
-    return _runner(openvino_core().read_model(path))
+def open_model(path: Path, *, floating: bool = False) -> Callable[[Arrays], Arrays]:
+    """Compile an IR for the CPU as the engine will be, and give what runs it.
+
+    Args:
+        path: of the ``.xml``.
+        floating: instead of on integers, compute in float32 with what was rounded to 8 bits, so that only the rounding
+            tells and not the kernels.
+    """
+    return _runner(openvino_core().read_model(path), floating=floating)
 
 
-def _runner(model: Any) -> Callable[[Arrays], Arrays]:
-    compiled = compile_native(model, "CPU", HINTS[beside_int8(this_cpu())], {"PERFORMANCE_HINT": "LATENCY"})
+def _runner(model: Any, *, floating: bool) -> Callable[[Arrays], Arrays]:
+    properties = {"PERFORMANCE_HINT": "LATENCY"}
+    precision = beside_int8(this_cpu())
+    if floating:
+        model, precision = model.clone(), "fp32"
+        _unpack_weights(model)
+        properties["LP_TRANSFORMS_MODE"] = "NO"  # the plugin's own key: FakeQuantize stays one, and nothing is i8
+    compiled = compile_native(model, "CPU", HINTS[precision], properties)
     request = compiled.create_infer_request()
 
     def run(feed: Arrays) -> Arrays:
@@ -142,6 +174,17 @@ def _runner(model: Any) -> Callable[[Arrays], Arrays]:
         return {name: results[port].copy() for port in compiled.outputs for name in port.get_names()}
 
     return run
+
+
+def _unpack_weights(model: Any) -> None:
+    """Replace stored int8 weights by float32 ones of the same values; their scales stay behind them."""
+    ops = import_openvino().opset13
+    for convert in [op for op in model.get_ops() if op.get_type_name() == "Convert"]:
+        stored = convert.input_value(0).get_node()
+        if stored.get_type_name() == "Constant" and stored.get_element_type().to_string() in ("i8", "u8"):
+            wide = ops.constant(stored.data.astype(np.float32))
+            for reader in convert.output(0).get_target_inputs():
+                reader.replace_source_output(wide.output(0))
 
 
 def beside_int8(cpu: Cpu) -> str:

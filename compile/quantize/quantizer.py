@@ -66,6 +66,7 @@ class Quantizer:
 
     def __init__(self, model: EngineModel, settings: CompileSettings, step: Step) -> None:
         self._precision, self._target, self._step = settings.precision, settings.target, step
+        self._saturates, self._floating = settings.saturates, settings.saturates_here
         wanted = settings.quantization
         self._reuse = wanted.reuse
         self._budget = 0.0 if wanted.max_drop is None else wanted.max_drop
@@ -122,22 +123,26 @@ class Quantizer:
     def _attempt(self, graph: Path, order: list[str], kept: int) -> _Attempt:
         """The graph with the first ``kept`` layers in floating point."""
         chosen = sorted(order[kept:], key=self._layers.index)
-        make, suffix = (openvino.quantize, ".xml") if self._target == "openvino" else (qdq.quantize, ".onnx")
+        if self._target == "openvino":
+            make, suffix, method = openvino.quantize, ".xml", openvino.method(saturates=self._saturates)
+        else:
+            make, suffix = qdq.quantize, ".onnx"
+            method = qdq.method(self._precision, saturates=self._saturates)
         path = graph.parent / f"without-{kept}" / f"graph{suffix}"
         path.parent.mkdir()
         with self._step(f"quantise to {self._precision}" + (f", {kept} layers kept" if kept else "")):
-            key = store.key_of(graph, self._clips, self._precision, self._target, chosen) if self._reuse else ""
+            key = store.key_of(graph, self._clips, method, self._target, chosen) if self._reuse else ""
             reused = bool(key) and store.fetch(key, path)
             if not reused:
-                make(graph, path, self._clips, chosen, self._precision)
+                make(graph, path, self._clips, chosen, self._precision, saturates=self._saturates)
                 if key:
                     store.keep(key, path)
         accuracy = None
         if self._evaluation is not None:
             with self._step("accuracy of the quantised graph"):
-                accuracy = self._evaluation.measure(open_graph(path))
+                accuracy = self._evaluation.measure(open_graph(path, floating=self._floating))
         report = QuantizationReport(
-            method=openvino.method() if self._target == "openvino" else qdq.method(self._precision),
+            method=method,
             calibration={"source": self._clips.source, "clips": self._clips.count},
             quantized=tuple(chosen),
             kept=tuple(order[:kept]),

@@ -14,18 +14,18 @@ __all__ = ["fetch", "keep", "key_of"]
 _COMPANIONS = {".xml": ".bin", ".onnx": ".onnx.data"}
 
 
-def key_of(graph: Path, clips: Clips, precision: str, target: str, layers: Sequence[str]) -> str:
+def key_of(graph: Path, clips: Clips, method: str, target: str, layers: Sequence[str]) -> str:
     """A name for a quantised graph.
 
     Args:
         graph: the float graph, weights beside it.
         clips: as prepared: they stand for the data and the preprocessing.
-        precision, target, layers: what is made of it.
+        method, target, layers: what is made of it, and how.
 
     Returns:
         The name; empty where the cache cannot be used.
     """
-    made = {"clips": _digest(clips), "precision": precision, "target": target, "layers": layers}
+    made = {"clips": _digest(clips), "method": method, "target": target, "layers": layers}
     key = BuildCache().key({"files": _with_weights(graph)}, made)
     return f"quantized-{key}" if key else ""
 

@@ -100,3 +100,24 @@ def test_gates_tighten_and_do_not_loosen():
         GATES["fp32"].tightened(min_cosine=0.5)
     with pytest.raises(ConfigError, match=r"--min-agreement 1.5 must lie between"):
         GATES["fp32"].tightened(min_agreement=1.5)
+
+
+@pytest.mark.parametrize(
+    ("graph", "engine", "floating", "falls"),
+    [
+        (0.04, 0.07, "fp32", False),
+        (0.04, 0.25, "fp32", True),  # ONNX Runtime's saturating kernels
+        (0.001, 0.009, "fp32", False),  # chance
+        (0.001, 0.03, "fp32", True),
+        (0.001, 0.03, "bf16", False),  # what is not quantised rounds too
+        (0.0, float("inf"), "bf16", True),
+    ],
+)
+def test_an_engine_much_worse_than_its_graph_falls(graph, engine, floating, falls):
+    climbed = ladder(logits="")
+    loose = Gate(max_error=None, min_cosine=0.0, min_agreement=0.0, tie=0.0)
+    before, rung = (
+        climbed.climb(name, lambda feed, error=error: {"logits": feed["x"] * (1 + error)}, gate=loose)
+        for name, error in (("quantized", graph), ("engine", engine))
+    )
+    assert bool(rung.fall(before, floating=floating)) is falls

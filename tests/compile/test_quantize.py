@@ -32,7 +32,7 @@ from kdcmae.errors import ConfigError, DataError, EngineError, GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import HINTS
+from kdcmae.runtime.openvino import HINTS, openvino_core, read_execution
 
 BATCH = BatchRange(1, 2, 4)
 CLIPS = "avsynth:4"
@@ -76,6 +76,18 @@ def quantizer(model, target="onnx", precision="int8", **wanted) -> Quantizer:
         quantization=QuantizationSettings(calibration=CLIPS, evaluation=CLIPS, **wanted),
     )
     return Quantizer(model, settings, lambda name: nullcontext())
+
+
+def request(model, path, precision) -> BuildRequest:
+    return BuildRequest(
+        program=None,
+        graph=path,
+        folder=path.parent,
+        precision=precision,
+        inputs=model.inputs,
+        outputs=("logits",),
+        batch=BATCH,
+    )
 
 
 def cosines(model, run, clips) -> list[float]:
@@ -148,17 +160,62 @@ def test_qdq_is_close_and_symmetric(precision, model, graph, clips, tmp_path):
         assert not onnx.numpy_helper.to_array(zero).astype(np.float32).any()
 
 
+def test_weights_that_must_not_saturate_are_stored_unsigned_and_are_the_same(model, graph, clips, tmp_path):
+    import onnx
+
+    layers, answers = linear_layers(model.module), []
+    for name, saturates in (("signed", False), ("unsigned", True)):
+        path = tmp_path / name / "graph.onnx"
+        path.parent.mkdir()
+        qdq.quantize(graph, path, clips, layers, "int8", saturates=saturates)
+        answers.append(open_graph(path, floating=True)(clips.batches[0])["logits"])
+    assert np.array_equal(*answers)
+    quantized = onnx.load(path)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    weights = [tensors[node.input[0]] for node in quantized.graph.node if node.input and node.input[0] in tensors
+               and node.op_type == "DequantizeLinear"]  # fmt: skip
+    assert [array.dtype for array in weights] == [np.uint8] * len(layers)
+    built = load_target("onnx").build(request(model, path, "int8"))
+    assert built.products["int8"] == len(layers)
+
+
+def test_weights_that_must_not_saturate_have_7_bits_in_an_ir(model, graph, clips, tmp_path):
+    path = tmp_path / "graph.xml"
+    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", saturates=True)
+    network = openvino_core().read_model(path)
+    stored = [op.data for op in network.get_ops() if op.get_type_name() == "Constant" and op.data.dtype == np.int8]
+    weights = [data for data in stored if data.ndim == 2]
+    assert len(weights) >= 12
+    assert max(np.abs(data.astype(int)).max() for data in weights) == 64
+    for softmax in [op for op in network.get_ops() if op.get_type_name() == "Softmax"]:
+        product = softmax.input_value(0).get_node()
+        assert "FakeQuantize" not in {value.get_node().get_type_name() for value in product.input_values()}
+    assert min(cosines(model, open_graph(path), clips)) > 0.995
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_a_quantised_graph_executes_in_float32_where_that_is_asked(
+    saturates, model, graph, clips, tmp_path, monkeypatch
+):
+    compiled = []
+    compile_native = openvino.compile_native
+    monkeypatch.setattr(
+        openvino, "compile_native", lambda *given: compiled.append(compile_native(*given)) or compiled[-1]
+    )
+    path = tmp_path / "graph.xml"
+    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", saturates=saturates)
+    run = open_graph(path, floating=True)
+    assert set(read_execution(compiled[-1]).products) == {"fp32"}
+    assert min(cosines(model, run, clips)) > 0.995
+
+
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_tensorrt_takes_the_pairs(precision, model, graph, clips, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings")
     path = tmp_path / "graph.onnx"
     layers = linear_layers(model.module)
     qdq.quantize(graph, path, clips, layers, precision)
-    request = BuildRequest(
-        program=None, graph=path, folder=tmp_path, precision=precision, inputs=model.inputs, outputs=("logits",),
-        batch=BATCH,
-    )  # fmt: skip
-    built = load_target("trt").build(request)
+    built = load_target("trt").build(request(model, path, precision))
     assert built.products[precision] == len(layers)
     assert built.executed["QUANTIZE"] == {precision: len(layers)}
     assert built.products == built.declared
@@ -175,11 +232,7 @@ def test_a_product_that_lost_its_pair_counts_as_float_in_the_network(model, grap
     node = next(node for node in quantized.graph.node if node.name in products_of(quantized.graph, layers))
     node.input[0] = node.input[0].removesuffix(".dequantized")
     onnx.save_model(quantized, path, save_as_external_data=True, location="lost.data")
-    request = BuildRequest(
-        program=None, graph=path, folder=tmp_path, precision="int8", inputs=model.inputs, outputs=("logits",),
-        batch=BATCH,
-    )  # fmt: skip
-    assert load_target("trt").build(request).products["int8"] == len(layers) - 1
+    assert load_target("trt").build(request(model, path, "int8")).products["int8"] == len(layers) - 1
 
 
 def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, monkeypatch, tmp_path):
@@ -194,7 +247,7 @@ def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, 
         return Accuracy(source="made up", clips=4, reference=90.0, quantized=top1, agreement=100.0)
 
     monkeypatch.setattr(Evaluation, "measure", measure)
-    monkeypatch.setattr("kdcmae.compile.quantize.quantizer.open_graph", lambda path: path)
+    monkeypatch.setattr("kdcmae.compile.quantize.quantizer.open_graph", lambda path, **_: path)
     shutil.copytree(graph.parent, tmp_path / "search")
     path, report = made.quantize(tmp_path / "search" / "graph.onnx")
     assert measured == [0, 1, 2, 4, 8, 6, 5]
@@ -280,7 +333,7 @@ def test_the_quantised_graph_is_made_once(model, graph, monkeypatch, tmp_path):
         shutil.copytree(graph.parent, tmp_path / name)
     path, report = quantizer(model).quantize(tmp_path / "first" / "graph.onnx")
     assert not report.reused
-    monkeypatch.setattr(qdq, "quantize", lambda *arguments: pytest.fail("made again"))
+    monkeypatch.setattr(qdq, "quantize", lambda *_, **__: pytest.fail("made again"))
     again, report = quantizer(model).quantize(tmp_path / "second" / "graph.onnx")
     assert report.reused
     assert again.read_bytes() == path.read_bytes()
