@@ -22,20 +22,20 @@ from kdcmae.compile.latency import measure_latency
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, Ladder
+from kdcmae.compile.preflight import preflight
 from kdcmae.compile.quantize.accuracy import open_graph
-from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
-from kdcmae.compile.sessions import open_session, require_onnxruntime
+from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
-from kdcmae.runtime import capabilities, load_engine
-from kdcmae.runtime.capabilities import CAPABILITIES, require_capable, require_device, require_native
+from kdcmae.runtime import load_engine
+from kdcmae.runtime.capabilities import CAPABILITIES
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Claim, differences_known
 from kdcmae.runtime.manifest import Manifest, verify_files
 
-__all__ = ["CompileSettings", "compile_engine", "preflight", "require_tools"]
+__all__ = ["CompileSettings", "compile_engine"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -92,51 +92,6 @@ def compile_engine(
         manifest = build.package(built, seconds)
         package.publish(partial, folder)
     return manifest
-
-
-def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
-    """Fail before any work is done where a build cannot end well.
-
-    Args:
-        settings: what to build.
-        folder: where the engine would go.
-
-    Returns:
-        The target.
-
-    Raises:
-        ConfigError: the target cannot do what is asked.
-        MissingDependencyError: the target's library, or what exports, proves or quantises its graph, is not installed.
-        DeviceError: the target builds only where its device is, or this processor multiplies in another precision.
-        EngineError: the destination holds something else than an engine.
-    """
-    target = targets.load_target(settings.target)
-    require_capable(
-        settings.target,
-        precision=settings.precision,
-        batch=settings.batch,
-        device=settings.device,
-        cpu=settings.cpu,
-    )
-    target.require()
-    require_device(settings.target, settings.device)
-    require_native(settings.target, precision=settings.precision, execute_as=settings.execute_as, cpu=settings.cpu)
-    require_tools(settings)
-    package.check_destination(folder)
-    return target
-
-
-def require_tools(settings: CompileSettings) -> None:
-    """Fail early where what exports, proves or quantises a graph is not installed.
-
-    Raises:
-        MissingDependencyError: the message has the install line.
-    """
-    capabilities.require_tools(settings.target, precision=settings.precision)
-    if targets.load_target(settings.target).reads_onnx:
-        require_onnxruntime()
-    if settings.precision == "int8" and settings.target == "openvino":
-        import_nncf()
 
 
 class _Build:

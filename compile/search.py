@@ -23,54 +23,16 @@ from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize.accuracy import Evaluation
 from kdcmae.compile.quantize.calibration import load_clips
-from kdcmae.compile.settings import CompileSettings
-from kdcmae.errors import ConfigError, EngineError, GateError
+from kdcmae.compile.settings import SearchSettings
+from kdcmae.errors import EngineError, GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.timing import time_window
 
-__all__ = ["PRECISIONS", "Search", "SearchSettings", "Trial"]
-
-PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "openvino": ("fp32", "bf16", "int8"),
-    "onnx": ("fp32", "int8"),
-    "aoti": ("fp32", "bf16"),
-}
-"""What is tried per target on a CPU, the most accurate first."""
+__all__ = ["Search", "Trial"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 Status = Literal["fits", "too slow", "too inaccurate", "not built", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSettings:
-    """What is wanted, and where to look.
-
-    Args:
-        build: of every candidate, whatever its precision; the target is a key of :data:`PRECISIONS`, and the held-out
-            clips are those of the quantisation.
-        budget_ms: nine in ten inferences of one sample must not take longer.
-        max_drop: accuracy that may be lost, in percentage points.
-        ratios: shares of the tokens, falling, from 1.
-        threads: numbers of CPU threads; the fewest that meet the budget win.
-        window_s, rounds: interleaved timing of one engine with each number of threads.
-    """
-
-    build: CompileSettings
-    budget_ms: float
-    max_drop: float
-    ratios: tuple[float, ...] = (1.0, 0.75, 0.5, 0.35, 0.25)
-    threads: tuple[int, ...] = (1,)
-    window_s: float = 0.5
-    rounds: int = 4
-
-    def __post_init__(self) -> None:
-        if self.build.target not in PRECISIONS:
-            raise ConfigError(f"--budget-ms searches {', '.join(PRECISIONS)} on this machine, not {self.build.target}")
-        if not self.budget_ms > 0:
-            raise ConfigError(f"--budget-ms {self.budget_ms:g} must be positive")
-        if not 0 <= self.max_drop <= 100:
-            raise ConfigError(f"--max-drop {self.max_drop:g} must lie between 0 and 100 percentage points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +103,7 @@ class Search:
         models.free_weights(whole)
         with package.staging(folder) as scratch:
             for keep in self.settings.ratios:
-                for precision in PRECISIONS[self.settings.build.target]:
+                for precision in self.settings.precisions:
                     built = scratch / f"{precision}-{keep}"
                     trial = self._try(precision, keep, built, evaluation)
                     self.trials.append(trial)
@@ -175,7 +137,7 @@ class Search:
 
     def _hopeless(self, precision: str, keep: float) -> str:
         """Why a candidate cannot be the one, by what is known of others; empty where it may be."""
-        order = PRECISIONS[self.settings.build.target]
+        order = self.settings.precisions
         for trial in self.trials:
             worse = order.index(precision) >= order.index(trial.precision) and keep <= trial.keep
             if trial.status == "too inaccurate" and worse:

@@ -11,7 +11,17 @@ from kdcmae.runtime.capabilities import CAPABILITIES, executed_as
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
 
-__all__ = ["GATES", "QUANTIZED", "CompileSettings", "Expectation", "Gate", "QuantizationSettings", "gate_for"]
+__all__ = [
+    "GATES",
+    "QUANTIZED",
+    "SEARCHED",
+    "CompileSettings",
+    "Expectation",
+    "Gate",
+    "QuantizationSettings",
+    "SearchSettings",
+    "gate_for",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,3 +209,48 @@ class CompileSettings:
         """
         on_cpu = CAPABILITIES[self.target].devices == ("cpu",)
         return self.precision == "int8" and on_cpu and this_cpu().saturates_int8 and not self.saturates
+
+
+SEARCHED: Mapping[str, tuple[str, ...]] = {
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnx": ("fp32", "int8"),
+    "aoti": ("fp32", "bf16"),
+}
+"""The precisions that a search for a latency tries per target on a CPU, the most accurate first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What is wanted, and where to look.
+
+    Args:
+        build: of every candidate, whatever its precision; the target is a key of :data:`SEARCHED`, and the held-out
+            clips are those of the quantisation.
+        budget_ms: nine in ten inferences of one sample must not take longer.
+        max_drop: accuracy that may be lost, in percentage points.
+        ratios: shares of the tokens, falling, from 1.
+        threads: numbers of CPU threads; the fewest that meet the budget win.
+        window_s, rounds: interleaved timing of one engine with each number of threads.
+    """
+
+    build: CompileSettings
+    budget_ms: float
+    max_drop: float
+    ratios: tuple[float, ...] = (1.0, 0.75, 0.5, 0.35, 0.25)
+    threads: tuple[int, ...] = (1,)
+    window_s: float = 0.5
+    rounds: int = 4
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What is tried here, the most accurate first: the precisions that this processor multiplies."""
+        found = SEARCHED[self.build.target]
+        return tuple(name for name in found if name in QUANTIZED or self.build.cpu.multiplies(name))
+
+    def __post_init__(self) -> None:
+        if self.build.target not in SEARCHED:
+            raise ConfigError(f"--budget-ms searches {', '.join(SEARCHED)} on this machine, not {self.build.target}")
+        if not self.budget_ms > 0:
+            raise ConfigError(f"--budget-ms {self.budget_ms:g} must be positive")
+        if not 0 <= self.max_drop <= 100:
+            raise ConfigError(f"--max-drop {self.max_drop:g} must lie between 0 and 100 percentage points")

@@ -15,17 +15,18 @@ from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json
 from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache
+from kdcmae.compile.cli.acting import BUILD_RULES, require_acting
 from kdcmae.compile.cli.engine import engine_options
-from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options
+from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options, require_files
 from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
-from kdcmae.compile.cli.search import search
+from kdcmae.compile.cli.search import search, search_settings
 from kdcmae.compile.cli.sections import SECTIONS
+from kdcmae.compile.preflight import preflight, require_possible
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
-from kdcmae.runtime.capabilities import require_tools
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.terminal import say, style, table
@@ -71,27 +72,25 @@ def command(
     kdcmae-compile --target openvino --precision int8 --max-drop 0.5
     kdcmae-compile --budget-ms 100 --max-drop 1.0           the most accurate engine that this machine runs in time
     """
+    require_acting(BUILD_RULES)
     wanted = QuantizationSettings(**quantization, reuse=not no_cache)
     settings = CompileSettings(**engine, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
-    require_tools(settings.target, precision=settings.precision)
+    alone = parse_modalities(modalities)
+    require_files(model_options, settings.clips, expectation)
+    searched = None if budget_ms is None else search_settings(settings, budget_ms)
+    folder = output or Path("out") / f"{settings.target}-{'searched' if searched else settings.precision}"
+    package.check_destination(folder)
+    if searched is None:
+        require_possible(settings)
     step = Steps()
     if expectation is not None:
         model_options["trained"] = compared_with_trained(expectation, model_options, step)
-    if budget_ms is not None:
-        search(settings, budget_ms, output, model_options, as_json=as_json)
+    if searched is not None:
+        search(searched, folder, model_options, step, as_json=as_json)
         return
-    folder = output or Path("out") / f"{settings.target}-{settings.precision}"
-    sizes = dataclasses.astuple(settings.batch)
-    batch = ":".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
-    note(f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}")
-    if settings.chosen:
-        note(f"  {settings.precision}: {settings.chosen}")
-    if settings.elsewhere:
-        note(f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
-    alone = parse_modalities(modalities)
+    _announce(settings, folder)
     cache = BuildCache(lambda line: note(f"  note: {line}"))
-    package.check_destination(folder)
     key = "" if no_cache or expectation else _key(cache, {**model_options, "alone": alone}, settings)
     manifest = _cached(cache, key, folder, step) if key else None
     if manifest is None:
@@ -104,6 +103,16 @@ def command(
         )
     else:
         _report(folder, manifest)
+
+
+def _announce(settings: CompileSettings, folder: Path) -> None:
+    sizes = dataclasses.astuple(settings.batch)
+    batch = ":".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+    note(f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}")
+    if settings.chosen:
+        note(f"  {settings.precision}, because {settings.chosen}")
+    if settings.elsewhere:
+        note(f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
 
 
 def _key(cache: BuildCache, model_options: dict[str, Any], settings: CompileSettings) -> str:
@@ -126,7 +135,7 @@ def _build(
     model_options: dict[str, Any], alone: tuple[Modality, ...], settings: CompileSettings, folder: Path, step: Steps
 ) -> Manifest:
     with step("load PyTorch"):
-        from kdcmae.compile.build import compile_engine, preflight
+        from kdcmae.compile.build import compile_engine
         from kdcmae.compile.models import free_weights
     preflight(settings, folder)
 

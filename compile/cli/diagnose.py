@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
-from kdcmae.compile.cli.engine import engine_options, given
-from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options
+from kdcmae.compile.cli.acting import BUILD_RULES, ENGINE_RULES, require_acting
+from kdcmae.compile.cli.engine import engine_options
+from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options, require_files
 from kdcmae.compile.cli.output import output_options, parse_modalities
 from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.sections import SECTIONS
+from kdcmae.compile.preflight import require_tools
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
-from kdcmae.errors import ConfigError, GateError
+from kdcmae.errors import GateError
 from kdcmae.runtime.manifest import GRAPHS, Manifest
 from kdcmae.runtime.openvino import HINTS
 from kdcmae.terminal import say, style, table
@@ -29,11 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-# What the manifest of an engine says.
-_OF_AN_ENGINE = (
-    *("target", "precision", "batch", "device", "execute_as", "output", "modalities", "no_cache"),
-    *("calibration", "max_drop", "evaluation"),
-)
 _FLOATING = {hint: precision for precision, hint in HINTS.items()}
 
 
@@ -67,18 +64,19 @@ def command(
     Takes the options of the build that failed and writes nothing, whatever --output says. For an ENGINE, only the
     options that choose the model and the limits. Exits with 1 where a layer is found.
     """
+    require_acting(BUILD_RULES if folder is None else (*ENGINE_RULES, *BUILD_RULES))
     files: dict[str, Path] = {}
     if folder is None:
         wanted = QuantizationSettings(**quantization, reuse=not no_cache)
         settings = CompileSettings(**engine, quantization=wanted, **proof)
     else:
         settings, files = _of_engine(folder, proof["limits"], proof["clips"])
+    require_files(model_options, settings.clips, expectation)
     alone = parse_modalities(modalities)
     step = Steps()
     if expectation is not None:
         compared_with_trained(expectation, model_options, step)
     with step("load PyTorch"):
-        from kdcmae.compile.build import require_tools
         from kdcmae.compile.diagnose import blind, diagnose
     require_tools(settings)
     with step("load model"):
@@ -126,8 +124,6 @@ def _of_engine(
     Raises:
         ConfigError: options that it answers itself.
     """
-    if answered := given(*_OF_AN_ENGINE):
-        raise ConfigError(f"an ENGINE says itself how it was built; leave {' and '.join(answered)} out")
     manifest = Manifest.read(folder)
     claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products", "")
     hint = manifest.engine.get("inference_precision", "")

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.capabilities import PRECISIONS, fastest_floating
 from kdcmae.runtime.cpu import CLASSES, describe_cpu, this_cpu
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
-__all__ = ["engine_options", "given", "parse_batch"]
+__all__ = ["engine_options", "parse_batch"]
 
 _OPTIONS = (
     click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),
@@ -64,13 +63,6 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         bundled = option(bundled)
     return bundled
-
-
-def given(*names: str) -> list[str]:
-    """Those of the running command's parameters that were given, as options."""
-    context = click.get_current_context()
-    default = (ParameterSource.DEFAULT, None)
-    return [f"--{name.replace('_', '-')}" for name in names if context.get_parameter_source(name) not in default]
 
 
 def parse_batch(text: str) -> BatchRange:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from kdcmae.cli.common import Number, Steps, weights_option
-from kdcmae.errors import ConfigError
 from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import digest
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from kdcmae.compile.settings import Expectation
     from kdcmae.keep import TokenKeep
 
-__all__ = ["compared_with_trained", "load_model", "model_options"]
+__all__ = ["compared_with_trained", "load_model", "model_options", "require_files"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,6 +79,26 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def require_files(options: Mapping[str, Any], clips: Iterable[Path], expectation: Expectation | None) -> None:
+    """Read what is quickly read of the files that were named, before libraries that take seconds are loaded.
+
+    Args:
+        options: what :func:`load_model` takes.
+        clips: files to prove an engine on.
+        expectation: where the user's outputs come from.
+
+    Raises:
+        OSError: a file is not there.
+        DataError: labels that are none.
+    """
+    expected = None if expectation is None else expectation.path
+    for path in (options["checkpoint"], expected, *clips):
+        if path is not None:
+            path.stat()
+    if options["labels"] is not None:
+        read_labels(options["labels"])
+
+
 def load_model(
     *,
     checkpoint: Path | None,
@@ -104,13 +123,7 @@ def load_model(
         ConfigError: options that contradict each other.
         CheckpointError: a checkpoint that cannot be loaded, or not for this task.
     """
-    if checkpoint is not None and preset is not None:
-        raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny --random-weights, not both")
-    if random_weights is not (preset is not None):
-        raise ConfigError("--preset has no trained weights and needs --random-weights, which needs --preset")
     overrides = {name: value for name, value in settings.items() if value}
-    if checkpoint is None and "weights" in overrides:
-        raise ConfigError("--weights chooses among those of a --checkpoint, and none is given")
     if labels is not None:
         overrides["labels"] = read_labels(labels)
     from kdcmae.keep import TokenKeep

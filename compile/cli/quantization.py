@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from kdcmae.cli.common import Number
+from kdcmae.data.avsynth.memory import names_avsynth
+from kdcmae.errors import ConfigError
 
 __all__ = ["quantization_options"]
 
@@ -41,7 +43,11 @@ def quantization_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def bundled(*, calibration: str, max_drop: float | None, evaluation: str, **others: Any) -> Any:
-        found = {"calibration": _data(calibration), "evaluation": _data(evaluation), "max_drop": max_drop}
+        found = {
+            "calibration": _data("--calibration", calibration),
+            "evaluation": _data("--evaluation", evaluation),
+            "max_drop": max_drop,
+        }
         return command(quantization=found, **others)
 
     for option in reversed(_OPTIONS):
@@ -49,6 +55,14 @@ def quantization_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return bundled
 
 
-def _data(given: str) -> str | Path:
-    """A file counts in the cache by what it holds."""
-    return path if (path := Path(given)).is_file() else given
+def _data(option: str, given: str) -> str | Path:
+    """A file counts in the cache by what it holds.
+
+    Raises:
+        ConfigError: there is no such file, and it does not name clips of AVSynth.
+    """
+    if (path := Path(given)).is_file():
+        return path
+    if not names_avsynth(given):
+        raise ConfigError(f"{option} {given}: no such file, and not avsynth or avsynth:CLIPS")
+    return given

@@ -118,7 +118,7 @@ def test_wrong_use(run, engine, checkpoint):
     result = run("diagnose", "--checkpoint", checkpoint)
     assert (result.exit_code, "Missing option '--target'" in result.stderr) == (2, True)
     result = run("diagnose", engine, "--checkpoint", checkpoint, "--precision", "fp32", "--batch", "2")
-    assert (result.exit_code, "leave --precision and --batch out" in result.stderr) == (2, True)
+    assert (result.exit_code, "--precision and --batch cannot act: an ENGINE says" in result.stderr) == (2, True)
 
 
 def test_the_model_itself_is_compared_with_the_users_code_first(run, checkpoint, tmp_path):

@@ -12,14 +12,15 @@ import pytest
 from kdcmae import KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile import search as module
-from kdcmae.compile.search import Search, SearchSettings
-from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.search import Search
+from kdcmae.compile.settings import CompileSettings, SearchSettings
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, EngineError, GateError
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.cpu import describe_cpu
 from kdcmae.runtime.manifest import BatchRange
 
-OPENVINO = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
+OPENVINO = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1), cpu=describe_cpu("amx"))
 
 
 @pytest.fixture
@@ -158,9 +159,22 @@ def test_the_command_searches_within_a_budget(run, tmp_path):
 def test_what_the_search_decides_cannot_be_given(option, run, checkpoint):
     result = run("--target", "openvino", "--budget-ms", "100", "--checkpoint", checkpoint, *option)
     assert result.exit_code == 2
-    assert f"{option[0]} is for one engine, and --budget-ms searches many" in result.stderr
+    assert f"{option[0]} cannot act: it is for one engine, and --budget-ms searches many" in result.stderr
 
 
 def test_a_target_is_needed_without_a_budget(run):
     result = run("--precision", "fp32")
     assert (result.exit_code, "Missing option '--target'" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "precisions"),
+    [
+        ("openvino", "amx", ("fp32", "bf16", "int8")),
+        ("openvino", "avx2", ("fp32", "int8")),
+        ("aoti", "avx512", ("fp32",)),
+    ],
+)
+def test_what_the_processor_does_not_multiply_is_not_tried(target, name, precisions):
+    build = dataclasses.replace(OPENVINO, target=target, cpu=describe_cpu(name))
+    assert SearchSettings(build=build, budget_ms=1.0, max_drop=1.0).precisions == precisions

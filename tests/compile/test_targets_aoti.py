@@ -11,8 +11,10 @@ import torch
 
 from kdcmae import KDCMAEClassifier, host
 from kdcmae.cli.common import Steps
-from kdcmae.compile.build import CompileSettings, compile_engine, preflight
+from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import classifier_model
+from kdcmae.compile.preflight import preflight
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import aoti, load_target
 from kdcmae.compile.targets.aoti import TARGET, executed_precision
 from kdcmae.errors import (

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from kdcmae import KDCMAEClassifier
-from kdcmae.compile.build import CompileSettings, preflight
 from kdcmae.compile.export import export_program
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model
+from kdcmae.compile.preflight import preflight
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import BuildRequest, load_target, torch_trt
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.manifest import BatchRange

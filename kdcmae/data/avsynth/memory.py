@@ -15,7 +15,7 @@ from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import ConfigError
 
-__all__ = ["NAME", "AVSynth", "open_avsynth"]
+__all__ = ["NAME", "AVSynth", "names_avsynth", "open_avsynth"]
 
 NAME = "avsynth"
 _CLIPS = {"train": 2000, "valid": 300, "test": 600}
@@ -64,17 +64,27 @@ class AVSynth:
         return self._frames[name, number]
 
 
-def open_avsynth(data: str, *, split: str) -> AVSynth | None:
-    """The split that ``avsynth`` or ``avsynth:CLIPS`` names; None where that is the name of something else.
+def names_avsynth(data: str) -> bool:
+    """Whether ``avsynth`` or ``avsynth:CLIPS`` stands there; False for the name of something else.
 
     Raises:
         ConfigError: no number of clips behind the colon.
     """
     name, colon, count = data.partition(":")
     if name != NAME or Path(data).exists():
+        return False
+    if colon and not (count.isascii() and count.isdigit() and int(count) > 0):
+        raise ConfigError(f"data={data}: write a number of clips, such as {NAME}:{_CLIPS['train']}")
+    return True
+
+
+def open_avsynth(data: str, *, split: str) -> AVSynth | None:
+    """The split that ``avsynth`` or ``avsynth:CLIPS`` names; None where that is the name of something else.
+
+    Raises:
+        ConfigError: no number of clips behind the colon.
+    """
+    if not names_avsynth(data):
         return None
-    if not colon:
-        return AVSynth(split, clips=_CLIPS[split])
-    if not (count.isascii() and count.isdigit() and int(count) > 0):
-        raise ConfigError(f"data={data}: write a number of clips, such as {NAME}:{_CLIPS[split]}")
-    return AVSynth(split, clips=int(count))
+    _, _, count = data.partition(":")
+    return AVSynth(split, clips=int(count) if count else _CLIPS[split])
