@@ -61,19 +61,29 @@ def limit(dtype: torch.dtype, device: torch.device) -> float:
     return 1e-2 if dtype == torch.bfloat16 and device.type == "cpu" else 5e-3
 
 
+def slack(dtype: torch.dtype, head_size: int) -> float:
+    """An error that says nothing: where all of a gradient cancels, as for a sequence of one, PyTorch's may be zero.
+
+    What is left is then the rounding of two sums over a head, which depends on the order that a processor adds them in.
+    Half precision is rounded behind such sums, which are float32 there too.
+    """
+    eps = torch.finfo(dtype).eps
+    return eps * head_size**0.5 if dtype == torch.float32 else eps / 8
+
+
 def assert_matches_float64(qkv, lengths, num_heads, gradient, poisoned):
     """Every output within the tolerance, and within twice the error of PyTorch's own attention."""
     with poisoned():
         kernel = through_kernel(qkv, lengths, num_heads, gradient)
     exact = in_float64(qkv, lengths, num_heads, gradient)
     vendor = through_reference(qkv, lengths, num_heads, gradient)
-    most = limit(qkv.dtype, qkv.device)
+    most, head_size = limit(qkv.dtype, qkv.device), qkv.shape[-1] // num_heads // 3
     for name, ours, theirs, truth in zip(("out", "dqkv"), kernel, vendor, exact, strict=True):
         error = relative_rms(ours, truth)
         assert ours.dtype == qkv.dtype
         assert error < most, f"{name}: {error}"
         if most <= 5e-3:
-            assert error <= 2 * relative_rms(theirs, truth) + torch.finfo(qkv.dtype).eps / 8, name
+            assert error <= 2 * relative_rms(theirs, truth) + slack(qkv.dtype, head_size), name
 
 
 @pytest.fixture
