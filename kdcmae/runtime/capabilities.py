@@ -240,12 +240,8 @@ def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, s
     capable = CAPABILITIES[target]
     if (device or capable.devices[0]) == "cuda":
         return "fp16", _HALF_BECAUSE
-    precision, processor = capable.fastest(cpu), cpu.described
-    if capable.fastest_because:
-        return precision, capable.fastest_because
-    if precision == "fp32":
-        return precision, f"{processor} multiplies no narrower floating precision natively"
-    return precision, f"the fastest floating precision that {processor} multiplies natively"
+    because = capable.fastest_because or f"{cpu.described} multiplies no faster floating precision natively"
+    return capable.fastest(cpu), because
 
 
 def not_native(target: str, *, cpu: Cpu) -> dict[str, str]:

@@ -281,7 +281,7 @@ def test_an_engine_for_another_processor_says_what_is_to_be_checked_there(cap, c
     folder = tmp_path / "engine"
     result = run("--target", "openvino", "--for", "amx", "--checkpoint", checkpoint, "--output", folder)
     assert result.exit_code == 0, result.stderr
-    assert "bf16: the fastest floating precision that a CPU of class amx multiplies natively" in result.stderr
+    assert "bf16, because a CPU of class amx multiplies no faster floating precision natively" in result.stderr
     manifest = Manifest.read(folder)
     assert manifest.engine["inference_precision"] == "bf16"
     assert manifest.precision["asked"] == "bf16"
@@ -314,5 +314,5 @@ def test_what_the_machine_multiplies_best_is_the_default(checkpoint, tmp_path, r
     assert result.exit_code == 0, result.stderr
     precision = Manifest.read(tmp_path / "out" / "openvino-fp32").precision
     assert precision["asked"] == "fp32"
-    assert "multiplies no narrower floating precision natively" in precision["chosen"]
+    assert "multiplies no faster floating precision natively" in precision["chosen"]
     assert precision["built_for"]["here"]
