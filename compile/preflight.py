@@ -9,8 +9,9 @@ from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.sessions import require_onnxruntime
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import MissingDependencyError
+from kdcmae.extras import is_installed, to_compile
 from kdcmae.runtime import capabilities
-from kdcmae.runtime.capabilities import CAPABILITIES, is_installed, require_capable, require_device, require_native
+from kdcmae.runtime.capabilities import CAPABILITIES, require_capable, require_device, require_native
 
 __all__ = ["preflight", "require_possible", "require_tools"]
 
@@ -31,7 +32,7 @@ def require_possible(settings: CompileSettings) -> None:
     require_native(target, precision=precision, execute_as=settings.execute_as, cpu=settings.cpu)
     capable = CAPABILITIES[target]
     if not is_installed(capable.module()):
-        raise MissingDependencyError(capable.modules[0], install=capable.install)
+        raise MissingDependencyError(capable.modules[0], install=to_compile(target))
     require_device(target, settings.device)
     capabilities.require_tools(target, precision=precision)
 

@@ -174,7 +174,7 @@ def test_random_weights_are_named_as_such(tmp_path, run):
     [
         (["--preset", "tiny", "--checkpoint", "x.pth"], "give either --checkpoint FILE or --preset"),
         (["--checkpoint", "absent.pth"], "absent.pth: No such file"),
-        (["--weights", "ema"], "--weights chooses among those of a --checkpoint, and none is given"),
+        (["--weights", "ema"], "--weights cannot act: it chooses among the weights of a --checkpoint, and none"),
         (["--preset", "tiny", "--random-weights", "--batch", "8:1"], "--batch '8:1'"),
         (["--preset", "tiny", "--random-weights", "--labels", "absent.txt"], "absent.txt: cannot be read"),
     ],

@@ -109,7 +109,7 @@ def test_a_refused_program_is_one_line(library, tmp_path, failure):
 def test_a_missing_library_gives_the_install_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
     settings = CompileSettings(target="torch-trt", precision="fp16", batch=BatchRange(1, 1, 1))
-    with pytest.raises(MissingDependencyError, match=r"pip install 'kdcmae\[torch-trt\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'kdcmae\[compile-torch-trt\]'"):
         preflight(settings, tmp_path / "engine")
 
 
