@@ -77,7 +77,7 @@ $(CONTRACT): $(STAMP)
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade "setuptools>=64" -c constraints.txt
+	$(PIP) install --quiet --upgrade "setuptools>=77" -c constraints.txt
 	$(PIP) install --quiet -c constraints.txt --editable ".[dev]"
 	touch $@
 
