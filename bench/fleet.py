@@ -75,7 +75,7 @@ def fleet_conditions(cards: Sequence[DeviceCard]) -> list[str]:
     engines = {card.engine.digest for card in cards}
     checked = sorted(card.created for card in cards)
     lines = [
-        f"{len(cards)} cards, {len(devices)} devices, {len(engines)} engines, checked {checked[0]} to {checked[-1]}",
+        f"cards: {len(cards)}, devices: {len(devices)}, engines: {len(engines)}; checked {checked[0]} to {checked[-1]}",
         *(f"{_MEASURED.get(name, name)}: {covers}" for name, covers in BOUNDARIES.items()),
         "error: largest difference from the reference outputs of the self-test, over their largest value",
     ]
@@ -194,7 +194,7 @@ def _device_name(card: DeviceCard) -> str:
     parts = [str(device.host["cpu"]) or str(device.host["machine"]), device.cpu_class]
     parts.append(f"oneDNN capped to {device.cpu_cap}" if device.cpu_cap else "")
     parts.append(device.runs_on if device.runs_on.upper() != "CPU" else "")
-    parts.append(f"{device.threads} threads" if device.threads else "")
+    parts.append(f"threads: {device.threads}" if device.threads else "")
     return ", ".join(filter(None, parts))
 
 

@@ -69,7 +69,7 @@ def _facts(card: DeviceCard) -> Iterator[tuple[str, str]]:
     cap = f", oneDNN capped to {device.cpu_cap}" if device.cpu_cap else ""
     yield "device", f"{facts['cpu']}, class {device.cpu_class or 'below avx2'}{cap}, {facts['cpus']} CPUs"
     libraries = ", ".join(f"{name} {version}" for name, version in device.libraries.items())
-    threads = f"{device.threads} threads" if device.threads else "threads of the library's choice"
+    threads = f"threads: {device.threads or 'as the engine or its library chooses'}"
     yield "runs with", f"{libraries}, Python {facts['python']}, {facts['system']} {facts['machine']}"
     yield "runs on", ", ".join(filter(None, (device.runs_on, threads)))
     yield "features", " ".join(device.cpu_features) or "unknown"

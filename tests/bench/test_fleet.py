@@ -112,7 +112,7 @@ def test_the_table_says_who_executes_what_how_fast_and_how_exactly(cards: list[P
         ("Xeon, amx", "bf16", "hold", "4.0e-04 (4e-02)"),
     ]
     assert doubts == (("openvino bf16", "Intel N100, avx2-vnni", "products in bf16", "23 in fp32", "does not hold"),)
-    for text in ("2 cards, 2 devices, 1 engines", "1 of 1 FAILED", "23 in fp32", "14.25"):
+    for text in ("cards: 2, devices: 2, engines: 1", "1 of 1 FAILED", "23 in fp32", "14.25"):
         assert text in result.stdout
 
 
@@ -138,7 +138,7 @@ def test_engines_and_devices_that_share_a_name_are_told_apart() -> None:
     ]
     figures = fleet_tables(others)[1]
     assert {row[0] for row in figures.rows} == {"openvino bf16 (ov)", "openvino bf16 (smaller)"}
-    assert "Intel N100, avx2-vnni, oneDNN capped to AVX2, GPU, 2 threads" in {row[1] for row in figures.rows}
+    assert "Intel N100, avx2-vnni, oneDNN capped to AVX2, GPU, threads: 2" in {row[1] for row in figures.rows}
     same_folder = fleet_tables([card(), card(digest="b" * 64)])[1]
     assert {row[0] for row in same_folder.rows} == {"openvino bf16 (ov) (aaaaaaaa)", "openvino bf16 (ov) (bbbbbbbb)"}
 
