@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.data.media.container import Kind, find_stream, opened
+from kdcmae.data.media.container import Kind, find_stream, opened, packets_of
 from kdcmae.data.media.decoding import decodable, require_intact
 from kdcmae.data.media.extent import require_decoded, survey
 from kdcmae.data.media.frames import FRAMES_PER_CLIP, Spread
@@ -186,7 +186,7 @@ def _run(path: Path, sinks: Mapping[Kind, _Sink], threads: int) -> None:
     with opened(path) as container:
         streams = {kind: decodable(find_stream(path, container, kind), threads) for kind in sinks}
         sink_of = {streams[kind].index: sink for kind, sink in sinks.items()}
-        for packet in container.demux(list(streams.values())):
+        for packet in packets_of(container, list(streams.values())):
             # Not packet.stream_index: packets that flush a decoder have 0 there, whichever stream they are of.
             sink = sink_of[packet.stream.index]
             if sink.done:

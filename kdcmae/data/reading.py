@@ -115,8 +115,10 @@ def _read_sound(path: Path, seconds: float | None) -> tuple[NDArray[np.float32],
                 wanted = stated if seconds is None else min(stated, math.ceil(seconds * SAMPLE_RATE_HZ))
                 samples = np.frombuffer(file.readframes(wanted), dtype="<i2")
                 return np.divide(samples, 32768, dtype=np.float32), stated / SAMPLE_RATE_HZ
-    except (wave.Error, EOFError, OSError):
-        pass  # no plain WAV file: ffmpeg reads the other formats, and explains what is wrong
+    except (DataError, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - no plain WAV file: ffmpeg reads the others, and explains what is wrong
+        pass
     parts: list[NDArray[np.int16]] = []
     duration_s = decode(path, ("audio",), parts.append, seconds=seconds).duration_s
     return joined(parts), duration_s

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 
-__all__ = ["SAMPLE_RATE_HZ", "resample"]
+__all__ = ["HIGHEST_RATE_HZ", "LOWEST_RATE_HZ", "SAMPLE_RATE_HZ", "resample"]
 
 SAMPLE_RATE_HZ = 16_000
 
-_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 _LOUDEST_DITHER = 8 * 256  # of a silent converter of 24 bits, in int32
 _LARGEST_SAMPLE = 16.0  # decoders overshoot 1.0 a little; far beyond it the waveform is in integer units
 
@@ -49,9 +49,9 @@ def resample(waveform: NDArray[Any], sample_rate_hz: int) -> Float32:
         upwards. Beyond its ends the waveform counts as silence.
     """
     mono = _mono(waveform)
-    if not isinstance(sample_rate_hz, (int, np.integer)) or not _LOWEST_RATE_HZ <= sample_rate_hz <= _HIGHEST_RATE_HZ:
+    if not isinstance(sample_rate_hz, (int, np.integer)) or not LOWEST_RATE_HZ <= sample_rate_hz <= HIGHEST_RATE_HZ:
         raise DataError(
-            f"sample rate {sample_rate_hz!r} must be an integer from {_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} (Hz)"
+            f"sample rate {sample_rate_hz!r} must be an integer from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} (Hz)"
         )
     divisor = math.gcd(sample_rate_hz, SAMPLE_RATE_HZ)
     up, down = SAMPLE_RATE_HZ // divisor, int(sample_rate_hz) // divisor

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition, Stream
+from av.stream import Discard, Disposition, Stream
 
 from kdcmae.errors import DataError
 
-__all__ = ["Kind", "find_stream", "is_cover", "opened"]
+__all__ = ["Kind", "find_stream", "is_cover", "opened", "packets_of"]
 
 Kind = Literal["audio", "video"]
 
@@ -55,6 +55,15 @@ def find_stream(path: Path, container: InputContainer, kind: Kind) -> Stream:
     if not decodable:
         raise DataError(f"{path}: its {kind} stream uses a codec that this build of ffmpeg cannot decode")
     return max(decodable, key=_rank)
+
+
+def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator[av.Packet[Any]]:
+    """The packets of some streams; those of the others are not even read, where the format lets ffmpeg skip them."""
+    wanted = {stream.index for stream in streams}
+    for stream in container.streams:
+        if stream.index not in wanted:
+            stream.discard = Discard.all
+    return container.demux(list(streams))
 
 
 def is_cover(stream: Stream) -> bool:

@@ -9,6 +9,7 @@ import av
 from av.stream import Stream
 
 from kdcmae.errors import DataError
+from kdcmae.runtime.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 __all__ = ["decodable", "require_intact"]
 
@@ -18,6 +19,8 @@ _STRICT = {
     "mjpeg": "explode",
     **dict.fromkeys(("flac", "ac3", "eac3", "tta", "wavpack", "ape"), "crccheck+explode"),
 }
+
+_MOST_PIXELS = str(2**26)  # 8K has half as many; a damaged header may ask for gigabytes
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
@@ -32,17 +35,22 @@ def decodable(stream: AnyStream, threads: int) -> AnyStream:
     codec = stream.codec_context
     codec.thread_type = "AUTO"
     codec.thread_count = threads
-    if codec.name in _STRICT:
-        codec.options = {"err_detect": _STRICT[codec.name]}
+    options = {"err_detect": _STRICT[codec.name]} if codec.name in _STRICT else {}
+    if stream.type == "video":
+        options["max_pixels"] = _MOST_PIXELS
+    codec.options = options
     return stream
 
 
 def require_intact(path: Path, frame: Any) -> None:
-    """Refuse a frame that the decoder could not decode and made up.
+    """Refuse a frame that the decoder could not decode and made up, and sound of a rate that no sound has.
 
     Raises:
         DataError: it is one.
     """
+    if isinstance(frame, av.AudioFrame) and not LOWEST_RATE_HZ <= frame.sample_rate <= HIGHEST_RATE_HZ:
+        # A damaged header may state gigahertz, for which ffmpeg would compute a filter for minutes.
+        raise DataError(f"{path}: is damaged: its sample rate of {frame.sample_rate} Hz is that of no sound")
     if frame.is_corrupt:
         kind = "picture" if isinstance(frame, av.VideoFrame) else "sound"
         place = "" if frame.time is None else f" at {frame.time:.2f} s"

@@ -18,7 +18,7 @@ import av
 from av.container import InputContainer
 from av.stream import Stream
 
-from kdcmae.data.media.container import Kind, find_stream, is_cover, opened
+from kdcmae.data.media.container import Kind, find_stream, is_cover, opened, packets_of
 from kdcmae.data.media.endings import missing_bytes, states_frames, states_size
 from kdcmae.errors import DataError
 
@@ -104,12 +104,14 @@ def survey(path: Path, *kinds: Kind) -> dict[Kind, Track]:
     """
     with opened(path) as container:
         wanted = {kind: find_stream(path, container, kind) for kind in kinds}
-        streams = [stream for stream in container.streams if stream.type != "attachment" and not is_cover(stream)]
+        streams = list(wanted.values())
+        if _names(container) & _FILE_DURATIONS:  # which may be that of any stream
+            streams = [stream for stream in container.streams if stream.type != "attachment" and not is_cover(stream)]
         tracks = {
             stream.index: Track(time_base=stream.time_base or _MICROSECOND, is_video=stream.type == "video")
             for stream in streams
         }
-        for packet in container.demux(streams):
+        for packet in packets_of(container, streams):
             tracks[packet.stream.index].add(packet)
         if missing := missing_bytes(path):
             raise DataError(f"{path}: is truncated: {missing} bytes are missing at its end")

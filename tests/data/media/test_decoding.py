@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import wave
 from pathlib import Path
 
 import av
@@ -85,3 +87,27 @@ def test_a_cut_in_the_middle_of_a_frame_is_seen_by_every_reader(tmp_path: Path) 
     path.write_bytes(path.read_bytes()[: int(0.5 * path.stat().st_size)])
     with pytest.raises(DataError, match=r"truncated|damaged"):
         read_clip(path)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_694_546_816])
+def test_a_sample_rate_that_no_sound_has(rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, 44100, 0, "NONE", ""))
+        file.writeframes(bytes(4000))
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"its sample rate of {rate} Hz is that of no sound"):
+        read_waveform(path)
+
+
+def test_a_picture_of_gigabytes(tmp_path: Path) -> None:
+    path = busy(tmp_path / "a.avi", "mjpeg")
+    content = path.read_bytes()
+    frame_header = b"\xff\xc0\x00\x11\x08"  # its height and width follow
+    assert content.count(frame_header + struct.pack(">HH", 64, 96)) == 24
+    large = content.replace(frame_header + struct.pack(">HH", 64, 96), frame_header + struct.pack(">HH", 30000, 30000))
+    path.write_bytes(large)
+    with pytest.raises(DataError, match=r"a\.avi: is truncated or damaged"):
+        read_frames(path)
