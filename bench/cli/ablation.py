@@ -10,7 +10,7 @@ import click
 from kdcmae.bench.ablation.plan import ROWS
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, json_option, note
+from kdcmae.cli.common import KdcmaeCommand, json_option, note, thread_count
 
 __all__ = ["command"]
 
@@ -26,7 +26,7 @@ __all__ = ["command"]
     show_default="all",
 )
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per run.")
+@click.option("--threads", type=thread_count, default=1, show_default=True, help="CPU threads per run.")
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),

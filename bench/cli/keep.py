@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, thread_count
 from kdcmae.errors import ConfigError
 
 __all__ = ["command"]
@@ -38,7 +38,7 @@ __all__ = ["command"]
     help="Share of the tokens; several times for several.",
 )
 @click.option("--clips", type=click.IntRange(min=1), default=480, show_default=True, help="AVSynth test clips.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.", show_default="all usable CPUs")
+@click.option("--threads", type=thread_count, help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Also write the table there."
 )

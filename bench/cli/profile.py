@@ -8,14 +8,14 @@ import click
 
 from kdcmae.bench.cli.publishing import publish
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, thread_count
 
 __all__ = ["command"]
 
 
 @click.command(cls=KdcmaeCommand)
 @click.argument("engines", nargs=-1, required=True, metavar="ENGINE...", type=click.Path(path_type=Path))
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.", show_default="all usable CPUs")
+@click.option("--threads", type=thread_count, metavar="N", help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--seconds",
     type=Number(min=0, min_open=True),

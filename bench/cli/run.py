@@ -8,7 +8,8 @@ import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.files import write_json
-from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
+from kdcmae.compile.cli.engine import LARGEST_BATCH
 
 __all__ = ["command"]
 
@@ -16,11 +17,16 @@ __all__ = ["command"]
 @click.command(cls=KdcmaeCommand)
 @click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Samples per call."
+    "--batch",
+    type=click.IntRange(1, LARGEST_BATCH),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Samples per call.",
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=thread_count,
     metavar="N",
     help="CPU threads per subject.",
     show_default="all usable CPUs",

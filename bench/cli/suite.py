@@ -8,7 +8,7 @@ import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json
+from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json, thread_count
 
 __all__ = ["command"]
 
@@ -27,7 +27,7 @@ _COMPILING_S = 1800  # the first inference of torch.compile, of a large model
     help="What to measure.",
 )
 @click.option("--all", "everything", is_flag=True, help="Also what takes long to build or to measure.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.", show_default="all usable CPUs")
+@click.option("--threads", type=thread_count, metavar="N", help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),

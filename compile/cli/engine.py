@@ -13,7 +13,9 @@ from kdcmae.runtime.capabilities import PRECISIONS, fastest_floating
 from kdcmae.runtime.cpu import CLASSES, describe_cpu, this_cpu
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
-__all__ = ["engine_options", "parse_batch"]
+__all__ = ["LARGEST_BATCH", "engine_options", "parse_batch"]
+
+LARGEST_BATCH = 4096  # of which a build makes some, in float32
 
 _OPTIONS = (
     click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),
@@ -69,7 +71,7 @@ def parse_batch(text: str) -> BatchRange:
     """``"8"`` or ``"1:8:64"`` as a range.
 
     Raises:
-        ConfigError: anything else, or sizes out of order.
+        ConfigError: anything else, sizes out of order, or a size that no memory holds.
     """
     try:
         sizes = [int(part) for part in text.split(":")]
@@ -79,4 +81,6 @@ def parse_batch(text: str) -> BatchRange:
         sizes *= 3
     if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
         raise ConfigError(f"--batch {text!r} is neither a size like 8 nor a range MIN:OPT:MAX like 1:8:64")
+    if sizes[2] > LARGEST_BATCH:
+        raise ConfigError(f"--batch {text!r} is too large: an engine is proven on batches of at most {LARGEST_BATCH}")
     return BatchRange(*sizes)

@@ -27,6 +27,7 @@ __all__ = [
     "note",
     "print_json",
     "progress_console",
+    "thread_count",
     "weights_option",
 ]
 
@@ -36,6 +37,8 @@ weights_option = click.option(
     help="Of a checkpoint that holds both: the weights as trained, or their moving average.",
     show_default="the only ones there",
 )
+
+thread_count = click.IntRange(1, 4096)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 

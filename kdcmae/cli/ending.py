@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import StringIO
+from types import FrameType
 from typing import Any, TextIO
 
 import click
@@ -39,9 +40,12 @@ class Run:
 
     Args:
         traceback: show where an error came from.
+        interrupted: Ctrl-C was pressed; what fails after that, fails for it. A library that it interrupts may raise an
+            error of its own in its place, as an import of a compiled module does.
     """
 
     traceback: bool = field(default_factory=lambda: os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"))
+    interrupted: bool = False
 
 
 class _CarriedError(Exception):
@@ -69,7 +73,7 @@ def exit_code_of(command: Callable[[], Any], run: Run) -> int:
     """
     try:
         _open_missing_streams()
-        with _terminating(), _logging():
+        with _signals(run), _logging():
             code = command()
         code = code if isinstance(code, int) else 0
     except SystemExit as end:
@@ -93,16 +97,24 @@ def _open_missing_streams() -> None:
 
 
 @contextmanager
-def _terminating() -> Iterator[None]:
-    """Make SIGTERM unwind the stack like Ctrl-C, so that temporary files are removed."""
+def _signals(run: Run) -> Iterator[None]:
+    """Take note of Ctrl-C, and make SIGTERM unwind the stack like it, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set a handler
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        run.interrupted = True
+        signal.default_int_handler(number, frame)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored by commands in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -125,6 +137,8 @@ class _Notes(logging.Handler):
 
 def _answered(error: BaseException, run: Run) -> int:
     """Say what went wrong; the exit code."""
+    if run.interrupted:
+        error = KeyboardInterrupt()
     if isinstance(error, BrokenPipeError) and _discard_broken_output():
         return 0
     with suppress(BrokenPipeError):

@@ -100,6 +100,12 @@ def act(path):
     finally:
         Path(path).unlink()
 
+def import_module(name):
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        raise ImportError("initialization failed") from error
+
 KdcmaeCommand("tool", callback=act, params=[click.Argument(["path"])]).main()
 """
 
@@ -119,8 +125,9 @@ def started(work: str, path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("number", "code", "message"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
 )
-def test_signals_end_a_command_cleanly(number, code, message, tmp_path):
-    process = started("time.sleep(60)", tmp_path / "scratch")
+@pytest.mark.parametrize("work", ["time.sleep(60)", "import_module('compiled')"])
+def test_signals_end_a_command_cleanly(work, number, code, message, tmp_path):
+    process = started(work, tmp_path / "scratch")
     process.send_signal(number)
     assert process.communicate(timeout=60) == ("", message)
     assert process.returncode == code

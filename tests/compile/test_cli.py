@@ -250,6 +250,9 @@ def test_batches():
     for text in ("", "0", "1:2", "8:4:2", "a"):
         with pytest.raises(ConfigError, match="neither a size"):
             parse_batch(text)
+    for text in ("99999999999", "1:8:5000"):
+        with pytest.raises(ConfigError, match="too large: an engine is proven on batches of at most 4096"):
+            parse_batch(text)
 
 
 def test_norms_and_softmax_are_float32_in_the_openvino_model(checkpoint, tmp_path, run, accepted):

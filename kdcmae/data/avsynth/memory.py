@@ -19,6 +19,7 @@ __all__ = ["NAME", "AVSynth", "names_avsynth", "open_avsynth"]
 
 NAME = "avsynth"
 _CLIPS = {"train": 2000, "valid": 300, "test": 600}
+_MOST_CLIPS = 1_000_000  # each is in memory as its description, before any is made
 
 
 class AVSynth:
@@ -31,9 +32,14 @@ class AVSynth:
         split: ``train``, ``valid`` or ``test``.
         clips: how many.
         seed: of the data set.
+
+    Raises:
+        ConfigError: more clips than fit into memory.
     """
 
     def __init__(self, split: str, *, clips: int, seed: int = 0) -> None:
+        if clips > _MOST_CLIPS:
+            raise ConfigError(f"{clips} clips of AVSynth are too many; take at most {_MOST_CLIPS}")
         scenes = [draw_scene(split, index, seed=seed) for index in range(clips)]
         self.labels = LABELS
         self.records = [
