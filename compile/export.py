@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.weights import WeightsFile, data_file, detached
-from kdcmae.errors import EngineError
+from kdcmae.errors import EngineError, cause
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange
 from kdcmae.runtime.schema import FREE_AXES
@@ -57,7 +57,7 @@ def export_program(model: EngineModel, module: nn.Module, batch: BatchRange) -> 
         with torch.no_grad():
             return torch.export.export(module, (), kwargs, dynamic_shapes=shapes)
     except TorchDynamoException as error:
-        raise EngineError(f"the model cannot be exported: {str(error).splitlines()[0]}") from error
+        raise EngineError(f"the model cannot be exported: {cause(error)}") from error
 
 
 def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> None:
@@ -92,7 +92,7 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
                 exported.optimize()
                 weights += exported.model.graph.initializers.values()
         except torch.onnx.errors.OnnxExporterError as error:
-            raise EngineError(f"the ONNX export failed: {str(error).splitlines()[0]}") from error
+            raise EngineError(f"the ONNX export failed: {cause(error)}") from error
     for node in exported.model.graph:
         # The exporter notes this machine's file names: they are nobody's business, and differ from machine to machine.
         scopes = node.metadata_props.get(SCOPES)

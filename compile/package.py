@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdcmae.errors import EngineError, KdcmaeError
+from kdcmae.errors import EngineError, KdcmaeError, cause
 from kdcmae.runtime.folders import openable
 
 __all__ = ["check_destination", "publish", "remove_abandoned", "staging"]
@@ -86,7 +86,7 @@ def staging(folder: Path, *, fix: str = "choose another --output") -> Iterator[P
         free_bytes = _free_bytes(hidden)
         if not _failed_to_write(error, free_bytes):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = cause(error)
         raise EngineError(
             f"cannot write to {folder.parent}: {free_bytes / 1e6:.1f} MB left on its disk ({reason}); "
             f"make room or {fix}"

@@ -25,8 +25,11 @@ __all__ = [
     "KdcmaeError",
     "MissingDependencyError",
     "TrainingError",
+    "cause",
     "one_line",
 ]
+
+_LONGEST = 600  # characters of a library's message
 
 # Where in a library's source code an error was raised, which tells its user nothing: OpenVINO puts one line for each
 # function that the error passed through before the line that names the cause.
@@ -47,6 +50,16 @@ def one_line(text: str) -> str:
     for line in filter(None, lines):
         joined += f"{'' if not joined else ' ' if joined[-1] in ':;,.' else '; '}{line}"
     return joined
+
+
+def cause(error: BaseException) -> str:
+    """What an exception of a library says, in one line: its beginning and its end where it is long.
+
+    Args:
+        error: of any kind; one without words is called by its type.
+    """
+    text = one_line(str(error)) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class KdcmaeError(Exception):

@@ -63,7 +63,7 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
     except (BrokenDependencyError, DeviceError, EngineVersionError, MissingDependencyError) as error:
         return [*checks, _check("self-test", "skipped", str(error))]
     except EngineError as error:
-        return [*checks, _check("self-test", "failed", str(error).splitlines()[0])]
+        return [*checks, _check("self-test", "failed", str(error))]
 
 
 def _precision(claims: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from torch.export.passes import move_to_device_pass
 from kdcmae import host
 from kdcmae.compile import memory
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
-from kdcmae.errors import BrokenDependencyError, EngineError
+from kdcmae.errors import BrokenDependencyError, EngineError, cause
 from kdcmae.runtime.aoti import require_scratch
 
 __all__ = ["TARGET", "AotInductor", "compile_package", "executed_precision"]
@@ -116,7 +116,7 @@ def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
             memory.trim()
             package_aoti(str(path), files)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = cause(error)
             raise EngineError(f"AOTInductor {torch.__version__} could not build the engine: {reason}") from error
 
 
@@ -125,7 +125,7 @@ def _map_weights(program: ExportedProgram, file: Path) -> None:
     try:
         torch.save(program.state_dict, file)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = cause(error)
         raise EngineError(f"the weights cannot be written to {file.parent}: {reason}; is the disk full?") from error
     program.state_dict.update(torch.load(file, mmap=True, weights_only=True))
     memory.trim()

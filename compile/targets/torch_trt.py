@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
-from kdcmae.errors import EngineError
+from kdcmae.errors import EngineError, cause
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.torch_trt import INSTALL, import_torch_tensorrt
 
@@ -65,7 +65,7 @@ class TorchTensorRt:
                 pickle_protocol=4,  # the default cannot hold weights over 4 GB
             )
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = cause(error)
             raise EngineError(
                 f"torch_tensorrt {torch_tensorrt.__version__} could not build the engine: {reason}"
             ) from error

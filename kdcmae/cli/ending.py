@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 import click
 
-from kdcmae.errors import KdcmaeError, one_line
+from kdcmae.errors import KdcmaeError, cause
 from kdcmae.extras import missing_dependency
 from kdcmae.terminal import note, say
 
@@ -31,7 +31,6 @@ __all__ = ["TRACEBACK_VARIABLE", "Run", "exit_code_of", "past_click"]
 TRACEBACK_VARIABLE = "KDCMAE_TRACEBACK"
 _INTERRUPTED = 130
 _TERMINATED = 143
-_LONGEST = 600  # characters of a library's message; its beginning and its end are shown
 
 
 @dataclass
@@ -163,11 +162,9 @@ def _described(error: BaseException) -> tuple[str, int]:
         return f"error: {error}", error.exit_code
     if isinstance(error, OSError) and error.filename:
         return f"error: {error.filename}: {error.strerror or error}", 2
-    text, kind = one_line(str(error)), type(error).__name__
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    text, kind = cause(error), type(error).__name__
     code = 3 if isinstance(error, (ImportError, MemoryError)) else 2
-    return f"error: {kind}{text and ': '}{text} (run it again with --traceback to see where)", code
+    return f"error: {kind if text == kind else f'{kind}: {text}'} (run it again with --traceback to see where)", code
 
 
 def _discard_broken_output() -> bool:

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from kdcmae import host
-from kdcmae.errors import ConfigError, DeviceError, EngineError
+from kdcmae.errors import ConfigError, DeviceError, EngineError, cause
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
@@ -75,7 +75,7 @@ class AOTIBackend(Unreported):
         try:
             self._model = torch._inductor.aoti_load_package(str(path), device_index=index)
         except RuntimeError as error:
-            raise EngineError(f"torch {torch.__version__} cannot load {path}: {str(error).splitlines()[0]}") from error
+            raise EngineError(f"torch {torch.__version__} cannot load {path}: {cause(error)}") from error
         self._torch = torch
         self._outputs = [spec.name for spec in manifest.outputs]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import ConfigError, EngineError, EngineInputError, EngineIntegrityError, EnginePrecisionError
+from kdcmae.errors import ConfigError, EngineError, EngineInputError, EngineIntegrityError, EnginePrecisionError, cause
 from kdcmae.runtime import feeding
 from kdcmae.runtime.backend import Arrays, Backend, is_whole
 from kdcmae.runtime.capabilities import execution_differences
@@ -380,7 +380,7 @@ def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     except EngineIntegrityError:
         raise
     except Exception as error:  # a damaged archive makes zipfile, zlib and numpy raise whatever they like
-        reason = str(error) or type(error).__name__
+        reason = cause(error)
         raise EngineError(f"{path} is not a self-test of this engine: {reason}; rebuild the engine") from error
 
 

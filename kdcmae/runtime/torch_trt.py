@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
-from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError
+from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError, cause
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import Arrays, Unreported, import_library, require_same_release
 from kdcmae.runtime.manifest import Manifest
@@ -40,7 +40,7 @@ def import_torch_tensorrt() -> ModuleType:
         raise
     except Exception as error:  # without libnvinfer it raises a bare Exception
         raise BrokenDependencyError(
-            f"torch_tensorrt is installed but does not import: {str(error) or type(error).__name__}; "
+            f"torch_tensorrt is installed but does not import: {cause(error)}; "
             f"install TensorRT's libraries with: pip install '{INSTALL}'"
         ) from error
 
@@ -82,7 +82,7 @@ class TorchTensorRTBackend(Unreported):
                 self._module = torch_tensorrt.load(str(path)).module()
         except (RuntimeError, ValueError) as error:
             raise EngineError(
-                f"torch_tensorrt {torch_tensorrt.__version__} cannot load {path}: {str(error).splitlines()[0]}"
+                f"torch_tensorrt {torch_tensorrt.__version__} cannot load {path}: {cause(error)}"
             ) from error
         self._outputs = [spec.name for spec in manifest.outputs]
 

@@ -255,7 +255,7 @@ def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, monkeypatch)
         (
             RuntimeError("cannot write\nline 2"),
             0,
-            r"cannot write to .*: 0\.0 MB left on its disk \(cannot write\); make",
+            r"cannot write to .*: 0\.0 MB left on its disk \(cannot write; line 2\); make",
         ),
         (RuntimeError("anything"), 10**9, "anything"),
         (OSError("problem writing element 1 to file"), 5 * 10**6, r"5\.0 MB left on its disk \(problem writing"),
