@@ -36,7 +36,8 @@ def command() -> None:
     """Make, extract, check and measure clips.
 
     MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
-    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, or a folder of .tar shards.
+    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, a folder of .tar shards, or a
+    folder of clips without labels.
     """
 
 

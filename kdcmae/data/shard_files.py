@@ -95,12 +95,21 @@ def shard_paths(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def list_clips(data: str | os.PathLike[str]) -> list[ClipRecord]:
-    """The clips of a manifest, see :func:`~kdcmae.data.manifest.read_manifest`, or of a folder of shards, one by one.
+    """The clips of a manifest, see :func:`~kdcmae.data.manifest.read_manifest`, or of a folder, one by one.
+
+    A folder has shards; or else each of its files, down to its last folder, is a clip without labels.
 
     Raises:
-        DataError: not a manifest, or a folder without shards that hold clips.
+        DataError: not a manifest, or a folder without files or with shards that hold no clips.
     """
-    return list(index_shards(shard_paths(data))) if Path(data).is_dir() else read_manifest(data)
+    folder = Path(data)
+    if not folder.is_dir():
+        return read_manifest(data)
+    files = [] if any(folder.glob("*.tar")) else sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        return list(index_shards(shard_paths(folder)))
+    names = [path.relative_to(folder).as_posix().replace("/", "_") for path in files]
+    return [ClipRecord(id=name, video=path) for name, path in zip(names, files, strict=True)]
 
 
 def flaw_of(record: ClipRecord) -> str | None:

@@ -166,6 +166,16 @@ def test_an_id_is_used_once(
         index_shards(shards)
 
 
+def test_a_folder_of_any_files_is_checked_file_by_file(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    demo_clip(tmp_path / "deep" / "a.mp4", seconds=1)
+    (tmp_path / "b.mkv").write_text("no video")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    clips = list_clips(tmp_path)
+    assert [clip.id for clip in clips] == ["b.mkv", "deep_a.mp4"]
+    assert [(problem.clip_id, problem.kind) for problem in check_clips(clips, None)] == [("b.mkv", "corrupt")]
+
+
 def test_folders_without_clips(tmp_path: Path, write_shard: WriteShard) -> None:
     with pytest.raises(DataError, match=r"holds no \.tar files"):
         list_clips(tmp_path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["missing_bytes", "open_ended", "states_frames", "states_size"]
+__all__ = ["damaged_page", "missing_bytes", "open_ended", "states_frames", "states_size"]
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 _UNKNOWN = 0x7FFF0000  # writers into a pipe state 0x7ffff000, 0x80000000, 0xffffffff or similar sizes
 
@@ -19,6 +22,32 @@ def missing_bytes(path: Path) -> int:
         size = path.stat().st_size
         ends = {b"RIFF": _riff_end, b"caff": _caf_end, b"OggS": _ogg_end}
         return max(0, ends[head[:4]](file) - size) if head[:4] in ends else 0
+
+
+def damaged_page(path: Path) -> int | None:
+    """Where the first page of an Ogg file is that fails its checksum; ffmpeg leaves such pages out without a word.
+
+    Returns:
+        The byte that it begins at; None for a file whose pages are whole, one after the other to its end.
+
+    Source: RFC 3533, section 6: the checksum is a CRC-32 of polynomial 0x04c11db7 over the page with a checksum of 0.
+    """
+    with path.open("rb") as file:
+        place = 0
+        while len(head := file.read(27)) == 27 and head[:4] == b"OggS":
+            sizes = file.read(head[26])
+            page = head[:22] + bytes(4) + head[26:] + sizes + file.read(sum(sizes))
+            if _ogg_checksum(page) != int.from_bytes(head[22:26], "little"):
+                return place
+            place += len(page)
+        file.seek(place)
+        return place if b"OggS" in file.read() else None  # tags of other kinds may follow the last page
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """zlib computes the same checksum with the bits of every byte, and of the result, in reverse order."""
+    reversed_checksum = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reversed_checksum:032b}"[::-1], 2)
 
 
 def open_ended(stated: int) -> bool:

@@ -19,7 +19,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from kdcmae.data.media.container import Kind, find_stream, is_cover, opened, packets_of
-from kdcmae.data.media.endings import missing_bytes, states_frames, states_size
+from kdcmae.data.media.endings import damaged_page, missing_bytes, states_frames, states_size
 from kdcmae.errors import DataError
 
 __all__ = ["Track", "require_decoded", "survey"]
@@ -115,6 +115,8 @@ def survey(path: Path, *kinds: Kind) -> dict[Kind, Track]:
             tracks[packet.stream.index].add(packet)
         if missing := missing_bytes(path):
             raise DataError(f"{path}: is truncated: {missing} bytes are missing at its end")
+        if "ogg" in _names(container) and (page := damaged_page(path)) is not None:
+            raise DataError(f"{path}: is damaged: its page at byte {page} fails its checksum")
         unsure = False
         for stream in wanted.values():
             unsure |= not _require_whole(path, container, stream, tracks[stream.index])

@@ -66,6 +66,20 @@ def test_sound_that_fails_its_check_is_refused(name: str, codec: str, threads: i
         read_waveform(damaged(path, "audio"), threads=threads)
 
 
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.9])
+def test_a_page_that_ffmpeg_leaves_out_is_damage(place: float, tmp_path: Path) -> None:
+    path = media(tmp_path / "a.ogg", video=None, audio="flac")
+    whole = read_waveform(path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"is damaged: its page at byte \d+ fails its checksum"):
+        read_waveform(path)
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content + b"TAG" + bytes(125))  # ID3, as some programs append it to anything
+    np.testing.assert_array_equal(read_waveform(path), whole)
+
+
 def test_the_default_stream_is_read_and_of_equals_the_largest(tmp_path: Path) -> None:
     path = tmp_path / "two.mkv"
     with av.open(path, "w") as container:
