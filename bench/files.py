@@ -22,4 +22,4 @@ def write_text(text: str, path: Path) -> None:
     """Write text atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")

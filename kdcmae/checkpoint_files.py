@@ -25,6 +25,7 @@ import safetensors
 import torch
 
 from kdcmae.errors import CheckpointError
+from kdcmae.runtime.folders import openable
 
 __all__ = ["FileContent", "listed", "read_file"]
 
@@ -260,7 +261,7 @@ _plain = SimpleNamespace(Unpickler=_PlainUnpickler, __name__="plain data")
 
 def _read_safetensors(path: Path) -> FileContent:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with openable(path) as text, safetensors.safe_open(text, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, *_DAMAGE) as error:

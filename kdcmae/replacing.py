@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kdcmae.runtime.folders import openable
+
 __all__ = ["replacing"]
 
 
@@ -21,9 +23,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: of the file; its folder exists.
     """
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with openable(path.parent) as folder:
+        partial = folder / f".{secrets.token_hex(8)}.partial{path.suffix}"
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)

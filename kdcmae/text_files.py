@@ -19,7 +19,7 @@ from typing import Any
 
 from kdcmae.errors import DataError
 
-__all__ = ["Table", "one_line", "read_json", "read_json_lines", "read_table", "read_text"]
+__all__ = ["Table", "name_of", "one_line", "read_json", "read_json_lines", "read_table", "read_text"]
 
 # The mark of UTF-32 begins with that of UTF-16, and has to be looked for first.
 _MARKS = (
@@ -114,6 +114,11 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield f"{path}: line {number}", _parse_json(line, path, number)
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """The name of a file as text that any program can read: bytes that are not UTF-8 become escapes like ``\\xe9``."""
+    return os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace")
 
 
 def one_line(text: str) -> str:

@@ -44,6 +44,15 @@ def test_own_checkpoint_round_trip(classifier, tmp_path):
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
+def test_a_path_that_is_not_text(classifier, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = folder / os.fsdecode(b"mod\xe8le.safetensors")
+    save_checkpoint(classifier, path)
+    assert load_classifier(path).config == classifier.config
+    assert os.listdir(folder) == [path.name]
+
+
 def test_half_precision_checkpoint_loads_as_float32(classifier, tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(classifier, path, dtype=torch.float16)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcmae.errors import DataError
-from kdcmae.text_files import one_line, read_json, read_json_lines, read_table, read_text
+from kdcmae.text_files import name_of, one_line, read_json, read_json_lines, read_table, read_text
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")
@@ -116,3 +117,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 def test_one_line() -> None:
     assert one_line(" a \r\n\x85 b\x0cc\u2028") == "a b c"
     assert one_line("\n") == ""
+
+
+def test_the_name_of_a_file_is_text() -> None:
+    assert name_of(Path("folder") / os.fsdecode(b"caf\xe9.csv")) == "caf\\xe9.csv"
+    assert name_of("folder/été.csv") == "été.csv"

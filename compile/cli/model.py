@@ -12,6 +12,7 @@ import click
 from kdcmae.cli.common import Number, Steps, weights_option
 from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import digest
+from kdcmae.text_files import name_of
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
@@ -197,4 +198,5 @@ def _untrained(preset: str) -> dict[str, Any]:
 
 def _trained(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     chosen = f", {overrides['weights']} weights" if "weights" in overrides else ""
-    return {"name": path.stem, "source": f"{path.name} sha256:{digest(path)}{chosen}", "random_weights": False}
+    name = name_of(path)
+    return {"name": Path(name).stem, "source": f"{name} sha256:{digest(path)}{chosen}", "random_weights": False}

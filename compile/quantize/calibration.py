@@ -20,6 +20,7 @@ from kdcmae.errors import DataError
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.text_files import name_of
 
 __all__ = ["Clips", "load_clips"]
 
@@ -91,7 +92,7 @@ def _records(data: str, split: str) -> tuple[list[ClipRecord], Reader, str]:
     if not records:
         raise DataError(f"{data} lists no clips")
     places = np.linspace(0, len(records) - 1, min(len(records), _LARGEST)).astype(int)
-    return [records[place] for place in places], read_record, Path(data).name
+    return [records[place] for place in places], read_record, name_of(data)
 
 
 def _modality(model: EngineModel) -> Modality:

@@ -29,7 +29,7 @@ def write(manifest: Manifest, folder: Path) -> None:
         folder: the engine folder, complete but for this page and the final manifest.
     """
     sizes = {name: size for name, size in file_sizes(folder).items() if name != REPORT_FILE}
-    (folder / REPORT_FILE).write_text(render(manifest, sizes), encoding="utf-8")
+    (folder / REPORT_FILE).write_text(render(manifest, sizes), encoding="utf-8", errors="backslashreplace")
 
 
 def render(manifest: Manifest, sizes: Mapping[str, int]) -> str:

@@ -89,26 +89,26 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 @contextmanager
-def openable(folder: Path) -> Iterator[Path]:
-    """A path of a folder that any library can open while the block lasts.
+def openable(path: Path) -> Iterator[Path]:
+    """A path of a folder or file that any library can open while the block lasts.
 
-    Engine libraries take text, so they cannot open a path with bytes in it that are not UTF-8. Such paths exist on
-    Linux alone, where a folder also has a name in ASCII as long as this process holds it open.
+    Libraries take text, so many cannot open a path with bytes in it that are not UTF-8. Such paths exist on Linux
+    alone, where what is open also has a name in ASCII.
 
     Args:
-        folder: that exists.
+        path: of a folder or file that exists.
     """
     try:
-        str(folder).encode()
+        str(path).encode()
     except UnicodeEncodeError:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             # Not "self", which would be another in a compiler that this process starts, nor our own idea of our number.
             yield Path("/proc", os.readlink("/proc/self"), "fd", str(descriptor))
         finally:
             os.close(descriptor)
     else:
-        yield folder
+        yield path
 
 
 def _identities(folder: Path) -> dict[str, tuple[int, int, int, int]]:

@@ -60,7 +60,7 @@ def with_scaled_weight(graph, layer, path):
 def test_a_planted_bug_is_found_in_its_layer(layer, runner, model, graph, tmp_path):
     broken = tmp_path / "broken.onnx"
     with_scaled_weight(graph, layer, broken)
-    values = onnx_values(broken) if runner == "onnx" else openvino_values(broken, {"INFERENCE_PRECISION_HINT": "f32"})
+    values = onnx_values(broken) if runner == "onnx" else openvino_values(broken, "fp32")
     stage = compare_layers(model, layer_values(graph), values, examples(model, 1), GATES["fp32"], stage=runner)
     assert stage.first is not None
     assert stage.first.name == layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -209,3 +210,19 @@ def test_a_clip_that_is_none(checkpoint, run, tmp_path):
     result = run(*arguments(checkpoint, tmp_path / "engine", "--clips", str(tmp_path / "clip.mp4")))
     assert failed(result, "clip.mp4") == 2
     assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_paths_that_are_not_text(checkpoint, run, tmp_path):
+    """Libraries take text only, and so do the manifest and the report."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    model = folder / os.fsdecode(b"mod\xe8le.safetensors")
+    model.write_bytes(checkpoint.read_bytes())
+    result = run(*arguments(model, folder / "engine", "--json"))
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["engine"] == str(folder / "engine")
+    assert Manifest.read(folder / "engine").model["name"] == "mod\\xe8le"
+    assert "mod\\xe8le.safetensors" in (folder / "engine" / "report.html").read_text(encoding="utf-8")
+    with load_engine(folder / "engine") as engine:
+        assert engine.self_test().passed
+    assert sorted(os.listdir(folder)) == sorted(["engine", model.name])
