@@ -7,6 +7,7 @@ import datetime
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import kdcmae
 from kdcmae import host
 from kdcmae.compile import cases, export, gates, memory, models, package, report, targets
 from kdcmae.compile.frontend import ExportedFrontend
-from kdcmae.compile.latency import measure_latency
+from kdcmae.compile.latency import compare_latency, measure_latency
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, Ladder
@@ -30,8 +31,7 @@ from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.capabilities import CAPABILITIES
-from kdcmae.runtime.cpu import Cpu, this_cpu
+from kdcmae.runtime.capabilities import CAPABILITIES, fastest_floating
 from kdcmae.runtime.execution import Claim, differences_known
 from kdcmae.runtime.manifest import Manifest, verify_files
 
@@ -111,6 +111,7 @@ class _Build:
         self.gate = settings.graph_gate()
         self.claims: list[Claim] = []
         self.latency: dict[str, float] = {}
+        self.speed: dict[str, Any] = {}
         with step("reference outputs (torch)"):
             self.cases = (
                 *cases.batch_cases(model, settings.batch),
@@ -168,6 +169,7 @@ class _Build:
         """Put 8-bit layers into the graph where the precision asks for them, and run what came out."""
         if self.quantizer is None:
             return graph
+        self.float_graph = graph
         graph, self.quantization = self.quantizer.quantize(graph)
         self.gate = self.settings.gate(set())
         with self.step("verify the quantised graph"):
@@ -198,7 +200,6 @@ class _Build:
             built = target.build(request)
         if self.settings.saturates_here:
             built = dataclasses.replace(built, run=None, unrunnable=gates.SATURATES_HERE)
-        shutil.rmtree(self.folder / "graph", ignore_errors=True)
         self.claims = gates.check_claims(self.settings, built.declared or declared, built)
         self.gate = self.settings.gate(set(built.products))
         if built.run is None:
@@ -207,7 +208,27 @@ class _Build:
             with self.step("verify engine"):
                 beside = built.floating if self.quantization is not None else ""
                 self._climb("engine", built.run, note=self._ran_in(built), beside=beside)
-        return dataclasses.replace(built, run=None)
+        built = dataclasses.replace(built, run=None)
+        if request.graph is not None and not built.unrunnable:
+            self._compare_speed(built, request.graph)
+        shutil.rmtree(self.folder / "graph", ignore_errors=True)
+        return built
+
+    def _compare_speed(self, built: BuiltEngine, graph: Path) -> None:
+        """Time a quantised graph in turns with the float one in the fastest precision, where the engine is for here."""
+        settings = self.settings
+        if self.quantization is None or built.open_graph is None or settings.elsewhere:
+            return
+        memory.trim()
+        against, _ = fastest_floating(settings.target, cpu=settings.cpu)
+        with self.step(f"time it beside {against}"):
+            inputs = min(self.cases, key=lambda case: case.batch).inputs
+            feed = dict(inputs if self.frontend is None else self.frontend.run(inputs))
+            run, other = (
+                partial(built.open_graph(path, precision), feed)
+                for path, precision in ((graph, settings.precision), (self.float_graph, against))
+            )
+            self.speed = compare_latency(run, other, against=against)
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
         """Write golden data, labels and manifest, load the result as an app would, and write the report."""
@@ -299,7 +320,11 @@ class _Build:
             precision={
                 "asked": settings.precision,
                 **({"chosen": settings.chosen} if settings.chosen else {}),
-                **({} if CAPABILITIES[settings.target].builds_for else {"built_for": _described(settings.cpu)}),
+                **(
+                    {}
+                    if CAPABILITIES[settings.target].builds_for
+                    else {"built_for": {**settings.cpu.to_dict(), "here": not settings.elsewhere}}
+                ),
                 "read_from": built.read_from,
                 "claims": [claim.to_dict() for claim in self.claims],
                 "executed": _plain(built.executed),
@@ -312,21 +337,10 @@ class _Build:
                 "seconds": dict(seconds),
                 "peak_rss_bytes": host.peak_rss_bytes(),
                 **({"latency": self.latency} if self.latency else {}),
+                **({"speed": self.speed} if self.speed else {}),
                 "host": {**host.describe_host(), "torch": torch.__version__},
             },
         )
-
-
-def _described(cpu: Cpu) -> dict[str, Any]:
-    """The processor that an engine is for, in the manifest's words."""
-    here = cpu == this_cpu()
-    return {
-        "class": cpu.class_name,
-        "name": cpu.name,
-        "machine": cpu.machine,
-        "features": sorted(cpu.features),
-        "here": here,
-    }
 
 
 def _plain(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

@@ -13,13 +13,16 @@ from kdcmae.runtime.backend import import_library
 __all__ = ["open_session", "require_onnxruntime", "sparing_options"]
 
 
-def open_session(path: Path, disabled: Sequence[str] = (), *, floating: bool = False) -> Callable[[Arrays], Arrays]:
-    """Load an ONNX file for checks on the CPU with ONNX Runtime, sparing memory rather than time.
+def open_session(
+    path: Path, disabled: Sequence[str] = (), *, floating: bool = False, sparing: bool = True
+) -> Callable[[Arrays], Arrays]:
+    """Load an ONNX file for checks on the CPU with ONNX Runtime.
 
     Args:
         path: the file.
         disabled: optimisers that ONNX Runtime must not apply.
         floating: compute products of dequantised operands in float32.
+        sparing: spare memory rather than time.
 
     Returns:
         From inputs to outputs, by name.
@@ -28,7 +31,7 @@ def open_session(path: Path, disabled: Sequence[str] = (), *, floating: bool = F
         MissingDependencyError: onnxruntime is not installed.
     """
     ort = require_onnxruntime()
-    options = sparing_options(ort)
+    options = sparing_options(ort) if sparing else _quiet_options(ort)
     if floating:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = ort.InferenceSession(
@@ -48,12 +51,15 @@ def require_onnxruntime() -> Any:
 
 
 def sparing_options(ort: Any) -> Any:
-    """Session options that spare memory: weights stay where they are mapped, and what is freed goes back.
-
-    All but errors stays untold: ONNX Runtime warns about every constant that it cannot fold.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    """Session options that spare memory: weights stay where they are mapped, and what is freed goes back."""
+    options = _quiet_options(ort)
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
+    return options
+
+
+def _quiet_options(ort: Any) -> Any:
+    """Session options that keep all but errors to themselves: it warns about every constant it cannot fold."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
     return options

@@ -23,6 +23,7 @@ from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.search import search, search_settings
 from kdcmae.compile.cli.sections import SECTIONS
+from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
@@ -168,6 +169,8 @@ def _report(folder: Path, manifest: Manifest) -> None:
             f"clips of {found['source']}; {found['agreement']:.1f} % get the same class; "
             f"{len(manifest.precision['kept'])} layers kept in floating point"
         )
+    if speed := manifest.build.get("speed"):
+        say(f"speed:     {describe_speed(manifest.precision['asked'], speed)}")
     say(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
     say(f"status:    {skipped[0]}" if skipped else "status:    built and verified")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.report.markup import Html, document, section, table, tag
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
@@ -162,7 +163,9 @@ def _latency(build: Mapping[str, Any]) -> Html:
         f"median {found['median_ms']:.3g} ms, nine in ten within {found['p90_ms']:.3g} ms, at batch {found['batch']}",
     )
     how = f"{found['runs']} runs right after the build, on the machine below; to measure with care: "
-    return section("Latency", measured, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
+    speed = build.get("speed")
+    beside = tag("p", describe_speed("the quantised graph", speed)) if speed else ""
+    return section("Latency", measured, beside, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
 
 
 def _missing(what: str, command: str) -> Html:

@@ -77,6 +77,8 @@ class BuiltEngine(Execution):
         run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
         unrunnable: why this machine cannot run the engine; empty where it can.
         declared: matrix products by precision in the graph the library got, where the target changed the program's.
+        open_graph: compiles a graph to execute in a precision on this machine's processor, as an app loads engines of
+            this target; None where a target has no quantised engines there.
     """
 
     engine: Mapping[str, Any]
@@ -85,6 +87,7 @@ class BuiltEngine(Execution):
     floating: str = "fp32"
     unrunnable: str = ""
     declared: Mapping[str, int] | None = None
+    open_graph: Callable[[Path, str], Callable[[Arrays], Any]] | None = None
 
 
 class Target(Protocol):

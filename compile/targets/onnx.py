@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.sessions import open_session, require_onnxruntime
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
@@ -54,6 +57,7 @@ class OnnxRuntime:
             libraries=libraries,
             run=open_session(request.folder / "model.onnx", disabled),
             declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
+            open_graph=_open_graph,
             **vars(profile_execution(request.folder / "model.onnx", feed, disabled=disabled)),
         )
 
@@ -65,6 +69,11 @@ class OnnxRuntime:
 
 
 TARGET = OnnxRuntime()
+
+
+def _open_graph(graph: Path, precision: str) -> Callable[[Arrays], Any]:
+    disabled = _NOT_WITH_PAIRS if precision == "int8" else ()
+    return open_session(graph, disabled, sparing=False)
 
 
 def _declared_types(path: Path) -> dict[str, dict[str, int]]:

@@ -7,6 +7,7 @@ as precise, but fusing a layer with its neighbours drops the mark, and a rounded
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from kdcmae.compile.quantize.openvino import beside_int8, declared_products
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.compile.targets.ir import keep_frontend_float32
 from kdcmae.errors import EngineError
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.openvino import (
     HINTS,
     Pipeline,
@@ -67,6 +69,7 @@ class OpenVino:
             floating=floating,
             run=run,
             declared=declared if request.precision == "int8" else None,
+            open_graph=_open_graph,
             **vars(read_execution(*models)),
         )
 
@@ -102,3 +105,8 @@ def _convert(graph: Path, path: Path) -> Path:
 
 def _compiled(core: Any, path: Path, hint: str) -> Any:
     return compile_native(core.read_model(path), "CPU", hint, {"PERFORMANCE_HINT": "LATENCY"})
+
+
+def _open_graph(graph: Path, precision: str) -> Callable[[Arrays], Any]:
+    hint = HINTS[precision if precision in HINTS else beside_int8(this_cpu())]
+    return _compiled(openvino_core(), graph, hint).create_infer_request().infer

@@ -112,6 +112,15 @@ class Cpu:
             return f"a CPU of class {known}"
         return f"{name} ({known})" if known else name
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for manifests."""
+        return {
+            "class": self.class_name,
+            "name": self.name,
+            "machine": self.machine,
+            "features": sorted(self.features),
+        }
+
     @property
     def saturates_int8(self) -> bool:
         """Products of u8 by s8 are added in pairs in 16 bits, where two large ones do not fit.

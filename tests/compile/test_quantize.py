@@ -308,6 +308,9 @@ def test_int8_for_openvino_from_the_command_line(classifier, clips, tmp_path):
     assert precision["accuracy"]["clips"] == 4
     assert [rung["name"] for rung in manifest["parity"]] == ["program", "onnx", "quantized", "engine", "artifact"]
     assert manifest["engine"]["inference_precision"] == HINTS[openvino.beside_int8(this_cpu())]
+    speed = manifest["build"]["speed"]
+    assert speed["against"] == this_cpu().fastest_floating
+    assert 0 < speed["speed_low"] <= speed["speed"] <= speed["speed_high"]
     with load_engine(folder) as engine:
         assert engine.self_test().passed
 
