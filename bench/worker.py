@@ -26,8 +26,9 @@ from kdcmae.bench.environment import usable_cpus
 from kdcmae.bench.inputs import made_inputs
 from kdcmae.bench.machine import gpu_memory_bytes, pinned
 from kdcmae.bench.subjects import Arrays, Facts, Subject
+from kdcmae.cli.ending import TRACEBACK_VARIABLE, Run
 from kdcmae.data.parallel import interrupts_held
-from kdcmae.errors import DeviceError, EngineError, KdcmaeError
+from kdcmae.errors import DeviceError, EngineError, KdcmaeError, cause
 from kdcmae.runtime import SelfTest
 
 __all__ = ["FirstInference", "Loaded", "Memory", "OpenSubject", "Worker"]
@@ -202,13 +203,18 @@ def _serve(connection: Connection, source: str, threads: int, open_subject: Open
 
 
 def _answer(session: _Session, method: str, arguments: tuple[Any, ...]) -> Any:
-    """What the session says, or why it refuses. Anything unforeseen ends the worker, traceback and all."""
+    """What the session says, or why it refuses. Where tracebacks are asked for, anything unforeseen ends the worker."""
     try:
         return getattr(session, method)(*arguments)
     except KdcmaeError as error:
         return _Refusal(message=str(error), missing_here=error.exit_code == _MISSING_HERE)
     except OSError as error:
         return _Refusal(message=str(error), missing_here=False)
+    except Exception as error:
+        if Run().traceback:
+            raise
+        where = f"{TRACEBACK_VARIABLE}=1 shows where"
+        return _Refusal(message=f"{type(error).__name__}: {cause(error)} ({where})", missing_here=False)
 
 
 def _explain_exit(code: int | None) -> str:

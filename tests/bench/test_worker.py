@@ -81,14 +81,22 @@ def test_a_killed_worker_is_reported_with_its_signal(start):
         start("crash at load").load()
 
 
-def test_a_bug_in_a_worker_shows_its_traceback(start, capfd):
+def test_a_bug_in_a_worker_is_one_line(start, capfd, monkeypatch):
+    monkeypatch.delenv("KDCMAE_TRACEBACK", raising=False)
+    with pytest.raises(EngineError, match=r"^ZeroDivisionError: a bug \(KDCMAE_TRACEBACK=1 shows where\)$"):
+        start("bug at load").load()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_bug_in_a_worker_shows_its_traceback_where_that_is_asked_for(start, capfd, monkeypatch):
+    monkeypatch.setenv("KDCMAE_TRACEBACK", "1")
     with pytest.raises(EngineError, match="crashed: its process ended with exit code 1"):
         start("bug at load").load()
     assert "ZeroDivisionError: a bug" in capfd.readouterr().err
 
 
 def test_a_dead_worker_refuses_further_questions(start):
-    worker = start("bug at load")
+    worker = start("crash at load")
     with pytest.raises(EngineError, match="crashed"):
         worker.load()
     with pytest.raises(EngineError, match="crashed"):

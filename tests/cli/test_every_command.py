@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -97,3 +101,49 @@ def test_options_of_a_build_stand_in_sections():
         listed = {parameter for parameters in command.sections.values() for parameter in parameters}
         options = {option.name for option in command.params if isinstance(option, click.Option)}
         assert options - listed == {"traceback", "version"}
+
+
+def started(*command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A command as a shell starts it."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
+    return subprocess.run([sys.executable, "-m", *command], capture_output=True, env={**variables, **environment})
+
+
+@pytest.mark.parametrize("module", ["kdcmae", "kdcmae.compile", "kdcmae.bench"])
+def test_every_program_runs_as_a_module(module):
+    result = started(module, "--version")
+    assert result.returncode == 0
+    assert result.stdout.decode() == f"python -m {module}, version {__version__}\n"
+
+
+NOPE = """
+import sys
+from kdcmae.bench.cli import main
+
+try:
+    main(["nope"])
+except SystemExit as end:
+    assert end.code == 2
+assert not {"torch", "openvino"} & sys.modules.keys()
+"""
+
+
+def test_wrong_use_of_a_benchmark_loads_no_library():
+    result = subprocess.run([sys.executable, "-c", NOPE], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("error: nope does not exist; give an engine folder")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "utf-8"}],
+    ids=str,
+)
+def test_names_of_any_bytes_can_be_shown_anywhere(environment, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[31m\xe7\x8a\xac"))
+    folder.mkdir()
+    result = started("kdcmae.compile", "inspect", str(folder), **environment)
+    assert result.returncode == 2
+    shown = result.stderr.decode(environment.get("PYTHONIOENCODING", "ascii"))
+    name = "\\udcff\\x1b[31m" + ("\u72ac" if environment.get("PYTHONIOENCODING") == "utf-8" else "\\u72ac")
+    assert shown == f"error: {tmp_path}/{name} has no manifest.json; give an engine folder that kdcmae-compile wrote\n"
