@@ -77,7 +77,10 @@ class Unreported:
 
 
 def import_library(name: str, *, install: str) -> ModuleType:
-    """Import an engine library when an engine needs it.
+    """Import an engine library when an engine needs it, without its usage telemetry.
+
+    ONNX Runtime keeps an identifier of the device, and warns where it finds no home folder for it. Where an app has
+    set its variable or imported it before, the app's choice stands.
 
     Args:
         name: of the module.
@@ -87,6 +90,7 @@ def import_library(name: str, *, install: str) -> ModuleType:
         MissingDependencyError: it is not installed; the message holds the install line.
         BrokenDependencyError: it is installed, but one of its own parts fails to load.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

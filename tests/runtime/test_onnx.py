@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +86,13 @@ def test_optimisers_that_are_no_list_of_names_are_refused(names: Any, tiny: Any)
     folder = tiny.make("onnx", engine={"file": "model.onnx", "disabled_optimizers": names})
     with pytest.raises(EngineError, match=r"engine\.disabled_optimizers must be a list of names"):
         load_engine(folder)
+
+
+def test_onnx_runtime_keeps_no_identifier_of_the_device(tiny: Any, tmp_path: Path) -> None:
+    """It warns where it cannot, as for a user without a home folder."""
+    folder = tiny.make("onnx")
+    (tmp_path / "home").touch()
+    code = f"from kdcmae.runtime import load_engine; load_engine({str(folder)!r}).close()"
+    environment = {"PATH": os.defpath, "HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
