@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
@@ -50,12 +52,30 @@ class Spread:
         """Take the frame with this number."""
         # A stream may change its size on the way: like ffmpeg, scale to the first one.
         self._size = self._size or (frame.width, frame.height)
-        rgb = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
-        self._kept[number] = _upright(np.asarray(rgb, dtype=np.uint8), frame)
+        self._kept[number] = _upright(_rgb(frame, *self._size), frame)
 
     def frames(self) -> NDArray[np.uint8]:
         """(10, H, W, 3) uint8, RGB."""
         return np.stack([self._kept[number] for number in self._numbers])
+
+
+def _rgb(frame: av.VideoFrame, width: int, height: int) -> Picture:
+    """(H, W, 3), converted by the filter that the ffmpeg program uses.
+
+    PyAV's own conversion minds neither interlacing nor where the colours of subsampled pixels lie.
+    """
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    graph.link_nodes(
+        source, graph.add("scale", f"{width}:{height}"), graph.add("format", "rgb24"), graph.add("buffersink")
+    )
+    graph.configure()
+    graph.push(frame)
+    converted = graph.pull()
+    assert isinstance(converted, av.VideoFrame)
+    return np.asarray(converted.to_ndarray(), dtype=np.uint8)
 
 
 def _upright(picture: Picture, frame: av.VideoFrame) -> Picture:

@@ -81,6 +81,31 @@ def test_pictures_lie_as_ffmpeg_lays_them(turn: str, tmp_path: Path) -> None:
     assert np.abs(frame.astype(int) - theirs).max() <= 3
 
 
+@pytest.mark.parametrize(
+    ("codec", "layout", "options"),
+    [
+        ("mpeg2video", "yuv420p", {"flags": "+ilme+ildct"}),
+        ("ffv1", "yuv420p10le", {}),
+        ("ffv1", "yuv422p", {}),
+        ("ffv1", "yuva420p", {}),
+    ],
+)
+def test_colours_are_those_of_ffmpeg(codec: str, layout: str, options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    blocks = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, layout, 8_000_000
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(blocks.repeat(4, axis=0).repeat(4, axis=1), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=layout)))
+        container.mux(stream.encode(None))
+    command = [require_ffmpeg(), "-v", "error", "-nostdin", "-i", str(path), "-frames:v", "1"]
+    pixels = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+    theirs = np.frombuffer(pixels.stdout, np.uint8).reshape(48, 64, 3)
+    assert np.abs(read_frames(path)[0].astype(int) - theirs).max() <= 3
+
+
 def test_a_matrix_of_zeros_leaves_the_picture(tmp_path: Path) -> None:
     assert corners(read_frames(quadrants(tmp_path, (0, 0, 0, 0)))[0]) == [0, 1, 2, 3]
 
