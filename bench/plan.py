@@ -14,6 +14,8 @@ from kdcmae.bench.tables import CALL_ALONE
 from kdcmae.compile.cache import cache_key
 from kdcmae.doctor import require_target
 from kdcmae.errors import BrokenDependencyError, DeviceError, MissingDependencyError
+from kdcmae.runtime.capabilities import executed_as
+from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.schema import MANIFEST_FILE
 
 __all__ = ["ALL_PLANS", "PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
@@ -171,9 +173,12 @@ PLANS: Mapping[str, ModelPlan] = {
 
 _EVERY_ENGINE = (
     *_OPENVINO,
-    # A CPU without fp16 arithmetic runs it in bf16, and the row says so.
+    # A CPU without fp16 arithmetic runs it in bf16 or fp32, and the row says so.
     EnginePlan(
-        name="OpenVINO fp16", target="openvino", options=("--precision", "fp16"), fallback=("--execute-as", "bf16")
+        name="OpenVINO fp16",
+        target="openvino",
+        options=("--precision", "fp16"),
+        fallback=("--execute-as", executed_as("openvino", "fp16", cpu=this_cpu())),
     ),
     *_OPENVINO_FORMS,
     _ONNX,

@@ -34,7 +34,8 @@ GIVEN = {"audiovisual": ("audio", "image"), "audio": ("audio",), "video": ("imag
 @pytest.fixture(scope="module", params=["openvino", "onnx"])
 def folder(request, checkpoint, run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("variants") / request.param
-    result = run("--target", request.param, "--checkpoint", checkpoint, "--modalities", "audiovisual,audio,video",
+    result = run("--target", request.param, "--precision", "fp32", "--checkpoint", checkpoint, "--modalities",
+                 "audiovisual,audio,video",
                  "--output", folder, "--no-cache", "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["manifest"]["variants"] == ["audio", "video"]
@@ -160,7 +161,8 @@ def test_raw_models_have_them_too(smallest):
 
 def test_raw_engines_share_the_weights_of_their_frontends_too(checkpoint, run, tmp_path):
     folder = tmp_path / "raw"
-    result = run("--target", "openvino", "--checkpoint", checkpoint, "--modalities", "audiovisual,audio", "--inputs",
+    result = run("--target", "openvino", "--precision", "fp32", "--checkpoint", checkpoint, "--modalities",
+                 "audiovisual,audio", "--inputs",
                  "raw", "--output", folder, "--no-cache")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in folder.glob("*.bin")] == ["weights.bin"]

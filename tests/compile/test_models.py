@@ -57,7 +57,8 @@ def test_lowered_features_are_float32_and_within_tolerance(precision, pretrained
 
 def test_an_engine_of_features_retrieves_what_the_checkpoint_does(pretrained, tmp_path):
     save_checkpoint(pretrained, tmp_path / "model.safetensors")
-    arguments = ["--target", "openvino", "--task", "features", "--checkpoint", str(tmp_path / "model.safetensors")]
+    arguments = ["--target", "openvino", "--precision", "fp32", "--task", "features"]
+    arguments += ["--checkpoint", str(tmp_path / "model.safetensors")]
     arguments += ["--batch", "1:2:3", "--output", str(tmp_path / "engine"), "--json"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
