@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcmae.compile.models import EngineModel
 from kdcmae.config import Modality
 from kdcmae.data.avsynth.memory import open_avsynth
+from kdcmae.data.broken import clip_boundary
 from kdcmae.data.clip import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
 from kdcmae.data.reading import Reader, read_record
@@ -103,10 +104,8 @@ def _modality(model: EngineModel) -> Modality:
 
 
 def _feed(model: EngineModel, record: ClipRecord, read: Reader, modality: Modality) -> dict[str, NDArray[Any]]:
-    try:
+    with clip_boundary(record.id):
         clip = read(record, modality, (MIDDLE_FRAME,))
         frames = list(clip.frames) or None
         names = [spec.name for spec in model.inputs]
         return feeding.from_clip(names, model.preprocessing, clip.waveform, SAMPLE_RATE_HZ, frames)
-    except DataError as error:
-        raise DataError(f"clip {record.id}: {error}") from error

@@ -37,7 +37,7 @@ class Sources:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path, self._settings = path, settings
         self._made: dict[str, dict[str, Any]] = {}
-        for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
             try:
                 entry = json.loads(line)
                 self._made[entry.pop("id")] = entry
