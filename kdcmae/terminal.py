@@ -20,7 +20,7 @@ from typing import TextIO
 
 import click
 
-__all__ = ["bar", "note", "progress_bar", "progress_console", "say", "status", "style", "table"]
+__all__ = ["bar", "line", "note", "progress_bar", "progress_console", "say", "status", "style", "table"]
 
 _GAP = "  "
 
@@ -72,9 +72,15 @@ def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> Non
 
 
 def note(text: str) -> None:
-    """Print one line on the progress console, stderr, in the place of a running step's name where there is one."""
+    """Print one line on the progress console, stderr, in the place of a running step's name where there is one.
+
+    Args:
+        text: of the line; empty lines may come before it.
+    """
     stream = progress_console.file
-    _write(_clear() + _printable(text, _encoding(stream)) + "\n", stream)
+    words = text.lstrip("\n")
+    empty = text[: len(text) - len(words)]
+    _write(_clear() + empty + _printable(line(words), _encoding(stream)) + "\n", stream)
 
 
 def status(text: str) -> None:
@@ -82,6 +88,11 @@ def status(text: str) -> None:
     stream = progress_console.file
     if clear := _clear():
         _write(clear + _printable(text, _encoding(stream)), stream)
+
+
+def line(text: str) -> str:
+    """A text without line breaks, such as a file's name that has some: they are shown as their escapes."""
+    return text.translate(_ESCAPES_IN_A_LINE)
 
 
 def style(text: str, kind: str) -> str:
@@ -151,16 +162,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = ""
         title: a line above; none where empty.
         right: numbers of the columns that are flush right.
     """
-    lines = [[cell.translate(_ESCAPES_IN_A_LINE) for cell in row] for row in rows]
+    lines = [[line(cell) for cell in row] for row in rows]
     if head:
-        lines.insert(0, [style(name.translate(_ESCAPES_IN_A_LINE), "bold") for name in head])
+        lines.insert(0, [style(line(name), "bold") for name in head])
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     if head:
         lines.insert(1, ["-" * width for width in widths])
-    shown = [style(title, "bold")] if title else []
-    for line in lines:
-        cells = (_filled(cell, widths[n], right=n in right) for n, cell in enumerate(line))
-        shown.append(_GAP.join(cells).rstrip())
+    shown = [style(line(title), "bold")] if title else []
+    for cells in lines:
+        filled = (_filled(cell, widths[n], right=n in right) for n, cell in enumerate(cells))
+        shown.append(_GAP.join(filled).rstrip())
     return "\n".join(shown)
 
 

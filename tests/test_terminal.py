@@ -99,8 +99,8 @@ def test_no_control_character_gets_through(kind):
 
 def test_notes_and_tables_show_control_characters_as_escapes(monkeypatch):
     terminal = stderr(monkeypatch, Terminal())
-    note(HOSTILE)
-    assert terminal.getvalue() == f"\r\x1b[K{SHOWN}\n"
+    note(f"\n{HOSTILE}\nerror: none")
+    assert terminal.getvalue() == f"\r\x1b[K\n{SHOWN}\\nerror: none\n"
     lines = plain(table(("a\nb", "score"), [(HOSTILE, "0.5"), ("two\nlines", "0.4")])).splitlines()
     assert lines[0].startswith("a\\nb")
     second = "two\\nlines".ljust(len(SHOWN))

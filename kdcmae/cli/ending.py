@@ -144,7 +144,8 @@ def _answered(error: BaseException, run: Run) -> int:
         if run.traceback:
             say("".join(traceback.format_exception(error)), stream=sys.stderr, end="")
         message, code = _described(error)
-        note(message)
+        for row in message.splitlines():
+            note(row)
     return code
 
 

@@ -13,7 +13,7 @@ from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json, weig
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
 from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
-from kdcmae.terminal import bar, say, table
+from kdcmae.terminal import bar, line, say, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -187,6 +187,6 @@ def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> None:
     rows = [(found["label"], f"{found['score']:.4f}", bar(found["score"])) for found in result["predictions"]]
-    say(result["path"])
+    say(line(result["path"]))
     say(table(("label", "score", ""), rows, right=(1,)))
     say(f"decoded in {result['decode_ms']:.0f} ms, classified in {result['model_ms']:.0f} ms")
