@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check test-aarch64 test-gpu bench bench-all bench-gpu assets clean
+.PHONY: demo test check test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -24,6 +24,10 @@ check: $(STAMP)
 # The runtime on an emulated aarch64 device; the script says what that needs.
 test-aarch64: $(STAMP)
 	tests/aarch64/run
+
+# The runtime's tests on every other supported Python that this machine has.
+test-pythons: $(STAMP)
+	tests/runtime/pythons
 
 # The kernels' comparisons with float64 run once more under compute-sanitizer, which finds accesses out of bounds;
 # PyTorch's allocator would hide them, and API errors that PyTorch handles are none of the kernels'.

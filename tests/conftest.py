@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import torch  # tests/runtime runs without
 
 # Kernels are interpreted on the CPU. Triton decorates its functions one way or the other when it is first imported, and
 # other conftests may import it, so this comes first.
@@ -60,6 +63,8 @@ def clips() -> Path:
 @pytest.fixture(scope="session")
 def golden_inputs(golden: Path) -> dict[str, torch.Tensor]:
     """audio (2, 1024, 128) and image (2, 3, 224, 224), float32."""
+    import torch
+
     with np.load(golden / "inputs.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]).float() for name in ("audio", "image")}
 
@@ -67,5 +72,7 @@ def golden_inputs(golden: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def golden_outputs(golden: Path) -> dict[str, torch.Tensor]:
     """Every array of outputs.npz as a tensor."""
+    import torch
+
     with np.load(golden / "outputs.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}

@@ -19,11 +19,15 @@ def ci(tmp_path):
     """Runs the script where only some programs are there, each as a line of shell."""
 
     def run(
-        *, container: str = "", aarch64: str = "echo aarch64", **programs: str | None
+        *, container: str = "", aarch64: str = "echo aarch64", pythons: str = "", **programs: str | None
     ) -> subprocess.CompletedProcess[str]:
         checkout = tmp_path / "checkout"
         script = checkout / ".ci" / "run"
-        for path, line in ((checkout / ".ci/container", container), (checkout / "tests/aarch64/run", aarch64)):
+        for path, line in (
+            (checkout / ".ci/container", container),
+            (checkout / "tests/aarch64/run", aarch64),
+            (checkout / "tests/runtime/pythons", pythons),
+        ):
             path.parent.mkdir(parents=True)
             path.write_text(f"#!{shutil.which('bash')}\n{line}\n")
             path.chmod(0o755)
@@ -101,7 +105,8 @@ def test_where_aarch64_cannot_be_emulated_that_is_said_aloud(ci, missing):
 
 
 @pytest.mark.parametrize(
-    ("failing", "code"), [({"make": "exit 3"}, 3), ({"aarch64": "exit 1"}, 1), ({"container": "exit 4"}, 4)]
+    ("failing", "code"),
+    [({"make": "exit 3"}, 3), ({"aarch64": "exit 1"}, 1), ({"container": "exit 4"}, 4), ({"pythons": "exit 1"}, 1)],
 )
 def test_a_failing_test_fails_the_run(ci, failing, code):
     assert ci(chromium="", **failing).returncode == code

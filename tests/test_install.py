@@ -95,6 +95,11 @@ class Environment:
         self.work = folder / "work"
         self.work.mkdir()
 
+    def link(self, *distributions: str) -> None:
+        """Show what these distributions and all that they require are made of."""
+        for path in packages_of(*distributions):
+            (self.site / path.name).symlink_to(path)
+
     def install(self, wheel: Path) -> None:
         options = ("--no-deps", "--no-index", "--no-compile", "--quiet", "--disable-pip-version-check")
         subprocess.run([sys.executable, "-m", "pip", "--python", self.python, "install", *options, wheel], check=True)
@@ -195,8 +200,7 @@ def _roots() -> set[Path]:
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """numpy, click, OpenVINO and the wheel: ``pip install 'kdcmae[openvino]'``."""
     found = Environment(tmp_path_factory.mktemp("device"))
-    for path in packages_of("numpy", "click", "openvino"):
-        (found.site / path.name).symlink_to(path)
+    found.link("numpy", "click", "openvino")
     found.install(wheel)
     return found
 
@@ -256,6 +260,15 @@ def test_what_a_command_lacks_is_one_line(device, engine, command, missing):
     assert done.returncode == 3
     assert done.stderr.splitlines() == [f"error: {missing}"]
     assert not done.stdout
+
+
+def test_clips_are_classified_without_torch_where_they_can_be_decoded(wheel, engine, tmp_path):
+    device = Environment(tmp_path / "device")
+    device.link("numpy", "click", "openvino", "av")
+    device.install(wheel)
+    clips = list((engine.parent / "clips").rglob("*0.mp4"))
+    told = json.loads(device.output("kdcmae", "predict", engine, *clips, "--json"))
+    assert all(clip["predictions"] for clip in told["clips"])
 
 
 def test_an_app_is_typed_as_strictly_as_mypy_can(device):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from kdcmae.errors import (
     BrokenDependencyError,
@@ -19,6 +18,8 @@ from kdcmae.errors import (
 )
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.torch_trt import import_torch_tensorrt
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 LIBRARIES = {"torch_tensorrt": "2.13.0", "tensorrt": "11.0.0.5"}
 
