@@ -111,8 +111,11 @@ def openable(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _identities(folder: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Device, inode, size in bytes and time of the last change in ns of the files by name."""
+def _identities(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Device, inode, size in bytes and times of the last writing and of the last change in ns of the files by name.
+
+    A new file may get the inode of one that was just removed, and with it be as old as what it is a copy of.
+    """
     try:
         with os.scandir(folder) as entries:
             return {entry.name: _identity(entry) for entry in entries if not entry.name.startswith(".")}
@@ -120,9 +123,9 @@ def _identities(folder: Path) -> dict[str, tuple[int, int, int, int]]:
         return {}
 
 
-def _identity(entry: os.DirEntry[str]) -> tuple[int, int, int, int]:
+def _identity(entry: os.DirEntry[str]) -> tuple[int, ...]:
     try:
         found = entry.stat()
     except OSError:  # gone since, or a link to nothing
-        return (0, 0, 0, 0)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
