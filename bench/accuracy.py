@@ -17,7 +17,7 @@ from kdcmae.bench.subjects import VARIANT
 from kdcmae.config import MODALITY_INPUTS
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
-from kdcmae.data.clip import MIDDLE_FRAME
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import DataError
 from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, load_predictor

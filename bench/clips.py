@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.bench.subjects import Subject
-from kdcmae.data.clip import MIDDLE_FRAME, read_clip
+from kdcmae.data.clip import read_clip
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import ConfigError
 from kdcmae.predictors import in_batches
 from kdcmae.runtime.feeding import from_clip, sources

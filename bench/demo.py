@@ -19,7 +19,7 @@ import click
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
 from kdcmae.cli.predict import classify_clip
-from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.errors import GateError
 from kdcmae.predictors import Predictor, load_predictor

@@ -27,7 +27,7 @@ def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any
         seed: of the clips, or of the noise where nobody knows how a clip becomes the inputs.
     """
     from kdcmae.data.avsynth.memory import AVSynth
-    from kdcmae.data.clip import MIDDLE_FRAME
+    from kdcmae.data.frame_numbers import MIDDLE_FRAME
 
     names = [spec.name for spec in facts.inputs]
     if facts.preprocessing is None or not set(names) <= {"audio", "image", *feeding.RAW}:

@@ -14,7 +14,8 @@ from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.clip import MIDDLE_FRAME, read_clip
+from kdcmae.data.clip import read_clip
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ

@@ -18,7 +18,7 @@ from kdcmae.compile import cases, models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.settings import Expectation
-from kdcmae.data.clip import MIDDLE_FRAME
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import read_record
 from kdcmae.errors import ConfigError, DataError

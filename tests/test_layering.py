@@ -63,7 +63,21 @@ def test_a_wrong_import_would_be_found():
     assert layer_of("kdcmae.classifier") not in LAYERS["kdcmae.runtime"]
 
 
+HEAVY = ("av", "nncf", "onnx", "onnxruntime", "openvino", "rich", "safetensors", "torch")
+
+
 @pytest.mark.parametrize("module", ["kdcmae", "kdcmae.runtime", "kdcmae.cli", "kdcmae.compile.cli", "kdcmae.bench.cli"])
 def test_these_load_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("main", ["kdcmae.cli", "kdcmae.compile.cli", "kdcmae.bench.cli"])
+def test_every_command_loads_where_numpy_and_click_are_alone(main):
+    code = (
+        f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\n"
+        f"from {main} import main\n"
+        "for name in main.list_commands(None): main.get_command(None, name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

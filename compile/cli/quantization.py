@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kdcmae.cli.common import Number
-from kdcmae.data.avsynth.memory import names_avsynth
+from kdcmae.data.avsynth.naming import names_avsynth
 from kdcmae.errors import ConfigError
 
 __all__ = ["quantization_options"]

@@ -14,7 +14,7 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.config import Modality
 from kdcmae.data.avsynth.memory import open_avsynth
 from kdcmae.data.broken import clip_boundary
-from kdcmae.data.clip import MIDDLE_FRAME
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
 from kdcmae.data.reading import Reader, read_record
 from kdcmae.errors import DataError

@@ -57,7 +57,7 @@ def command(
     kdcmae predict model.pth *.mp4 --average-frames --json
     """
     from kdcmae.data.broken import BrokenClipError
-    from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
+    from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 
     model, clips = _model_and_clips(paths)
     overrides = {name: value for name, value in options.items() if value is not None}

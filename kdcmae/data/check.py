@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from kdcmae.data.broken import BrokenClipError, clip_boundary
-from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.reading import read_record

@@ -20,15 +20,13 @@ from numpy.typing import NDArray
 from kdcmae.data.media.container import Kind, find_stream, opened, packets_of
 from kdcmae.data.media.decoding import decodable, require_intact
 from kdcmae.data.media.extent import require_decoded, survey
-from kdcmae.data.media.frames import FRAMES_PER_CLIP, Spread
+from kdcmae.data.media.frames import Spread
 from kdcmae.data.media.seeking import sought
 from kdcmae.data.media.sound import Mono
 from kdcmae.errors import DataError
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
 __all__ = [
-    "FRAMES_PER_CLIP",
-    "MIDDLE_FRAME",
     "Clip",
     "Decoded",
     "decode",
@@ -38,9 +36,6 @@ __all__ = [
     "read_frames",
     "read_waveform",
 ]
-
-MIDDLE_FRAME = 5
-"""The frame that the published evaluation looks at; frames count from 0."""
 
 _IN_ONE_GO = 3000  # frames, two minutes: with more, to seek ten of them is faster than to decode them all
 

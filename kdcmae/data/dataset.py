@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from kdcmae.config import Modality
 from kdcmae.data.augment import Augmentation, mix_waveforms
 from kdcmae.data.broken import clip_boundary
-from kdcmae.data.clip import FRAMES_PER_CLIP, MIDDLE_FRAME
+from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, read_record
 from kdcmae.data.sampling import Draw

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.data.broken import BrokenClipError, clip_boundary
-from kdcmae.data.clip import FRAMES_PER_CLIP, decode
+from kdcmae.data.clip import decode
+from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.parallel import map_in_processes

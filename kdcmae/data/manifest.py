@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.config import Modality
-from kdcmae.data.clip import FRAMES_PER_CLIP
+from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.errors import DataError
 from kdcmae.labels import read_class_names
 from kdcmae.replacing import replacing

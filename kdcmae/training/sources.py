@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from kdcmae.collectives import rank, world_size
-from kdcmae.data.avsynth.memory import NAME, open_avsynth
+from kdcmae.data.avsynth.memory import open_avsynth
+from kdcmae.data.avsynth.naming import NAME
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.loader import evaluation_loader, training_loader
 from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest

@@ -15,7 +15,7 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main as compile_main
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.clip import MIDDLE_FRAME
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import DataError
 
 SIZES = {"audio_length": 208, "image_size": 112, "embed_dim": 32, "num_heads": 1, "specific_depth": 1}

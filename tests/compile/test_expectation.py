@@ -21,7 +21,8 @@ from kdcmae.compile.modalities import with_input_of
 from kdcmae.compile.models import EngineModel, classifier_model, feature_model, reference
 from kdcmae.compile.settings import Expectation
 from kdcmae.data.avsynth.files import generate
-from kdcmae.data.clip import MIDDLE_FRAME, read_clip
+from kdcmae.data.clip import read_clip
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import ConfigError, DataError, GateError
 from kdcmae.runtime import feeding
 

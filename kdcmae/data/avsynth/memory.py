@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.config import Modality
 from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.avsynth.naming import CLIPS, names_avsynth
 from kdcmae.data.avsynth.scene import FRAME_NUMBERS, Scene, clip_id, draw_scene, frame, mask, sound
 from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import ConfigError
 
-__all__ = ["NAME", "AVSynth", "names_avsynth", "open_avsynth"]
+__all__ = ["AVSynth", "open_avsynth"]
 
-NAME = "avsynth"
-_CLIPS = {"train": 2000, "valid": 300, "test": 600}
 _MOST_CLIPS = 1_000_000  # each is in memory as its description, before any is made
 
 
@@ -70,20 +68,6 @@ class AVSynth:
         return self._frames[name, number]
 
 
-def names_avsynth(data: str) -> bool:
-    """Whether ``avsynth`` or ``avsynth:CLIPS`` stands there; False for the name of something else.
-
-    Raises:
-        ConfigError: no number of clips behind the colon.
-    """
-    name, colon, count = data.partition(":")
-    if name != NAME or Path(data).exists():
-        return False
-    if colon and not (count.isascii() and count.isdigit() and int(count) > 0):
-        raise ConfigError(f"data={data}: write a number of clips, such as {NAME}:{_CLIPS['train']}")
-    return True
-
-
 def open_avsynth(data: str, *, split: str) -> AVSynth | None:
     """The split that ``avsynth`` or ``avsynth:CLIPS`` names; None where that is the name of something else.
 
@@ -93,4 +77,4 @@ def open_avsynth(data: str, *, split: str) -> AVSynth | None:
     if not names_avsynth(data):
         return None
     _, _, count = data.partition(":")
-    return AVSynth(split, clips=int(count) if count else _CLIPS[split])
+    return AVSynth(split, clips=int(count) if count else CLIPS[split])

@@ -12,9 +12,9 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
-__all__ = ["FRAMES_PER_CLIP", "Spread", "spread_numbers"]
+from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 
-FRAMES_PER_CLIP = 10
+__all__ = ["Spread", "spread_numbers"]
 
 Picture = NDArray[np.uint8]
 

@@ -1,0 +1,10 @@
+"""How many frames of a clip are looked at, and which; known without decoding any."""
+
+from __future__ import annotations
+
+__all__ = ["FRAMES_PER_CLIP", "MIDDLE_FRAME"]
+
+FRAMES_PER_CLIP = 10
+
+MIDDLE_FRAME = 5
+"""The frame that the published evaluation looks at; frames count from 0."""
