@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets clean
+.PHONY: demo test check test-capped test-avx2 test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -20,6 +20,20 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	rm -rf build/site && $(PIP) install --quiet --no-deps --no-build-isolation --target build/site .
 	cd build/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kdcmae
+
+# Engines once more with the instructions of a processor without AVX-512 and VNNI, as far as oneDNN, and so OpenVINO and
+# PyTorch, goes: int8 products saturate there, and nothing multiplies bfloat16.
+CAPPED := tests/runtime/test_openvino.py tests/runtime/test_engine.py tests/runtime/test_capabilities.py \
+	tests/compile/test_quantize.py tests/compile/test_quantize_attention.py tests/compile/test_gates.py \
+	tests/compile/test_cli.py
+
+test-capped: $(STAMP)
+	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(CAPPED)
+
+# The runtime on an emulated x86 processor without AVX-512 and VNNI, ONNX Runtime included; the script says what that
+# needs.
+test-avx2: $(STAMP)
+	tests/avx2/run
 
 # The runtime on an emulated aarch64 device; the script says what that needs.
 test-aarch64: $(STAMP)
