@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdcmae.replacing import replacing
-
 __all__ = ["RESULTS", "write_json", "write_text"]
 
 RESULTS = Path("bench/results")
@@ -20,6 +18,8 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Write text atomically."""
+    from kdcmae.replacing import replacing  # brings numpy, which no --help needs
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")

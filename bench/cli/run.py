@@ -8,8 +8,7 @@ import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
 from kdcmae.bench.files import write_json
-from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
-from kdcmae.compile.cli.engine import LARGEST_BATCH
+from kdcmae.cli.common import LARGEST_BATCH, KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
 
 __all__ = ["command"]
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import click
 
+from kdcmae.cli.common import LARGEST_BATCH
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.capabilities import PRECISIONS, fastest_floating
 from kdcmae.runtime.cpu import CLASSES, describe_cpu, this_cpu
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
-__all__ = ["LARGEST_BATCH", "engine_options", "parse_batch"]
-
-LARGEST_BATCH = 4096  # of which a build makes some, in float32
+__all__ = ["engine_options", "parse_batch"]
 
 _OPTIONS = (
     click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),

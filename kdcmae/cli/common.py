@@ -18,6 +18,7 @@ from kdcmae.cli.commands import KdcmaeCommand, KdcmaeGroup, LazyGroup, Number
 from kdcmae.terminal import note, progress_console, say, status
 
 __all__ = [
+    "LARGEST_BATCH",
     "KdcmaeCommand",
     "KdcmaeGroup",
     "LazyGroup",
@@ -37,6 +38,8 @@ weights_option = click.option(
     help="Of a checkpoint that holds both: the weights as trained, or their moving average.",
     show_default="the only ones there",
 )
+
+LARGEST_BATCH = 4096  # a build makes samples of that size, in float32
 
 thread_count = click.IntRange(1, 4096)
 
