@@ -108,8 +108,13 @@ def list_clips(data: str | os.PathLike[str]) -> list[ClipRecord]:
     files = [] if any(folder.glob("*.tar")) else sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         return list(index_shards(shard_paths(folder)))
-    names = [path.relative_to(folder).as_posix().replace("/", "_") for path in files]
-    return [ClipRecord(id=name, video=path) for name, path in zip(names, files, strict=True)]
+    return [_clip_of_file(path, path.relative_to(folder).as_posix().replace("/", "_")) for path in files]
+
+
+def _clip_of_file(path: Path, clip_id: str) -> ClipRecord:
+    if path.suffix.lower().removeprefix(".") in _SOUNDS:
+        return ClipRecord(id=clip_id, wav=path)
+    return ClipRecord(id=clip_id, video=path)
 
 
 def flaw_of(record: ClipRecord) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_wav
 
 from kdcmae.data.check import check_clips
 from kdcmae.data.manifest import ClipRecord
@@ -170,9 +171,10 @@ def test_a_folder_of_any_files_is_checked_file_by_file(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     demo_clip(tmp_path / "deep" / "a.mp4", seconds=1)
     (tmp_path / "b.mkv").write_text("no video")
+    write_wav(tmp_path / "c.WAV", np.random.default_rng(0).uniform(-0.5, 0.5, 32000))
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     clips = list_clips(tmp_path)
-    assert [clip.id for clip in clips] == ["b.mkv", "deep_a.mp4"]
+    assert [clip.id for clip in clips] == ["b.mkv", "c.WAV", "deep_a.mp4"]
     assert [(problem.clip_id, problem.kind) for problem in check_clips(clips, None)] == [("b.mkv", "corrupt")]
 
 
