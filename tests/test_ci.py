@@ -19,13 +19,19 @@ def ci(tmp_path):
     """Runs the script where only some programs are there, each as a line of shell."""
 
     def run(
-        *, container: str = "", aarch64: str = "echo aarch64", pythons: str = "", **programs: str | None
+        *,
+        container: str = "",
+        aarch64: str = "echo aarch64",
+        avx2: str = "",
+        pythons: str = "",
+        **programs: str | None,
     ) -> subprocess.CompletedProcess[str]:
         checkout = tmp_path / "checkout"
         script = checkout / ".ci" / "run"
         for path, line in (
             (checkout / ".ci/container", container),
             (checkout / "tests/aarch64/run", aarch64),
+            (checkout / "tests/avx2/run", avx2),
             (checkout / "tests/runtime/pythons", pythons),
         ):
             path.parent.mkdir(parents=True)
@@ -61,7 +67,10 @@ def ci(tmp_path):
 def test_a_browser_that_is_there_is_required(ci):
     done = ci(chromium="")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "make test, browser 1 required\nmake check, browser 1 required\naarch64\n"
+    assert (
+        done.stdout
+        == "".join(f"make {target}, browser 1 required\n" for target in ("test", "check", "test-capped")) + "aarch64\n"
+    )
 
 
 def test_a_browser_that_apt_brings_is_required(ci):
@@ -106,7 +115,13 @@ def test_where_aarch64_cannot_be_emulated_that_is_said_aloud(ci, missing):
 
 @pytest.mark.parametrize(
     ("failing", "code"),
-    [({"make": "exit 3"}, 3), ({"aarch64": "exit 1"}, 1), ({"container": "exit 4"}, 4), ({"pythons": "exit 1"}, 1)],
+    [
+        ({"make": "exit 3"}, 3),
+        ({"aarch64": "exit 1"}, 1),
+        ({"container": "exit 4"}, 4),
+        ({"pythons": "exit 1"}, 1),
+        ({"avx2": "exit 5"}, 5),
+    ],
 )
 def test_a_failing_test_fails_the_run(ci, failing, code):
     assert ci(chromium="", **failing).returncode == code
