@@ -39,7 +39,7 @@ class Run:
 
     Args:
         traceback: show where an error came from.
-        interrupted: Ctrl-C was pressed; what fails after that, fails for it. A library that it interrupts may raise an
+        interrupted: Ctrl-C was pressed, and that is how the command ends. A library that it interrupts may raise an
             error of its own in its place, as an import of a compiled module does.
     """
 
@@ -81,6 +81,8 @@ def exit_code_of(command: Callable[[], Any], run: Run) -> int:
         code = _answered(raised.__cause__ or raised, run)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         code = _answered(error, run)
+    if run.interrupted and code != _INTERRUPTED:  # it became an error that the command thought to know
+        code = _answered(KeyboardInterrupt(), run)
     _discard_broken_output()
     return code
 

@@ -87,6 +87,7 @@ def test_the_handler_of_sigterm_is_put_back():
 
 PROGRAM = """
 import sys, time
+from contextlib import suppress
 from pathlib import Path
 from kdcmae.cli.commands import KdcmaeCommand
 from kdcmae.terminal import say
@@ -125,7 +126,9 @@ def started(work: str, path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("number", "code", "message"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
 )
-@pytest.mark.parametrize("work", ["time.sleep(60)", "import_module('compiled')"])
+@pytest.mark.parametrize(
+    "work", ["time.sleep(60)", "import_module('compiled')", "with suppress(ImportError): import_module('compiled')"]
+)
 def test_signals_end_a_command_cleanly(work, number, code, message, tmp_path):
     process = started(work, tmp_path / "scratch")
     process.send_signal(number)
