@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.capabilities import CAPABILITIES, executed_as
@@ -195,10 +194,6 @@ class CompileSettings:
     def elsewhere(self) -> str:
         """The processor that the engine is for, where it is another than this machine's; empty where it is not."""
         return "" if self.cpu == this_cpu() else self.cpu.name or self.cpu.class_name
-
-    def built_for(self) -> dict[str, Any]:
-        """The processor that the engine is for, in the manifest's words."""
-        return {**self.cpu.to_dict(), "here": not self.elsewhere}
 
     @property
     def saturates(self) -> bool:

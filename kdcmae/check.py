@@ -31,6 +31,7 @@ from kdcmae.cards import (
     Verdict,
 )
 from kdcmae.runtime import Engine, SelfTest, load_engine
+from kdcmae.runtime.capabilities import SATURATES, saturates_here
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution, claims_against, counted, differences_known, read_claims
@@ -88,7 +89,7 @@ def check_engine(
             read_from=execution.read_from,
             error=error if math.isfinite(error) else None,
             tolerance=self_test.tolerance[worst],
-            verdicts=(*_verdicts(engine, executions), _self_test_verdict(self_test)),
+            verdicts=(*_verdicts(engine, executions, device or ""), _self_test_verdict(self_test)),
             timings=timings,
         )
 
@@ -174,10 +175,12 @@ def _built_for(described: Any) -> str:
     return f"{name} ({class_name})" if name and name != class_name else class_name
 
 
-def _verdicts(engine: Engine, executions: Mapping[str, Execution]) -> Iterator[Verdict]:
+def _verdicts(engine: Engine, executions: Mapping[str, Execution], device: str) -> Iterator[Verdict]:
     """Of the files and of every layer class, the variants' included."""
     files = sum(len(manifest.files) for manifest in engine.manifests.values())
     yield Verdict(claim="files", outcome="holds", found=f"the digests of {files} files are those of the manifest")
+    if saturates_here(engine.manifest, device=device):
+        yield Verdict(claim="sums of int8 products fit", outcome=_OUTCOMES[False], found=SATURATES)
     for variant, manifest in engine.manifests.items():
         built = read_claims(manifest.precision)
         for left, claim in zip(built, claims_against(manifest.precision, executions[variant]), strict=True):

@@ -16,6 +16,7 @@ from kdcmae.runtime.openvino import native_precision
 __all__ = [
     "CAPABILITIES",
     "PRECISIONS",
+    "SATURATES",
     "Capabilities",
     "executed_as",
     "execution_differences",
@@ -25,6 +26,7 @@ __all__ = [
     "require_device",
     "require_native",
     "require_tools",
+    "saturates_here",
 ]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -40,6 +42,9 @@ def _onnx_executes(precision: str, cpu: Cpu) -> str:
     return "fp32" if precision == "fp16" and cpu.machine == "x86_64" else precision
 
 
+SATURATES = (
+    "products in int8 saturate, for this processor adds them in 16 bits and the one that the engine is for does not"
+)
 _HALF_BECAUSE = "the GPU's tensor cores multiply it as fast as bf16, and it rounds less"
 
 
@@ -209,7 +214,10 @@ def executed_as(target: str, precision: str, *, cpu: Cpu) -> str:
 
 
 def execution_differences(manifest: Manifest, execution: Execution, *, device: str = "") -> list[str]:
-    """What an engine executes on this machine in another precision than its manifest claims, in words.
+    """What an engine executes on this machine otherwise than its manifest claims, in words.
+
+    Another precision of a layer class is one thing; the other is integer products that saturate here and not on the
+    processor that the engine is for.
 
     Args:
         manifest: of the engine.
@@ -219,14 +227,33 @@ def execution_differences(manifest: Manifest, execution: Execution, *, device: s
     Raises:
         EngineError: the manifest's claims are not claims.
     """
+    on_cpu = device.lower() in ("", "cpu")
+    saturates = [SATURATES] if saturates_here(manifest, device=device) else []
     if execution.executed:
-        return [str(claim) for claim in claims_against(manifest.precision, execution) if claim.holds is False]
-    native = not_native(manifest.target, cpu=this_cpu()) if device.lower() in ("", "cpu") else {}
-    return [
+        claims = claims_against(manifest.precision, execution)
+        return saturates + [str(claim) for claim in claims if claim.holds is False]
+    native = not_native(manifest.target, cpu=this_cpu()) if on_cpu else {}
+    return saturates + [
         f"{claim.layers} are claimed to execute in {claim.claimed}, which executes as {native[claim.claimed]} here"
         for claim in read_claims(manifest.precision)
         if claim.claimed in native
     ]
+
+
+def saturates_here(manifest: Manifest, *, device: str = "") -> bool:
+    """Integer products of an engine saturate on this processor, and not on the one that its manifest says it is for.
+
+    Args:
+        manifest: of the engine.
+        device: it runs on, in the library's words; the processor where empty.
+    """
+    built_for = manifest.precision.get("built_for")
+    integer = manifest.precision.get("asked") == "int8" and device.lower() in ("", "cpu")
+    if not integer or not isinstance(built_for, Mapping) or not this_cpu().saturates_int8:
+        return False
+    features = built_for.get("features")
+    known = isinstance(features, list) and all(isinstance(feature, str) for feature in features)
+    return known and not Cpu(machine=str(built_for.get("machine")), features=frozenset(features)).saturates_int8
 
 
 def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, str]:

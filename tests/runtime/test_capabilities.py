@@ -3,7 +3,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -13,6 +13,7 @@ from kdcmae.runtime.capabilities import (
     CAPABILITIES,
     PRECISIONS,
     executed_as,
+    execution_differences,
     fastest_floating,
     not_native,
     require_capable,
@@ -20,6 +21,7 @@ from kdcmae.runtime.capabilities import (
     require_native,
 )
 from kdcmae.runtime.cpu import CLASSES, Cpu, describe_cpu, this_cpu
+from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import TARGETS, BatchRange
 
 ONE, RANGE = BatchRange(1, 1, 1), BatchRange(1, 8, 64)
@@ -166,3 +168,32 @@ def test_engines_for_another_processor(target: str, possible: bool) -> None:
     else:
         with pytest.raises(ConfigError, match=f"--target {target} cannot build --for: "):
             require_capable(target, cpu=describe_cpu("avx2"), **asked)
+
+
+@pytest.mark.parametrize(
+    ("built_for", "here", "differs"),
+    [
+        ("amx", "avx2", True),
+        ("avx2-vnni", "avx512", True),
+        ("avx2", "avx2", False),
+        ("avx2", "amx", False),
+        ("amx", "arm64", False),
+    ],
+)
+@pytest.mark.parametrize("reported", [True, False])
+def test_integer_products_that_saturate_here_alone_are_a_difference(reported, built_for, here, differs, monkeypatch):
+    monkeypatch.setattr(capabilities, "this_cpu", lambda: describe_cpu(here))
+    precision = {"asked": "int8", "built_for": describe_cpu(built_for).to_dict(), "claims": []}
+    execution = Execution(executed={"MatMul": {"int8": 1}} if reported else {})
+    found = execution_differences(SimpleNamespace(target="onnx", precision=precision), execution)
+    assert [difference.partition(",")[0] for difference in found] == ["products in int8 saturate"] * differs
+    assert not execution_differences(
+        SimpleNamespace(target="onnx", precision={**precision, "asked": "fp32"}), execution
+    )
+
+
+@pytest.mark.parametrize("built_for", [None, "amx", {}, {"features": "avx2"}, {"features": [1], "machine": 2}])
+def test_a_manifest_that_does_not_say_what_it_is_for_tells_of_no_saturation(built_for, monkeypatch):
+    monkeypatch.setattr(capabilities, "this_cpu", lambda: describe_cpu("avx2"))
+    manifest = SimpleNamespace(target="onnx", precision={"asked": "int8", "built_for": built_for, "claims": []})
+    assert execution_differences(manifest, Execution()) == []

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kdcmae.cli import main
-from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.cpu import describe_cpu, this_cpu
 
 BRIEFLY = ("--seconds", "0.05")
 
@@ -92,6 +92,16 @@ def test_below_a_cap_an_engine_for_amx_says_what_executes_instead(tiny: Any) -> 
     assert card["executed"]["products"] == {"fp32": 1}
     assert outcomes(card) == {"files": "holds", "products in bf16": "does not hold", "self-test": "holds"}
     assert (card["device"]["cpu_cap"], card["engine"]["built_for"]) == ("AVX2", "amx")
+
+
+def test_int8_for_a_processor_whose_sums_fit_does_not_hold_where_they_saturate(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcmae.runtime.capabilities.this_cpu", lambda: describe_cpu("avx2"))
+    for built_for, outcome in (("amx", "does not hold"), ("avx2", None)):
+        precision = claimed("int8", built_for=describe_cpu(built_for).to_dict())
+        card = json.loads(check(tiny.make("onnx", precision=precision), "--json").stdout)
+        assert outcomes(card).get("sums of int8 products fit") == outcome
 
 
 def test_what_a_library_does_not_report_cannot_be_told(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
