@@ -94,14 +94,14 @@ def test_below_a_cap_an_engine_for_amx_says_what_executes_instead(tiny: Any) -> 
     assert (card["device"]["cpu_cap"], card["engine"]["built_for"]) == ("AVX2", "amx")
 
 
+@pytest.mark.parametrize(("built_for", "outcome"), [("amx", "does not hold"), ("avx2", None)])
 def test_int8_for_a_processor_whose_sums_fit_does_not_hold_where_they_saturate(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, built_for: str, outcome: str | None
 ) -> None:
     monkeypatch.setattr("kdcmae.runtime.capabilities.this_cpu", lambda: describe_cpu("avx2"))
-    for built_for, outcome in (("amx", "does not hold"), ("avx2", None)):
-        precision = claimed("int8", built_for=describe_cpu(built_for).to_dict())
-        card = json.loads(check(tiny.make("onnx", precision=precision), "--json").stdout)
-        assert outcomes(card).get("sums of int8 products fit") == outcome
+    folder = tiny.make("onnx", precision=claimed("int8", built_for=describe_cpu(built_for).to_dict()))
+    card = json.loads(check(folder, "--json").stdout)
+    assert outcomes(card).get("sums of int8 products fit") == outcome
 
 
 def test_what_a_library_does_not_report_cannot_be_told(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
