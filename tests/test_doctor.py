@@ -12,6 +12,7 @@ from kdcmae import doctor
 from kdcmae.doctor import Problem, diagnose, require_target
 from kdcmae.errors import BrokenDependencyError, DeviceError, MissingDependencyError
 from kdcmae.runtime.capabilities import CAPABILITIES
+from kdcmae.runtime.cpu import CAP_VARIABLE
 from kdcmae.runtime.cuda import Driver
 from kdcmae.runtime.manifest import TARGETS
 
@@ -131,6 +132,7 @@ def test_what_openvino_executes_is_what_this_processor_multiplies(
     features: list[str], executed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.delenv(CAP_VARIABLE, raising=False)
     monkeypatch.setattr("kdcmae.host.cpu_features", lambda: frozenset(features))
     found = report("openvino")
     for precision, other in executed.items():
