@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kdcmae.compile.settings import QUANTIZED
 from kdcmae.errors import GateError
 from kdcmae.runtime.cpu import this_cpu
-from kdcmae.runtime.execution import Claim
+from kdcmae.runtime.execution import MODEL_CLASSES, Claim
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -66,11 +66,28 @@ def check_claims(settings: CompileSettings, declared: Mapping[str, int], built: 
         return claimed
     here = claims(settings, declared, built, executes=settings.executes_here)
     require_claims(here)
-    there = f"to be checked on {settings.elsewhere}"
     return [
-        claim if claim == checked else replace(claim, checked=there)
+        claim if claim == checked else _to_be_checked(claim, checked, settings, built.floating)
         for claim, checked in zip(claimed, here, strict=True)
+        if claim != checked or claim.executed
     ]
+
+
+def _to_be_checked(claim: Claim, here: Claim, settings: CompileSettings, floating: str) -> Claim:
+    """A claim that only the processor that the engine is for can check.
+
+    Args:
+        claim: of the engine there.
+        here: of the same layers on this machine, where it holds.
+        settings: of the build.
+        floating: the precision of what is not quantised in a quantised engine, there.
+    """
+    besides = claim.besides
+    if claim.layers != "products":
+        # What executes in float32 here says nothing of what does there, but for the part of a quantised attention that
+        # is not on integers.
+        besides = {floating: sum(here.besides.values())} if claim.claimed in QUANTIZED else {}
+    return replace(claim, besides=besides, checked=f"to be checked on {settings.elsewhere}")
 
 
 def claims(
@@ -95,8 +112,11 @@ def claims(
     # What is not quantised in a quantised engine has a precision of its own.
     one = settings.target in _ONE_PRECISION_TARGETS and claimed not in QUANTIZED
     floating = claimed if one else executes(built.floating)
+    classes = built.by_class()
+    if settings.elsewhere:  # where they may be layers of their own
+        classes = {**classes, **{layers: {} for layers in MODEL_CLASSES if layers not in classes}}
     found = []
-    for layers, executed in built.by_class().items():
+    for layers, executed in classes.items():
         # Some may keep the float32 that every graph gives them, such as behind a float32 branch of the model.
         kept = {"fp32": executed["fp32"]} if floating != "fp32" and "fp32" in executed else {}
         expected, besides = floating, kept

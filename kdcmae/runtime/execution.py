@@ -16,12 +16,22 @@ from typing import Any
 
 from kdcmae.errors import EngineError
 
-__all__ = ["Claim", "Execution", "claims_against", "counted", "differences_known", "read_claims"]
+__all__ = [
+    "MODEL_CLASSES",
+    "Claim",
+    "Execution",
+    "claims_against",
+    "counted",
+    "differences_known",
+    "read_claims",
+]
 
 _KINDS = {
     "norms": ("MVN", "LayerNormalization", "SkipLayerNormalization", "NORMALIZATION"),
     "softmax": ("Softmax", "SOFTMAX"),
 }
+MODEL_CLASSES = tuple(_KINDS)
+"""Layer classes that every model has, though a library may compile them into layers of other classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +81,7 @@ class Claim:
     Args:
         layers: ``products``, ``attention``, ``norms``, ``softmax``, ``frontend``, or the ``kernels`` of a plan.
         claimed: the precision it executes in.
-        besides: layers that the graph has in another precision on purpose, by precision.
+        besides: layers that may execute in another precision, by precision: those that the graph has in it on purpose.
         executed: layers by the precision that the library reports; empty where it reports none.
         checked: where it is still to be checked, in words; empty where it was checked where it was executed.
     """
@@ -151,11 +161,22 @@ def claims_against(precision: Mapping[str, Any], execution: Execution) -> list[C
         Claim(
             layers=claim.layers,
             claimed=claim.claimed,
-            besides=claim.besides,
+            besides=_besides_here(claim, classes.get(claim.layers, {})),
             executed=classes.get(claim.layers, {}),
         )
         for claim in read_claims(precision)
     ]
+
+
+def _besides_here(claim: Claim, executed: Mapping[str, int]) -> Mapping[str, int]:
+    """Layers that may execute in another precision here, by precision.
+
+    A library leaves some norms of a bfloat16 engine in float32, those behind a float32 branch of the model. The build
+    counted them, unless it ran on a processor that executes all of them in float32. Here they are fewer than half then.
+    """
+    if not claim.checked or claim.layers == "products":
+        return claim.besides
+    return {**claim.besides, "fp32": max(sum(executed.values()) - 1, 0) // 2}
 
 
 @contextmanager

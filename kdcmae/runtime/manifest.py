@@ -111,7 +111,8 @@ class Manifest:
         per layer class (``layers``) the precision ``claimed`` to execute on that processor, the layers that the graph
         has in another one on purpose (``besides``), and those that the build saw (``executed``), counted by precision.
         ``holds`` is null where the build could not check the claim; ``checked`` then says where it is to be checked,
-        such as "to be checked on amx", and ``executed`` is what the building machine ran instead.
+        such as "to be checked on amx", ``executed`` is what the building machine ran instead, and which layers keep
+        float32 there is not known: fewer than half of a class, other than the products.
     ``executed``, ``products``, ``read_from``
         what the building machine executed: layers by class and precision, matrix products by precision, and by whose
         report.

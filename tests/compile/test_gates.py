@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kdcmae.compile.gates import check_claims, claims, require_claims
@@ -7,6 +9,7 @@ from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import BuiltEngine
 from kdcmae.errors import GateError
 from kdcmae.runtime.cpu import CAP_VARIABLE, describe_cpu
+from kdcmae.runtime.execution import Claim, Execution, claims_against
 from kdcmae.runtime.manifest import BatchRange
 
 
@@ -140,10 +143,52 @@ def settings_for(name: str, precision: str) -> CompileSettings:
     ],
 )
 def test_what_another_processor_executes_is_to_be_checked_there(precision, declared, products, capped):
-    products_claim, *_, norms = check_claims(settings_for("amx", precision), declared, built(products, {"fp32": 4}))
+    products_claim, norms, softmax = check_claims(
+        settings_for("amx", precision), declared, built(products, {"fp32": 4})
+    )
     assert (products_claim.claimed, products_claim.executed) == (precision, products)
     assert (norms.claimed, norms.executed, norms.checked) == ("bf16", {"fp32": 4}, "to be checked on amx")
-    assert products_claim.holds is norms.holds is None
+    assert (softmax.claimed, softmax.executed, softmax.checked) == ("bf16", {}, norms.checked)
+    assert products_claim.holds is norms.holds is softmax.holds is None
+
+
+def on_device(built_here: list[Claim], executed: dict, products: dict, attention: dict) -> dict[str, bool | None]:
+    """What a device says of the claims of an engine that was built elsewhere."""
+    section = {"claims": [claim.to_dict() for claim in built_here]}
+    there = claims_against(section, Execution(executed=executed, products=products, attention=attention))
+    return {claim.layers: claim.holds for claim in there}
+
+
+def test_float32_of_the_machine_that_built_excuses_none_on_the_device(capped):
+    here = replace(built({"fp32": 15}, {"fp32": 20}), attention={"fp32": 9})
+    found = check_claims(settings_for("amx", "bf16"), {"bf16": 14, "fp32": 1}, here)
+    products = {"bf16": 15}
+    assert on_device(found, {"MVN": {"bf16": 20}, "Softmax": {"bf16": 9}}, products, {"bf16": 18}) == {
+        "products": True,
+        "attention": True,
+        "norms": True,
+        "softmax": True,  # compiled into the attention where it was built
+    }
+    # The library keeps a few norms in float32, behind a float32 branch of the model.
+    few = {"MVN": {"bf16": 18, "fp32": 2}, "Softmax": {"bf16": 9}}
+    assert all(on_device(found, few, products, {"bf16": 18}).values())
+    most = {"MVN": {"bf16": 1, "fp32": 19}, "Softmax": {"fp32": 9}}
+    assert on_device(found, most, products, {"bf16": 2, "fp32": 7}) == {
+        "products": True,
+        "attention": False,
+        "norms": False,
+        "softmax": False,
+    }
+
+
+def test_part_of_a_quantised_attention_may_be_in_floating_point_on_the_device(capped):
+    here = replace(built({"int8": 12, "fp32": 3}, {"fp32": 20}), attention={"int8": 9, "fp32": 9})
+    found = check_claims(settings_for("amx", "int8"), {"int8": 12, "bf16": 3}, here)
+    products, norms = {"int8": 12, "bf16": 3}, {"MVN": {"bf16": 20}}
+    for attention in ({"int8": 9}, {"int8": 9, "bf16": 9}):
+        assert on_device(found, norms, products, attention)["attention"] is True
+    for attention in ({"bf16": 9}, {"int8": 9, "fp32": 9}):
+        assert on_device(found, norms, products, attention)["attention"] is False
 
 
 def test_what_this_machine_executes_alike_is_checked_here(capped):
