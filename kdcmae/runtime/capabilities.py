@@ -252,8 +252,9 @@ def saturates_here(manifest: Manifest, *, device: str = "") -> bool:
     if not integer or not isinstance(built_for, Mapping) or not this_cpu().saturates_int8:
         return False
     features = built_for.get("features")
-    known = isinstance(features, list) and all(isinstance(feature, str) for feature in features)
-    return known and not Cpu(machine=str(built_for.get("machine")), features=frozenset(features)).saturates_int8
+    if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+        return False
+    return not Cpu(machine=str(built_for.get("machine")), features=frozenset(features)).saturates_int8
 
 
 def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, str]:
