@@ -185,8 +185,10 @@ def _verdicts(engine: Engine, executions: Mapping[str, Execution], device: str) 
         built = read_claims(manifest.precision)
         for left, claim in zip(built, claims_against(manifest.precision, executions[variant]), strict=True):
             found = counted(claim.executed)
+            reported = executions[variant].executed
+            if reported and not claim.executed and not left.executed:
+                continue  # compiled into layers of other classes, here as where it was built
             if not found:
-                reported = executions[variant].executed
                 found = "compiled into layers of other classes" if reported else "the library does not report it"
             yield Verdict(
                 claim=f"{file_name(claim.layers, variant)} in {claim.claimed}",

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from numbers import Integral
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -55,8 +56,8 @@ class Backend(Protocol):
         """What the layers execute in, as far as the library tells at once; it is asked at every load."""
         ...
 
-    def profile(self, feed: Arrays) -> Execution:
-        """What the layers execute in, where that takes a run on checked inputs to tell."""
+    def profile(self, folder: Path, feed: Arrays) -> Execution:
+        """What the layers execute in, where that takes a run on checked inputs to tell, of files of the folder."""
         ...
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class Unreported:
         """Nothing."""
         return Execution()
 
-    def profile(self, feed: Arrays) -> Execution:
+    def profile(self, folder: Path, feed: Arrays) -> Execution:
         """Nothing."""
         return Execution()
 

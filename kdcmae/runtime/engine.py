@@ -305,12 +305,14 @@ class Engine:
 
         Raises:
             EngineError: the engine is closed or failed.
+            EngineIntegrityError: its folder holds another one by now.
         """
         found = {}
         for variant, manifest in self._manifests.items():
-            with self._lock:
-                feed = example_inputs(manifest.inputs, manifest.batch.min)
-                found[variant] = self._backend(variant).profile(feed)
+            feed = example_inputs(manifest.inputs, manifest.batch.min)
+            verify_files(self.folder, manifest)
+            with self._lock, openable(self.folder) as folder:
+                found[variant] = self._backend(variant).profile(folder, feed)
         return found
 
     def self_test(self) -> SelfTest:

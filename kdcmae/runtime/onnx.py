@@ -61,7 +61,7 @@ def profile_execution(
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    ort = import_library("onnxruntime", install="kdcmae[onnx]")
+    ort = import_library("onnxruntime", install=to_run("onnx"))
     options = _options(ort, threads)
     options.enable_profiling = True
     options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
@@ -98,7 +98,8 @@ class ONNXBackend:
         ort = import_library("onnxruntime", install=to_run("onnx"))
         require_same_or_newer(manifest, "onnxruntime", ort.__version__)
         provider = _provider(ort, device or manifest.engine.get("device", "CPU"))
-        path = folder / manifest.engine["file"]
+        self._file = manifest.engine["file"]
+        path = folder / self._file
         disabled = _disabled_optimizers(manifest)
         threads = engine_threads(manifest, threads) or limited_threads() or 0
         options = _options(ort, threads)
@@ -111,15 +112,15 @@ class ONNXBackend:
             raise DeviceError(f"ONNX Runtime {ort.__version__} has {provider}, but it did not start; check its driver")
         check_tensors(manifest, _tensor_types(self._session.get_inputs()), _tensor_types(self._session.get_outputs()))
         self._outputs = [spec.name for spec in manifest.outputs]
-        self._profile = partial(profile_execution, path, disabled=disabled, provider=provider, threads=threads)
+        self._profile = partial(profile_execution, disabled=disabled, provider=provider, threads=threads)
 
     def execution(self) -> Execution:
         """Nothing: a session does not tell before it ran, and not without a profile."""
         return Execution()
 
-    def profile(self, feed: Arrays) -> Execution:
+    def profile(self, folder: Path, feed: Arrays) -> Execution:
         """What the kernels execute in, from a run of a session of its own."""
-        return self._profile(feed)
+        return self._profile(folder / self._file, feed)
 
     def infer(self, feed: Arrays) -> Arrays:
         """Run one batch."""

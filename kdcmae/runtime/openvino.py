@@ -294,7 +294,7 @@ class OpenVINOBackend:
         except RuntimeError:
             return Execution()
 
-    def profile(self, feed: Arrays) -> Execution:
+    def profile(self, folder: Path, feed: Arrays) -> Execution:
         """The same: the runtime models tell without a run."""
         return self.execution()
 

@@ -108,7 +108,7 @@ def test_what_a_library_does_not_report_cannot_be_told(tiny: Any, monkeypatch: p
     from kdcmae.runtime.execution import Execution
     from kdcmae.runtime.onnx import ONNXBackend
 
-    monkeypatch.setattr(ONNXBackend, "profile", lambda backend, feed: Execution())
+    monkeypatch.setattr(ONNXBackend, "profile", lambda backend, folder, feed: Execution())
     result = check(tiny.make("onnx", precision=claimed("fp32")), "--json")
     assert result.exit_code == 0
     assert outcomes(json.loads(result.stdout))["products in fp32"] == "cannot be told"
@@ -157,3 +157,9 @@ def test_a_device_needs_numpy_and_the_engines_library_alone(tiny: Any, target: s
     done = in_a_process(code, "check", str(tiny.make(target, precision=claimed("fp32"))), *BRIEFLY, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["executed"]["products"] == {"fp32": 1}
+
+
+def test_a_class_compiled_into_others_here_and_there_is_no_open_claim(tiny: Any) -> None:
+    claim = {"layers": "softmax", "claimed": "fp32", "besides": {}, "executed": {}, "checked": "to be checked on amx"}
+    result = check(tiny.make("openvino", precision={"claims": [claim]}), "--json")
+    assert outcomes(json.loads(result.stdout)) == {"files": "holds", "self-test": "holds"}

@@ -84,6 +84,7 @@ def test_a_path_that_is_not_text_loads(built: Path, tmp_path: Path) -> None:
     with load_engine(folder) as engine:
         assert engine.self_test().passed
         assert engine.folder == folder
+        assert engine.executions()[""].products == {"fp32": 1}  # ONNX Runtime opens the file once more for that
 
 
 def relabelled(tiny: Any, folder: Path, number: int) -> Path:
@@ -199,6 +200,14 @@ def test_a_replaced_engine_does_not_test_itself_with_another_reference(tiny: Any
         republish(other, folder)
         with pytest.raises(EngineIntegrityError, match=r"golden\.npz has changed since the engine was loaded; load"):
             engine.self_test()
+
+
+def test_what_executes_is_not_told_of_another_engine(engine_folder: Path, tiny: Any) -> None:
+    other = relabelled(tiny, engine_folder, 2)
+    with load_engine(engine_folder) as engine:
+        republish(other, engine_folder)
+        with pytest.raises(EngineIntegrityError, match="has changed"):
+            engine.executions()
 
 
 def test_a_variant_of_another_engine_is_not_loaded(tiny: Any) -> None:
