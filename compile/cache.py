@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 
 from kdcmae import host
 from kdcmae.compile import package
-from kdcmae.errors import ConfigError, EngineError, KdcmaeError
+from kdcmae.disk import disk_is_full
+from kdcmae.errors import ConfigError, EngineError, KdcmaeError, one_line
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import Manifest, digest, verify_files
 from kdcmae.runtime.schema import MANIFEST_FILE
@@ -40,7 +41,6 @@ _SOURCES = ("kdcmae", "kdcmae.compile", "kdcmae.kernels")
 _SUFFIXES = (".py", ".json", ".csv", ".txt")  # weights count with the model that they are of
 _FILES, _DIGESTS = "files", "sha256.json"  # of an entry
 _KEY = re.compile(r"(quantized-)?[0-9a-f]{64}")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk that a copy goes to: the entry is none the worse
 _NO_FAST_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -165,7 +165,7 @@ class Cache:
         except (OSError, ValueError) as error:
             for path in copied:
                 path.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if disk_is_full(error):  # that of the copy: the entry is none the worse
                 raise
             _drop(entry)
             return False
@@ -260,7 +260,7 @@ class BuildCache:
         except Exception as error:  # noqa: BLE001 - whatever it is, the build needs no cache
             self._failed = True
             kind = "" if isinstance(error, (KdcmaeError, OSError)) else f"{type(error).__name__}: "
-            self._note(f"{consequence}: {kind}{(str(error).splitlines() or [''])[0]}")
+            self._note(f"{consequence}: {kind}{one_line(str(error))}")
             return without
 
 

@@ -21,7 +21,7 @@ from kdcmae.compile.settings import Expectation
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import read_record
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.errors import ConfigError, DataError, one_line
 from kdcmae.runtime import feeding
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 from kdcmae.text_files import read_json_lines
@@ -118,7 +118,7 @@ def _of_arrays(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[
         raise DataError(f"{place}: {file} cannot be read as arrays {_names(model)}: {error}") from error
     for spec in model.inputs:
         if found[spec.name].shape != (1, *spec.shape[1:]):
-            raise DataError(f"{place}: {spec.name} has shape {found[spec.name].shape}, expected (1, {spec.shape[1:]})")
+            raise DataError(f"{place}: {spec.name} has shape {found[spec.name].shape}, expected {(1, *spec.shape[1:])}")
     return found
 
 
@@ -212,8 +212,8 @@ def _on_behalf(expectation: Expectation, folder: Path) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"--expect-from {expectation.name} failed: {type(error).__name__}: {reason}") from error
+        said = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ConfigError(f"--expect-from {expectation.name} failed: {said}") from error
     finally:
         with contextlib.suppress(ValueError):  # the script may have rearranged it
             sys.path.remove(str(folder.resolve()))

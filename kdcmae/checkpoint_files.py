@@ -24,7 +24,7 @@ from typing import Any
 import safetensors
 import torch
 
-from kdcmae.errors import CheckpointError
+from kdcmae.errors import CheckpointError, cause
 from kdcmae.runtime.folders import openable
 
 __all__ = ["FileContent", "listed", "read_file"]
@@ -176,7 +176,7 @@ def _read_archive(path: Path) -> Any:
             with archive.open(name) as file:
                 protocol = _protocol(file.read(2))
     except _DAMAGE as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {_reason(error)}") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {cause(error)}") from error
     return _load(path, weights_only=True) if protocol <= 3 else _load(path, weights_only=False, pickle_module=_plain)
 
 
@@ -211,7 +211,7 @@ def _load(path: Path, **how: Any) -> Any:
             "Re-save it with torch.save(model.state_dict(), path)"
         ) from error
     except _DAMAGE as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {_reason(error)}") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {cause(error)}") from error
 
 
 def _code_in(path: Path, error: Exception) -> str:
@@ -265,17 +265,13 @@ def _read_safetensors(path: Path) -> FileContent:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, *_DAMAGE) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {_reason(error)}") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {cause(error)}") from error
     return FileContent(tree=state, metadata=metadata)
 
 
 def _protocol(head: bytes) -> int:
     """Of a pickle; 0 and 1 do not say theirs."""
     return head[1] if head[:1] == b"\x80" else 0
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def listed(names: list[str], limit: int = 12) -> str:

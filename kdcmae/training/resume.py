@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdcmae.disk import writing
-from kdcmae.errors import CheckpointError
+from kdcmae.errors import CheckpointError, cause
 
 __all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state"]
 
@@ -48,8 +48,7 @@ def load_run_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not the state of a run: {reason}; remove it to start over") from error
+        raise CheckpointError(f"{path} is not the state of a run: {cause(error)}; remove it to start over") from error
 
 
 def random_state() -> dict[str, Any]:
