@@ -17,7 +17,11 @@ from kdcmae.runtime.manifest import TARGETS, BatchRange
 __all__ = ["engine_options", "parse_batch"]
 
 _OPTIONS = (
-    click.option("--target", type=click.Choice(TARGETS), help="What to compile for; the search tries openvino itself."),
+    click.option(
+        "--target",
+        type=click.Choice(TARGETS),
+        help="What to compile for; --budget-ms alone needs none, and takes openvino.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(["auto", *PRECISIONS]),
@@ -33,7 +37,7 @@ _OPTIONS = (
         show_default="this machine's",
     ),
     click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range."),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="For aoti.", show_default="cpu"),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="That aoti compiles for.", show_default="cpu"),
 )
 
 

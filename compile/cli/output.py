@@ -26,7 +26,7 @@ _OPTIONS = (
         help="Also for clips without picture or without sound, in the same folder.",
         show_default="all that was finetuned",
     ),
-    click.option("--no-cache", is_flag=True, help="Build again what was built before from the same, and keep no copy."),
+    click.option("--no-cache", is_flag=True, help="Build also what the cache holds, and store no copy there."),
 )
 
 

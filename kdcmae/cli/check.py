@@ -22,7 +22,7 @@ _COLOURS = {"holds": "green", "does not hold": "red", "cannot be told": "yellow"
 
 @click.command("check", cls=KdcmaeCommand)
 @click.argument("engine", type=click.Path(path_type=Path))
-@click.option("--seconds", type=Number(min=0, min_open=True), default=5.0, show_default=True, help="Of calls to time.")
+@click.option("--seconds", type=Number(min=0, min_open=True), default=5.0, show_default=True, help="To time calls for.")
 @click.option("--threads", type=thread_count, help="CPU threads.", show_default="the engine's or its library's")
 @click.option("--device", help="Another device than the engine was built for, in its library's words.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the device card there.")

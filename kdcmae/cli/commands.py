@@ -79,6 +79,10 @@ class Number(click.FloatRange):  # noqa: TID251
             self.fail(f"{value} is no finite number.", param, ctx)
         return number
 
+    def _describe_range(self) -> str:
+        """What ``--help`` says; nothing of a range without ends, which click calls ``x<=None``."""
+        return "" if self.min is self.max is None else super()._describe_range()
+
 
 class KdcmaeCommand(click.Command):
     """A command that ends with one line and an exit code, whatever happens.

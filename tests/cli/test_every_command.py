@@ -60,6 +60,7 @@ def test_explains_itself_in_plain_characters(path):
     assert result.exit_code == 0
     assert result.stdout.isascii()
     assert "..." not in result.stdout.partition("Commands:")[2]
+    assert "<=None" not in result.stdout
     for option in ("--traceback", "--version", "-h, --help"):
         assert option in result.stdout
 
