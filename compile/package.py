@@ -71,19 +71,20 @@ def staging(folder: Path, *, fix: str = "choose another --output") -> Iterator[P
     Raises:
         EngineError: its parent cannot be written to, or the disk is full.
     """
+    claim = _Claim()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder.parent, folder.name)
-        hidden, lock = _claim(folder)
-    except OSError as error:
-        raise EngineError(f"cannot write to {folder.parent}: {error.strerror}; {fix}") from error
-    try:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(folder.parent, folder.name)
+            hidden = claim.take(folder)
+        except OSError as error:
+            raise EngineError(f"cannot write to {folder.parent}: {error.strerror}; {fix}") from error
         with openable(hidden) as place:
             partial = place / _STAGED
             partial.mkdir()
             yield partial
     except Exception as error:
-        free_bytes = _free_bytes(hidden)
+        free_bytes = _free_bytes(folder.parent)
         if not _failed_to_write(error, free_bytes):
             raise
         reason = cause(error)
@@ -92,9 +93,7 @@ def staging(folder: Path, *, fix: str = "choose another --output") -> Iterator[P
             f"make room or {fix}"
         ) from error
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.close(lock)
-        shutil.rmtree(hidden, ignore_errors=True)  # once more where a system removes no file that is open
+        claim.release()
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -151,22 +150,40 @@ def remove_abandoned(parent: Path, name: str | None = None) -> None:
             os.close(lock)
 
 
-def _claim(folder: Path) -> tuple[Path, int]:
-    """A hidden folder of our own, and the descriptor that holds its lock."""
-    for _ in range(_ATTEMPTS):
-        hidden = folder.with_name(f".{folder.name}{_PARTIAL}{secrets.token_hex(8)}")
-        hidden.mkdir()
-        try:
-            lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:
-            continue  # cleaned up as abandoned, before it was ours
-        except OSError:
-            hidden.rmdir()
-            raise
-        if _locked(lock, without=True) and (hidden / _LOCK).exists():
-            return hidden, lock
-        os.close(lock)  # likewise
-    raise OSError(errno.EBUSY, "other builds remove new folders at once", str(folder.parent))
+class _Claim:
+    """A hidden folder of our own, and the lock in it by which others see that this build lives."""
+
+    def __init__(self) -> None:
+        self._hidden: Path | None = None
+        self._lock: int | None = None
+
+    def take(self, folder: Path) -> Path:
+        """Make the hidden folder beside a destination; whatever ends this, :meth:`release` removes it.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        for _ in range(_ATTEMPTS):
+            # Named before it is made: a signal may end the build at any moment in between.
+            self._hidden = folder.with_name(f".{folder.name}{_PARTIAL}{secrets.token_hex(8)}")
+            self._hidden.mkdir()
+            try:
+                self._lock = os.open(self._hidden / _LOCK, os.O_RDWR | os.O_CREAT)
+            except FileNotFoundError:
+                continue  # cleaned up as abandoned, before it was ours
+            if _locked(self._lock, without=True) and (self._hidden / _LOCK).exists():
+                return self._hidden
+            os.close(self._lock)  # likewise
+            self._lock = None
+        raise OSError(errno.EBUSY, "other builds remove new folders at once", str(folder.parent))
+
+    def release(self) -> None:
+        """Remove the hidden folder and let go of its lock."""
+        if self._hidden is not None:
+            shutil.rmtree(self._hidden, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            shutil.rmtree(self._hidden or "", ignore_errors=True)  # again, where a system removes no file that is open
 
 
 def _locked(descriptor: int, *, without: bool = False) -> bool:
