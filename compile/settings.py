@@ -202,6 +202,14 @@ class CompileSettings:
         return self.precision == "int8" and on_cpu and self.cpu.saturates_int8
 
     @property
+    def scores_on_integers(self) -> bool:
+        """OpenVINO multiplies quantised queries and keys on integers, on the processor that the engine is for.
+
+        Its plugin has kernels for that on x86 with VNNI alone.
+        """
+        return self.cpu.machine == "x86_64" and not self.cpu.saturates_int8
+
+    @property
     def saturates_here(self) -> bool:
         """Integer products of this engine saturate on this machine's processor though not on the one it is for.
 

@@ -6,6 +6,7 @@ On x86 without VNNI, the kernels add two products of u8 activations and s8 weigh
 large ones is cut to 32767; signed activations are moved to unsigned ones first, and fare worse. For such CPUs the
 weights get 7 bits, with which no sum leaves 16 bits, and the scores of attention, whose operands are both activations
 and were as wrong, stay in floating point: there the plugin has no fused integer attention, and they are faster so.
+On ARM it multiplies them in floating point in any case.
 """
 
 from __future__ import annotations
@@ -52,17 +53,23 @@ def import_nncf() -> ModuleType:
     return nncf
 
 
-def method(*, saturates: bool = False) -> str:
+def method(*, saturates: bool = False, scores: bool = True) -> str:
     """How :func:`quantize` does it, for the manifest."""
-    small = ", weights in 7 bits and scores in floating point, so that no product saturates without VNNI"
-    return (
-        f"NNCF {import_nncf().__version__}, transformer preset, smoothed where plain is not close, OpenVINO IR"
-        f"{small if saturates else ''}"
-    )
+    how = f"NNCF {import_nncf().__version__}, transformer preset, smoothed where plain is not close, OpenVINO IR"
+    if saturates:
+        return f"{how}, weights in 7 bits and scores in floating point, so that no product saturates without VNNI"
+    return how if scores else f"{how}, scores in floating point"
 
 
 def quantize(
-    graph: Path, target: Path, clips: Clips, layers: Sequence[str], precision: str, *, saturates: bool = False
+    graph: Path,
+    target: Path,
+    clips: Clips,
+    layers: Sequence[str],
+    precision: str,
+    *,
+    saturates: bool = False,
+    scores: bool = True,
 ) -> None:
     """Write an IR with these layers in int8.
 
@@ -73,6 +80,7 @@ def quantize(
         layers: names of linear layers.
         precision: ``int8``.
         saturates: for processors whose integer products saturate.
+        scores: the products of queries and keys too, for processors that multiply them on integers.
 
     Raises:
         EngineError: OpenVINO or NNCF refuses the graph.
@@ -85,7 +93,7 @@ def quantize(
     try:
         model = openvino_core().read_model(graph)
         chosen |= attention.separate_products(model, chosen).keys()
-        if not saturates:
+        if scores and not saturates:
             chosen |= attention.score_products(model, chosen)
         quantized = _closest(model, clips, chosen, saturates=saturates)
         ov.save_model(quantized, target, compress_to_fp16=False)

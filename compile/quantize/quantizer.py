@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Quantizer:
     def __init__(self, model: EngineModel, settings: CompileSettings, step: Step) -> None:
         self._precision, self._target, self._step = settings.precision, settings.target, step
         self._saturates, self._floating = settings.saturates, settings.saturates_here
+        self._scores = settings.scores_on_integers
         wanted = settings.quantization
         self._reuse = wanted.reuse
         self._budget = 0.0 if wanted.max_drop is None else wanted.max_drop
@@ -123,8 +125,10 @@ class Quantizer:
     def _attempt(self, graph: Path, order: list[str], kept: int) -> _Attempt:
         """The graph with the first ``kept`` layers in floating point."""
         chosen = sorted(order[kept:], key=self._layers.index)
+        make: Callable[..., None]
         if self._target == "openvino":
-            make, suffix, method = openvino.quantize, ".xml", openvino.method(saturates=self._saturates)
+            make, suffix = partial(openvino.quantize, scores=self._scores), ".xml"
+            method = openvino.method(saturates=self._saturates, scores=self._scores)
         else:
             make, suffix = qdq.quantize, ".onnx"
             method = qdq.method(self._precision, saturates=self._saturates)

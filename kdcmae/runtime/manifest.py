@@ -195,7 +195,7 @@ class Manifest:
         try:
             text = path.read_bytes()
         except OSError as error:
-            raise EngineError(f"{path} cannot be read: {error.strerror}; see whose file it is") from error
+            raise EngineError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
         try:
             content = json.loads(text, parse_constant=schema.reject_constant)
         except (ValueError, RecursionError) as error:

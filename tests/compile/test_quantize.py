@@ -30,7 +30,7 @@ from kdcmae.compile.targets import BuildRequest, load_target
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, DataError, EngineError, GateError
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.cpu import describe_cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.openvino import HINTS, openvino_core, read_execution
 
@@ -179,18 +179,31 @@ def test_weights_that_must_not_saturate_are_stored_unsigned_and_are_the_same(mod
     assert built.products["int8"] == len(layers)
 
 
-def test_weights_that_must_not_saturate_have_7_bits_in_an_ir(model, graph, clips, tmp_path):
+@pytest.mark.parametrize(("how", "largest"), [({"saturates": True}, {64}), ({"scores": False}, {127, 128})])
+def test_where_scores_stay_in_floating_point_only_weights_that_must_not_saturate_have_7_bits(
+    how, largest, model, graph, clips, tmp_path
+):
     path = tmp_path / "graph.xml"
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", saturates=True)
+    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", **how)
     network = openvino_core().read_model(path)
     stored = [op.data for op in network.get_ops() if op.get_type_name() == "Constant" and op.data.dtype == np.int8]
     weights = [data for data in stored if data.ndim == 2]
     assert len(weights) >= 12
-    assert max(np.abs(data.astype(int)).max() for data in weights) == 64
+    assert max(np.abs(data.astype(int)).max() for data in weights) in largest
     for softmax in [op for op in network.get_ops() if op.get_type_name() == "Softmax"]:
         product = softmax.input_value(0).get_node()
         assert "FakeQuantize" not in {value.get_node().get_type_name() for value in product.input_values()}
     assert min(cosines(model, open_graph(path), clips)) > 0.995
+
+
+@pytest.mark.parametrize(
+    ("machine", "on_integers"), [("amx", True), ("avx2-vnni", True), ("avx2", False), ("arm64", False)]
+)
+def test_scores_are_quantised_for_processors_with_integer_kernels_for_them(machine, on_integers):
+    settings = CompileSettings(
+        target="openvino", precision="int8", batch=BatchRange(1, 1, 1), cpu=describe_cpu(machine)
+    )
+    assert settings.scores_on_integers is on_integers
 
 
 @pytest.mark.parametrize("saturates", [False, True])
