@@ -135,7 +135,7 @@ def _precision(precision: Mapping[str, Any]) -> Html:
             claim["layers"],
             claim["claimed"],
             _counts(claim["executed"]) or "not reported",
-            tag("span", verdict, class_=style),
+            tag("span", claim.get("checked") or verdict, class_=style),
         )
         for claim in precision.get("claims", ())
         for verdict, style in [_VERDICTS[claim["holds"]]]

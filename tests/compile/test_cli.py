@@ -294,6 +294,8 @@ def test_an_engine_for_another_processor_says_what_is_to_be_checked_there(cap, c
     claim = manifest.precision["claims"][0]
     assert (claim["layers"], claim["claimed"], claim["holds"]) == ("products", "bf16", None)
     assert claim["checked"] == "to be checked on amx"
+    assert "to be checked on amx" in (folder / "report.html").read_text()
+    assert "claimed bf16, to be checked on amx; where it was built: " in " ".join(run("inspect", folder).stdout.split())
     artifact = manifest.parity[-1]
     assert artifact["note"].startswith("matrix products in fp32; products, ")
     assert "in bf16 to be checked on amx" in artifact["note"]
