@@ -70,7 +70,7 @@ def fleet_document(cards: Sequence[DeviceCard]) -> dict[str, Any]:
 
 
 def fleet_conditions(cards: Sequence[DeviceCard]) -> list[str]:
-    """What the figures mean nothing without, a line each."""
+    """Devices, libraries and measured quantities that the figures depend on, one per line."""
     devices = dict.fromkeys(map(_device_name, cards))
     engines = {card.engine.digest for card in cards}
     checked = sorted(card.created for card in cards)
@@ -184,7 +184,7 @@ def _claims(card: DeviceCard) -> str:
 
 
 def _sorted(cards: Sequence[DeviceCard]) -> list[DeviceCard]:
-    """By model and device, the fastest first."""
+    """Cards by model and device, the fastest first."""
     return sorted(cards, key=lambda card: (card.engine.model, _device_name(card), card.timings.latency.p50_ms))
 
 

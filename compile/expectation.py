@@ -55,7 +55,7 @@ class _Finding:
 
 
 def compare_with_trained(model: EngineModel, expectation: Expectation) -> Rung:
-    """Run the loaded model on what the user's code was run on.
+    """Compare the loaded model with the user's own code on the same inputs or clips.
 
     Args:
         model: of prepared inputs and all tokens.
@@ -137,7 +137,7 @@ def _spread(
 
 
 def _distances(found: NDArray[np.float64], wanted: NDArray[np.float64], kind: Scores) -> NDArray[np.float64]:
-    """(B,) in [0, 1]."""
+    """Distance between the scores of each sample, (B,) in [0, 1]."""
     apart = np.abs(found - wanted)
     return apart.sum(axis=1) / 2 if kind == "softmax" else apart.max(axis=1)
 

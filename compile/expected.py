@@ -223,7 +223,7 @@ def _on_behalf(expectation: Expectation, folder: Path) -> Iterator[None]:
 
 
 def _shape(value: Any) -> str:
-    """Of an array; the kind of anything else."""
+    """Shape of an array, or the type's name of anything else."""
     return str(tuple(value.shape)) if hasattr(value, "shape") else type(value).__name__
 
 

@@ -28,12 +28,12 @@ class ExportedFrontend:
         self._model = model
 
     def export(self, batch: BatchRange) -> None:
-        """Trace it; from then on, what was traced runs."""
+        """Trace the preprocessing; from then on the traced program runs."""
         self._program = export.export_program(self._model, self._model.module, batch)
         module = self._program.module()
         self.run = lambda feed: models.run(self._model, module, feed)
 
     def export_onnx(self, path: Path) -> None:
-        """Write it; from then on, the file runs."""
+        """Write the preprocessing as ONNX; from then on the file runs."""
         export.export_onnx(self._model, self._program, path)
         self.graph, self.run = path, open_session(path)

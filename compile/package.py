@@ -188,7 +188,7 @@ class _Claim:
 
 def _locked(descriptor: int, *, without: bool = False) -> bool:
     """Whether the lock is ours now; ``without`` says what counts where the file system has no locks."""
-    from filelock import lock_descriptor  # comes with PyTorch, without which nothing is built
+    from filelock import lock_descriptor  # brought by the extras that build engines; devices have none
 
     try:
         return lock_descriptor(descriptor, blocking=False)

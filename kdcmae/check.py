@@ -176,7 +176,7 @@ def _built_for(described: Any) -> str:
 
 
 def _verdicts(engine: Engine, executions: Mapping[str, Execution], device: str) -> Iterator[Verdict]:
-    """Of the files and of every layer class, the variants' included."""
+    """Verdicts on the files and on every layer class, the variants' included."""
     files = sum(len(manifest.files) for manifest in engine.manifests.values())
     yield Verdict(claim="files", outcome="holds", found=f"the digests of {files} files are those of the manifest")
     if saturates_here(engine.manifest, device=device):

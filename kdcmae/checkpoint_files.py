@@ -270,7 +270,7 @@ def _read_safetensors(path: Path) -> FileContent:
 
 
 def _protocol(head: bytes) -> int:
-    """Of a pickle; 0 and 1 do not say theirs."""
+    """Protocol number of a pickle; 0 where it does not state one, as protocols 0 and 1 do not."""
     return head[1] if head[:1] == b"\x80" else 0
 
 

@@ -18,7 +18,7 @@ _RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors says which error of
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is that nothing more can be written."""
+    """Whether an error, or one that led to it, means a full disk, an exhausted quota or a file at its size limit."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

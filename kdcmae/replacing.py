@@ -15,7 +15,7 @@ __all__ = ["replacing"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside a file to write to, which nobody else draws; what is written takes the file's place at the end.
+    """Temporary file beside another, with a random name; it replaces the other one when the block ends.
 
     Nothing remains of it where the block fails. In containers several processes may have the same number, so that is
     no part of the name; neither is the file's own, which may be as long as names can be, but for its suffix.

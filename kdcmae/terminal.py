@@ -126,13 +126,13 @@ def _write(text: str, stream: TextIO | None) -> None:
 
 
 def _clear() -> str:
-    """What a terminal takes for: go to the start of the line and clear it."""
+    """Escape sequence that clears the current line; empty where stderr is no terminal."""
     stream = progress_console.file
     return _CLEAR_LINE if stream is not None and stream.isatty() else ""
 
 
 def _encoding(stream: TextIO | None) -> str:
-    """What a stream takes.
+    """Encoding that a stream and its terminal can show.
 
     Python writes UTF-8 also where the locale is C, which says that the terminal knows ASCII alone; a user who knows
     better has asked for UTF-8.
@@ -144,7 +144,7 @@ def _encoding(stream: TextIO | None) -> str:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Characters that an encoding has, for those that it lacks."""
+    """Replacement for characters that an encoding lacks, as a codec error handler returns it."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
     return "".join(_PLAIN.get(character) or ascii(character)[1:-1] for character in lacking), error.end

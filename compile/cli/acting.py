@@ -1,4 +1,4 @@
-"""Options that act only beside others: what would be passed over in silence is refused, from one table."""
+"""Options that act only together with others, in one table: an option without effect is refused."""
 
 from __future__ import annotations
 

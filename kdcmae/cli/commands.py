@@ -205,7 +205,7 @@ class LazyGroup(KdcmaeGroup):
         return None if self._default is None else self.get_command(ctx, self._default)
 
     def _refuse_misspelt(self, ctx: click.Context, default: click.Command, name: str) -> None:
-        """Refuse what was surely meant to be a command's name, before the default command wonders about it."""
+        """Refuse a misspelt command, before the default command takes it for an argument."""
         if not name or name.startswith("-") or os.path.exists(name) or ctx.resilient_parsing:
             return
         takes_words = any(isinstance(parameter, click.Argument) for parameter in default.params)

@@ -35,7 +35,7 @@ _TERMINATED = 143
 
 @dataclass
 class Run:
-    """What one run of a command was asked for besides its work.
+    """State of one run of a command that is not the command's own.
 
     Args:
         traceback: show where an error came from.
@@ -137,7 +137,7 @@ class _Notes(logging.Handler):
 
 
 def _answered(error: BaseException, run: Run) -> int:
-    """Say what went wrong; the exit code."""
+    """Print what went wrong, and return the exit code."""
     if run.interrupted:
         error = KeyboardInterrupt()
     if isinstance(error, BrokenPipeError) and _discard_broken_output():
@@ -152,7 +152,7 @@ def _answered(error: BaseException, run: Run) -> int:
 
 
 def _described(error: BaseException) -> tuple[str, int]:
-    """What stderr gets, and the exit code."""
+    """Message for stderr and exit code of an error."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", _INTERRUPTED
     if isinstance(error, click.ClickException):

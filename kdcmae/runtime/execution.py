@@ -181,7 +181,7 @@ def _besides_here(claim: Claim, executed: Mapping[str, int]) -> Mapping[str, int
 
 @contextmanager
 def differences_known() -> Iterator[None]:
-    """Keep loading from warning of what executes otherwise than claimed, where the caller reports that by itself."""
+    """Silence the warning that an engine executes in another precision than claimed, for callers that report it."""
     logger = logging.getLogger("kdcmae.runtime")
     level = logger.level
     logger.setLevel(logging.ERROR)

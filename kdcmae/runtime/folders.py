@@ -25,7 +25,7 @@ _ATTEMPTS, _PATIENCE_S = 3, 30.0  # at least, each lost to an engine that was pu
 
 
 class Publication:
-    """What an engine folder holds from now on, until something is published in its place.
+    """Snapshot of the files in an engine folder, which shows later whether another engine took their place.
 
     Args:
         folder: need not be there.

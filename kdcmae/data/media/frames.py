@@ -39,7 +39,7 @@ class Spread:
 
     @property
     def done(self) -> bool:
-        """Never: every frame counts."""
+        """Always False: every frame is counted."""
         return False
 
     def add(self, frame: av.VideoFrame) -> None:
