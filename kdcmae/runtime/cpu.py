@@ -67,10 +67,12 @@ _CAPS: Mapping[str, frozenset[str]] = {
     "AVX": frozenset({"avx"}),
     "AVX2": _AVX2,
     "AVX2_VNNI": _AVX2 | {"avx_vnni"},
+    "AVX2_VNNI_2": _AVX2 | {"avx_vnni"},
     "AVX512_CORE": _AVX2 | _AVX512,
     "AVX512_CORE_VNNI": _AVX2 | _AVX512 | {"avx512_vnni"},
     "AVX512_CORE_BF16": _AVX512_BF16,
     "AVX512_CORE_FP16": _AVX512_FP16,
+    "AVX10_1_512": _AVX512_FP16,
 }
 _CAPPED = _AVX512_FP16 | {"avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 

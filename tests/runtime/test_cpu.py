@@ -63,9 +63,11 @@ def test_a_processor_below_all_classes_has_no_class():
         ("AVX2", "avx2"),
         ("avx2", "avx2"),
         ("AVX2_VNNI", "avx2-vnni"),
+        ("AVX2_VNNI_2", "avx2-vnni"),
         ("AVX512_CORE", "avx512"),
         ("AVX512_CORE_VNNI", "avx512"),
         ("AVX512_CORE_BF16", "avx512-bf16"),
+        ("AVX10_1_512", "avx512-bf16"),
         ("AVX512_CORE_AMX", "amx"),
     ],
 )
