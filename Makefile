@@ -24,6 +24,7 @@ check: $(STAMP)
 # Engines once more with the instructions of a processor without AVX-512 and VNNI, as far as oneDNN, and so OpenVINO and
 # PyTorch, goes: int8 products saturate there, and nothing multiplies bfloat16.
 CAPPED := tests/runtime/test_openvino.py tests/runtime/test_engine.py tests/runtime/test_capabilities.py \
+	tests/runtime/test_execution.py tests/runtime/test_check.py \
 	tests/compile/test_quantize.py tests/compile/test_quantize_attention.py tests/compile/test_gates.py \
 	tests/compile/test_cli.py
 
