@@ -39,10 +39,14 @@ def command(
     2: a bad engine. 3: its library or its device is missing.
     """
     from kdcmae.check import check_engine
+    from kdcmae.replacing import replacing
 
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)  # before the time is spent
     card = check_engine(engine, seconds=seconds, step=Steps(), device=device, threads=threads)
     if output is not None:
-        output.write_text(json.dumps(card.to_dict(), indent=2) + "\n", encoding="utf-8")
+        with replacing(output) as partial:
+            partial.write_text(json.dumps(card.to_dict(), indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(card.to_dict())
     else:

@@ -46,10 +46,10 @@ def outcomes(card: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("target", ["openvino", "onnx"])
 def test_a_card_says_what_executes_how_exactly_and_how_fast(tiny: Any, tmp_path: Path, target: str) -> None:
     folder = tiny.make(target, precision=claimed("fp32"))
-    result = check(folder, "--json", "--threads", "1", "--output", str(tmp_path / "card.json"))
+    result = check(folder, "--json", "--threads", "1", "--output", str(tmp_path / "new" / "card.json"))
     assert result.exit_code == 0, result.output
     card = json.loads(result.stdout)
-    assert json.loads((tmp_path / "card.json").read_text()) == card
+    assert json.loads((tmp_path / "new" / "card.json").read_text()) == card
     assert outcomes(card) == {"files": "holds", "products in fp32": "holds", "self-test": "holds"}
     assert card["executed"]["products"] == {"fp32": 1}
     assert card["error"] <= card["tolerance"]
