@@ -19,6 +19,7 @@ import click
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
 from kdcmae.cli.predict import classify_clip
+from kdcmae.compile.latency import describe_speed
 from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.errors import GateError
@@ -52,17 +53,16 @@ def main(output: Path) -> None:
 
 
 def why_chosen(best: Manifest, int8: Manifest) -> str:
-    """One sentence: why the precision of the first engine, and how long the other takes beside it.
+    """One sentence: why the first engine has its precision, and how fast the other is beside it.
 
     Args:
         best: of an engine whose precision kdcmae chose.
-        int8: of the same model in int8.
+        int8: of the same model in int8, whose build timed both in turns.
     """
     chosen = best.precision
-    took_ms = [manifest.build["latency"]["median_ms"] for manifest in (best, int8)]
     return (
-        f"The first engine is in {chosen['asked']} because {chosen['chosen']}; a clip took it {took_ms[0]:.3g} ms "
-        f"right after its build, and {took_ms[1]:.3g} ms the one in int8, which rounds more and has to be asked for."
+        f"The first engine is in {chosen['asked']} because {chosen['chosen']}; "
+        f"{describe_speed('int8', int8.build['speed'])}."
     )
 
 

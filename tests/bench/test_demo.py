@@ -11,18 +11,21 @@ from kdcmae.runtime.capabilities import fastest_floating
 from kdcmae.runtime.cpu import CLASSES, describe_cpu
 
 
-def built(median_ms: float, **precision: str) -> Any:
+def built(speed: dict[str, Any] | None = None, **precision: str) -> Any:
     """As much of a manifest as is looked at."""
-    return SimpleNamespace(precision=precision, build={"latency": {"median_ms": median_ms}})
+    return SimpleNamespace(precision=precision, build={"speed": speed})
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_one_sentence_says_why_on_every_kind_of_processor(name: str) -> None:
     precision, because = fastest_floating("openvino", cpu=describe_cpu(name))
-    sentence = demo.why_chosen(built(5.25, asked=precision, chosen=because), built(4.125, asked="int8"))
+    speed = {
+        **{"against": precision, "median_ms": 4.125, "against_ms": 5.25},
+        **{"speed": 1.27, "speed_low": 1.2, "speed_high": 1.3},
+    }
+    sentence = demo.why_chosen(built(asked=precision, chosen=because), built(speed, asked="int8"))
     assert sentence.startswith(f"The first engine is in {precision} because a CPU of class {name} multiplies no faster")
-    assert "a clip took it 5.25 ms" in sentence
-    assert "4.12 ms the one in int8" in sentence
+    assert f"int8 is 1.27 times as fast (1.20-1.30) as {precision} on this machine: 4.12 ms against 5.25" in sentence
 
 
 def test_no_step_asks_for_a_precision_that_a_processor_may_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
