@@ -28,8 +28,15 @@ CAPPED := tests/runtime/test_openvino.py tests/runtime/test_engine.py tests/runt
 	tests/compile/test_quantize.py tests/compile/test_quantize_attention.py tests/compile/test_gates.py \
 	tests/compile/test_cli.py
 
+# Between those and this machine's: VNNI without AVX-512, and AVX-512 without VNNI.
+CAPPED_BETWEEN := tests/runtime/test_openvino.py tests/runtime/test_check.py tests/compile/test_gates.py \
+	tests/compile/test_saturation.py tests/compile/test_quantize_attention.py
+
 test-capped: $(STAMP)
 	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(CAPPED)
+	for cap in AVX2_VNNI AVX512_CORE; do \
+		ONEDNN_MAX_CPU_ISA=$$cap OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(CAPPED_BETWEEN) || exit; \
+	done
 
 # The runtime on an emulated x86 processor without AVX-512 and VNNI, ONNX Runtime included; the script says what that
 # needs.

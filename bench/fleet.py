@@ -191,7 +191,7 @@ def _sorted(cards: Sequence[DeviceCard]) -> list[DeviceCard]:
 def _device_name(card: DeviceCard) -> str:
     """The processor and whatever else tells one device from another."""
     device = card.device
-    parts = [str(device.host["cpu"]) or str(device.host["machine"]), device.cpu_class]
+    parts = [device.name, str(device.host["cpu"]) or str(device.host["machine"]), device.cpu_class]
     parts.append(f"oneDNN capped to {device.cpu_cap}" if device.cpu_cap else "")
     parts.append(device.runs_on if device.runs_on.upper() != "CPU" else "")
     parts.append(f"threads: {device.threads}" if device.threads else "")

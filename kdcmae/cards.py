@@ -40,6 +40,7 @@ class CardDevice:
     """The machine.
 
     Args:
+        name: what people call it; empty where nobody said, and then its processor stands for it.
         host: system, architecture, processor and Python, see :func:`kdcmae.host.describe_host`.
         cpu_class: one of :data:`kdcmae.runtime.cpu.CLASSES`; empty below all of them.
         cpu_features: instructions that engines may use here.
@@ -49,6 +50,7 @@ class CardDevice:
         threads: that were asked for; None for the manifest's or the library's choice.
     """
 
+    name: str
     host: dict[str, str | int]
     cpu_class: str
     cpu_features: tuple[str, ...]

@@ -49,7 +49,7 @@ _OUTCOMES: Mapping[bool | None, Outcome] = {True: "holds", False: "does not hold
 
 
 def check_engine(
-    folder: Path, *, seconds: float, step: Step, device: str | None = None, threads: int | None = None
+    folder: Path, *, seconds: float, step: Step, device: str | None = None, threads: int | None = None, name: str = ""
 ) -> DeviceCard:
     """Load an engine as an app does, time it, run its self-test, and hold it against what its manifest claims.
 
@@ -61,6 +61,7 @@ def check_engine(
         step: shows progress; a context manager per named step.
         device: another device than the engine was built for, in its library's words.
         threads: CPU threads to use; where None, what the manifest says or else the library's choice.
+        name: what the card calls this device; empty for its processor.
 
     Raises:
         EngineError: a bad engine folder, or one that its library cannot load.
@@ -83,7 +84,7 @@ def check_engine(
         return DeviceCard(
             kdcmae_version=kdcmae.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            device=_device(manifest, device, threads),
+            device=_device(manifest, name, device, threads),
             engine=_engine(folder, engine),
             executed=execution.by_class() if execution.executed else {},
             read_from=execution.read_from,
@@ -125,16 +126,19 @@ def _timed(engine: Engine, load_ms: float, seconds: float, step: Step) -> Timing
     )
 
 
-def _device(manifest: Manifest, device: str | None, threads: int | None) -> CardDevice:
+def _device(manifest: Manifest, name: str, device: str | None, threads: int | None) -> CardDevice:
     cpu = this_cpu()
-    loaded = {name: sys.modules.get(name) for name in ("numpy", *manifest.libraries)}
+    loaded = {library: sys.modules.get(library) for library in ("numpy", *manifest.libraries)}
     return CardDevice(
+        name=name,
         host=host.describe_host(),
         cpu_class=cpu.class_name,
         cpu_features=tuple(sorted(cpu.features)),
         cpu_cap=os.environ.get(CAP_VARIABLE, ""),
         libraries={
-            name: str(getattr(module, "__version__", "")).partition("-")[0] for name, module in loaded.items() if module
+            library: str(getattr(module, "__version__", "")).partition("-")[0]
+            for library, module in loaded.items()
+            if module
         },
         runs_on=device or str(manifest.engine.get("device", "")),
         threads=threads,

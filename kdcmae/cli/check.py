@@ -25,10 +25,17 @@ _COLOURS = {"holds": "green", "does not hold": "red", "cannot be told": "yellow"
 @click.option("--seconds", type=Number(min=0, min_open=True), default=5.0, show_default=True, help="To time calls for.")
 @click.option("--threads", type=thread_count, help="CPU threads.", show_default="the engine's or its library's")
 @click.option("--device", help="Another device than the engine was built for, in its library's words.")
+@click.option("--name", default="", help="What to call this device on its card.", show_default="its processor")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the device card there.")
 @json_option
 def command(
-    engine: Path, seconds: float, threads: int | None, device: str | None, output: Path | None, as_json: bool
+    engine: Path,
+    seconds: float,
+    threads: int | None,
+    device: str | None,
+    name: str,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Check an ENGINE folder on the device that is to run it: digests, what executes, how exactly and how fast.
 
@@ -43,7 +50,7 @@ def command(
 
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)  # before the time is spent
-    card = check_engine(engine, seconds=seconds, step=Steps(), device=device, threads=threads)
+    card = check_engine(engine, seconds=seconds, step=Steps(), device=device, threads=threads, name=name)
     if output is not None:
         with replacing(output) as partial:
             partial.write_text(json.dumps(card.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -71,7 +78,8 @@ def _print(card: DeviceCard) -> None:
 def _facts(card: DeviceCard) -> Iterator[tuple[str, str]]:
     device, engine, facts = card.device, card.engine, card.device.host
     cap = f", oneDNN capped to {device.cpu_cap}" if device.cpu_cap else ""
-    yield "device", f"{facts['cpu']}, class {device.cpu_class or 'below avx2'}{cap}, {facts['cpus']} CPUs"
+    called = f"{device.name}: " if device.name else ""
+    yield "device", f"{called}{facts['cpu']}, class {device.cpu_class or 'below avx2'}{cap}, {facts['cpus']} CPUs"
     libraries = ", ".join(f"{name} {version}" for name, version in device.libraries.items())
     threads = f"threads: {device.threads or 'as the engine or its library chooses'}"
     yield "runs with", f"{libraries}, Python {facts['python']}, {facts['system']} {facts['machine']}"

@@ -77,7 +77,8 @@ def command(
         try:
             result = classify_clip(predictor, path, frame_numbers=frame_numbers, top=top)
         except BrokenClipError as error:
-            note(f"error: {error.reason}")
+            reason = error.reason if str(path) in error.reason else f"{path}: {error.reason}"
+            note(f"error: {reason}")
             result = {"path": str(path), "error": error.reason}
         else:
             if not as_json:

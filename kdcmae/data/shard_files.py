@@ -108,7 +108,7 @@ def list_clips(data: str | os.PathLike[str]) -> list[ClipRecord]:
     files = [] if any(folder.glob("*.tar")) else sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         return list(index_shards(shard_paths(folder)))
-    return [_clip_of_file(path, path.relative_to(folder).as_posix().replace("/", "_")) for path in files]
+    return [_clip_of_file(path, path.relative_to(folder).as_posix()) for path in files]
 
 
 def _clip_of_file(path: Path, clip_id: str) -> ClipRecord:

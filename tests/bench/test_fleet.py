@@ -45,6 +45,7 @@ def card(*, precision: str = "bf16", device: dict[str, Any] | None = None, **eng
         "size_bytes": 2_000_000,
     }
     where = {
+        "name": "",
         "host": HOST,
         "cpu_class": "avx2-vnni",
         "cpu_features": ("avx2", "avx_vnni"),
@@ -139,6 +140,8 @@ def test_engines_and_devices_that_share_a_name_are_told_apart() -> None:
     figures = fleet_tables(others)[1]
     assert {row[0] for row in figures.rows} == {"openvino bf16 (ov)", "openvino bf16 (smaller)"}
     assert "Intel N100, avx2-vnni, oneDNN capped to AVX2, GPU, threads: 2" in {row[1] for row in figures.rows}
+    named = fleet_tables([card(device={"name": name}) for name in ("shelf 1", "shelf 2")])[1]
+    assert {row[1] for row in named.rows} == {f"shelf {n}, Intel N100, avx2-vnni" for n in (1, 2)}
     same_folder = fleet_tables([card(), card(digest="b" * 64)])[1]
     assert {row[0] for row in same_folder.rows} == {"openvino bf16 (ov) (aaaaaaaa)", "openvino bf16 (ov) (bbbbbbbb)"}
 

@@ -173,9 +173,11 @@ def test_a_folder_of_any_files_is_checked_file_by_file(tmp_path: Path) -> None:
     (tmp_path / "b.mkv").write_text("no video")
     write_wav(tmp_path / "c.WAV", np.random.default_rng(0).uniform(-0.5, 0.5, 32000))
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "deep_a.mp4").write_text("another file, whose id is its own")
     clips = list_clips(tmp_path)
-    assert [clip.id for clip in clips] == ["b.mkv", "c.WAV", "deep_a.mp4"]
-    assert [(problem.clip_id, problem.kind) for problem in check_clips(clips, None)] == [("b.mkv", "corrupt")]
+    assert [clip.id for clip in clips] == ["b.mkv", "c.WAV", "deep/a.mp4", "deep_a.mp4"]
+    problems = [(problem.clip_id, problem.kind) for problem in check_clips(clips, None)]
+    assert problems == [("b.mkv", "corrupt"), ("deep_a.mp4", "corrupt")]
 
 
 def test_folders_without_clips(tmp_path: Path, write_shard: WriteShard) -> None:
