@@ -6,7 +6,6 @@ import io
 import json
 import sys
 import tarfile
-import wave
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,19 +17,13 @@ from kdcmae.data.manifest import ClipRecord, frame_path
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share the files that made_media.py makes
 
+from made_media import write_wav
+
 LABELS = ("barking", "singing", "typing")
 
 Extracted = Callable[..., list[ClipRecord]]
 MembersOf = Callable[[ClipRecord], list[tuple[str, bytes]]]
 WriteShard = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
-
-
-def write_wav(path: Path, waveform: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -65,3 +66,12 @@ def tone_level(waveform: NDArray[np.float32]) -> tuple[float, float]:
     middle = waveform[len(waveform) // 4 : -len(waveform) // 4]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     return spectrum.argmax() * 16000 / len(middle), float(middle.std() * np.sqrt(2))
+
+
+def write_wav(path: Path, waveform: np.ndarray) -> None:
+    """Samples in [-1, 1] as 16-bit mono at 16 kHz."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())

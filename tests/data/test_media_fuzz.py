@@ -11,9 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import write_wav
 from made_grid import Case, cases, make
-from made_media import media
+from made_media import media, write_wav
 
 from kdcmae.data.clip import read_clip, read_waveform
 from kdcmae.data.images import read_image, write_image

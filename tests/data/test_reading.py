@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_wav
+from made_media import write_wav
 
 from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.reading import RawClip, read_record

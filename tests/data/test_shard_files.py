@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_wav
+from made_media import write_wav
 
 from kdcmae.data.check import check_clips
 from kdcmae.data.manifest import ClipRecord
