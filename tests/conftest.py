@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 # Kernels are interpreted on the CPU. Triton decorates its functions one way or the other when it is first imported, and
 # other conftests may import it, so this comes first.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and tests' own processes would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines are of different speed, and a test that fails has to fail again.
 settings.register_profile("kdcmae", deadline=None, derandomize=True)

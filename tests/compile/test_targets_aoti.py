@@ -211,7 +211,7 @@ def test_a_failed_compilation_is_one_line(tmp_path, monkeypatch):
         raise RuntimeError("CppCompileError: no space\nand a page of output")
 
     monkeypatch.setattr(aoti, "aot_compile", fails)
-    with pytest.raises(EngineError, match=r"could not build the engine: CppCompileError: no space$"):
+    with pytest.raises(EngineError, match=r"engine: CppCompileError: no space; and a page of output$"):
         aoti.compile_package(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2", "cpu")
 
 
