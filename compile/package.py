@@ -240,7 +240,12 @@ def _replace_in_steps(partial: Path, folder: Path) -> bool:
     """
     aside = partial.with_name(_REPLACED)
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.move(folder, aside)  # copies what an overlay file system does not move: a folder of a container's image
+    try:
+        os.rename(folder, aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(folder, aside)  # an overlay file system copies a folder of a container's image, and moves none
     try:
         os.rename(partial, folder)
     except OSError as error:
