@@ -164,7 +164,7 @@ def _latency(build: Mapping[str, Any]) -> Html:
     )
     how = f"{found['runs']} runs right after the build, on the machine below; to measure with care: "
     speed = build.get("speed")
-    beside = tag("p", describe_speed("the quantised graph", speed)) if speed else ""
+    beside = tag("p", describe_speed("The quantised graph", speed)) if speed else ""
     return section("Latency", measured, beside, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
 
 
