@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae import charts
-from kdcmae.bench.page import precision_colour
+from kdcmae.bench.page import precision_colour, table_section
 from kdcmae.bench.schema import from_plain
 from kdcmae.bench.tables import NONE, Table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
 from kdcmae.charts import number
 from kdcmae.errors import DataError
+from kdcmae.markup import page, section
 
 __all__ = ["fleet_conditions", "fleet_document", "fleet_tables", "read_card", "render_fleet"]
 
@@ -126,11 +127,11 @@ def render_fleet(cards: Sequence[DeviceCard]) -> str:
     for model in dict.fromkeys(card.engine.model for card in cards):
         title = f"{model}: latency"
         drawn = charts.bars(title, list(_bars(cards, model, engines)), unit="ms")
-        sections.append(charts.card(title, drawn, note="Median, whisker to the 99th percentile."))
+        sections.append(section(title, drawn, note="Median, whisker to the 99th percentile."))
     for table in fleet_tables(cards):
         wide = len(table.head) > _NARROW
-        sections.append(charts.card(table.title, charts.table(table.head, table.rows), wide=wide))
-    return charts.page("kdcmae fleet", fleet_conditions(cards), sections)
+        sections.append(table_section(table, wide=wide))
+    return page("kdcmae fleet", fleet_conditions(cards), sections)
 
 
 def _bars(cards: Sequence[DeviceCard], model: str, engines: Mapping[str, str]) -> Iterator[charts.Bar]:

@@ -6,46 +6,52 @@ from collections.abc import Iterator
 
 from kdcmae import charts
 from kdcmae.bench.schema import Agreement, Report, Row
-from kdcmae.bench.tables import conditions, name, remarks, tables
+from kdcmae.bench.tables import Table, conditions, name, remarks, tables
+from kdcmae.markup import Html, page, section, table, tag
 
-__all__ = ["precision_colour", "render_page"]
+__all__ = ["precision_colour", "render_page", "table_section"]
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 
 
 def render_page(report: Report) -> str:
     """The page: charts first, then every table, then what could not be measured."""
-    cards: list[str] = []
+    cards: list[Html] = []
     for model in dict.fromkeys(row.case.model for row in report.rows):
         cards += _model_cards(report, model)
-    for table in tables(report):
-        cards.append(charts.card(table.title, charts.table(table.head, table.rows), wide=True))
+    cards += [table_section(one, wide=True) for one in tables(report)]
     said = list(remarks(report))
     if said:
-        cards.append(charts.card("Remarks", charts.table(("",), [(line,) for line in said]), wide=True))
-    return charts.page("kdcmae benchmark", conditions(report), cards)
+        cards.append(section("Remarks", tag("ul", *(tag("li", line) for line in said)), wide=True))
+    return page("kdcmae benchmark", conditions(report), cards)
 
 
-def _model_cards(report: Report, model: str) -> Iterator[str]:
+def table_section(shown: Table, *, wide: bool) -> Html:
+    """A table of a report as a part of its page; every column but the first is flush right."""
+    names, *others = shown.head
+    return section(shown.title, table((names, *(f"{name}#" for name in others)), shown.rows), wide=wide)
+
+
+def _model_cards(report: Report, model: str) -> Iterator[Html]:
     rows = [row for row in report.rows if row.case.model == model and row.latency is not None]
     prefix = f"{model}: " if model else ""
     timed = sorted((row for row in rows if row.case.kind == "latency"), key=_p50)
     if timed:
         title = f"{prefix}latency, batch {timed[0].case.batch}"
-        yield charts.card(title, charts.bars(title, [_bar(row) for row in timed], unit="ms"), note=_LATENCY_NOTE)
+        yield section(title, charts.bars(title, [_bar(row) for row in timed], unit="ms"), note=_LATENCY_NOTE)
     known = [row for row in timed if row.accuracy]
     if known:
         title = f"{prefix}accuracy against latency"
         drawn = charts.scatter(title, _pareto(known), x_label="median latency in ms", y_label="accuracy in %")
-        yield charts.card(title, drawn, note="The dashed line joins those that nothing beats in both.")
+        yield section(title, drawn, note="The dashed line joins those that nothing beats in both.")
     swept = [row for row in rows if row.case.kind == "batch"]
     if swept:
         title = f"{prefix}throughput over the batch"
-        yield charts.card(title, charts.lines(title, _lines(swept), x_label="batch", y_label="samples per second"))
+        yield section(title, charts.lines(title, _lines(swept), x_label="batch", y_label="samples per second"))
     trips = {name(row): row.stages_ms for row in rows if row.stages_ms}
     if trips:
         title = f"{prefix}from clip to label, by stage"
-        yield charts.card(title, charts.stacked(title, trips, unit="ms"), note="Medians; a ten-second clip.")
+        yield section(title, charts.stacked(title, trips, unit="ms"), note="Medians; a ten-second clip.")
     spread = [row for row in rows if row.case.kind == "threads"]
     if spread:
         title = f"{prefix}throughput over instances and threads"
@@ -57,15 +63,15 @@ def _model_cards(report: Report, model: str) -> Iterator[str]:
             )
             for row in spread
         ]
-        yield charts.card(title, charts.bars(title, bars, unit="samples/s"), note=_INSTANCES_NOTE)
+        yield section(title, charts.bars(title, bars, unit="samples/s"), note=_INSTANCES_NOTE)
     starts = [row for row in rows if row.case.kind == "cold start"]
     if starts:
         title = f"{prefix}cold start"
         drawn = charts.bars(title, [_bar(row) for row in starts], unit="ms")
-        yield charts.card(title, drawn, note="From starting a process to its first label.")
+        yield section(title, drawn, note="From starting a process to its first label.")
     for one in report.agreement:
         if one.model == model and len(one.subjects) > 1:
-            yield charts.card(f"{prefix}agreement", _matrix(one), note=_agreement_note(one), wide=True)
+            yield section(f"{prefix}agreement", _matrix(one), note=_agreement_note(one), wide=True)
 
 
 _LATENCY_NOTE = "Median, whisker to the 99th percentile; behind it the accuracy, where the model has learnt anything."
@@ -117,7 +123,7 @@ def _lines(rows: list[Row]) -> list[charts.Line]:
     ]
 
 
-def _matrix(one: Agreement) -> str:
+def _matrix(one: Agreement) -> Html:
     count = len(one.subjects)
     cells = [
         [

@@ -1,4 +1,4 @@
-"""Charts as SVG and the page around them: self-contained HTML without scripts, for light, dark, phone and desktop.
+"""Charts as SVG, for the pages of :mod:`kdcmae.markup`.
 
 Every text is escaped here. Charts are drawn in a narrow coordinate system and scaled, so that they stay readable on a
 phone; colours are classes, so that the page's style sheet can turn them for a dark screen.
@@ -11,25 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from kdcmae.markup import COLOURS, Html
+
 __all__ = [
     "Bar",
     "Line",
     "Point",
     "bars",
-    "card",
     "cut",
     "lines",
     "matrix",
     "number",
-    "page",
     "scatter",
     "stacked",
-    "table",
 ]
 
 _WIDTH = 440
 _CHARACTER = 7  # about as wide as one of a value, so that what stands behind a bar has room
-_COLOURS = 8  # classes c0 ... c7 of the style sheet
 _ROW = 36
 _PLOT_HEIGHT = 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
@@ -81,7 +79,7 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def bars(title: str, rows: Sequence[Bar], *, unit: str) -> str:
+def bars(title: str, rows: Sequence[Bar], *, unit: str) -> Html:
     """Horizontal bars, each with its label above and its value behind it.
 
     Args:
@@ -98,7 +96,7 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str) -> str:
         end = max(length, (row.high or 0) * scale)
         parts.append(
             f"<g><title>{escape(f'{row.label}: {shown}')}</title>{_text(0, top + 12, row.label)}"
-            f'<rect class="c{row.colour % _COLOURS}" x="0" y="{top + 17}" width="{length:.1f}" height="12" rx="2"/>'
+            f'<rect class="c{row.colour % COLOURS}" x="0" y="{top + 17}" width="{length:.1f}" height="12" rx="2"/>'
         )
         if row.high is not None:
             middle = top + 23
@@ -107,7 +105,7 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str) -> str:
     return _svg(title, _WIDTH, len(rows) * _ROW, parts)
 
 
-def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
+def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -> Html:
     """Horizontal bars made of stages, with a legend.
 
     Args:
@@ -124,7 +122,7 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
         parts.append(_text(0, top + 12, label))
         for stage, value in row.items():
             width, said = value * scale, escape(f"{label}, {stage}: {number(value)} {unit}")
-            colour = f"c{stages.index(stage) % _COLOURS}"
+            colour = f"c{stages.index(stage) % COLOURS}"
             parts.append(
                 f'<rect class="{colour}" x="{left:.1f}" y="{top + 17}" width="{width:.1f}" height="12">'
                 f"<title>{said}</title></rect>"
@@ -134,7 +132,7 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
     return _svg(title, _WIDTH, height + len(rows) * _ROW, parts)
 
 
-def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> str:
+def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> Html:
     """Lines over numbers such as batch sizes, from zero upwards, with a legend.
 
     Args:
@@ -148,7 +146,7 @@ def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> 
     axes = _Axes((min(xs, default=0), max(xs, default=1)), (0.0, max(ys, default=1)), top)
     parts = [legend, *axes.frame(x_label, y_label)]
     for index, line in enumerate(series):
-        colour = index % _COLOURS
+        colour = index % COLOURS
         places = [axes.place(x, y) for x, y in line.points]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path class="line s{colour}" d="M{path}"/>')
@@ -160,7 +158,7 @@ def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> 
     return _svg(title, _WIDTH, top + _PLOT_HEIGHT, parts)
 
 
-def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> str:
+def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> Html:
     """Numbered points with a legend of their names; marked points are joined.
 
     Args:
@@ -177,7 +175,7 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
         left, top = axes.place(point.x, point.y)
         said = escape(f"{point.label}: {number(point.x)}, {number(point.y)}")
         parts.append(
-            f'<g><title>{said}</title><circle class="c{index % _COLOURS}" cx="{left:.1f}" cy="{top:.1f}" r="6"/>'
+            f'<g><title>{said}</title><circle class="c{index % COLOURS}" cx="{left:.1f}" cy="{top:.1f}" r="6"/>'
             f"{_text(left + 9, top + 4, str(index + 1), 'value')}</g>"
         )
     for index, point in enumerate(points):
@@ -185,7 +183,7 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
     return _svg(title, _WIDTH, _PLOT_HEIGHT + 16 * len(points) + 8, parts)
 
 
-def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str, float] | None]]) -> str:
+def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str, float] | None]]) -> Html:
     """A square of cells between every two of the labels.
 
     Args:
@@ -206,8 +204,8 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
             x = left + column * side
             said = escape(f"{label} and {labels[column]}: {text}".replace("\n", ", "))
             parts.append(
-                f'<g><title>{said}</title><rect class="good" x="{x}" y="{top}" width="{side - 2}" height="{side - 2}"/>'
-                f'<rect class="bad" style="opacity:{min(1.0, max(0.0, badness)):.2f}" x="{x}" y="{top}" '
+                f'<g><title>{said}</title><rect class="kept" x="{x}" y="{top}" width="{side - 2}" height="{side - 2}"/>'
+                f'<rect class="lost" style="opacity:{min(1.0, max(0.0, badness)):.2f}" x="{x}" y="{top}" '
                 f'width="{side - 2}" height="{side - 2}"/>'
             )
             rows = text.split("\n")
@@ -216,50 +214,6 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
                 parts.append(_text(x + (side - 2) / 2, at, one, "cell middle"))
             parts.append("</g>")
     return _svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "") -> str:
-    """A table of texts that scrolls by itself where the screen is narrow; numbers are aligned by the style sheet."""
-    caption = f"<caption>{escape(caption)}</caption>" if caption else ""
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    return f'<div class="scroll"><table>{caption}<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def card(title: str, content: str, *, note: str = "", wide: bool = False) -> str:
-    """A titled box of the page.
-
-    Args:
-        title: its heading, plain text.
-        content: HTML that this module made.
-        note: one plain sentence below the heading.
-        wide: it takes the whole width on a desktop too.
-    """
-    said = f"<p>{escape(note)}</p>" if note else ""
-    return f'<section class="card{" wide" if wide else ""}"><h2>{escape(title)}</h2>{said}{content}</section>'
-
-
-def page(title: str, facts: Sequence[str], cards: Iterable[str]) -> str:
-    """A whole page.
-
-    Args:
-        title: plain text.
-        facts: plain lines below the title, such as the machine and the versions.
-        cards: what :func:`card` gave, in order.
-    """
-    lines_ = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style></head>\n"
-        f'<body><header><h1>{escape(title)}</h1><ul class="facts">{lines_}</ul></header>\n<main>'
-        + "\n".join(cards)
-        + "</main></body></html>\n"
-    )
 
 
 class _Axes:
@@ -312,7 +266,7 @@ def _span(values: Sequence[float], *, zero: bool = False) -> tuple[float, float]
 def _legend(names: Sequence[str]) -> tuple[str, int]:
     """Coloured squares and names, one under the other, and their height."""
     parts = [
-        f'<rect class="c{index % _COLOURS}" x="0" y="{index * 17 + 2}" width="10" height="10" rx="2"/>'
+        f'<rect class="c{index % COLOURS}" x="0" y="{index * 17 + 2}" width="10" height="10" rx="2"/>'
         + _text(16, index * 17 + 11, name, "value")
         for index, name in enumerate(names)
     ]
@@ -328,39 +282,11 @@ def _text(x: float, y: float, text: str, kind: str = "") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _svg(title: str, width: int, height: int, parts: Iterable[str], *, fixed: bool = False) -> str:
+def _svg(title: str, width: int, height: int, parts: Iterable[str], *, fixed: bool = False) -> Html:
     """One drawing; a fixed one keeps its size and scrolls where the screen is narrower."""
     style = f' style="width:{width}px"' if fixed else ""
     drawing = (
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {width} {max(height, 1)}"{style}>'
         f"{''.join(parts)}</svg>"
     )
-    return f'<div class="scroll">{drawing}</div>' if fixed else drawing
-
-
-_STYLE = """
-:root{--paper:#f6f7f9;--card:#fff;--ink:#16202c;--soft:#55606e;--line:#dfe3e8;--good:#d9f2e3;--bad:#f08a8a;
---c0:#2f6fde;--c1:#e0762a;--c2:#2a9d63;--c3:#b04ac2;--c4:#c23b4e;--c5:#0f9bb0;--c6:#8a6d1d;--c7:#6b7684}
-@media (prefers-color-scheme:dark){:root{--paper:#0f141a;--card:#182029;--ink:#e8edf2;--soft:#a2adba;--line:#2d3844;
---good:#1d4030;--bad:#a33d47;--c0:#6ea3ff;--c1:#ffa05c;--c2:#5fd39a;--c3:#d98ae8;--c4:#ff7f91;--c5:#4fd0e4;
---c6:#d9b959;--c7:#9aa7b5}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-header,main{max-width:1240px;margin:0 auto;padding:16px}
-h1{font-size:1.5rem;line-height:1.25;margin:8px 0}h2{font-size:1.05rem;margin:0 0 4px}
-.facts{margin:0;padding:0;list-style:none;color:var(--soft);font-size:.875rem;overflow-wrap:anywhere}
-main{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));align-items:start}
-.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px;min-width:0}
-.wide{grid-column:1/-1}.card p{margin:0 0 12px;color:var(--soft);font-size:.875rem}
-.scroll{overflow-x:auto}svg{display:block;width:100%;max-width:620px;height:auto}.scroll svg{max-width:none}
-svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .value,svg .cell{font-size:12.5px}
-svg .value{fill:var(--soft)}svg .tick{fill:var(--soft);font-size:12px}
-svg .middle{text-anchor:middle}svg .end{text-anchor:end}
-.grid,.whisker,.front,.line{fill:none;stroke:var(--line);stroke-width:1}
-.whisker{stroke:var(--soft);stroke-width:1.5}.front{stroke:var(--soft);stroke-dasharray:4 4}.line{stroke-width:2}
-.good{fill:var(--good)}.bad{fill:var(--bad)}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;width:100%}
-caption{text-align:left;color:var(--soft);padding-bottom:6px}
-th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child{text-align:left}thead th{color:var(--soft);font-weight:600}tbody th{font-weight:500}
-""" + "".join(f".c{index}{{fill:var(--c{index})}}.s{index}{{stroke:var(--c{index})}}" for index in range(_COLOURS))
+    return Html(f'<div class="scroll">{drawing}</div>' if fixed else drawing)

@@ -120,12 +120,3 @@ def test_marked_points_are_joined_from_left_to_right():
     (front,) = (one.get("d", "") for one in tree.iter("path") if one.get("class") == "front")
     first, second = (float(part.split()[0].strip("M")) for part in front.split("L"))
     assert first < second
-
-
-def test_the_page_escapes_its_texts_and_follows_the_reader_s_colours():
-    page = charts.page(
-        NASTY, [NASTY], [charts.card(NASTY, charts.table([NASTY], [(NASTY,)], caption=NASTY), note=NASTY)]
-    )
-    assert NASTY not in page
-    assert "prefers-color-scheme:dark" in page
-    assert 'name="viewport"' in page

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.latency import describe_speed
-from kdcmae.compile.report.markup import Html, document, section, table, tag
 from kdcmae.compile.report.notes import how_rungs_ran
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
+from kdcmae.markup import Html, document, section, table, tag
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 

@@ -189,7 +189,7 @@ def test_the_page_is_self_contained_and_escaped(cards: list[Path], tmp_path: Pat
     for text in (
         "<h1>kdcmae fleet</h1>",
         "classifier: latency",
-        "prefers-color-scheme:dark",
+        "prefers-color-scheme: dark",
         "claims fail",
         "Xeon, amx",
     ):
