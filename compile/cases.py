@@ -14,8 +14,10 @@ from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.clip import read_clip
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
+from kdcmae.data.manifest import ClipRecord
+from kdcmae.data.reading import read_record
+from kdcmae.data.shard_files import named_clips
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
@@ -70,15 +72,15 @@ def clip_cases(model: EngineModel, batch: BatchRange, files: Sequence[Path]) -> 
     Args:
         model: whose preprocessing they go through.
         batch: sizes the engine takes.
-        files: video files.
+        files: video files; or manifests, shards and folders of clips.
 
     Raises:
         DataError: a file that cannot be read.
     """
     yield from _stacked(model, "made clips", list(_made_clips(_affordable(model, _MADE_CLIPS, batch))), batch)
     for path in files:
-        clip = read_clip(path)
-        yield from _stacked(model, path.name, [(clip.waveform, clip.frames[MIDDLE_FRAME])], batch)
+        for record in named_clips(path):
+            yield from _stacked(model, record.id, [_read(record)], batch)
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
@@ -93,6 +95,12 @@ def _made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
         clip = data.read(record, "audiovisual", (MIDDLE_FRAME,))
         assert clip.waveform is not None
         yield clip.waveform, clip.frames[0]
+
+
+def _read(record: ClipRecord) -> _RawClip:
+    clip = read_record(record, "audiovisual", (MIDDLE_FRAME,))
+    assert clip.waveform is not None
+    return clip.waveform, clip.frames[0]
 
 
 def _stacked(model: EngineModel, name: str, clips: Sequence[_RawClip], batch: BatchRange) -> Iterator[Case]:

@@ -40,7 +40,8 @@ _OPTIONS = (
         "--clips",
         type=click.Path(path_type=Path),
         multiple=True,
-        help="A video file to prove the engine on, besides made ones; may be repeated.",
+        help="Clips to prove the engine on, besides made ones: a video file, a manifest, .tar shards or a folder; may "
+        "be repeated.",
     ),
 )
 _LIMITS = ("max_error", "min_cosine", "min_agreement")

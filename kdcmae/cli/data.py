@@ -36,8 +36,8 @@ def command() -> None:
     """Make, extract, check and measure clips.
 
     MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
-    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, a folder of .tar shards, or a
-    folder of clips without labels.
+    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, a .tar shard or a folder of them,
+    or a folder of clips without labels.
     """
 
 
@@ -183,21 +183,21 @@ def check(
 
 
 @command.command(name="speed")
-@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Processes that read.")
 @click.option("--seconds", type=Number(min=0), default=10.0, show_default=True, help="To measure for.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips per batch.")
 @json_option
-def speed(manifest: Path, workers: int, seconds: float, batch_size: int, as_json: bool) -> None:
+def speed(data: Path, workers: int, seconds: float, batch_size: int, as_json: bool) -> None:
     """Measure how many clips per second reach a model, as in the published finetuning, and in how much memory."""
     from kdcmae.data.augment import Augmentation
     from kdcmae.data.dataset import ClipDataset, DatasetSettings
     from kdcmae.data.loader import training_loader
-    from kdcmae.data.manifest import read_manifest
     from kdcmae.data.sampling import BatchSampler, Shuffled
+    from kdcmae.data.shard_files import list_clips
     from kdcmae.data.speed import measure_speed
 
-    records = read_manifest(manifest)
+    records = list_clips(data)
     augmentation = Augmentation(frequency_mask=48, time_mask=192, mixup_rate=0.5)
     dataset = ClipDataset(records, None, DatasetSettings(frames="random", augmentation=augmentation))
     sampler = BatchSampler(Shuffled(len(records), seed=0), batch_size=min(batch_size, len(records)), drop_last=True)

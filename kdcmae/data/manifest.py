@@ -25,7 +25,10 @@ from kdcmae.labels import read_class_names
 from kdcmae.replacing import replacing
 from kdcmae.text_files import one_line, read_json, read_json_lines, read_table
 
-__all__ = ["ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
+__all__ = ["MANIFESTS", "ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
+
+MANIFESTS = (".json", ".csv", ".jsonl")
+"""How the names of manifests end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +144,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ClipRecord]:
         DataError: cannot be read, a field is missing or has the wrong type, or two clips have one id.
     """
     path = Path(path)
-    readers = {".json": _published, ".csv": _csv, ".jsonl": _json_lines}
+    readers = dict(zip(MANIFESTS, (_published, _csv, _json_lines), strict=True))
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: a manifest is a .json, .csv or .jsonl file")
     ids: dict[str, int] = {}

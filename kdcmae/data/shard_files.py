@@ -20,7 +20,7 @@ from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-
 from typing import Literal
 
 from kdcmae.config import Modality
-from kdcmae.data.manifest import ClipRecord, frame_path, parse_labels, read_manifest
+from kdcmae.data.manifest import MANIFESTS, ClipRecord, frame_path, parse_labels, read_manifest
 from kdcmae.errors import DataError
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "flaw_of",
     "index_shards",
     "list_clips",
+    "named_clips",
     "read_shard",
     "read_whole_clips",
     "shard_paths",
@@ -95,20 +96,34 @@ def shard_paths(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def list_clips(data: str | os.PathLike[str]) -> list[ClipRecord]:
-    """The clips of a manifest, see :func:`~kdcmae.data.manifest.read_manifest`, or of a folder, one by one.
+    """The clips of a manifest, see :func:`~kdcmae.data.manifest.read_manifest`, of a shard or of a folder, one by one.
 
     A folder has shards; or else each of its files, down to its last folder, is a clip without labels.
 
     Raises:
-        DataError: not a manifest, or a folder without files or with shards that hold no clips.
+        DataError: not a manifest, or a folder without files, or shards that hold no clips.
     """
     folder = Path(data)
+    if folder.suffix.lower() == ".tar" and folder.is_file():
+        return list(index_shards([folder]))
     if not folder.is_dir():
         return read_manifest(data)
     files = [] if any(folder.glob("*.tar")) else sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         return list(index_shards(shard_paths(folder)))
     return [_clip_of_file(path, path.relative_to(folder).as_posix()) for path in files]
+
+
+def named_clips(path: str | os.PathLike[str]) -> list[ClipRecord]:
+    """The clips that a path names: all of a manifest, of shards or of a folder, as :func:`list_clips`, or one file.
+
+    Raises:
+        DataError: as of :func:`list_clips`; whether a file of another kind is a clip is not looked at.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in (*MANIFESTS, ".tar"):
+        return list_clips(path)
+    return [_clip_of_file(path, path.name)]
 
 
 def _clip_of_file(path: Path, clip_id: str) -> ClipRecord:

@@ -10,9 +10,9 @@ import pytest
 from made_media import write_wav
 
 from kdcmae.data.check import check_clips
-from kdcmae.data.manifest import ClipRecord
+from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.reading import read_record
-from kdcmae.data.shard_files import count_clips, index_shards, list_clips, read_shard, read_whole_clips
+from kdcmae.data.shard_files import count_clips, index_shards, list_clips, named_clips, read_shard, read_whole_clips
 from kdcmae.data.stats import spectrogram_stats
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import DataError
@@ -178,6 +178,19 @@ def test_a_folder_of_any_files_is_checked_file_by_file(tmp_path: Path) -> None:
     assert [clip.id for clip in clips] == ["b.mkv", "c.WAV", "deep/a.mp4", "deep_a.mp4"]
     problems = [(problem.clip_id, problem.kind) for problem in check_clips(clips, None)]
     assert problems == [("b.mkv", "corrupt"), ("deep_a.mp4", "corrupt")]
+
+
+def test_a_path_names_one_file_or_the_clips_of_a_list(
+    tmp_path: Path, write_shard: WriteShard, members_of: MembersOf, records: list[ClipRecord]
+) -> None:
+    shard = write_shard(tmp_path / "some.tar", [*members_of(records[0]), *members_of(records[1])])
+    write_manifest(tmp_path / "some.json", records[:3])
+    write_wav(tmp_path / "a.wav", np.zeros(16000))
+    assert [clip.id for clip in named_clips(shard)] == [record.id for record in records[:2]]
+    assert [clip.id for clip in named_clips(tmp_path)] == [record.id for record in records[:2]]
+    assert [clip.id for clip in named_clips(tmp_path / "some.json")] == [record.id for record in records[:3]]
+    assert named_clips(tmp_path / "a.wav") == [ClipRecord(id="a.wav", wav=tmp_path / "a.wav")]
+    assert named_clips(tmp_path / "b.mp4") == [ClipRecord(id="b.mp4", video=tmp_path / "b.mp4")]
 
 
 def test_folders_without_clips(tmp_path: Path, write_shard: WriteShard) -> None:
