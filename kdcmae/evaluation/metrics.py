@@ -1,4 +1,4 @@
-"""Measures of scores against labels: accuracy, average precision, ROC AUC and d'. Exact, ties included.
+"""Measures of scores against labels: accuracy, confusion, average precision, ROC AUC and d'. Exact, ties included.
 
 Shapes: N clips, C classes. Scores may be any numbers that rank; labels are multi-hot.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 
-__all__ = ["accuracy", "average_precision", "d_prime", "roc_auc"]
+__all__ = ["accuracy", "average_precision", "confusion_matrix", "d_prime", "roc_auc"]
 
 Scores = NDArray[np.floating[Any]]
 Positives = NDArray[np.bool_]
@@ -40,6 +40,30 @@ def accuracy(scores: Scores, positives: Positives) -> float:
         return math.nan
     best = scores[labelled] == scores[labelled].max(axis=1, keepdims=True)
     return float(((best & positives[labelled]).sum(axis=1) / best.sum(axis=1)).mean())
+
+
+def confusion_matrix(scores: Scores, positives: Positives) -> NDArray[np.int64]:
+    """Count of clips by their own class and the best class of their scores.
+
+    Args:
+        scores: (N, C); of several best classes the first counts.
+        positives: (N, C) bool; clips without a label do not count.
+
+    Returns:
+        (C, C): rows are the clips' own classes, columns the best ones. A clip with several labels counts once, on the
+        diagonal, where its best class is one of them, and otherwise in the row of each.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
+    _check(scores, positives)
+    best = scores.argmax(axis=1)
+    right = positives[np.arange(len(best)), best]
+    counts = np.zeros((positives.shape[1], positives.shape[1]), dtype=np.int64)
+    np.add.at(counts, (best[right], best[right]), 1)
+    clips, own = np.nonzero(positives & ~right[:, None])
+    np.add.at(counts, (own, best[clips]), 1)
+    return counts
 
 
 def average_precision(scores: Scores, positives: Positives) -> float:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kdcmae.errors import DataError
-from kdcmae.evaluation.metrics import accuracy, average_precision, d_prime, roc_auc
+from kdcmae.evaluation.metrics import accuracy, average_precision, confusion_matrix, d_prime, roc_auc
 
 
 @st.composite
@@ -108,3 +108,12 @@ def test_scores_that_cannot_rank_are_refused(measure: object) -> None:
         measure(np.array([0.1]), np.array([True, False]))
     with pytest.raises(DataError, match="not empty"):
         measure(np.array([]), np.array([], dtype=bool))
+
+
+def test_confusion_counts_own_classes_against_best_ones() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.5, 0.5, 0.0]])
+    positives = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
+    # The third clip has two labels and is right; the fourth has two and is wrong in both; the last one has none.
+    assert confusion_matrix(scores, positives).tolist() == [[1, 2, 0], [0, 1, 0], [0, 1, 0]]
+    with pytest.raises(DataError, match="not finite"):
+        confusion_matrix(np.array([[np.nan, 0.0]]), np.array([[True, False]]))
