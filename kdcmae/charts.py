@@ -18,12 +18,14 @@ __all__ = [
     "Line",
     "Point",
     "bars",
+    "confusion",
     "cut",
     "lines",
     "matrix",
     "number",
     "scatter",
     "stacked",
+    "ticks",
 ]
 
 _WIDTH = 440
@@ -216,6 +218,34 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
     return _svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
 
 
+def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
+    """Confusion matrix: a row per true class, a column per predicted one, darker for a larger share of the row.
+
+    Args:
+        title: said to screen readers.
+        labels: a name per class; columns carry the rows' numbers.
+        counts: (C, C) clips.
+    """
+    left, side, head = 190, 34, 20
+    parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "tick middle") for index in range(len(labels))]
+    for row, label in enumerate(labels):
+        top, clips = head + row * side, sum(counts[row]) or 1
+        parts.append(_text(0, top + side / 2 + 4, cut(f"{row + 1}  {label}", 26)))
+        for column, count in enumerate(counts[row]):
+            x, share = left + column * side, count / clips
+            said = escape(f"{label}, predicted {labels[column]}: {count} clips, {share:.0%}")
+            parts.append(
+                f'<g><title>{said}</title><rect class="track" x="{x}" y="{top}" width="{side - 2}" '
+                f'height="{side - 2}"/><rect class="heat" style="opacity:{share:.2f}" x="{x}" y="{top}" '
+                f'width="{side - 2}" height="{side - 2}"/>'
+            )
+            if count:
+                kind = "cell middle on-heat" if share > 0.5 else "cell middle"
+                parts.append(_text(x + (side - 2) / 2, top + side / 2 + 3, str(count), kind))
+            parts.append("</g>")
+    return _svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
+
+
 class _Axes:
     """Turns values into places of a plot that begins ``top`` below the chart's upper edge."""
 
@@ -232,12 +262,12 @@ class _Axes:
     def frame(self, x_label: str, y_label: str) -> list[str]:
         """Grid lines with their values, and the names of the axes."""
         parts = []
-        for value in _ticks(*self._y):
+        for value in ticks(*self._y):
             _, y = self.place(self._x[0], value)
             parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
             parts.append(_text(_LEFT - 6, y + 4, number(value), "tick end"))
         bottom = self._top + _PLOT_HEIGHT - _BOTTOM
-        for value in _ticks(*self._x):
+        for value in ticks(*self._x):
             x, _ = self.place(value, self._y[0])
             parts.append(f'<path class="grid" d="M{x:.1f} {bottom}v5"/>')
             parts.append(_text(x, bottom + 17, number(value), "tick middle"))
@@ -245,7 +275,7 @@ class _Axes:
         return parts
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """A handful of round values within a span."""
     if high <= low:
         return [low]

@@ -35,6 +35,7 @@ _BRINGS = {
     "nncf": to_compile("openvino"),
     "onnx": to_compile("onnx"),
     "onnxruntime": to_run("onnx"),
+    "PIL": TRAIN,
     "onnxscript": to_compile("onnx"),
     "openvino": to_run("openvino"),
     "safetensors": TORCH,

@@ -19,11 +19,13 @@ _VOID = frozenset({"br", "img", "link", "meta"})
 _STYLE = """
 :root { color-scheme: light dark; --paper: #f6f7f9; --card: #fff; --ink: #16202c; --soft: #55606e; --line: #dfe3e8;
   --panel: #eef1f4; --accent: #2563a8; --good: #1a7f4b; --bad: #b3261e; --idle: #8a6100; --kept: #d9f2e3;
-  --lost: #f08a8a; --heat: #1f5fc4; --c0: #2f6fde; --c1: #e0762a; --c2: #2a9d63; --c3: #b04ac2; --c4: #c23b4e;
+  --lost: #f08a8a; --heat: #1f5fc4; --on-heat: #fff;
+  --c0: #2f6fde; --c1: #e0762a; --c2: #2a9d63; --c3: #b04ac2; --c4: #c23b4e;
   --c5: #0f9bb0; --c6: #8a6d1d; --c7: #6b7684; }
 @media (prefers-color-scheme: dark) { :root { --paper: #0f141a; --card: #182029; --ink: #e8edf2; --soft: #a2adba;
   --line: #2d3844; --panel: #232d38; --accent: #6db0f2; --good: #57c98a; --bad: #f2877f; --idle: #e0b454;
-  --kept: #1d4030; --lost: #a33d47; --heat: #78b0ff; --c0: #6ea3ff; --c1: #ffa05c; --c2: #5fd39a; --c3: #d98ae8;
+  --kept: #1d4030; --lost: #a33d47; --heat: #78b0ff; --on-heat: #0b1420;
+  --c0: #6ea3ff; --c1: #ffa05c; --c2: #5fd39a; --c3: #d98ae8;
   --c4: #ff7f91; --c5: #4fd0e4; --c6: #d9b959; --c7: #9aa7b5; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
@@ -67,6 +69,7 @@ svg .bad { fill: var(--bad); }
 svg .kept { fill: var(--kept); }
 svg .lost { fill: var(--lost); }
 svg .heat { fill: var(--heat); }
+svg .on-heat { fill: var(--on-heat); }
 svg .limit { stroke: var(--idle); stroke-width: 2; }
 svg .axis { stroke: var(--line); }
 .grid, .whisker, .front, .line { fill: none; stroke: var(--line); stroke-width: 1; }

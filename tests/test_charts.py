@@ -45,6 +45,7 @@ DRAWINGS = {
     "stacked": charts.stacked(NASTY, {NASTY: {NASTY: 1.0, "b": 2.0}}, unit="ms"),
     "lines": charts.lines(NASTY, [charts.Line(label=NASTY, points=((1, 2), (2, 3)))], x_label=NASTY, y_label=NASTY),
     "scatter": charts.scatter(NASTY, [charts.Point(label=NASTY, x=1, y=2)], x_label=NASTY, y_label=NASTY),
+    "confusion": charts.confusion(NASTY, [NASTY, "b"], [[3, 1], [0, 0]]),
     "matrix": charts.matrix(NASTY, [NASTY, "b"], [[None, (NASTY, 0.5)], [("1\n2", 2.0), None]]),
 }
 
@@ -69,6 +70,7 @@ def test_a_drawing_is_well_formed_and_named(name):
         charts.scatter("x", [], x_label="x", y_label="y"),
         charts.scatter("x", [charts.Point(label="a", x=0, y=0)], x_label="x", y_label="y"),
         charts.matrix("x", [], []),
+        charts.confusion("x", [], []),
     ],
 )
 def test_nothing_to_draw_is_drawn_too(drawing):
@@ -120,3 +122,11 @@ def test_marked_points_are_joined_from_left_to_right():
     (front,) = (one.get("d", "") for one in tree.iter("path") if one.get("class") == "front")
     first, second = (float(part.split()[0].strip("M")) for part in front.split("L"))
     assert first < second
+
+
+def test_a_cell_of_a_confusion_matrix_is_as_dark_as_its_share_of_the_row():
+    tree = parsed(charts.confusion("x", ["a", "b"], [[3, 1], [0, 2]]))
+    heats = [one.get("style") for one in tree.iter("rect") if one.get("class") == "heat"]
+    assert heats == ["opacity:0.75", "opacity:0.25", "opacity:0.00", "opacity:1.00"]
+    assert [one.text for one in tree.iter("text") if "cell" in one.get("class", "")] == ["3", "1", "2"]
+    assert "a, predicted b: 1 clips, 25%" in [one.text for one in tree.iter("title")]

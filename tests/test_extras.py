@@ -16,6 +16,7 @@ from kdcmae.runtime.capabilities import CAPABILITIES, PRECISIONS, require_tools
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "tensorrt": "tensorrt-rtx-cu13-bindings",  # the flavour that needs no GPU
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
     "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
@@ -65,7 +66,7 @@ def test_an_import_that_fails_is_answered_with_what_brings_the_module(module):
     missing = extras.missing_dependency(ModuleNotFoundError(name=f"{module}.part"))
     assert missing is not None
     assert missing.library == module
-    assert module in brought_by(missing.install)
+    assert DISTRIBUTIONS.get(module, module) in brought_by(missing.install)
 
 
 def test_other_modules_are_nobodys():
