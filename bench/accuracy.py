@@ -20,18 +20,18 @@ from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import DataError
+from kdcmae.evaluation.paired import mean_interval
 from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, load_predictor
 from kdcmae.runtime.feeding import RAW, from_clip, sources
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
-__all__ = ["BEGIN", "END", "SCHEMA_VERSION", "USES", "Use", "drop_interval", "measure_accuracy", "render"]
+__all__ = ["BEGIN", "END", "SCHEMA_VERSION", "USES", "Use", "measure_accuracy", "render"]
 
 SCHEMA_VERSION = 2
 BEGIN = "<!-- accuracy: written by `kdcmae-bench accuracy` -->"
 END = "<!-- end of accuracy -->"
 
-_RESAMPLES = 10_000
 _ALL = frozenset({"waveform", "frame"})
 
 
@@ -122,22 +122,6 @@ def measure_accuracy(
     }
 
 
-def drop_interval(lost: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean loss over clips.
-
-    Args:
-        lost: (N,) per clip 1 where the engine alone is wrong, -1 where the reference alone is, else 0. Drawing clips
-            rather than two accuracies keeps the pairing.
-        seed: of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    # A resample is a multinomial over the three values: their counts are all that its mean needs.
-    counts = np.array([np.count_nonzero(lost == value) for value in (-1, 0, 1)])
-    drawn = rng.multinomial(len(lost), counts / len(lost), size=_RESAMPLES)
-    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(lost), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def render(report: Mapping[str, Any]) -> str:
     """Markdown of a report: a line per model, a column per use."""
     uses = list(dict.fromkeys(row["use"] for row in report["rows"]))
@@ -219,7 +203,7 @@ class _Subject:
             "use": use.name,
             "accuracy": float((best == labels).mean()),
             "drop": float(lost.mean()),
-            "drop_interval": drop_interval(lost),
+            "drop_interval": mean_interval(lost),
             "agreement": float((best == reference).mean()),
         }
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdcmae.config import MODALITY_INPUTS
 from kdcmae.errors import DataError, KdcmaeError
-from kdcmae.evaluation.metrics import accuracy, average_precision, d_prime, roc_auc
+from kdcmae.evaluation.metrics import accuracy, average_precision, d_prime, macro_mean, roc_auc
 from kdcmae.predictors import Predictor, batched_logits
 from kdcmae.runtime.scores import scores
 
@@ -133,11 +133,11 @@ def summarize(scored: ScoredClips, labels: tuple[str, ...]) -> Classification:
         )
         for label, ranking, has in zip(labels, values.T, positives.T, strict=True)
     )
-    auc = _macro([result.auc for result in classes])
+    auc = macro_mean([result.auc for result in classes])
     return Classification(
         clips=len(values),
         accuracy=accuracy(values, positives),
-        mean_average_precision=_macro([result.average_precision for result in classes]),
+        mean_average_precision=macro_mean([result.average_precision for result in classes]),
         auc=auc,
         d_prime=d_prime(auc),
         classes_left_out=sum(result.clips == 0 for result in classes),
@@ -164,9 +164,3 @@ def _rows(inputs: dict[str, NDArray[np.float32]]) -> tuple[dict[str, NDArray[np.
     if "audio" in inputs:
         rows = {"audio": inputs["audio"].repeat(frames, axis=0), **rows}
     return rows, frames
-
-
-def _macro(values: list[float]) -> float:
-    """Mean over what could be measured."""
-    measured = [value for value in values if not math.isnan(value)]
-    return math.fsum(measured) / len(measured) if measured else math.nan

@@ -6,6 +6,7 @@ Shapes: N clips, C classes. Scores may be any numbers that rank; labels are mult
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -14,7 +15,18 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 
-__all__ = ["accuracy", "average_precision", "confusion_matrix", "d_prime", "roc_auc"]
+__all__ = [
+    "Positives",
+    "Scores",
+    "accuracy",
+    "average_precision",
+    "confusion_matrix",
+    "correctness",
+    "d_prime",
+    "macro_mean",
+    "mean_average_precision",
+    "roc_auc",
+]
 
 Scores = NDArray[np.floating[Any]]
 Positives = NDArray[np.bool_]
@@ -34,12 +46,26 @@ def accuracy(scores: Scores, positives: Positives) -> float:
     Raises:
         DataError: shapes that differ, or scores that are not finite.
     """
+    right = correctness(scores, positives)[positives.any(axis=1)]
+    return float(right.mean()) if right.size else math.nan
+
+
+def correctness(scores: Scores, positives: Positives) -> NDArray[np.float64]:
+    """Whether the best class of each clip is one of its own: what :func:`accuracy` is the mean of.
+
+    Args:
+        scores: (N, C).
+        positives: (N, C) bool.
+
+    Returns:
+        (N,), 0 or 1; where several classes share the best score, the share of them that are right.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
     _check(scores, positives)
-    labelled = positives.any(axis=1)
-    if not labelled.any():
-        return math.nan
-    best = scores[labelled] == scores[labelled].max(axis=1, keepdims=True)
-    return float(((best & positives[labelled]).sum(axis=1) / best.sum(axis=1)).mean())
+    best = scores == scores.max(axis=1, keepdims=True)
+    return np.asarray((best & positives).sum(axis=1) / best.sum(axis=1))
 
 
 def confusion_matrix(scores: Scores, positives: Positives) -> NDArray[np.int64]:
@@ -83,6 +109,29 @@ def average_precision(scores: Scores, positives: Positives) -> float:
     if not positives.any():
         return math.nan
     return float((hits / taken * np.diff(hits, prepend=0)).sum() / hits[-1])
+
+
+def mean_average_precision(scores: Scores, positives: Positives) -> float:
+    """Average precision, averaged over the classes that some clip has.
+
+    Args:
+        scores: (N, C).
+        positives: (N, C) bool.
+
+    Returns:
+        In [0, 1]; NaN if no clip has a label.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
+    _check(scores, positives)
+    return macro_mean([average_precision(ranking, has) for ranking, has in zip(scores.T, positives.T, strict=True)])
+
+
+def macro_mean(values: Sequence[float]) -> float:
+    """Mean over the classes of which a value could be measured; NaN where there are none."""
+    measured = [value for value in values if not math.isnan(value)]
+    return math.fsum(measured) / len(measured) if measured else math.nan
 
 
 def roc_auc(scores: Scores, positives: Positives) -> float:

@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from kdcmae import KDCMAEClassifier
-from kdcmae.bench.accuracy import BEGIN, END, USES, drop_interval, measure_accuracy, render
+from kdcmae.bench.accuracy import BEGIN, END, USES, measure_accuracy, render
 from kdcmae.bench.cli import main
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main as compile_main
@@ -102,17 +101,6 @@ def test_models_with_other_classes_are_not_compared(checkpoint: Path, tmp_path: 
     stranger = write_checkpoint(tmp_path / "stranger.safetensors", ("speech", "music"))
     with pytest.raises(DataError, match="does not know AVSynth's classes"):
         measure_accuracy(stranger, [], clips=12)
-
-
-def test_the_interval_of_the_drop_keeps_the_pairs() -> None:
-    rng = np.random.default_rng(0)
-    lost = rng.choice([-1.0, 0.0, 1.0], p=[0.02, 0.93, 0.05], size=600)
-    low, high = drop_interval(lost)
-    assert low < lost.mean() < high
-    # The bootstrap's interval is that of the normal distribution, to the resolution of a clip.
-    half = 1.96 * lost.std() / np.sqrt(len(lost))
-    np.testing.assert_allclose([low, high], [lost.mean() - half, lost.mean() + half], atol=2 / 600)
-    assert drop_interval(np.zeros(600)) == (0.0, 0.0)
 
 
 def test_the_table_has_a_line_per_model_and_a_column_per_use() -> None:

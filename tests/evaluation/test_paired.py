@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kdcmae.errors import DataError
+from kdcmae.evaluation.metrics import mean_average_precision
+from kdcmae.evaluation.paired import Loss, _weighted_map, mean_interval, metric_of, paired_loss
+
+
+def multi_label(
+    clips: int, classes: int, *, seed: int, noise: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores of a model, of a noisy copy of it, and the labels of the clips: each has one or more."""
+    rng = np.random.default_rng(seed)
+    positives = rng.random((clips, classes)) < 1.5 / classes
+    positives[np.arange(clips), rng.integers(classes, size=clips)] = True
+    reference = 1.5 * positives + rng.normal(size=positives.shape)
+    return reference, reference + noise * rng.normal(size=positives.shape), positives
+
+
+def single_label(
+    clips: int, *, seed: int, lost: float, won: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores of two models that are both right on most clips; of the others one is right alone."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(4, size=clips, p=[lost, won, 0.1, 0.9 - lost - won])
+    right = np.stack([(kind == 0) | (kind == 3), (kind == 1) | (kind == 3)])
+    positives = np.eye(5, dtype=bool)[rng.integers(5, size=clips)]
+    reference, other = (np.where(found[:, None], positives, np.roll(positives, 1, axis=1)) + 0.0 for found in right)
+    return reference, other, positives
+
+
+def test_an_equal_model_loses_nothing() -> None:
+    scores, _, positives = multi_label(40, 6, seed=0, noise=0)
+    for metric in ("top-1", "mAP"):
+        loss = paired_loss(metric, scores, scores.copy(), positives)
+        assert (loss.points, loss.low, loss.high, loss.clips) == (0, 0, 0, 40)
+        assert loss.clips_needed(0.0) == 40
+
+
+@pytest.mark.parametrize("metric", ["top-1", "mAP"])
+def test_equal_inputs_give_equal_intervals(metric: str) -> None:
+    given = multi_label(60, 5, seed=1, noise=1)
+    first, again = (paired_loss(metric, *given) for _ in range(2))  # type: ignore[arg-type]
+    assert first == again
+    assert first.low < first.points < first.high
+
+
+def test_the_interval_of_a_mean_keeps_the_pairs() -> None:
+    rng = np.random.default_rng(0)
+    lost = rng.choice([-1.0, 0.0, 1.0], p=[0.02, 0.93, 0.05], size=600)
+    low, high = mean_interval(lost)
+    assert low < lost.mean() < high
+    # The bootstrap's interval is that of the normal distribution, to the resolution of a clip.
+    half = 1.96 * lost.std() / np.sqrt(len(lost))
+    np.testing.assert_allclose([low, high], [lost.mean() - half, lost.mean() + half], atol=2 / 600)
+
+
+def test_nineteen_in_twenty_intervals_hold_what_is_lost_on_average() -> None:
+    found = [paired_loss("top-1", *single_label(400, seed=seed, lost=0.05, won=0.03)) for seed in range(200)]
+    assert np.mean([loss.low <= 2.0 <= loss.high for loss in found]) == pytest.approx(0.95, abs=0.03)
+    assert np.mean([loss.high < 2.0 for loss in found]) < 0.05
+
+
+def test_intervals_of_map_hold_what_is_lost_on_average() -> None:
+    many = multi_label(20_000, 4, seed=0, noise=0.7)
+    expected = 100 * (mean_average_precision(many[0], many[2]) - mean_average_precision(many[1], many[2]))
+    found = [paired_loss("mAP", *multi_label(100, 4, seed=seed, noise=0.7)) for seed in range(1, 41)]
+    assert np.mean([loss.low <= expected <= loss.high for loss in found]) >= 0.9
+
+
+@pytest.mark.parametrize("metric", ["top-1", "mAP"])
+def test_pairs_are_narrower_than_two_intervals(metric: str) -> None:
+    reference, other, positives = multi_label(200, 5, seed=2, noise=0.2)
+    paired = paired_loss(metric, reference, other, positives)  # type: ignore[arg-type]
+    # Against a model that knows nothing, the interval is that of the other model alone.
+    alone = [paired_loss(metric, scores, np.ones_like(scores), positives) for scores in (reference, other)]  # type: ignore[arg-type]
+    unpaired = np.hypot(*(loss.high - loss.low for loss in alone))
+    assert paired.high - paired.low < 0.6 * unpaired
+
+
+def test_weighted_map_is_that_of_repeated_clips() -> None:
+    scores, _, positives = multi_label(30, 4, seed=3, noise=0)
+    scores = scores.round(1)  # so that some tie
+    weights = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=5)
+    expected = [mean_average_precision(scores.repeat(row, axis=0), positives.repeat(row, axis=0)) for row in weights]
+    np.testing.assert_allclose(_weighted_map(scores, positives, weights.astype(np.float32)), expected, rtol=1e-5)
+
+
+def test_more_clips_are_asked_for_by_the_width_that_is_left() -> None:
+    loss = Loss(metric="top-1", clips=100, reference=90.0, other=89.5, low=-1.0, high=2.5)
+    assert loss.clips_needed(1.5) == 400
+    assert loss.clips_needed(2.5) == 100
+    assert loss.clips_needed(0.5) is None
+
+
+def test_the_metric_is_the_one_that_such_models_are_published_with() -> None:
+    assert (metric_of("softmax"), metric_of("sigmoid")) == ("top-1", "mAP")
+
+
+def test_clips_without_labels_are_refused() -> None:
+    scores, _, positives = multi_label(10, 4, seed=0, noise=0)
+    positives[3] = False
+    with pytest.raises(DataError, match="1 of 10 clips have no label"):
+        paired_loss("mAP", scores, scores, positives)
+    with pytest.raises(DataError, match="not finite"):
+        paired_loss("top-1", scores, np.full_like(scores, np.nan), scores == scores.max(axis=1, keepdims=True))
+
+
+@pytest.mark.slow
+def test_two_thousand_clips_of_audioset_take_a_second() -> None:
+    given = multi_label(2000, 527, seed=0, noise=0.3)
+    start = time.process_time()
+    paired_loss("mAP", *given)
+    assert time.process_time() - start < 3  # of one core, whatever else the machine does
