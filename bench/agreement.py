@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from kdcmae.bench.contender import Contender
 from kdcmae.bench.schema import Accuracy, Agreement
 from kdcmae.bench.subjects import VARIANT
+from kdcmae.evaluation.intervals import share_interval
 from kdcmae.runtime.manifest import digest
 
 __all__ = ["AnswerCache", "accuracies", "agreement", "knows", "top1_accuracy"]
@@ -92,11 +92,9 @@ def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str
         data: which clips these are.
     """
     right = sum(classes[index] == label for index, label in zip(answers.argmax(axis=1), labels, strict=True))
-    count, z = len(labels), 1.96
-    share = right / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return Accuracy(top1=share, low=max(0.0, centre - half), high=min(1.0, centre + half), clips=count, data=data)
+    share = right / len(labels)
+    low, high = share_interval(share, len(labels))
+    return Accuracy(top1=share, low=low, high=high, clips=len(labels), data=data)
 
 
 def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agreement:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 
-__all__ = ["read_image", "write_image"]
+__all__ = ["encode_image", "read_image", "write_image"]
 
 _BEST_JPEG = 2  # the quantiser of ffmpeg's mjpeg runs from 1 to 31; below 2 files grow and look the same
 
@@ -77,20 +77,37 @@ def write_image(path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> Non
         DataError: another suffix, shape or dtype.
     """
     path = Path(path)
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
-        raise DataError(f"picture of shape {picture.shape} and dtype {picture.dtype} must be (H, W[, 3]) uint8")
     suffix = path.suffix.lower()
-    if suffix in (".jpg", ".jpeg") and picture.ndim == 3:
-        encoder, layout, planes = _codec("mjpeg", "w"), "yuvj444p", _jpeg_colours(picture)
-        encoder.qmin = encoder.qmax = _BEST_JPEG
-    elif suffix == ".png":
-        encoder, layout, planes = _codec("png", "w"), "rgb24" if picture.ndim == 3 else "gray", picture
-    else:
+    kind: Literal["jpeg", "png"] = "jpeg" if suffix in (".jpg", ".jpeg") else "png"
+    if suffix not in (".jpg", ".jpeg", ".png"):
         raise DataError(f"{path}: pictures are written as .jpg (RGB) or .png")
+    path.write_bytes(encode_image(picture, kind))
+
+
+def encode_image(picture: NDArray[np.uint8], kind: Literal["jpeg", "png"], *, quantiser: int = _BEST_JPEG) -> bytes:
+    """A picture as the content of a JPEG (RGB, without chroma subsampling) or PNG file.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB, or for PNG (H, W) uint8 grey levels.
+        kind: of file.
+        quantiser: of a JPEG, from 2 for the best picture to 31 for the smallest file.
+
+    Raises:
+        DataError: another shape or dtype.
+    """
+    shapes = ((3,),) if kind == "jpeg" else ((), (3,))
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in shapes:
+        wanted = "(H, W, 3)" if kind == "jpeg" else "(H, W[, 3])"
+        raise DataError(f"picture of shape {picture.shape} and dtype {picture.dtype} must be {wanted} uint8")
+    if kind == "jpeg":
+        encoder, layout, planes = _codec("mjpeg", "w"), "yuvj444p", _jpeg_colours(picture)
+        encoder.qmin = encoder.qmax = quantiser
+    else:
+        encoder, layout, planes = _codec("png", "w"), "rgb24" if picture.ndim == 3 else "gray", picture
     encoder.height, encoder.width = picture.shape[:2]
     encoder.pix_fmt, encoder.time_base = layout, Fraction(1)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format=layout)
-    path.write_bytes(b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))))
+    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 
 def _jpeg_end(content: bytes) -> int | None:
