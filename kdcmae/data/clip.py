@@ -22,16 +22,15 @@ from kdcmae.data.media.decoding import decodable, require_intact
 from kdcmae.data.media.extent import require_decoded, survey
 from kdcmae.data.media.frames import Spread
 from kdcmae.data.media.seeking import sought
-from kdcmae.data.media.sound import Mono
+from kdcmae.data.media.sound import MonoSound
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
 
 __all__ = [
     "Clip",
     "Decoded",
     "decode",
     "is_clip",
-    "joined",
     "read_clip",
     "read_frames",
     "read_waveform",
@@ -70,12 +69,15 @@ class Decoded:
     duration_s: float
 
 
-def read_clip(path: str | os.PathLike[str], *, seconds: float | None = None, threads: int = 0) -> Clip:
+def read_clip(
+    path: str | os.PathLike[str], *, seconds: float | None = None, mono: Mono = "mean", threads: int = 0
+) -> Clip:
     """Decode the sound and ten frames of a video file.
 
     Args:
         path: any container and codec ffmpeg knows, any sample rate and number of channels.
         seconds: of sound, from its start; None for all of it.
+        mono: what becomes of several channels.
         threads: of each decoder; 0 for one per core. What is read does not depend on it.
 
     Raises:
@@ -83,19 +85,19 @@ def read_clip(path: str | os.PathLike[str], *, seconds: float | None = None, thr
 
     Source: frame i is number i * n // 10 of n decoded frames, as in the published extraction.
     """
-    parts: list[NDArray[np.int16]] = []
-    decoded = decode(path, ("audio", "video"), parts.append, seconds=seconds, threads=threads)
+    parts: list[NDArray[np.float32]] = []
+    decoded = decode(path, ("audio", "video"), parts.append, seconds=seconds, mono=mono, threads=threads)
     assert decoded.frames is not None
-    return Clip(path=Path(path), waveform=joined(parts), sample_rate_hz=SAMPLE_RATE_HZ, frames=decoded.frames)
+    return Clip(path=Path(path), waveform=np.concatenate(parts), sample_rate_hz=SAMPLE_RATE_HZ, frames=decoded.frames)
 
 
 def read_waveform(
-    path: str | os.PathLike[str], *, seconds: float | None = None, threads: int = 0
+    path: str | os.PathLike[str], *, seconds: float | None = None, mono: Mono = "mean", threads: int = 0
 ) -> NDArray[np.float32]:
     """Decode only the sound: (S,) float32, 16 kHz mono. Otherwise as :func:`read_clip`."""
-    parts: list[NDArray[np.int16]] = []
-    decode(path, ("audio",), parts.append, seconds=seconds, threads=threads)
-    return joined(parts)
+    parts: list[NDArray[np.float32]] = []
+    decode(path, ("audio",), parts.append, seconds=seconds, mono=mono, threads=threads)
+    return np.concatenate(parts)
 
 
 def read_frames(path: str | os.PathLike[str], *, threads: int = 0) -> NDArray[np.uint8]:
@@ -114,28 +116,24 @@ def is_clip(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def joined(parts: Sequence[NDArray[np.int16]]) -> NDArray[np.float32]:
-    """16-bit samples as one waveform, (S,) float32 in [-1, 1)."""
-    return np.divide(np.concatenate(parts), 32768, dtype=np.float32)
-
-
 def decode(
     path: str | os.PathLike[str],
     kinds: Sequence[Kind],
-    take: Callable[[NDArray[np.int16]], object] = lambda samples: None,
+    take: Callable[[NDArray[np.float32]], object] = lambda samples: None,
     *,
     seconds: float | None = None,
+    mono: Mono = "mean",
     threads: int = 0,
 ) -> Decoded:
     """Decode sound, frames or both, without keeping the sound. Arguments and errors as :func:`read_clip`'s, and:
 
     Args:
         kinds: ``audio``, ``video`` or both.
-        take: gets the sound a few samples at a time, (S,) int16, 16 kHz mono.
+        take: gets the sound a block at a time, (S,) float32, 16 kHz mono.
     """
     path = Path(path)
     tracks = survey(path, *kinds)
-    sound = Mono(take, None if seconds is None else math.ceil(seconds * SAMPLE_RATE_HZ))
+    sound = MonoSound(path, take, None if seconds is None else math.ceil(seconds * SAMPLE_RATE_HZ), mono)
     sinks: dict[Kind, _Sink] = {"audio": sound} if "audio" in kinds else {}
     frames = None
     if "video" in kinds:

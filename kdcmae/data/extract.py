@@ -29,7 +29,7 @@ __all__ = ["MANIFEST_FILE", "SOURCES_FILE", "Extraction", "extract"]
 MANIFEST_FILE = "manifest.json"
 SOURCES_FILE = "sources.jsonl"
 
-_VERSION = 2  # of what extraction makes of a file; raise it when the same file gives other sound or frames
+_VERSION = 3  # of what extraction makes of a file; raise it when the same file gives other sound or frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +147,8 @@ def _write(video: Path, extracted: ClipRecord, image_size: int) -> None:
                 write_image(partial_path, _square(frame, image_size))
 
 
-def _append(file: wave.Wave_write, samples: NDArray[np.int16]) -> None:
-    file.writeframesraw(samples.astype("<i2").tobytes())
+def _append(file: wave.Wave_write, samples: NDArray[np.float32]) -> None:
+    file.writeframesraw(np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes())
 
 
 def _square(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.config import Modality
-from kdcmae.data.clip import decode, joined
+from kdcmae.data.clip import decode
 from kdcmae.data.images import read_image
 from kdcmae.data.manifest import ClipRecord, frame_path
 from kdcmae.data.media.container import Kind
@@ -93,9 +93,9 @@ def _from_shard(clip: ShardClip, modality: Modality, frame_numbers: Sequence[int
 
 def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], seconds: float | None) -> RawClip:
     kinds: dict[Modality, Sequence[Kind]] = {"audio": ("audio",), "video": ("video",)}
-    parts: list[NDArray[np.int16]] = []
+    parts: list[NDArray[np.float32]] = []
     decoded = decode(path, kinds.get(modality, ("audio", "video")), parts.append, seconds=seconds)
-    waveform = joined(parts) if parts else None
+    waveform = np.concatenate(parts) if parts else None
     frames = () if decoded.frames is None else [decoded.frames[number] for number in frame_numbers]
     return RawClip(waveform, frames, decoded.duration_s)
 
@@ -119,6 +119,6 @@ def _read_sound(path: Path, seconds: float | None) -> tuple[NDArray[np.float32],
         raise
     except Exception:  # noqa: BLE001 - no plain WAV file: ffmpeg reads the others, and explains what is wrong
         pass
-    parts: list[NDArray[np.int16]] = []
+    parts: list[NDArray[np.float32]] = []
     duration_s = decode(path, ("audio",), parts.append, seconds=seconds).duration_s
-    return joined(parts), duration_s
+    return np.concatenate(parts), duration_s

@@ -259,7 +259,7 @@ def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Pr
     Raises:
         DataError: empty, not finite, out of range, shorter than 25 ms, or an odd shape, dtype or sample rate.
     """
-    features = fbank(resample(waveform, sample_rate_hz)[: preprocessing.audio_samples])
+    features = fbank(resample(waveform, sample_rate_hz, samples=preprocessing.audio_samples))
     padded = np.zeros((1, preprocessing.audio_frames, MEL_BINS), dtype=np.float32)
     padded[0, : len(features)] = features
     return (padded - np.float32(preprocessing.fbank_mean)) / np.float32(preprocessing.fbank_std)

@@ -9,7 +9,6 @@ import pytest
 from made_media import TONE_HZ, grey, media, tone_level
 
 from kdcmae.data.clip import Clip, read_clip, read_frames, read_waveform
-from kdcmae.runtime.resampling import resample
 
 
 def assert_whole(clip: Clip, *, count: int = 50, size: tuple[int, int] = (64, 48)) -> None:
@@ -29,7 +28,8 @@ def assert_whole(clip: Clip, *, count: int = 50, size: tuple[int, int] = (64, 48
 
 def test_the_waveform_is_that_of_the_published_extraction(golden: Path, clips: Path) -> None:
     expected = np.load(golden / "fbank.npz")["waveform_int16"] / np.float32(32768)
-    np.testing.assert_array_equal(read_waveform(clips / "00W1lcxW-WU_40.000.mp4"), expected)
+    waveform = read_waveform(clips / "00W1lcxW-WU_40.000.mp4")
+    np.testing.assert_allclose(waveform, expected, rtol=0, atol=0.51 / 32768)  # which is rounded to 16 bits
 
 
 def test_a_real_clip(clips: Path) -> None:
@@ -46,17 +46,6 @@ def test_reading_one_modality_gives_the_same(clips: Path) -> None:
     clip = read_clip(clips / "00W1lcxW-WU_40.000.mp4")
     np.testing.assert_array_equal(read_waveform(clip.path), clip.waveform)
     np.testing.assert_array_equal(read_frames(str(clip.path)), clip.frames)
-
-
-def test_our_resampler_agrees_with_ffmpegs(clips: Path) -> None:
-    path = clips / "00W1lcxW-WU_40.000.mp4"
-    with av.open(path) as container:
-        decoded = [frame.to_ndarray() for frame in container.decode(audio=0)]
-        rate = container.streams.audio[0].rate
-    ours, ffmpegs = resample(np.concatenate(decoded, axis=1), rate), read_waveform(path)
-    length = min(len(ours), len(ffmpegs))
-    difference = ours[:length] - ffmpegs[:length]
-    assert difference.std() < 0.02 * ffmpegs.std()  # the two differ only in the last tenth below 8 kHz
 
 
 # --- containers, codecs, sample rates, channels, sizes

@@ -1,8 +1,10 @@
-"""Decoded sound as 16 kHz mono."""
+"""Decoded sound as 16 kHz mono, by the resampler that apps have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import av
@@ -10,28 +12,35 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.errors import DataError
+from kdcmae.runtime.resampling import Mono, Resampler, to_mono
 
-__all__ = ["Mono"]
+__all__ = ["MonoSound"]
+
+_BLOCK = 1 << 16  # samples before resampling: decoders give a thousand at a time, and each call has its cost
 
 
-class Mono:
-    """Turns audio frames into 16 kHz mono, 16 bit: mixed down and resampled by ffmpeg as in the published extraction.
-
-    16 bit also for the gain: in floating point ffmpeg mixes stereo down to 0.71 (L + R), in integers to 0.5 (L + R).
+class MonoSound:
+    """Turns audio frames into 16 kHz mono.
 
     Args:
-        take: gets the samples, a few at a time.
+        path: of the file, for errors.
+        take: gets the samples, a block at a time: (S,) float32.
         limit: samples after which the rest is left out; None for all.
+        mono: what becomes of several channels.
     """
 
-    def __init__(self, take: Callable[[NDArray[np.int16]], object], limit: int | None = None) -> None:
-        self._take, self._limit = take, limit
+    def __init__(
+        self, path: Path, take: Callable[[NDArray[np.float32]], object], limit: int | None = None, mono: Mono = "mean"
+    ) -> None:
+        self._path, self._take, self._limit, self._mono = path, take, limit, mono
         self.count = 0
         self.heard_s = 0.0  # of the stream, before any resampling
         self._source: tuple[str, str, int] | None = None
-        self._resampler: AudioResampler | None = None
-        self._averaged = False
+        self._resampler: Resampler | None = None
+        self._weights: NDArray[np.float64] | None = None
+        self._held: list[NDArray[np.float32]] = []
+        self._room = self._needed = 0  # samples until those held are resampled, and until no more are wanted
 
     @property
     def done(self) -> bool:
@@ -39,59 +48,72 @@ class Mono:
         return self._limit is not None and self.count >= self._limit
 
     def add(self, frame: av.AudioFrame) -> None:
-        """Take the next frame of the stream."""
+        """Take the next frame of the stream.
+
+        Raises:
+            DataError: samples that are not finite or far out of range.
+        """
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
         if source != self._source:  # streams may change it on the way, a resampler takes only one
             self.finish()
-            self._source, self._averaged = source, not _mixable(frame)
-            self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+            self._source, self._resampler = source, Resampler(frame.sample_rate)
+            self._weights = _weights(frame.layout.name, frame.layout.nb_channels)
+            self._needed = _BLOCK if self._limit is None else self._resampler.needed(self._limit - self.count)
+            self._room = min(_BLOCK, self._needed)
         self.heard_s += frame.samples / frame.sample_rate
-        frame.pts = None
-        self._resample(_average(frame) if self._averaged else frame)
+        try:
+            samples = to_mono(_channels(frame), self._mono, weights=self._weights)
+        except DataError as error:
+            raise DataError(f"{self._path}: {error}") from error
+        self._held.append(samples)
+        self._room -= len(samples)
+        if self._room <= 0:
+            self._resample()
 
     def finish(self) -> None:
         """Take what the resampler still holds, at the end of the stream."""
-        self._resample(None)
+        if self._resampler is not None:
+            self._resample()
+            self._give(self._resampler.finish())
         self._resampler = None
 
-    def _resample(self, frame: av.AudioFrame | None) -> None:
-        if self._resampler is None:
-            return
-        for part in self._resampler.resample(frame):
-            samples = part.to_ndarray()[0]
-            wanted = samples if self._limit is None else samples[: max(0, self._limit - self.count)]
-            self.count += len(wanted)
-            if len(wanted):
-                self._take(wanted)
+    def _resample(self) -> None:
+        assert self._resampler is not None
+        if self._held:
+            samples = np.concatenate(self._held)
+            self._needed -= 0 if self._limit is None else len(samples)
+            self._give(self._resampler.push(samples))
+        self._held, self._room = [], min(_BLOCK, self._needed)
+
+    def _give(self, samples: NDArray[np.float32]) -> None:
+        wanted = samples if self._limit is None else samples[: max(0, self._limit - self.count)]
+        self.count += len(wanted)
+        if len(wanted):
+            self._take(wanted)
 
 
-def _mixable(frame: av.AudioFrame) -> bool:
-    """Whether ffmpeg knows where the channels of a frame are placed; it does not for 9 or 17 of them."""
-    silence = av.AudioFrame(format=frame.format.name, layout=frame.layout, samples=1)
-    silence.sample_rate = frame.sample_rate
-    for plane in silence.planes:
-        plane.update(bytes(plane.buffer_size))
-    try:
-        AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ).resample(silence)
-    except av.error.ArgumentError:
-        return False
-    return True
-
-
-def _average(frame: av.AudioFrame) -> av.AudioFrame:
-    """The mean of the channels."""
-    channels, rate = frame.layout.nb_channels, frame.sample_rate
+def _channels(frame: av.AudioFrame) -> NDArray[Any]:
+    """(channels, S), of the decoder's type."""
     samples = frame.to_ndarray()
-    rows = samples if frame.format.is_planar else samples.reshape(-1, channels).T
-    scaled: NDArray[np.floating[Any]]
-    if samples.dtype.kind == "u":
-        scaled = (rows.astype(np.float64) - 128) / 128
-    elif samples.dtype.kind == "i":
-        scaled = rows / float(1 << (8 * samples.dtype.itemsize - 1))
-    else:
-        scaled = rows.astype(np.float64)
-    mono = av.AudioFrame.from_ndarray(
-        scaled.mean(axis=0, keepdims=True).astype(np.float32), format="fltp", layout="mono"
-    )
-    mono.sample_rate = rate
-    return mono
+    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+
+
+@lru_cache(maxsize=64)
+def _weights(layout: str, channels: int) -> NDArray[np.float64] | None:
+    """How much each channel counts in the mean: as in ``ffmpeg -ac 1``, which hears more of a film's front.
+
+    Returns:
+        (channels,) with a sum of 1; None where they count alike: of two, and of those whose places nobody knows.
+    """
+    if channels <= 2:
+        return None
+    try:
+        ones = av.AudioFrame.from_ndarray(
+            np.eye(channels, dtype=np.float32).reshape(1, -1), format="flt", layout=layout
+        )
+        ones.sample_rate = 48000
+        (mixed,) = AudioResampler(format="flt", layout="mono", rate=48000).resample(ones)
+    except (av.error.ArgumentError, ValueError):
+        return None
+    weights = mixed.to_ndarray()[0].astype(np.float64)
+    return weights / weights.sum()

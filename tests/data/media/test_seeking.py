@@ -46,5 +46,5 @@ def test_a_long_clip_is_read_like_a_short_one(tmp_path: Path, monkeypatch: pytes
     parts: list[np.ndarray] = []
     decoded = decode(path, ("audio", "video"), parts.append, seconds=0.5)
     np.testing.assert_array_equal(decoded.frames, whole.frames)
-    np.testing.assert_array_equal(np.concatenate(parts), (whole.waveform[:8000] * 32768).astype(np.int16))
+    np.testing.assert_array_equal(np.concatenate(parts), whole.waveform[:8000])
     assert decoded.duration_s == pytest.approx(51 / 25, abs=0.1)

@@ -3,10 +3,13 @@ from __future__ import annotations
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from kdcmae.data.clip import read_waveform
+from kdcmae.errors import DataError
+from kdcmae.runtime.resampling import Mono, resample
 
 
 def many_channels(path: Path, channels: int, width: int = 2) -> np.ndarray:
@@ -39,3 +42,45 @@ def test_only_the_start_is_kept(seconds: float, tmp_path: Path) -> None:
     start = read_waveform(tmp_path / "array.wav", seconds=seconds)
     assert len(start) == int(np.ceil(16000 * seconds))
     np.testing.assert_array_equal(start, whole[: len(start)])
+
+
+def sounding(path: Path, channels: np.ndarray, layout: str, rate: int = 44100) -> Path:
+    """Float PCM, so that what is read is what was written."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=rate)
+        stream.layout = layout
+        packed = np.ascontiguousarray(channels.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, (8, 20000)).astype(np.float32)
+
+
+@pytest.mark.parametrize("mono", ["mean", "left"])
+def test_several_channels_become_their_mean_or_the_left_one(mono: Mono, tmp_path: Path) -> None:
+    path = sounding(tmp_path / "a.mkv", NOISE[:2], "stereo")
+    expected = resample(NOISE[:2], 44100, mono=mono)
+    np.testing.assert_array_equal(read_waveform(path, mono=mono), expected)
+    np.testing.assert_array_equal(read_waveform(path, mono=mono, seconds=0.2), expected[:3200])
+
+
+@pytest.mark.parametrize("layout", ["quad", "5.1", "7.1"])
+def test_surround_is_mixed_as_ffmpeg_mixes_it(layout: str, tmp_path: Path) -> None:
+    channels = NOISE[: av.AudioLayout(layout).nb_channels]
+    path = sounding(tmp_path / "a.mkv", channels, layout)
+    ffmpegs = av.AudioResampler(format="s16", layout="mono", rate=16000)
+    with av.open(path) as container:
+        frames = [part for frame in container.decode(audio=0) for part in ffmpegs.resample(frame)]
+    expected = np.concatenate([part.to_ndarray()[0] for part in (*frames, *ffmpegs.resample(None))]) / 32768
+    np.testing.assert_allclose(read_waveform(path), expected, atol=1 / 32768)
+    np.testing.assert_array_equal(read_waveform(path, mono="left"), resample(channels[0], 44100))
+
+
+def test_samples_that_are_no_sound_are_refused(tmp_path: Path) -> None:
+    path = sounding(tmp_path / "a.mkv", np.where(NOISE[:1] > 0.49, np.float32(np.nan), NOISE[:1]), "mono")
+    with pytest.raises(DataError, match=r"a\.mkv: waveform holds NaN or infinite samples"):
+        read_waveform(path)
