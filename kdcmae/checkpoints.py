@@ -184,7 +184,11 @@ def read_tensors(path: str | os.PathLike[str], *, weights: Weights | None = None
 
 
 def save_checkpoint(
-    model: KDCMAE | KDCMAEClassifier, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
+    model: KDCMAE | KDCMAEClassifier,
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write one safetensors file with the weights and the resolved configuration, atomically.
 
@@ -192,10 +196,11 @@ def save_checkpoint(
         model: what to save.
         path: the file; an existing one is replaced only once the new one is complete.
         dtype: of the stored tensors; loading always gives float32.
+        facts: further metadata of the file, which loading ignores.
     """
     path = Path(path)
     kind = "classifier" if isinstance(model, KDCMAEClassifier) else "pretraining"
-    metadata = {_KIND_KEY: kind, _CONFIG_KEY: json.dumps(dataclasses.asdict(model.config))}
+    metadata = {**(facts or {}), _KIND_KEY: kind, _CONFIG_KEY: json.dumps(dataclasses.asdict(model.config))}
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
         safetensors.torch.save_file(state, partial, metadata=metadata)

@@ -71,22 +71,23 @@ def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> Non
     _write(_printable(text, _encoding(stream or sys.stdout)) + end, stream or sys.stdout)
 
 
-def note(text: str) -> None:
+def note(text: str, *, stream: TextIO | None = None) -> None:
     """Print one line on the progress console, stderr, in the place of a running step's name where there is one.
 
     Args:
         text: of the line; empty lines may come before it.
+        stream: another one to print on.
     """
-    stream = progress_console.file
+    stream = stream or progress_console.file
     words = text.lstrip("\n")
     empty = text[: len(text) - len(words)]
-    _write(_clear() + empty + _printable(line(words), _encoding(stream)) + "\n", stream)
+    _write(_clear(stream) + empty + _printable(line(words), _encoding(stream)) + "\n", stream)
 
 
 def status(text: str) -> None:
     """Show on stderr what is going on until the next note, where somebody watches."""
     stream = progress_console.file
-    if clear := _clear():
+    if clear := _clear(stream):
         _write(clear + _printable(text, _encoding(stream)), stream)
 
 
@@ -125,9 +126,8 @@ def _write(text: str, stream: TextIO | None) -> None:
         click.echo(text, file=stream, nl=False)  # noqa: TID251 - drops escape sequences where the stream is no terminal
 
 
-def _clear() -> str:
-    """Escape sequence that clears the current line; empty where stderr is no terminal."""
-    stream = progress_console.file
+def _clear(stream: TextIO | None) -> str:
+    """Escape sequence that clears the current line; empty where the stream is no terminal."""
     return _CLEAR_LINE if stream is not None and stream.isatty() else ""
 
 

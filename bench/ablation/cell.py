@@ -18,8 +18,9 @@ from kdcmae.bench.heldout import measure_accuracy, measure_features
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.evaluation.classification import Missing
 from kdcmae.predictors import CheckpointPredictor
-from kdcmae.training.loop import Run, Trainer
+from kdcmae.training.loop import Trainer
 from kdcmae.training.recipes import Recipe, Stage, recipe
+from kdcmae.training.run import Run
 from kdcmae.training.runs import Request, finetuning_run, pretraining_run
 
 __all__ = ["Cell", "run_cell"]

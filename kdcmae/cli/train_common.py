@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.cli.common import json_option, note, print_json, weights_option
-from kdcmae.extras import TRAIN, require_installed
+from kdcmae.errors import MissingDependencyError
+from kdcmae.extras import TRAIN, is_installed, require_installed
 from kdcmae.terminal import say
 
 if TYPE_CHECKING:
     from kdcmae.checkpoints import Transfer
-    from kdcmae.training.loop import Run, Trainer
+    from kdcmae.training.loop import Trainer
     from kdcmae.training.recipes import Stage
+    from kdcmae.training.run import Run
     from kdcmae.training.runs import Request
 
 __all__ = ["run_options", "start"]
@@ -81,6 +83,7 @@ def start(
     from kdcmae.training.recipes import recipe
     from kdcmae.training.runs import Request
     from kdcmae.training.sources import is_avsynth
+    from kdcmae.training.weight_files import BEST_FILE
 
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     with joined(device) as place:
@@ -91,11 +94,16 @@ def start(
         summary = trainer.fit()
     if rank() > 0:
         return
+    best = None
+    if summary.best is not None:
+        best = {**asdict(summary.best), "file": str(summary.weights.with_name(BEST_FILE))}
     document = {
         "stage": stage,
         "recipe": name,
         **asdict(summary),
         "weights": str(summary.weights),
+        "final": {**asdict(summary.final), "description": str(summary.final)},
+        "best": best,
         "transfer": None if transfer is None else {**asdict(transfer), "taken": len(transfer.taken)},
     }
     if as_json:
@@ -122,6 +130,9 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
             if names:
                 modules = Counter(name.partition(".")[0] for name in names)
                 note(f"  {what}: {', '.join(f'{module} ({count})' for module, count in modules.items())}")
+    for module, what in {"tensorboard": "a log for TensorBoard", "PIL": "pictures of its curves"}.items():
+        if not is_installed(module):
+            note(f"without {what}: {MissingDependencyError(module, install=TRAIN)}")
     if trainer.position.step:
         note(f"going on after step {trainer.position.step}")
 
@@ -133,4 +144,10 @@ def _tell(document: dict[str, Any]) -> None:
     note(metrics)
     for clip, reason in document["broken"].items():
         note(f"set aside {clip}: {reason}")
+    best = document["best"]
+    if document["stopped_early"]:
+        note(f"stopped early: no epoch was better than epoch {best['epoch']}; more epochs go on with --resume")
+    if best is not None:
+        note(f"best: epoch {best['epoch']}, validation {best['metric']} {best['value']:.4g}, in {best['file']}")
+    note(f"{document['final']['description']}, in:")
     say(document["weights"])

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -91,11 +91,17 @@ class Spread(Protocol):
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of one of several batches; gradients are exchanged after the last."""
 
+    def evaluating(self) -> AbstractContextManager[nn.Module]:
+        """The model itself, in evaluation mode and without gradients until the context ends."""
+
     def model_state(self) -> dict[str, Any]: ...
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]: ...
 
     def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None: ...
+
+    def load_model(self, model_state: dict[str, Any]) -> None:
+        """Take over weights alone, which need to be there on rank 0 only."""
 
 
 def spread(model: nn.Module, parallel: Parallelism, device: torch.device) -> Spread:
@@ -115,6 +121,16 @@ def spread(model: nn.Module, parallel: Parallelism, device: torch.device) -> Spr
     return _Replicated(model) if world_size() > 1 else _Single(model)
 
 
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[nn.Module]:
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        model.train()
+
+
 class _Single:
     """The whole model in one process."""
 
@@ -123,6 +139,9 @@ class _Single:
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def evaluating(self) -> AbstractContextManager[nn.Module]:
+        return _evaluation(self.module)
 
     def model_state(self) -> dict[str, Any]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
@@ -133,6 +152,9 @@ class _Single:
     def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
         self.module.load_state_dict(model_state)
         optimizer.load_state_dict(optimizer_state)
+
+    def load_model(self, model_state: dict[str, Any]) -> None:
+        self.module.load_state_dict(model_state)
 
 
 class _Replicated(_Single):
@@ -163,11 +185,21 @@ class _Sharded:
             if isinstance(module, Block):
                 fully_shard(module, mesh=ranks)
         self.shards: FSDPModule = fully_shard(model, mesh=ranks)
+        if hasattr(model, "forward_features"):  # what else is called beside forward()
+            register_fsdp_forward_method(model, "forward_features")
         self.module = self.model = model  # sharded in place
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         self.shards.set_requires_gradient_sync(last)
         return nullcontext()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        with _evaluation(self.model) as model:
+            yield model
+        # What lies outside of the blocks stays whole after a forward pass, for the backward pass that follows in
+        # training; states are made of shards.
+        self.shards.reshard()
 
     def model_state(self) -> dict[str, Any]:
         return get_model_state_dict(self.model, options=self._whole)
@@ -178,3 +210,7 @@ class _Sharded:
     def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
         set_model_state_dict(self.model, model_state, options=self._whole)
         set_optimizer_state_dict(self.model, optimizer, optimizer_state, options=self._partial)
+
+    def load_model(self, model_state: dict[str, Any]) -> None:
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(self.model, dict(model_state), options=options)  # which puts shards into the mapping

@@ -6,109 +6,35 @@ import dataclasses
 import json
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from kdcmae.checkpoints import save_checkpoint
-from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.collectives import rank
-from kdcmae.data.broken import BrokenClips
 from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError, TrainingError
-from kdcmae.pretraining import KDCMAE
 from kdcmae.training.distributed import gathered, mean_over_ranks, spread
-from kdcmae.training.optim import WeightAverage, build_optimizer, learning_rate, select_trained
+from kdcmae.training.figures import open_figures
+from kdcmae.training.kept_weights import KeptWeights
+from kdcmae.training.optim import build_optimizer, learning_rate, select_trained
 from kdcmae.training.resume import load_run_state, random_state, restore_random_state, save_run_state
-from kdcmae.training.settings import Precision, TrainingSettings, changed
-from kdcmae.training.tasks import Batch, Score, Task
-from kdcmae.training.tracking import MetricsLog, ProgressLine, Tracker, open_tensorboard
+from kdcmae.training.run import BatchSource, Position, Run, Summary
+from kdcmae.training.settings import Precision, changed
+from kdcmae.training.tasks import Batch, Score
+from kdcmae.training.tracking import EpochEnd, MetricsLog, ProgressLine, Tracker, open_tensorboard
+from kdcmae.training.validation import Validation, count_together, validate
+from kdcmae.training.weight_files import MODEL_FILE, Final, require_finite, write_weights
 
-__all__ = ["BatchSource", "Run", "Summary", "Trainer"]
+__all__ = ["Trainer"]
 
-MODEL_FILE = "model.safetensors"
 STATE_FILE = "run_state.pt"
 SETTINGS_FILE = "settings.json"
 LOG_FILE = "metrics.jsonl"
 _PICTURED_CLIPS = 4
-
-
-class BatchSource(Protocol):
-    """Where a rank's batches come from; what an epoch holds depends on its number alone."""
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """The same on every rank."""
-
-    @property
-    def broken(self) -> BrokenClips:
-        """Clips that could not be used so far: this rank's, and the others' as far as they were counted together."""
-
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """This rank's batches of an epoch, all of one size, without the first ``start``."""
-
-    def clip_id(self, index: int) -> str:
-        """The name of the clip with this index, for people."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """Everything one training run needs.
-
-    Args:
-        model: on the CPU; it is moved and changed in place.
-        task: scores the model.
-        train: batches to learn from.
-        validation: batches to measure after each epoch, or None.
-        settings: of the training.
-        output: folder for the weights, the state of the run, its settings and its log.
-        identity: what else decides the losses, as plain values; a resumed run must have the same.
-    """
-
-    model: KDCMAE | KDCMAEClassifier
-    task: Task
-    train: BatchSource
-    validation: BatchSource | None = None
-    settings: TrainingSettings
-    output: Path
-    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """How a run ended.
-
-    Args:
-        weights: the checkpoint it wrote.
-        epochs, steps: of the whole run.
-        seconds, clips_per_second: since it was last resumed.
-        metrics: the last ones.
-        broken: clips that could not be used since then, and why.
-    """
-
-    weights: Path
-    epochs: int
-    steps: int
-    seconds: float
-    clips_per_second: float
-    metrics: dict[str, float]
-    broken: dict[str, str]
-
-
-@dataclasses.dataclass
-class Position:
-    """How far a run is, in optimiser steps."""
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
 
 
 class Trainer:
@@ -118,11 +44,11 @@ class Trainer:
         run: what to train.
         device: of this process.
         resume: go on from the state in the run's folder, if it has one.
-        progress: where the progress line goes; None for none.
+        progress: where lines about its progress go; None where nobody watches, and then no pictures are drawn either.
 
     Raises:
         ConfigError: the folder already holds a run and ``resume`` is off, or the run in it had other settings;
-            an epoch has no full batch.
+            an epoch has no full batch; or the run is to stop early and has no validation data to tell when.
         CheckpointError: the state in the folder is not readable.
     """
 
@@ -131,6 +57,11 @@ class Trainer:
         self.steps_per_epoch = run.train.batches_per_epoch // self.settings.accumulation_steps
         if self.steps_per_epoch < 1:
             raise ConfigError(f"an epoch has fewer clips than batch_size={self.settings.batch_size}; lower it")
+        if self.settings.early_stop_epochs is not None and run.validation is None:
+            raise ConfigError(
+                f"early_stop_epochs={self.settings.early_stop_epochs} watches the validation metric, and there are no "
+                "clips to measure; give --validation"
+            )
         select_trained(run.model, self.settings)
         run.model.train()
         if self.settings.compile:
@@ -140,7 +71,7 @@ class Trainer:
         dtype = _autocast_dtype(self.settings.precision, device)
         self.precision = partial(_precision, device, dtype)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.average = WeightAverage()
+        self.kept = KeptWeights(run.model, run.task.criterion, self.settings, run.output)
         self.position = Position()
         self.metrics: dict[str, float] = {}
         self._pictured: Batch | None = None
@@ -153,51 +84,67 @@ class Trainer:
         self._open_trackers(progress)
 
     def fit(self) -> Summary:
-        """Train to the last epoch and write the final weights.
+        """Train to the last epoch, or until nothing gets better, and write the final weights.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss, what is computed of a validation clip, or a weight is not finite. Whatever was
+                written before is kept.
             DataError: the batches ran out, or more clips are broken than the limit allows.
         """
         start, first_step = time.perf_counter(), self.position.step
         with closing(self):
-            while self.position.epoch < self.settings.epochs:
-                self._train_epoch()
-                self._end_epoch()
+            while self.position.epoch < self.settings.epochs and not self.stopped_early:
+                self._end_epoch(*self._train_epoch())
         seconds = time.perf_counter() - start
         clips = (self.position.step - first_step) * self.settings.batch_size
+        final = self._finish()
         return Summary(
-            weights=self._write_weights(),
+            weights=self.run.output / MODEL_FILE,
+            final=final,
+            best=self.kept.best,
             epochs=self.position.epoch,
             steps=self.position.step,
+            stopped_early=self.stopped_early and self.position.epoch < self.settings.epochs,
             seconds=round(seconds, 3),
             clips_per_second=round(clips / seconds, 3),
             metrics=self.metrics,
             broken=self.run.train.broken.reasons,
         )
 
+    @property
+    def stopped_early(self) -> bool:
+        """Nothing has got better for as many epochs as the settings allow."""
+        return self.kept.is_stale(self.position.epoch)
+
     def close(self) -> None:
         """Close the logs."""
         for tracker in self.trackers:
             tracker.close()
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self) -> tuple[float, float]:
+        """The rest of an epoch: its mean loss and its clips per second."""
         position, accumulated = self.position, self.settings.accumulation_steps
         batches = self.run.train.batches(position.epoch, position.step_in_epoch * accumulated)
+        start, losses = time.perf_counter(), []
         while position.step_in_epoch < self.steps_per_epoch:
             group = [self._moved(batch) for batch in islice(batches, accumulated)]
             if len(group) < accumulated:
                 raise DataError(f"epoch {position.epoch + 1} ran out of clips after step {position.step}")
             self.metrics = self._step(group)
+            losses.append(self.metrics["loss"])
             position.step += 1
             position.step_in_epoch += 1
             if position.step % self.settings.log_every_steps == 0 or position.step_in_epoch == self.steps_per_epoch:
-                self._report({"epoch": position.epoch + 1, **self.metrics})
+                with writing(self.run.output):
+                    for tracker in self.trackers:
+                        tracker.scalars(position.step, {"epoch": position.epoch + 1, **self.metrics})
             # The end of an epoch saves by itself, after what follows its last step.
             if position.step % self.settings.checkpoint_every_steps == 0 and (
                 position.step_in_epoch < self.steps_per_epoch
             ):
-                self._save()
+                self._save(self._whole_state())
+        seconds = time.perf_counter() - start
+        return math.fsum(losses) / max(len(losses), 1), len(losses) * self.settings.batch_size / seconds
 
     def _step(self, group: list[Batch]) -> dict[str, float]:
         """One optimiser step over the batches of ``group``; what was measured, averaged over them and all ranks."""
@@ -244,64 +191,78 @@ class Trainer:
             f"lower learning_rate, set clip_grad_norm, or check its clips: {', '.join(clips)}"
         )
 
-    def _end_epoch(self) -> None:
-        position, first = self.position, self.settings.average_from_epoch
-        if first is not None and position.epoch + 1 >= first:
-            self.average.add(self.spread.model_state())
-        if self.run.validation is not None:
-            measured = self._validate(self.run.validation)
-            self.metrics.update({f"validation_{name}": value for name, value in measured.items()})
-            self._report({"epoch": position.epoch + 1, **self.metrics})
-        # A picture is drawn by the first rank alone, which does not hold the whole of a sharded model.
-        if self.tensorboard is not None and self._pictured is not None and self.settings.parallel != "fsdp":
-            for name, picture in self.run.task.pictures(self._pictured).items():
-                self.tensorboard.picture(position.step, name, picture)
+    def _end_epoch(self, loss: float, clips_per_second: float) -> None:
+        """Measure, write the weights and the state, and tell; ``loss`` is the mean over the epoch's steps."""
+        position, number = self.position, self.position.epoch + 1
+        state = self._whole_state()
+        validation = None if self.run.validation is None else self._validate(self.run.validation)
+        if validation is not None:
+            self.metrics.update({f"validation_{name}": value for name, value in validation.metrics.items()})
+        best = self.kept.end_epoch(number, state, None if validation is None else validation.metrics)
+        ending = EpochEnd(
+            epoch=number,
+            epochs=self.settings.epochs,
+            step=position.step,
+            loss=loss,
+            metrics={"epoch": number, **self.metrics},
+            validation=validation,
+            best=best,
+            clips_per_second=clips_per_second,
+            pictures=self._pictures(),
+        )
+        with writing(self.run.output):
+            for tracker in self.trackers:
+                tracker.epoch(ending)
         position.epoch += 1
         position.step_in_epoch = 0
-        self._save()
+        self._save(state)
 
-    @torch.no_grad()
-    def _validate(self, source: BatchSource) -> dict[str, float]:
-        """The mean over clips of what the task measures, with the same random choices after every epoch."""
-        totals: dict[str, float] = defaultdict(float)
-        self.spread.model.eval()
-        for number, batch in enumerate(source.batches(0, 0)):
-            with self.precision():
-                score = self.run.task.score(self.spread.model, self._moved(batch), number)
-            for name, value in {**score.metrics, "clips": torch.ones(())}.items():
-                totals[name] += value.item() * len(batch["index"])
-        self.spread.model.train()
-        _count_together(source.broken)
-        everywhere: dict[str, float] = defaultdict(float)
-        for share in gathered(dict(totals)):  # a rank may have no clips, and then no names either
-            for name, total in share.items():
-                everywhere[name] += total
-        return {name: total / everywhere["clips"] for name, total in everywhere.items() if name != "clips"}
+    def _validate(self, source: BatchSource) -> Validation:
+        return validate(self.run.task, self.spread, source, moved=self._on_device, precision=self.precision)
+
+    def _pictures(self) -> dict[str, Any]:
+        """A few clips as the model sees them, on the first rank; it does not hold the whole of a sharded model."""
+        if rank() > 0 or self._pictured is None or self.settings.parallel == "fsdp":
+            return {}
+        return self.run.task.pictures(self._pictured)
+
+    def _whole_state(self) -> dict[str, Any]:
+        """The weights on the CPU, on the first rank at least.
+
+        Raises:
+            TrainingError: they are no longer finite, and what was written before is kept.
+        """
+        state = self.spread.model_state()
+        problem = None
+        try:
+            require_finite(state, self.run.output)
+        except TrainingError as error:
+            problem = str(error)
+        for message in filter(None, gathered(problem)):
+            raise TrainingError(message)
+        return state
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def _moved(self, batch: Batch) -> Batch:
-        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        moved = self._on_device(batch)
         if self._pictured is None:
             self._pictured = {name: tensor[:_PICTURED_CLIPS] for name, tensor in moved.items()}
         return moved
 
-    def _report(self, values: dict[str, float]) -> None:
-        with writing(self.run.output):
-            for tracker in self.trackers:
-                tracker.scalars(self.position.step, values)
-
     def _open_trackers(self, progress: TextIO | None) -> None:
         """Only the first rank tells how the run goes."""
         self.trackers: list[Tracker] = []
-        self.tensorboard = None
         if rank() > 0:
             return
-        step = self.position.step
         self.run.output.mkdir(parents=True, exist_ok=True)
         settings = self.run.output / SETTINGS_FILE
         with writing(settings):
             settings.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
-        self.tensorboard = open_tensorboard(self.run.output, resume_step=step)
-        self.trackers = [MetricsLog(self.run.output / LOG_FILE, resume_step=step)]
+        step = self.position.step
+        log = self.run.output / LOG_FILE
+        self.trackers = [MetricsLog(log, resume_step=step)]
         if progress is not None:
             line = ProgressLine(
                 progress,
@@ -309,12 +270,21 @@ class Trainer:
                 done_steps=step,
                 clips_per_step=self.settings.batch_size,
                 headline=self.run.task.headline,
+                validated=self.run.task.validated,
             )
             self.trackers.append(line)
-        if self.tensorboard is not None:
-            self.trackers.append(self.tensorboard)
+        tensorboard = open_tensorboard(self.run.output, resume_step=step)
+        if progress is not None:
+            figures = open_figures(
+                log,
+                steps_per_epoch=self.steps_per_epoch,
+                criterion=self.run.task.criterion,
+                show=None if tensorboard is None else tensorboard.picture,
+            )
+            self.trackers += [] if figures is None else [figures]
+        self.trackers += [] if tensorboard is None else [tensorboard]
 
-    def _save(self) -> None:
+    def _save(self, weights: dict[str, Any]) -> None:
         """Every rank takes part, because shards have to be gathered; the first one writes.
 
         Raises:
@@ -324,15 +294,15 @@ class Trainer:
             "identity": self.identity,
             "position": dataclasses.asdict(self.position),
             "metrics": self.metrics,
-            "model": self.spread.model_state(),
+            "model": weights,
             "optimizer": self.spread.optimizer_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
-            "average": self.average.state_dict(),
+            **self.kept.state_dict(),
             "random": random_state(),
         }
         if rank() == 0:
             save_run_state(state, self.run.output / STATE_FILE)
-        _count_together(self.run.train.broken)
+        count_together(self.run.train.broken)
 
     def _restore(self, resume: bool) -> None:
         path = self.run.output / STATE_FILE
@@ -345,28 +315,27 @@ class Trainer:
             raise ConfigError(f"{self.run.output} holds a run with other settings: {'; '.join(differences)}")
         self.spread.load(self.optimizer, state["model"], state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.average.load_state_dict(state["average"])
+        self.kept.load_state_dict(state)
         self.position = Position(**state["position"])
         self.metrics = state["metrics"]
         restore_random_state(state["random"])
 
-    def _write_weights(self) -> Path:
-        """The final weights: the average over epochs where the settings ask for it, or the last ones."""
-        path = self.run.output / MODEL_FILE
-        last = self.spread.model_state()
+    def _finish(self) -> Final:
+        """Write what the run is for, and measure it where no epoch had these weights."""
+        final, state = self.kept.final(self.position.epoch)
+        measured = {}
+        if final.weights == "average":
+            self.spread.load_model(state)
+            if self.run.validation is not None:
+                validation = self._validate(self.run.validation)
+                measured = {f"average_{name}": value for name, value in validation.metrics.items()}
+        elif final.weights == "last":
+            state = self._whole_state()
+        self.metrics = {**self.metrics, **measured}
         if rank() == 0:
-            with torch.device("meta"):
-                model = type(self.run.model)(self.run.model.config)  # type: ignore[arg-type]
-            model.load_state_dict(self.average.mean or last, assign=True)
-            with writing(path):
-                save_checkpoint(model, path)
-        return path
-
-
-def _count_together(broken: BrokenClips) -> None:
-    """Count what the other ranks set aside too: each reads a part of the clips, and the limit is one of them all."""
-    for reasons in gathered(broken.reasons):
-        broken.add(reasons.items())
+            facts = {**dataclasses.asdict(final), **measured}
+            write_weights(state, self.run.model, self.run.output / MODEL_FILE, facts)
+        return final
 
 
 def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -17,8 +17,8 @@ from kdcmae.data.manifest import LabelMap
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.initialise import start_finetuning, start_pretraining
-from kdcmae.training.loop import Run
 from kdcmae.training.recipes import Recipe
+from kdcmae.training.run import Run
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
 from kdcmae.training.sources import ClipSource, is_avsynth, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask

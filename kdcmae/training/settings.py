@@ -37,6 +37,8 @@ class TrainingSettings:
         clip_grad_norm: largest norm of the gradient; None for no limit.
         average_from_epoch: the first epoch, counted from 1, whose weights are averaged into the final ones; None
             to keep the last epoch's.
+        early_stop_epochs: epochs in a row without a better validation metric after which the run stops; None to
+            train to the end.
         precision: of the matrix products: ``auto`` is bf16 (or fp16) on a GPU and fp32 on a CPU.
         compile: run the model through ``torch.compile``.
         parallel: across ranks, ``ddp`` replicates the model and ``fsdp`` shards it.
@@ -59,6 +61,7 @@ class TrainingSettings:
     accumulation_steps: int = 1
     clip_grad_norm: float | None = None
     average_from_epoch: int | None = None
+    early_stop_epochs: int | None = None
     precision: Precision = "auto"
     compile: bool = False
     parallel: Parallelism = "ddp"
@@ -93,6 +96,10 @@ class TrainingSettings:
         _require(
             self.average_from_epoch is None or 1 <= self.average_from_epoch <= self.epochs,
             f"average_from_epoch={self.average_from_epoch} must be an epoch from 1 to epochs={self.epochs}, or none",
+        )
+        _require(
+            self.early_stop_epochs is None or self.early_stop_epochs >= 1,
+            f"early_stop_epochs={self.early_stop_epochs} must be at least 1, or none",
         )
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal:
@@ -130,7 +137,7 @@ class FinetuningSettings(TrainingSettings):
 
 
 # What a resumed run may change: none of these changes the loss of a step.
-_FREE = {"epochs", "workers", "broken_limit", "checkpoint_every_steps", "log_every_steps"}
+_FREE = {"epochs", "early_stop_epochs", "workers", "broken_limit", "checkpoint_every_steps", "log_every_steps"}
 
 
 def changed(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:

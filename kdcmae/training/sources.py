@@ -21,7 +21,7 @@ from kdcmae.data.sampling import Balanced, BatchSampler, InOrder, Order, Shuffle
 from kdcmae.data.shard_files import count_clips, index_shards, shard_paths
 from kdcmae.data.shards import ShardLoader, ShardSettings
 from kdcmae.errors import ConfigError
-from kdcmae.training.loop import BatchSource
+from kdcmae.training.run import BatchSource
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
 __all__ = ["ClipList", "ClipSource", "Shards", "is_avsynth", "open_source"]
@@ -53,8 +53,8 @@ class ClipSource(Protocol):
     def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         """Batches to measure on, in order; the arguments and errors of :meth:`training`.
 
-        Every clip is measured once, except where ranks have to work in step, as in pretraining and where a model is
-        sharded: there they leave the last, incomplete batch out.
+        Every clip is measured once, except in pretraining, whose losses compare the clips of a whole batch: there the
+        last, incomplete one is left out.
         """
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
@@ -123,9 +123,9 @@ class ClipList:
 
     def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         dataset = ClipDataset(self.records, labels, data, self.read)
-        in_step = not isinstance(settings, FinetuningSettings) or settings.parallel == "fsdp"
-        make_loader = training_loader if in_step else evaluation_loader
-        sampler = _sampler(InOrder(len(dataset)), settings, drop_last=in_step)
+        compared = not isinstance(settings, FinetuningSettings)
+        make_loader = training_loader if compared else evaluation_loader
+        sampler = _sampler(InOrder(len(dataset)), settings, drop_last=compared)
         return make_loader(dataset, sampler, **_reading(settings))
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:

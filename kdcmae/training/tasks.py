@@ -1,8 +1,8 @@
-"""What is learned: a loss and its measurements from one batch, for pretraining and for finetuning."""
+"""What is learned: a loss from one batch and measurements over all clips, for pretraining and for finetuning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,12 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.config import EncoderConfig
+from kdcmae.evaluation.classification import ScoredClips, summarize
 from kdcmae.evaluation.inpainting import MaskSettings, draw_reconstruction, inpaint
+from kdcmae.evaluation.metrics import confusion_matrix
 from kdcmae.evaluation.pictures import Picture
+from kdcmae.evaluation.retrieval import Features, retrieve
 from kdcmae.pretraining import KDCMAE, MaskedPair
 from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.scores import scores
+from kdcmae.training.validation import Confusion, Criterion, Measured, Rows, Validation
 
 __all__ = ["Batch", "FinetuningTask", "PretrainingTask", "Score", "Task", "seeded_pairs"]
+
+_AUDIO, _VIDEO = "audio_features", "video_features"
 
 Batch = Mapping[str, Tensor]
 """``audio`` (B, T, 128), ``image`` (B, 3, S, S), ``index`` (B,) int64 of the clips, ``target`` (B, C) with labels."""
@@ -31,11 +39,15 @@ class Score:
     metrics: dict[str, Tensor]
 
 
-class Task(Protocol):
+class Task(Measured, Protocol):
     """What the training loop needs to know about what it trains."""
 
     headline: tuple[str, ...]
     """The metrics to show while training."""
+    validated: tuple[str, ...]
+    """The metrics to show after an epoch, the criterion's among them."""
+    criterion: Criterion
+    """Which epoch is best."""
 
     def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
         """Score one batch.
@@ -59,6 +71,8 @@ class PretrainingTask:
     """
 
     headline: tuple[str, ...] = ("reconstruction", "contrastive", "distillation")
+    validated: tuple[str, ...] = ("loss", "reconstruction", "contrastive_accuracy", "recall_at_1")
+    criterion = Criterion(metric="loss", higher_is_better=False)
 
     def __init__(self, module: KDCMAE, seed: int) -> None:
         self.module = module
@@ -77,6 +91,27 @@ class PretrainingTask:
             "distillation": output.distillation,
         }
         return Score(output.loss, {name: value.detach() for name, value in metrics.items()})
+
+    def observe(self, model: nn.Module, batch: Batch, draw: int) -> dict[str, Tensor]:
+        """Each clip gets its batch's losses, and has features of its own for retrieval."""
+        measured = self.score(model, batch, draw).metrics
+        audio, video = self.module.forward_features(batch["audio"], batch["image"])
+        losses = {name: value.expand(len(batch["index"])) for name, value in measured.items()}
+        return {**losses, _AUDIO: audio.mean(dim=1), _VIDEO: video.mean(dim=1)}
+
+    def summarize(self, rows: Rows) -> Validation:
+        """The mean losses, and how often a clip's sound finds its picture and the other way round."""
+        metrics = {
+            name: float(values.mean(dtype=np.float64))
+            for name, values in rows.items()
+            if name not in (_AUDIO, _VIDEO, "index")
+        }
+        found = retrieve(Features(rows[_AUDIO], rows[_VIDEO]))
+        recall = (found.audio_to_video.recall_at_1 + found.video_to_audio.recall_at_1) / 2
+        return Validation(metrics={**metrics, "recall_at_1": recall})
+
+    def blank(self) -> dict[str, Tensor]:
+        return _blank(self.module.config, ("audio", "image"))
 
     def pictures(self, batch: Batch) -> dict[str, Picture]:
         config = self.module.config
@@ -100,24 +135,55 @@ class FinetuningTask:
     def __init__(self, module: KDCMAEClassifier, label_smoothing: float) -> None:
         self.config = module.config
         self.label_smoothing = label_smoothing
+        metric = "mAP" if self.config.multi_label else "accuracy"
+        self.criterion = Criterion(metric=metric, higher_is_better=True)
+        self.validated: tuple[str, ...] = ("loss", metric)
 
     def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
         logits = model(**{name: batch[name] for name in self.config.inputs}).float()
-        loss = self._loss(logits, batch["target"])
+        loss = self._loss(logits, batch["target"], self.label_smoothing)
         hit = batch["target"].gather(1, logits.argmax(dim=1, keepdim=True)) > 0
         return Score(loss, {"loss": loss.detach(), "accuracy": hit.float().mean()})
+
+    def observe(self, model: nn.Module, batch: Batch, draw: int) -> dict[str, Tensor]:
+        return {"logits": model(**{name: batch[name] for name in self.config.inputs}), "target": batch["target"]}
+
+    def summarize(self, rows: Rows) -> Validation:
+        """The loss without label smoothing, the accuracy of the best class, mAP and the confusion of classes."""
+        logits, labels = rows["logits"], self.config.label_names
+        loss = self._loss(torch.from_numpy(logits).double(), torch.from_numpy(rows["target"]).double(), 0.0)
+        scored = ScoredClips(scores(logits, "sigmoid" if self.config.multi_label else "softmax"), rows["target"] > 0)
+        measured = summarize(scored, labels)
+        return Validation(
+            metrics={
+                "loss": loss.item(),
+                "accuracy": measured.accuracy,
+                "mAP": measured.mean_average_precision,
+            },
+            confusion=Confusion(labels=labels, counts=confusion_matrix(scored.scores, scored.positives)),
+        )
+
+    def blank(self) -> dict[str, Tensor]:
+        return {**_blank(self.config, self.config.inputs), "target": torch.zeros(1, self.config.num_classes)}
 
     def pictures(self, batch: Batch) -> dict[str, Picture]:
         return {}
 
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy against smoothed targets, which may be mixed or multi-hot."""
         if not self.config.multi_label:
-            return F.cross_entropy(
-                logits, target / target.sum(dim=1, keepdim=True), label_smoothing=self.label_smoothing
-            )
-        smoothed = target * (1 - self.label_smoothing) + self.label_smoothing / target.shape[1]
+            return F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True), label_smoothing=label_smoothing)
+        smoothed = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
         return F.binary_cross_entropy_with_logits(logits, smoothed)
+
+
+def _blank(config: EncoderConfig, inputs: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs of one clip, all zero."""
+    shapes = {
+        "audio": (1, config.audio_length, config.mel_bins),
+        "image": (1, 3, config.image_size, config.image_size),
+    }
+    return {"index": torch.zeros(1, dtype=torch.int64), **{name: torch.zeros(shapes[name]) for name in inputs}}
 
 
 def seeded_pairs(model: KDCMAE, batch: Batch, seeds: tuple[int, ...]) -> list[MaskedPair]:

@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line per logged step, TensorBoard where it is installed, and a progress line."""
+"""What a run tells: one JSON line per logged step, TensorBoard where it is installed, and lines on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -15,12 +15,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.extras import is_installed
 from kdcmae.replacing import replacing
-from kdcmae.terminal import say
+from kdcmae.terminal import note, say
+from kdcmae.training.validation import Validation
 
-__all__ = ["MetricsLog", "ProgressLine", "TensorBoardTracker", "Tracker", "open_tensorboard", "read_metrics"]
+__all__ = [
+    "EpochEnd",
+    "MetricsLog",
+    "ProgressLine",
+    "TensorBoardTracker",
+    "Tracker",
+    "open_tensorboard",
+    "read_metrics",
+]
 
 _SECONDS_BETWEEN_LINES = 30
+
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EpochEnd:
+    """How an epoch ended.
+
+    Args:
+        epoch, epochs: its number, from 1, and of how many.
+        step: optimiser steps so far.
+        loss: mean over the epoch's steps; after a resume over those since.
+        metrics: the last step's, and the validation's as ``validation_...``.
+        validation: what was measured; None without validation data.
+        best: it is the best epoch so far.
+        clips_per_second: that the epoch learned from, validation aside.
+        pictures: of a few clips, by name.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    loss: float
+    metrics: Mapping[str, float]
+    validation: Validation | None
+    best: bool
+    clips_per_second: float
+    pictures: Mapping[str, Picture]
 
 
 class Tracker(Protocol):
@@ -28,6 +68,9 @@ class Tracker(Protocol):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Measurements after ``step`` optimiser steps."""
+
+    def epoch(self, ending: EpochEnd) -> None:
+        """An epoch ended."""
 
     def close(self) -> None: ...
 
@@ -49,6 +92,10 @@ class MetricsLog:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
+
+    def epoch(self, ending: EpochEnd) -> None:
+        if ending.validation is not None:
+            self.scalars(ending.step, ending.metrics)
 
     def close(self) -> None:
         self._file.close()
@@ -88,8 +135,14 @@ class TensorBoardTracker:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
-        """Show a (H, W, 3) RGB picture."""
+    def epoch(self, ending: EpochEnd) -> None:
+        if ending.validation is not None:
+            self.scalars(ending.step, ending.metrics)
+        for name, picture in ending.pictures.items():
+            self.picture(ending.step, name, picture)
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Show a picture of this moment."""
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -97,20 +150,29 @@ class TensorBoardTracker:
 
 
 class ProgressLine:
-    """One live line on a terminal; elsewhere a plain line every half minute.
+    """A line per epoch; between them a live bar on a terminal, and elsewhere a line every half minute.
 
     Args:
         stream: where to, usually stderr.
         total_steps: of the whole run.
         done_steps: before this process.
         clips_per_step: over all ranks.
-        headline: the metrics to show.
+        headline: the metrics to show while an epoch runs.
+        validated: the validation's metrics to show after it.
     """
 
     def __init__(
-        self, stream: TextIO, *, total_steps: int, done_steps: int, clips_per_step: int, headline: tuple[str, ...]
+        self,
+        stream: TextIO,
+        *,
+        total_steps: int,
+        done_steps: int,
+        clips_per_step: int,
+        headline: tuple[str, ...],
+        validated: tuple[str, ...],
     ) -> None:
-        self._stream, self._headline, self._clips_per_step = stream, headline, clips_per_step
+        self._stream, self._headline, self._validated = stream, headline, validated
+        self._clips_per_step = clips_per_step
         self._first_step, self._total_steps = done_steps, total_steps
         self._start = self._last_line = time.perf_counter()
         self._live = stream.isatty()
@@ -129,16 +191,33 @@ class ProgressLine:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         now = time.perf_counter()
-        steps_per_second = (step - self._first_step) / max(now - self._start, 1e-9)
-        minutes_left = (self._total_steps - step) / max(steps_per_second, 1e-9) / 60
-        prefix = "validation_" if f"validation_{self._headline[0]}" in values else ""
-        shown = [f"{prefix}{name} {values[prefix + name]:.4g}" for name in self._headline]
-        speed = f"{steps_per_second * self._clips_per_step:.1f} clips/s"
-        line = "  ".join([*shown, speed, f"{minutes_left:.1f} min left"])
+        shown = [f"{name} {values[name]:.4g}" for name in self._headline]
+        speed = f"{(step - self._first_step) / max(now - self._start, 1e-9) * self._clips_per_step:.1f} clips/s"
+        line = "  ".join([*shown, speed, self._left(step)])
         self._bar.update(step - self._bar.pos, line)
-        if not self._live and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total_steps):
+        if not self._live and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
             say(f"step {step}/{self._total_steps}  {line}", stream=self._stream)
+
+    def epoch(self, ending: EpochEnd) -> None:
+        """Print the epoch's line; the bar goes on below it with the next step."""
+        measured = {} if ending.validation is None else ending.validation.metrics
+        shown = [f"validation {name} {measured[name]:.4g}" for name in self._validated if name in measured]
+        line = [
+            f"epoch {ending.epoch}/{ending.epochs}",
+            f"loss {ending.loss:.4g}",
+            *([", ".join(shown) + (" (best)" if ending.best else "")] if shown else []),
+            f"lr {ending.metrics['learning_rate']:.3g}",
+            f"{ending.clips_per_second:.1f} clips/s",
+            self._left(ending.step),
+        ]
+        self._last_line = time.perf_counter()
+        note("  ".join(line), stream=self._stream)
+
+    def _left(self, step: int) -> str:
+        """The time to the end of the run at the pace since this process began, validation included."""
+        seconds = (time.perf_counter() - self._start) / max(step - self._first_step, 1) * (self._total_steps - step)
+        return f"{seconds / 60:.1f} min left"
 
     def close(self) -> None:
         self._bar.render_finish()
@@ -146,6 +225,6 @@ class ProgressLine:
 
 def open_tensorboard(output: Path, *, resume_step: int) -> TensorBoardTracker | None:
     """TensorBoard's log of a run, where it is installed."""
-    if find_spec("tensorboard") is None:
+    if not is_installed("tensorboard"):
         return None
     return TensorBoardTracker(output / "tensorboard", resume_step=resume_step)

@@ -16,7 +16,8 @@ import torch
 from kdcmae import KDCMAE, KDCMAEClassifier
 from kdcmae.collectives import rank, world_size
 from kdcmae.data.broken import BrokenClips
-from kdcmae.training.loop import Run, Summary, Trainer
+from kdcmae.training.loop import Trainer
+from kdcmae.training.run import Run, Summary
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
 from kdcmae.training.tasks import Batch, FinetuningTask, PretrainingTask
 
@@ -36,9 +37,11 @@ DEFAULTS = {
 
 
 class RandomBatches:
-    """Random clips in a seeded order; ``broken`` ones hold NaN."""
+    """Random clips in a seeded order, in whole batches or each once; ``broken`` ones hold NaN."""
 
-    def __init__(self, settings: TrainingSettings, *, clips: int = 24, broken: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, settings: TrainingSettings, *, clips: int = 24, broken: tuple[int, ...] = (), whole_batches: bool = True
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.clips = {
             "audio": torch.randn(clips, 64, 128, generator=generator),
@@ -50,6 +53,7 @@ class RandomBatches:
             self.clips["audio"][clip] = torch.nan
         self.broken = BrokenClips(clips)
         self.seed = settings.seed
+        self.left_over = 0 if whole_batches else 1
         self.whole = settings.batch_size // settings.accumulation_steps
 
     @property
@@ -59,10 +63,11 @@ class RandomBatches:
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.clips["index"]))
         share = self.whole // world_size()
-        for number in range(start, self.batches_per_epoch):
+        for number in range(start, self.batches_per_epoch + self.left_over):
             first = number * self.whole + rank() * share
             chosen = torch.from_numpy(order[first : first + share])
-            yield {name: tensor[chosen] for name, tensor in self.clips.items()}
+            if len(chosen):
+                yield {name: tensor[chosen] for name, tensor in self.clips.items()}
 
     def clip_id(self, index: int) -> str:
         return f"clip_{index}"
@@ -74,18 +79,25 @@ def random_run(
     *,
     model: Mapping[str, Any] | None = None,
     batches: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Run:
-    """A run of either stage; ``changes`` are settings, ``model`` fields of its configuration."""
+    """A run of either stage; ``changes`` are settings, ``model`` fields of its configuration.
+
+    ``batches`` and ``validation`` are arguments of :class:`RandomBatches`. By default finetuning is measured on the
+    clips that it learns from, and pretraining is not.
+    """
     settings = KINDS[stage](**{**DEFAULTS, **changes})
     source = RandomBatches(settings, **(batches or {}))
     torch.manual_seed(settings.seed)
-    common = {"train": source, "settings": settings, "output": output}
+    measured = None if validation is None else RandomBatches(settings, **validation)
+    common = {"train": source, "settings": settings, "output": output, "validation": measured}
     if stage == "pretrain":
         pretraining = KDCMAE.from_preset("tiny", **SIZES, **DECODER, **(model or {}))
         return Run(model=pretraining, task=PretrainingTask(pretraining, settings.seed), **common)
     classifier = KDCMAEClassifier.from_preset("tiny", num_classes=CLASSES, **SIZES, **(model or {}))
-    return Run(model=classifier, task=FinetuningTask(classifier, settings.label_smoothing), validation=source, **common)
+    task = FinetuningTask(classifier, settings.label_smoothing)
+    return Run(model=classifier, task=task, **{**common, "validation": measured or source})
 
 
 def trainer(run: Run, *, resume: bool = False) -> Trainer:

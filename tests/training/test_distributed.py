@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
@@ -26,8 +29,14 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 COMMAND = str(Path(sys.executable).with_name("kdcmae"))
 
 
+def written_facts(path: Path) -> dict:
+    """What a file of weights says about them."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["kdcmae_training"])
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> tuple[Path, Path]:
+def both(tmp_path_factory) -> Iterator[tuple[Path, Path]]:
     """Folders of the same runs on one process and on two ranks."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -37,17 +46,19 @@ def both(tmp_path_factory) -> tuple[Path, Path]:
     ) as ranks, pytest.MonkeyPatch.context() as patch:  # fmt: skip
         patch.syspath_prepend(str(HERE))
         module = importlib.import_module("two_ranks")
-        patch.setitem(module.RUNS, "sharded", {**module.RUNS["sharded"], "parallel": "ddp"})
+        for name in ("sharded", "sharded_finetune"):
+            patch.setitem(module.RUNS, name, {**module.RUNS[name], "parallel": "ddp"})
         module.run_all(one)
         output, _ = ranks.communicate(timeout=120)
         assert ranks.returncode == 0, output
-    return one, two
+        yield one, two
 
 
-@pytest.mark.parametrize("name", ["pretrain", "uncertainty", "finetune", "sharded"])
+@pytest.mark.parametrize("name", ["pretrain", "uncertainty", "finetune", "sharded", "sharded_finetune"])
 def test_losses_and_weights_are_those_of_one_process(name, both):
     one, two = (read_metrics(folder / name / "metrics.jsonl") for folder in both)
-    assert len(one) == len(two) >= 6
+    assert len(one) == len(two) >= 2
+    assert any("validation_loss" in line for line in one) == (name != "uncertainty")
     for here, there in zip(one, two, strict=True):
         assert there == pytest.approx(here, rel=1e-5, abs=1e-6)
     weights, spread_weights = (load_file(folder / name / "model.safetensors") for folder in both)
@@ -56,6 +67,28 @@ def test_losses_and_weights_are_those_of_one_process(name, both):
         # Adam moves weights whose gradients are rounding noise by as much as any others.
         if ".attn.qkv." not in tensor_name:
             assert (spread_weights[tensor_name] - tensor).abs().median() < 1e-5, tensor_name
+
+
+@pytest.mark.parametrize("name", ["finetune", "sharded_finetune"])
+def test_averaged_weights_measure_as_in_one_process(name, both):
+    one, two = (written_facts(folder / name / "model.safetensors") for folder in both)
+    assert one.pop("weights") == two.pop("weights") == "average"
+    assert {"average_loss", "average_accuracy", "average_mAP"} <= one.keys()
+    assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(both, tmp_path):
+    """What two ranks began, one process ends like what it began itself."""
+    module = importlib.import_module("two_ranks")
+    curves = []
+    for folder, place in zip(both, ("one", "two"), strict=True):
+        shutil.copytree(folder / "finetune", tmp_path / place)
+        run = module.random_run(output=tmp_path / place, **{**module.RUNS["finetune"], "epochs": 3})
+        summary = module.train(run, resume=True)
+        curves.append([*read_metrics(tmp_path / place / "metrics.jsonl"), summary.metrics])
+    assert curves[0][-2]["epoch"] == 3
+    for here, there in zip(*curves, strict=True):
+        assert there == pytest.approx(here, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from kdcmae import load_classifier, load_pretrained
 from kdcmae.errors import ConfigError, TrainingError
 from kdcmae.training import loop
 from kdcmae.training.loop import Trainer
+from kdcmae.training.optim import WeightAverage
 from kdcmae.training.tracking import read_metrics
 
 
@@ -44,8 +46,8 @@ def test_finetuning_learns_and_is_validated_after_each_epoch(random_runs, tmp_pa
 
 def test_the_final_weights_are_the_average_over_epochs(random_runs, tmp_path, monkeypatch):
     seen = []
-    add = loop.WeightAverage.add
-    monkeypatch.setattr(loop.WeightAverage, "add", lambda self, state: (seen.append(dict(state)), add(self, state)))
+    add = WeightAverage.add
+    monkeypatch.setattr(WeightAverage, "add", lambda self, state: (seen.append(dict(state)), add(self, state)))
     random_runs.train(random_runs.random_run("finetune", tmp_path, epochs=3, average_from_epoch=2))
     assert len(seen) == 2
     assert not torch.equal(seen[0]["mlp_head.1.weight"], seen[1]["mlp_head.1.weight"])
@@ -148,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_spoil(random_runs, t
 def test_a_gradient_that_is_not_finite_stops_too(random_runs, tmp_path):
     run = random_runs.random_run("finetune", tmp_path)
     # The square root of the distance to itself has a value, and no derivative.
-    run.task._loss = lambda logits, target: (logits - logits.detach()).square().sum().sqrt()
+    run.task._loss = lambda logits, target, smoothing: (logits - logits.detach()).square().sum().sqrt()
     with pytest.raises(TrainingError, match=r"at step 1 \(epoch 1\): loss 0, accuracy .*, grad_norm nan"):
         random_runs.train(run)
     assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
@@ -180,17 +182,19 @@ def test_too_few_clips_for_a_batch(random_runs, tmp_path):
         random_runs.train(run)
 
 
-def test_the_progress_line_tells_losses_and_speed(random_runs, tmp_path):
+def test_a_line_per_epoch_tells_losses_speed_and_which_is_best(random_runs, tmp_path):
     shown = io.StringIO()
     run = random_runs.random_run("pretrain", tmp_path)
     Trainer(run, device=torch.device("cpu"), resume=False, progress=shown).fit()
-    (line,) = shown.getvalue().splitlines()
-    assert line.startswith("step 12/12  reconstruction ")
-    assert all(word in line for word in ("contrastive", "distillation", "clips/s", "min left"))
+    number = r"[-+.\de]+"
+    first, second = shown.getvalue().splitlines()
+    assert re.fullmatch(rf"epoch 1/2  loss {number}  lr 0.001  {number} clips/s  {number} min left", first)
+    assert re.fullmatch(rf"epoch 2/2  loss {number}  lr 0.0005  {number} clips/s  0.0 min left", second)
     run = random_runs.random_run("finetune", tmp_path / "finetune")
     Trainer(run, device=torch.device("cpu"), resume=False, progress=shown).fit()
-    last = shown.getvalue().splitlines()[-1]
-    assert last.startswith("step 12/12  validation_loss ")
+    last = shown.getvalue().splitlines()[2]
+    measured = rf"validation loss {number}, validation accuracy {number} \(best\)"
+    assert re.fullmatch(rf"epoch 1/2  loss {number}  {measured}  lr .* min left", last)
 
 
 def test_batches_that_run_out_are_an_error(random_runs, tmp_path):

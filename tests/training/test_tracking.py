@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdcmae.errors import DataError
-from kdcmae.training.tracking import MetricsLog, open_tensorboard, read_metrics
+from kdcmae.training.tracking import EpochEnd, MetricsLog, open_tensorboard, read_metrics
+from kdcmae.training.validation import Validation
 
 
 def test_a_resumed_log_drops_what_came_after_the_saved_state(tmp_path):
@@ -49,8 +50,15 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
 
     tracker = open_tensorboard(tmp_path, resume_step=0)
     tracker.scalars(1, {"loss": 0.5})
-    tracker.picture(1, "audio", np.zeros((8, 8, 3), dtype=np.uint8))
+    ending = EpochEnd(
+        **{"epoch": 1, "epochs": 2, "step": 2, "loss": 0.5, "best": True, "clips_per_second": 1.0},
+        metrics={"loss": 0.4, "validation_loss": 0.6},
+        validation=Validation(metrics={"loss": 0.6}),
+        pictures={"audio": np.zeros((8, 8, 3), dtype=np.uint8)},
+    )
+    tracker.epoch(ending)
     tracker.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, pytest.approx(0.4))]
+    assert [event.step for event in events.Scalars("validation_loss")] == [2]
     assert events.Tags()["images"] == ["audio"]

@@ -21,21 +21,39 @@ from kdcmae.training.distributed import gathered, joined
 
 # Large weights, so that a wrong gradient of the losses that look across ranks bends the others' curves.
 ACROSS = {"contrastive_weight": 1.0, "bidirectional": True, "distilled_latents": ("joint", "audio", "video")}
+# The first rank has one clip more, and the other one none of the last batch.
+UNEVEN = {"clips": 5, "whole_batches": False}
 RUNS: dict[str, dict[str, Any]] = {
-    "pretrain": {"stage": "pretrain", "model": ACROSS},
+    "pretrain": {"stage": "pretrain", "model": ACROSS, "validation": {"clips": 8}},
     "uncertainty": {
         "stage": "pretrain",
         "epochs": 1,
         "model": {"weighting": "uncertainty", "complementary": False, "views": 3},
     },
-    "finetune": {"stage": "finetune", "accumulation_steps": 2, "clip_grad_norm": 0.1, "average_from_epoch": 1},
+    "finetune": {
+        "stage": "finetune",
+        "accumulation_steps": 2,
+        "clip_grad_norm": 0.1,
+        "average_from_epoch": 1,
+        "validation": UNEVEN,
+    },
     "sharded": {
         "stage": "pretrain",
         "epochs": 1,
         "batches": {"clips": 12},
+        "validation": {"clips": 8},
         "model": ACROSS,
         "accumulation_steps": 2,
         "clip_grad_norm": 0.1,
+        "parallel": "fsdp",
+    },
+    "sharded_finetune": {
+        "stage": "finetune",
+        "epochs": 1,
+        "batches": {"clips": 4},
+        "validation": UNEVEN,
+        "model": {"multi_label": True},
+        "average_from_epoch": 1,
         "parallel": "fsdp",
     },
 }

@@ -1,0 +1,136 @@
+"""Pictures of a run, drawn again after every epoch: curves, the confusion of classes, and a few clips.
+
+They lie in the run's folder as PNG files, for whoever watches without TensorBoard, which gets the confusion too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcmae.charts import Line
+from kdcmae.data.images import write_image
+from kdcmae.extras import is_installed
+from kdcmae.replacing import replacing
+from kdcmae.training.tracking import EpochEnd, Picture, read_metrics
+from kdcmae.training.validation import Confusion, Criterion
+
+__all__ = ["CURVES_FILE", "FigureTracker", "confusion_picture", "curves_picture", "open_figures"]
+
+CURVES_FILE = "curves.png"
+_CONFUSION = "confusion"
+_POINTS = 100  # of a curve over steps; more of them are averaged
+_CLASSES = 30  # as many have their names and counts beside each other
+
+
+class FigureTracker:
+    """Draws how a run goes.
+
+    Args:
+        log: the metrics log of the run, written before this is told of an epoch.
+        steps_per_epoch: of the optimiser.
+        criterion: which curve tells the best epoch.
+        show: what else gets the pictures, with a step and a name, such as TensorBoard.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        *,
+        steps_per_epoch: int,
+        criterion: Criterion,
+        show: Callable[[int, str, Picture], None] | None,
+    ) -> None:
+        self._log, self._steps_per_epoch, self._criterion, self._show = log, steps_per_epoch, criterion, show
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing is drawn within an epoch."""
+
+    def epoch(self, ending: EpochEnd) -> None:
+        curves = curves_picture(read_metrics(self._log), self._steps_per_epoch, self._criterion)
+        _write(self._log.with_name(CURVES_FILE), curves)
+        for name, picture in ending.pictures.items():
+            _write(self._log.with_name(f"{name}.png"), picture)
+        if ending.validation is not None and ending.validation.confusion is not None:
+            confusion = confusion_picture(ending.validation.confusion, f"validation after epoch {ending.epoch}")
+            _write(self._log.with_name(f"{_CONFUSION}.png"), confusion)
+            if self._show is not None:
+                self._show(ending.step, _CONFUSION, confusion)
+
+    def close(self) -> None:
+        """Every picture is whole already."""
+
+
+def open_figures(
+    log: Path,
+    *,
+    steps_per_epoch: int,
+    criterion: Criterion,
+    show: Callable[[int, str, Picture], None] | None,
+) -> FigureTracker | None:
+    """The pictures of a run, where Pillow is installed; arguments as of :class:`FigureTracker`."""
+    if not is_installed("PIL"):
+        return None
+    return FigureTracker(log, steps_per_epoch=steps_per_epoch, criterion=criterion, show=show)
+
+
+def curves_picture(lines: Sequence[Mapping[str, Any]], steps_per_epoch: int, criterion: Criterion) -> Picture:
+    """Loss, the criterion's metric and the learning rate over epochs, one below the other.
+
+    Args:
+        lines: of a metrics log.
+        steps_per_epoch: of the optimiser.
+        criterion: its metric has a panel of its own unless it is the loss; its title tells the best epoch.
+    """
+    from kdcmae.figures import lines_figure
+
+    panels = []
+    for name in dict.fromkeys(("loss", criterion.metric, "learning_rate")):
+        trained, measured = (
+            tuple((line["step"] / steps_per_epoch, line[key]) for line in chosen if line.get(key) is not None)
+            for key, chosen in (
+                (name, [line for line in lines if "validation_loss" not in line]),
+                (f"validation_{name}", lines),
+            )
+        )
+        title, shown = name.replace("_", " "), {"training": _thinned(trained), "validation": measured}
+        if measured and name == criterion.metric:
+            pick = max if criterion.higher_is_better else min
+            epoch, value = pick(measured, key=lambda point: point[1])
+            title += f", best after epoch {epoch:.0f}: {value:.4g}"
+        series = [Line(label=label, points=points) for label, points in shown.items() if points]
+        panels.append(lines_figure(title, series, x_label="epochs", y_label=name.replace("_", " ")))
+    return np.concatenate(panels)
+
+
+def confusion_picture(confusion: Confusion, title: str) -> Picture:
+    """A matrix of own classes against best classes.
+
+    Args:
+        confusion: of at least one clip. Where classes are many, those that are confused most often are shown.
+        title: said above it.
+    """
+    from kdcmae.figures import confusion_figure
+
+    counts = confusion.counts
+    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    shown = np.sort(np.argsort(-wrong, kind="stable")[:_CLASSES])
+    if len(shown) < len(counts):
+        title += f"; the {_CLASSES} of {len(counts)} classes that are confused most"
+    return confusion_figure(title, [confusion.labels[index] for index in shown], counts[np.ix_(shown, shown)])
+
+
+def _thinned(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """A curve with as many points as can be told apart: means of neighbours."""
+    if len(points) <= _POINTS:
+        return points
+    parts = np.array_split(np.array(points, dtype=np.float64), _POINTS)
+    return tuple((float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts)
+
+
+def _write(path: Path, picture: Picture) -> None:
+    with replacing(path) as partial:
+        write_image(partial, picture)

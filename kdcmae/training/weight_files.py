@@ -1,0 +1,106 @@
+"""Files of weights in a run's folder: ``last`` and ``best`` after each epoch, and ``model``, what the run is for.
+
+Each file appears whole or not at all, holds finite weights only, and says in its metadata (``kdcmae_training``) what it
+is, such as ``{"weights": "best", "epoch": 7, "mAP": 0.41}``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcmae.checkpoints import load_classifier, load_pretrained, save_checkpoint
+from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.disk import writing
+from kdcmae.errors import TrainingError
+from kdcmae.pretraining import KDCMAE
+
+__all__ = ["BEST_FILE", "LAST_FILE", "MODEL_FILE", "Best", "Final", "require_finite", "stored_best", "write_weights"]
+
+MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.safetensors"
+_METADATA_KEY = "kdcmae_training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best epoch so far, counted from 1, by a metric of the validation."""
+
+    epoch: int
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """What ``model.safetensors`` is.
+
+    Args:
+        weights: ``average`` (of epochs), ``best`` (epoch) or ``last`` (epoch).
+        first_epoch, last_epoch: the epochs it is of, counted from 1; both the same but for an average.
+    """
+
+    weights: str
+    first_epoch: int
+    last_epoch: int
+
+    def __str__(self) -> str:
+        if self.weights == "average":
+            return f"weights averaged over epochs {self.first_epoch} to {self.last_epoch}"
+        return f"weights of the {self.weights} epoch, {self.last_epoch}"
+
+
+def write_weights(
+    state: Mapping[str, Tensor], model: KDCMAE | KDCMAEClassifier, path: Path, facts: Mapping[str, Any]
+) -> None:
+    """Write weights as a checkpoint.
+
+    Args:
+        state: all tensors of the model, on the CPU.
+        model: whose configuration they belong to; its own weights do not matter.
+        path: of the file; an older one is replaced once the new one is complete.
+        facts: about these weights, for the file's metadata.
+
+    Raises:
+        TrainingError: weights that are not finite; an older file is kept.
+        DiskFullError: there is no space for both; the older one is kept.
+    """
+    require_finite(state, path)
+    with torch.device("meta"):
+        holder = type(model)(model.config)  # type: ignore[arg-type]
+    holder.load_state_dict(state, assign=True)
+    with writing(path):
+        save_checkpoint(holder, path, facts={_METADATA_KEY: json.dumps(dict(facts))})
+
+
+def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse to write spoilt weights.
+
+    Raises:
+        TrainingError: some are not finite; names them.
+    """
+    spoilt = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if spoilt:
+        raise TrainingError(
+            f"{path}: {len(spoilt)} of {len(state)} tensors are no longer finite, {spoilt[0]} among them, and were not "
+            "written; lower learning_rate or set clip_grad_norm, and go on with --resume from the last saved state"
+        )
+
+
+def stored_best(folder: Path, model: KDCMAE | KDCMAEClassifier) -> dict[str, Tensor]:
+    """The weights of the best epoch in a run's folder.
+
+    Raises:
+        CheckpointError: they are not there, or not readable.
+    """
+    path = folder / BEST_FILE
+    if isinstance(model, KDCMAEClassifier):
+        return load_classifier(path, modality=model.config.modality).state_dict()
+    return load_pretrained(path).state_dict()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from kdcmae.data.images import read_image
+from kdcmae.training.figures import confusion_picture, curves_picture, open_figures
+from kdcmae.training.loop import Trainer
+from kdcmae.training.validation import Confusion, Criterion
+
+LOSS = Criterion(metric="loss", higher_is_better=False)
+
+pytest.importorskip("PIL", reason="Pillow is not installed")
+
+
+def test_pictures_of_a_run_are_drawn_after_every_epoch(random_runs, tmp_path):
+    """Also where nothing was measured, and for a few clips."""
+    for stage, names in (("finetune", {"curves", "confusion"}), ("pretrain", {"curves", "audio", "image"})):
+        folder = tmp_path / stage
+        run = random_runs.random_run(stage, folder, epochs=1, batches={"clips": 4})
+        Trainer(run, device=torch.device("cpu"), resume=False, progress=io.StringIO()).fit()
+        assert {path.stem for path in folder.glob("*.png")} == names
+        assert all(read_image(path).std() > 0 for path in folder.glob("*.png"))
+
+
+def test_a_run_that_nobody_watches_draws_nothing(random_runs, tmp_path):
+    random_runs.train(random_runs.random_run("finetune", tmp_path, epochs=1, batches={"clips": 4}))
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_curves_take_thousands_of_lines_and_what_is_not_a_number():
+    lines = [
+        {"step": step, "loss": None if step == 7 else 1 / step, "learning_rate": 1e-3, "validation_loss": 0.5}
+        if step % 500 == 0
+        else {"step": step, "loss": None if step == 7 else 1 / step, "learning_rate": 1e-3}
+        for step in range(1, 2001)
+    ]
+    picture = curves_picture(lines, 500, LOSS)
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+
+
+def test_a_confusion_of_many_classes_in_any_script_shows_those_that_are_confused():
+    labels = tuple(f"$\u72ac_{index}$" for index in range(60))
+    picture = confusion_picture(Confusion(labels=labels, counts=np.eye(60, dtype=np.int64)), "after epoch 1")
+    assert picture.shape[2] == 3
+    few = confusion_picture(Confusion(labels=labels[:3], counts=np.full((3, 3), 2)), "after epoch 1")
+    assert few.size < picture.size
+
+
+def test_without_pillow_a_run_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert open_figures(tmp_path / "metrics.jsonl", steps_per_epoch=1, criterion=LOSS, show=None) is None
