@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,12 +10,13 @@ from typing import Any
 
 from kdcmae import charts
 from kdcmae.bench.page import precision_colour, table_section
-from kdcmae.bench.schema import from_plain
+from kdcmae.bench.plain import from_plain
 from kdcmae.bench.tables import NONE, Table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
 from kdcmae.charts import number
 from kdcmae.errors import DataError
 from kdcmae.markup import page, section
+from kdcmae.text_files import read_json
 
 __all__ = ["fleet_conditions", "fleet_document", "fleet_tables", "read_card", "render_fleet"]
 
@@ -33,20 +33,17 @@ def read_card(path: Path) -> DeviceCard:
     """
     fix = "write one on the device with: kdcmae check ENGINE --json"
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}; {fix}") from error
+        content = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {fix}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"{path} has schema version {version!r}, not that of a device card, {SCHEMA_VERSION}; {fix}")
     content.pop("boundaries", None)
     try:
         card: DeviceCard = from_plain(DeviceCard, content)
-        fleet_conditions([card])  # a value of another kind shows where it is used
-        fleet_tables([card])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        fleet_conditions([card])  # a fact of the device that is not there shows where it is used
+    except (KeyError, TypeError) as error:
         raise DataError(f"{path} is not a device card: {error}; {fix}") from error
     return card
 

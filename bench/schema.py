@@ -7,16 +7,15 @@ measured are rows too, with the reason.
 from __future__ import annotations
 
 import dataclasses
-import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kdcmae.bench.plain import from_plain
 from kdcmae.bench.timing import Latency, SpeedRatio, Verdict, median_interval
 from kdcmae.errors import DataError
+from kdcmae.text_files import read_json
 
 __all__ = [
     "BOUNDARIES",
@@ -37,7 +36,6 @@ __all__ = [
     "Settings",
     "Speed",
     "Status",
-    "from_plain",
     "read_report",
 ]
 
@@ -341,22 +339,17 @@ def read_report(path: Path) -> Report:
     Raises:
         DataError: no such file, not a report, or of another schema version.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version == 3:
-        version = content["schema_version"] = _with_intervals(content)
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; measure again with kdcmae-bench")
-    content.pop("boundaries", None)
     try:
-        return from_plain(Report, content)
-    except (KeyError, TypeError, ValueError) as error:
+        if version == 3:
+            version = content["schema_version"] = _with_intervals(content)
+        if version == SCHEMA_VERSION:
+            content.pop("boundaries", None)
+            return from_plain(Report, content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a report of kdcmae-bench: {error}") from error
+    raise DataError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; measure again with kdcmae-bench")
 
 
 def _with_intervals(content: dict[str, Any]) -> int:
@@ -366,24 +359,3 @@ def _with_intervals(content: dict[str, Any]) -> int:
             bounds = median_interval(latency["p50_ms"], latency["window_medians_ms"])
             latency["low_ms"], latency["high_ms"] = bounds
     return 4
-
-
-def from_plain(kind: Any, value: Any) -> Any:
-    """Plain data as the type that a field asks for.
-
-    Args:
-        kind: a dataclass, or the annotation of one of its fields.
-        value: what JSON gave.
-
-    Raises:
-        KeyError, TypeError, ValueError: it has another shape.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_plain(next(one for one in arguments if one is not type(None)), value)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
-    if origin is tuple:
-        return tuple(from_plain(arguments[0], item) for item in value)
-    return value

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcmae.bench.schema import Boundary, Parity
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import SelfTest, load_engine
+from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
@@ -245,7 +246,7 @@ class EngineSubject(HostTimed):
     """
 
     def __init__(self, folder: Path, threads: int, variant: str = "") -> None:
-        manifest = Manifest.read(folder, variant)
+        manifest = read_with_facts(folder, variant)
         self._engine = load_engine(folder, threads=None if manifest.target in WITHOUT_THREADS else threads)
         self.facts = engine_facts(folder, manifest)
         if not variant:  # one is loaded when it is first run, which must not count as loading
