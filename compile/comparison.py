@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from kdcmae.compile.parity import cosine, relative_error
 from kdcmae.errors import KdcmaeError
 from kdcmae.runtime.engine import GOLDEN_FILE, load_engine
+from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
-from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["compare_outputs", "differences"]
 
@@ -76,7 +76,7 @@ def _golden_inputs(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    manifest = dataclasses.asdict(Manifest.read(folder))
+    manifest = dataclasses.asdict(read_with_facts(folder))
     rungs = {rung["name"]: {key: rung.get(key) for key in ("status", "errors", "gate")} for rung in manifest["parity"]}
     return {**manifest, "parity": rungs, "sizes": file_sizes(folder)}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from kdcmae.compile.targets import load_target
 from kdcmae.errors import EngineError
+from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
-from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["inspect_engine"]
 
@@ -27,7 +27,7 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
     Raises:
         EngineError: no engine folder, or an engine file of another format than its manifest says.
     """
-    manifest = Manifest.read(folder)
+    manifest = read_with_facts(folder)
     return {
         "engine": str(folder),
         "target": manifest.target,

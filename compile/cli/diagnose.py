@@ -21,7 +21,8 @@ from kdcmae.compile.preflight import require_tools
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import GateError
-from kdcmae.runtime.manifest import GRAPHS, Manifest
+from kdcmae.runtime.facts import read_with_facts
+from kdcmae.runtime.manifest import GRAPHS
 from kdcmae.runtime.openvino import HINTS
 from kdcmae.terminal import say, style, table
 
@@ -124,7 +125,7 @@ def _of_engine(
     Raises:
         ConfigError: options that it answers itself.
     """
-    manifest = Manifest.read(folder)
+    manifest = read_with_facts(folder)
     claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products", "")
     hint = manifest.engine.get("inference_precision", "")
     settings = CompileSettings(

@@ -20,6 +20,7 @@ from kdcmae.errors import (
     MissingDependencyError,
 )
 from kdcmae.runtime.engine import SelfTest, load_engine
+from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.terminal import say, table
@@ -35,7 +36,7 @@ def command(engine: Path, as_json: bool) -> None:
 
     Exits with 1 where a check fails; 2 where this is no engine folder.
     """
-    manifest = Manifest.read(engine)
+    manifest = read_with_facts(engine)
     checks = _checks(engine, manifest)
     if as_json:
         print_json({"engine": str(engine), "passed": not _failed(checks), "checks": checks})

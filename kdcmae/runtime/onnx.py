@@ -69,7 +69,8 @@ def profile_execution(
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=list(disabled))
         session.run(None, dict(feed))
-        events = json.loads(Path(session.end_profiling()).read_bytes())
+        # Names of layers are written as they stand in the graph, in UTF-8 or not.
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8", errors="replace"))
     executed = _executed(event["args"] for event in events if event["name"].endswith("_kernel_time"))
     products = sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter[str]())
     return Execution(executed=executed, read_from="ONNX Runtime's profile of a run", products=dict(products))
@@ -105,12 +106,13 @@ class ONNXBackend:
         options = _options(ort, threads)
         try:
             self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)
-        except _failures(ort) as error:
+            types = _tensor_types(self._session.get_inputs()), _tensor_types(self._session.get_outputs())
+        except (*_failures(ort), UnicodeDecodeError) as error:  # names of tensors are bytes in the file
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
         # ONNX Runtime falls back to the CPU silently when a device fails to start.
         if self._session.get_providers()[0] != provider:
             raise DeviceError(f"ONNX Runtime {ort.__version__} has {provider}, but it did not start; check its driver")
-        check_tensors(manifest, _tensor_types(self._session.get_inputs()), _tensor_types(self._session.get_outputs()))
+        check_tensors(manifest, *types)
         self._outputs = [spec.name for spec in manifest.outputs]
         self._profile = partial(profile_execution, disabled=disabled, provider=provider, threads=threads)
 

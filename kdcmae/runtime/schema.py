@@ -28,6 +28,9 @@ SCORES = ("softmax", "sigmoid")
 MODALITIES = ("audiovisual", "audio", "video")
 INPUT_DTYPES = ("float32", "float16", "uint8", "int8", "int16", "int32", "int64")
 OUTPUT_DTYPES = ("float32", "float16", "bfloat16")
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2  # six levels of six values each make a line of thousands of characters
+
 MODEL_FACTS: dict[str, type] = {
     "name": str,
     "parameters": int,
@@ -61,7 +64,7 @@ def sequence(field: str, value: Any) -> tuple[Any, ...]:
 
 def require(condition: bool, field: str, expected: str, value: Any) -> None:
     if not condition:
-        raise EngineError(f"field {field} must be {expected}, got {reprlib.repr(value)}")
+        raise EngineError(f"field {field} must be {expected}, got {_SHORT.repr(value)}")
 
 
 def check_schema_version(version: Any) -> None:
@@ -140,7 +143,7 @@ def is_shape(shape: Any) -> bool:
     if not isinstance(shape, tuple) or not shape:
         return False
     sizes = shape[1:] if shape[0] == BATCH_AXIS else shape
-    return all(is_count(size) or size in FREE_AXES for size in sizes)
+    return all(is_count(size) or (isinstance(size, str) and size in FREE_AXES) for size in sizes)
 
 
 def is_sha256(value: Any) -> bool:

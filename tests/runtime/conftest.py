@@ -115,7 +115,7 @@ class TinyEngines:
             "libraries": _libraries(target),
             "engine": _ENGINES[target],
             "precision": {"asked": "fp32", "executed": {}, "notes": ""},
-            "parity": [{"rung": "onnx", "max_error": 1e-6}],
+            "parity": [{"name": "onnx", "status": "passed"}],
             "build": {"seconds": 1.5},
         }
         return Manifest(**(facts | changes))

@@ -291,3 +291,12 @@ def test_the_file_is_for_people_too(tiny: Any) -> None:
     text = (tiny.make("onnx") / "manifest.json").read_text()
     assert text.startswith('{\n  "schema_version": 1,\n')
     assert json.loads(text)["labels"] == list(tiny.labels)
+
+
+def test_a_refusal_shows_little_of_a_large_value(tiny: Any) -> None:
+    folder = tiny.make("onnx")
+    large = [[[{str(key): ["x" * 50] * 50 for key in range(9)}] * 9] * 9] * 9
+    tiny.edit(folder, lambda manifest: manifest.update(batch=large))
+    with pytest.raises(EngineError, match="field batch must be an object") as refused:
+        Manifest.read(folder)
+    assert len(str(refused.value)) < 1000

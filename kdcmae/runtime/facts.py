@@ -1,0 +1,98 @@
+"""What a manifest tells people of a build, read by tools that show it.
+
+No engine runs by these facts, so an app loads it whatever they are: releases add some and others leave some out. What
+is there under a known name must be of the kind that whoever shows it takes for granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcmae.errors import EngineError
+from kdcmae.runtime.manifest import Manifest, file_name
+from kdcmae.runtime.schema import MANIFEST_FILE, require
+
+__all__ = ["read_with_facts"]
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """A fact that must be there where what it is a fact of is."""
+
+    kind: Any
+
+
+_NUMBER = (int, float)
+_MAYBE_NUMBER = (int, float, type(None))
+_COUNTS = {"*": int}  # "*" stands for every other name
+
+_PRECISION: Mapping[str, Any] = {
+    **{"asked": str, "chosen": str, "read_from": str, "executed": {"*": _COUNTS}, "products": _COUNTS},
+    "built_for": {"class": str, "name": str, "machine": str, "features": [str], "here": bool},
+    "claims": [
+        {"layers": _Needed(str), "claimed": _Needed(str), "besides": _Needed(_COUNTS), "executed": _Needed(_COUNTS)}
+    ],
+    "frontend": {"*": _COUNTS},
+}
+_PARITY: Any = [
+    {
+        **{"name": _Needed(str), "status": _Needed(str), "note": str, "seconds": _NUMBER},
+        **{"errors": {"*": _MAYBE_NUMBER}, "cosines": {"*": _MAYBE_NUMBER}, "agreement": _MAYBE_NUMBER},
+        **{"tolerance": _MAYBE_NUMBER, "gate": (dict, type(None)), "cases": [dict]},
+    }
+]
+_BUILD: Mapping[str, Any] = {
+    **{"seconds": {"*": _NUMBER}, "peak_rss_bytes": (int, type(None)), "latency": {"*": _NUMBER}},
+    "host": {"*": (str, int, float, type(None))},
+}
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
+
+
+def read_with_facts(folder: str | Path, variant: str = "") -> Manifest:
+    """:meth:`Manifest.read`, for whoever shows what the build found.
+
+    Args:
+        folder: the engine folder.
+        variant: one of the folder's variants; empty for the engine itself.
+
+    Raises:
+        EngineError: as there, or a fact of the build is of another kind than it is written.
+    """
+    manifest = Manifest.read(folder, variant)
+    for field, kind in (("precision", _PRECISION), ("parity", _PARITY), ("build", _BUILD)):
+        try:
+            _check(field, getattr(manifest, field), kind)
+        except EngineError as error:
+            raise EngineError(f"{Path(folder) / file_name(MANIFEST_FILE, variant)}: {error}") from None
+    return manifest
+
+
+def _check(field: str, value: Any, kind: Any) -> None:
+    """Refuse a fact of another kind.
+
+    Args:
+        field: its place in the manifest.
+        value: what JSON gave.
+        kind: a type, several in a tuple, a list of one for lists of it, or an object of kinds by name.
+    """
+    if isinstance(kind, _Needed):
+        _check(field, value, kind.kind)
+    elif isinstance(kind, Mapping):
+        require(isinstance(value, Mapping), field, "an object", value)
+        for name, of_item in kind.items():
+            if isinstance(of_item, _Needed) and name not in value:
+                raise EngineError(f"field {field}.{name} is missing; rebuild the engine with kdcmae-compile")
+        for name, item in value.items():
+            if (of_item := kind.get(name, kind.get("*"))) is not None:
+                _check(f"{field}.{name}", item, of_item)
+    elif isinstance(kind, list):
+        require(isinstance(value, (list, tuple)), field, "a list", value)
+        for index, item in enumerate(value):
+            _check(f"{field}[{index}]", item, kind[0])
+    else:
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        words = dict.fromkeys(_WORDS.get(one, "null") for one in kinds if one is not int or float not in kinds)
+        require(type(value) in kinds, field, " or ".join(words), value)
