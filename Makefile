@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check test-capped test-avx2 test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets clean
+.PHONY: demo test check fuzz test-capped test-avx2 test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -20,6 +20,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	rm -rf build/site && $(PIP) install --quiet --no-deps --no-build-isolation --target build/site .
 	cd build/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kdcmae
+
+# Some 2000 damaged files of each kind that people hand in: media, lists, shards, engine folders, cards, checkpoints.
+# `make test` tries a twentieth of them.
+fuzz: $(STAMP)
+	KDCMAE_FUZZ=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --timeout 3600 tests/fuzz
 
 # Engines once more with the instructions of a processor without AVX-512 and VNNI, as far as oneDNN, and so OpenVINO and
 # PyTorch, goes: int8 products saturate there, and nothing multiplies bfloat16.
