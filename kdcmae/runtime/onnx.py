@@ -107,7 +107,7 @@ class ONNXBackend:
         try:
             self._session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=disabled)
             types = _tensor_types(self._session.get_inputs()), _tensor_types(self._session.get_outputs())
-        except (*_failures(ort), UnicodeDecodeError) as error:  # names of tensors are bytes in the file
+        except _failures(ort) as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
         # ONNX Runtime falls back to the CPU silently when a device fails to start.
         if self._session.get_providers()[0] != provider:
@@ -170,9 +170,9 @@ def _provider(ort: Any, device: Any) -> str:
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
-    """What loading raises: ONNX Runtime's exceptions share no base class of their own."""
-    state = ort.capi.onnxruntime_pybind11_state
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    """What loading raises: ONNX Runtime's exceptions share no base of their own, and names in a file are bytes."""
+    state = vars(ort.capi.onnxruntime_pybind11_state).values()
+    return (UnicodeDecodeError, *(kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception)))
 
 
 def _tensor_types(nodes: Any) -> dict[str, TensorType]:
