@@ -17,6 +17,7 @@ from kdcmae.runtime.resampling import Mono, Resampler, to_mono
 
 __all__ = ["MonoSound"]
 
+_MOST_PLANES = 8  # PyAV 18 reads beyond the list of planes where it is full
 _BLOCK = 1 << 16  # samples before resampling: decoders give a thousand at a time, and each call has its cost
 
 
@@ -94,8 +95,14 @@ class MonoSound:
 
 def _channels(frame: av.AudioFrame) -> NDArray[Any]:
     """(channels, S), of the decoder's type."""
-    samples = frame.to_ndarray()
-    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels < _MOST_PLANES:
+        return frame.to_ndarray()
+    if frame.format.is_planar:
+        packed = AudioResampler(format=frame.format.packed, layout=frame.layout, rate=frame.sample_rate)
+        frame.pts = None
+        (frame,) = packed.resample(frame)
+    return frame.to_ndarray().reshape(-1, channels).T
 
 
 @lru_cache(maxsize=64)
