@@ -16,7 +16,7 @@ from kdcmae.compile.parity import Arrays, Case
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord
-from kdcmae.data.reading import read_record
+from kdcmae.data.reading import reader_for
 from kdcmae.data.shard_files import named_clips
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
@@ -80,7 +80,7 @@ def clip_cases(model: EngineModel, batch: BatchRange, files: Sequence[Path]) -> 
     yield from _stacked(model, "made clips", list(_made_clips(_affordable(model, _MADE_CLIPS, batch))), batch)
     for path in files:
         for record in named_clips(path):
-            yield from _stacked(model, record.id, [_read(record)], batch)
+            yield from _stacked(model, record.id, [_read(model, record)], batch)
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
@@ -97,8 +97,8 @@ def _made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
         yield clip.waveform, clip.frames[0]
 
 
-def _read(record: ClipRecord) -> _RawClip:
-    clip = read_record(record, "audiovisual", (MIDDLE_FRAME,))
+def _read(model: EngineModel, record: ClipRecord) -> _RawClip:
+    clip = reader_for(model.preprocessing)(record, "audiovisual", (MIDDLE_FRAME,))
     assert clip.waveform is not None
     return clip.waveform, clip.frames[0]
 

@@ -20,7 +20,7 @@ from kdcmae.compile.parity import Arrays
 from kdcmae.compile.settings import Expectation
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
-from kdcmae.data.reading import read_record
+from kdcmae.data.reading import reader_for
 from kdcmae.errors import ConfigError, DataError, one_line
 from kdcmae.runtime import feeding
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
@@ -100,7 +100,9 @@ def _of_line(model: EngineModel, place: str, fields: Any, folder: Path) -> Expec
 
 def _of_clip(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[Any]]:
     try:
-        clip = read_record(ClipRecord(id=file.stem, video=file), model.facts["modality"], (MIDDLE_FRAME,))
+        clip = reader_for(model.preprocessing)(
+            ClipRecord(id=file.stem, video=file), model.facts["modality"], (MIDDLE_FRAME,)
+        )
     except DataError as error:
         raise DataError(f"{place}: {error}") from error
     names = [spec.name for spec in model.inputs]

@@ -16,6 +16,7 @@ from kdcmae.terminal import progress_bar, say, table
 
 if TYPE_CHECKING:
     from kdcmae.data.check import Problem
+    from kdcmae.runtime.resampling import Mono
 
 __all__ = ["command"]
 
@@ -78,6 +79,19 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @click.argument("folder", metavar="OUT", type=_PATH)
 @click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
 @click.option(
+    "--seconds",
+    type=Number(min=0, min_open=True),
+    help="Of each clip, from its start: its sound, and the time its frames are spread over.",
+    show_default="10.255, what the published models hear",
+)
+@click.option(
+    "--mono",
+    type=click.Choice(["mean", "left"]),
+    default="mean",
+    show_default=True,
+    help="What becomes of several channels; the published extraction takes the left one.",
+)
+@click.option(
     "--broken-limit",
     type=Number(0, 1),
     default=BROKEN_LIMIT,
@@ -87,11 +101,18 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @_processes_option
 @json_option
 def extract_videos(
-    manifest: Path, folder: Path, image_size: int, broken_limit: float, processes: int, as_json: bool
+    manifest: Path,
+    folder: Path,
+    image_size: int,
+    seconds: float | None,
+    mono: Mono,
+    broken_limit: float,
+    processes: int,
+    as_json: bool,
 ) -> None:
     """Turn videos into 16 kHz sound and ten frames, and a manifest of them.
 
-    Run again, it goes on where it stood; clips whose video or image size changed are made again. Clips that cannot
+    Run again, it goes on where it stood; clips whose video or settings changed are made again. Clips that cannot
     be decoded are left out of the new manifest; OUT/report.json says why. Exits with 1 if they are more than the
     limit; what was decoded is kept.
 
@@ -101,12 +122,20 @@ def extract_videos(
     """
     import json
 
-    from kdcmae.data.extract import MANIFEST_FILE, extract
+    from kdcmae.data.extract import MANIFEST_FILE, WINDOW_S, extract
     from kdcmae.data.manifest import read_manifest
 
     records = read_manifest(manifest)
     with progress_bar("extract", len(records)) as on_clip:
-        outcome = extract(records, folder, image_size=image_size, processes=processes, on_clip=on_clip)
+        outcome = extract(
+            records,
+            folder,
+            image_size=image_size,
+            seconds=WINDOW_S if seconds is None else seconds,
+            mono=mono,
+            processes=processes,
+            on_clip=on_clip,
+        )
     document = {"manifest": str(folder / MANIFEST_FILE), **asdict(outcome)}
     (folder / _REPORT_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if as_json:
@@ -160,7 +189,7 @@ def check(
     """Find missing, corrupt, short and silent clips and unknown labels before a long run does.
 
     Every clip is read to its end. Exits with 1 if there are problems. A clip longer than a minute is worth a warning
-    alone: of it the first minute of sound and ten frames are decoded.
+    alone: of it the first minute is decoded.
     """
     from kdcmae.data.check import check_clips
     from kdcmae.data.manifest import LabelMap

@@ -108,7 +108,7 @@ def _read_problems(record: ClipRecord, shortest_s: float, silence_db: float) -> 
         return
     clip = read_record(record, record.modality, range(FRAMES_PER_CLIP), seconds=LONGEST_S)
     if clip.duration_s is not None and clip.duration_s > LONGEST_S:
-        yield "long", f"{clip.duration_s:.0f} s; a model hears its first seconds and sees ten frames of it: cut it up"
+        yield "long", f"{clip.duration_s:.0f} s; training hears and sees its first seconds alone: cut it up"
     waveform = clip.waveform
     if waveform is None:
         return

@@ -2,7 +2,8 @@
 
 A clip that cannot be decoded to its end raises; nothing is replaced by silence or black frames. A file is read
 twice: once without decoding, to count frames and to see that nothing is missing, once to decode. Of a long file only
-what is asked for is decoded: the first seconds of its sound, and the groups of pictures that its ten frames are in.
+what is asked for is decoded: the first seconds of its sound, and the groups of pictures that the ten frames of the same
+seconds are in.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from kdcmae.data.media.container import Kind, find_stream, opened, packets_of
 from kdcmae.data.media.decoding import decodable, require_intact
-from kdcmae.data.media.extent import require_decoded, survey
-from kdcmae.data.media.frames import Spread
+from kdcmae.data.media.extent import Track, require_decoded, survey
+from kdcmae.data.media.frames import Spread, frames_between
 from kdcmae.data.media.seeking import sought
 from kdcmae.data.media.sound import MonoSound
 from kdcmae.errors import DataError
@@ -47,7 +48,7 @@ class Clip:
         path: the file.
         waveform: (S,) float32 in [-1, 1], mono.
         sample_rate_hz: of the waveform, 16000.
-        frames: (10, H, W, 3) uint8, RGB, upright, evenly spread over the clip.
+        frames: (10, H, W, 3) uint8, RGB, upright, evenly spread over the time of the waveform.
     """
 
     path: Path
@@ -76,14 +77,15 @@ def read_clip(
 
     Args:
         path: any container and codec ffmpeg knows, any sample rate and number of channels.
-        seconds: of sound, from its start; None for all of it.
+        seconds: of the clip, from the start of its sound; None for all of it. The frames are those of the same time.
         mono: what becomes of several channels.
         threads: of each decoder; 0 for one per core. What is read does not depend on it.
 
     Raises:
         DataError: no such file, not a media file, no audio or video stream, damaged or truncated.
 
-    Source: frame i is number i * n // 10 of n decoded frames, as in the published extraction.
+    Source: frame i is number i * n // 10 of n decoded frames. The published extraction takes those of the first ten
+        seconds, n = min(all, 10 * frames per second), and all of the sound, of which its model hears 10.24 s.
     """
     parts: list[NDArray[np.float32]] = []
     decoded = decode(path, ("audio", "video"), parts.append, seconds=seconds, mono=mono, threads=threads)
@@ -100,9 +102,9 @@ def read_waveform(
     return np.concatenate(parts)
 
 
-def read_frames(path: str | os.PathLike[str], *, threads: int = 0) -> NDArray[np.uint8]:
+def read_frames(path: str | os.PathLike[str], *, seconds: float | None = None, threads: int = 0) -> NDArray[np.uint8]:
     """Decode only the ten frames: (10, H, W, 3) uint8 RGB. Otherwise as :func:`read_clip`."""
-    frames = decode(path, ("video",), threads=threads).frames
+    frames = decode(path, ("video",), seconds=seconds, threads=threads).frames
     assert frames is not None
     return frames
 
@@ -138,8 +140,9 @@ def decode(
     frames = None
     if "video" in kinds:
         track = tracks["video"]
-        frames = sought(path, track, threads) if track.packets > _IN_ONE_GO else None
-        pictures = Spread(track.packets)
+        pictures = Spread(track.packets, _span(tracks, seconds))
+        if track.packets > _IN_ONE_GO or pictures.span[1] < track.packets:
+            frames = sought(path, track, pictures.span, threads)
         if frames is None:
             sinks["video"] = pictures
     _run(path, sinks, threads)
@@ -151,6 +154,14 @@ def decode(
     if "video" in sinks:
         frames = _complete(path, pictures, threads)
     return Decoded(frames, max(track.duration_s for track in tracks.values()))
+
+
+def _span(tracks: Mapping[Kind, Track], seconds: float | None) -> tuple[int, int] | None:
+    """The frames that are shown while the sound that is heard plays; None for all, of a clip that is no longer."""
+    if seconds is None or max(track.duration_s for track in tracks.values()) <= seconds:
+        return None
+    start_s = tracks.get("audio", tracks["video"]).shown_from_s
+    return frames_between(tracks["video"].shown_s(), start_s, start_s + seconds)
 
 
 class _Sink(Protocol):
@@ -167,7 +178,8 @@ def _complete(path: Path, pictures: Spread, threads: int) -> NDArray[np.uint8]:
     if pictures.count == 0:
         raise DataError(f"{path}: the video stream holds no frames")
     if pictures.count != pictures.expected:
-        pictures = Spread(pictures.count)
+        first, end = (number * pictures.count // pictures.expected for number in pictures.span)
+        pictures = Spread(pictures.count, (first, max(end, first + 1)))
         _run(path, {"video": pictures}, threads)
     return pictures.frames()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,12 +22,12 @@ from kdcmae.data.augment import Augmentation, mix_waveforms
 from kdcmae.data.broken import clip_boundary
 from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
-from kdcmae.data.reading import Reader, read_record
+from kdcmae.data.reading import Reader, reader_for
 from kdcmae.data.sampling import Draw
 from kdcmae.data.shard_files import flaw_of
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.frontend import AudioFrontend, ImageFrontend
-from kdcmae.runtime.preprocessing import FRAME_LENGTH, SAMPLE_RATE_HZ, Preprocessing
+from kdcmae.runtime.preprocessing import FRAME_LENGTH, Preprocessing
 
 __all__ = ["ClipDataset", "DatasetSettings", "Frames", "Reader", "Sample", "SampleMaker"]
 
@@ -85,14 +85,14 @@ class SampleMaker:
     Args:
         labels: the classes; None for samples without a target.
         settings: how clips become samples.
-        read: gets a clip's sound and frames; None for from its files, no more sound than the model takes.
+        read: gets a clip's sound and frames; None for from its files, of the time that the model hears, from its start.
     """
 
     def __init__(self, labels: LabelMap | None, settings: DatasetSettings, read: Reader | None) -> None:
         self.labels, self.settings = labels, settings
         facts = settings.preprocessing
         self._samples = facts.audio_samples
-        self._read: Reader = read or partial(read_record, seconds=self._samples / SAMPLE_RATE_HZ)
+        self._read: Reader = read or reader_for(facts)
         self._audio = AudioFrontend(facts)
         self._silence = -facts.fbank_mean / facts.fbank_std  # a log-mel value of zero, which padding has, normalised
 

@@ -22,12 +22,14 @@ from kdcmae.data.provenance import Source, Sources, source_of
 from kdcmae.errors import DataError
 from kdcmae.replacing import replacing
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_image
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
 
-__all__ = ["MANIFEST_FILE", "SOURCES_FILE", "Extraction", "extract"]
+__all__ = ["MANIFEST_FILE", "SOURCES_FILE", "WINDOW_S", "Extraction", "extract"]
 
 MANIFEST_FILE = "manifest.json"
 SOURCES_FILE = "sources.jsonl"
+
+WINDOW_S = Preprocessing().window_s  # of the published models
 
 _VERSION = 3  # of what extraction makes of a file; raise it when the same file gives other sound or frames
 
@@ -52,6 +54,8 @@ def extract(
     folder: str | os.PathLike[str],
     *,
     image_size: int = 224,
+    seconds: float = WINDOW_S,
+    mono: Mono = "mean",
     processes: int = 1,
     on_clip: Callable[[], object] = lambda: None,
 ) -> Extraction:
@@ -65,6 +69,8 @@ def extract(
         folder: made if need be.
         image_size: frames are resized to this short side and cropped to a square, as published; small ones are
             only cropped.
+        seconds: of each clip that are extracted, from its start, its sound and its frames: what the model hears.
+        mono: what becomes of several channels.
         processes: that decode.
         on_clip: called for each clip done.
 
@@ -78,14 +84,16 @@ def extract(
             raise DataError(f"clip {record.id!r} has no video: give a manifest of videos")
     for name in ("audio", *(f"frames/frame_{number}" for number in range(FRAMES_PER_CLIP))):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    sources = Sources(folder / SOURCES_FILE, {"extraction": _VERSION, "image_size": image_size})
+    facts = {"extraction": _VERSION, "image_size": image_size, "seconds": seconds, "mono": mono}
+    sources = Sources(folder / SOURCES_FILE, facts)
     left = [record for record in records if not _is_done(record, folder, sources)]
     if any(record.id in sources for record in left):
         (folder / MANIFEST_FILE).unlink(missing_ok=True)  # it lists clips that are made anew, and are mixed meanwhile
     for _ in range(len(records) - len(left)):
         on_clip()
     failed = {}
-    outcomes = map_in_processes(partial(_extract, folder, image_size), left, processes=processes)
+    write = partial(_write, image_size=image_size, seconds=seconds, mono=mono)
+    outcomes = map_in_processes(partial(_extract, folder, write), left, processes=processes)
     with sources:
         for record, (source, reason) in zip(left, outcomes, strict=True):
             if reason is None:
@@ -121,26 +129,26 @@ def _is_done(record: ClipRecord, folder: Path, sources: Sources) -> bool:
         return False
 
 
-def _extract(folder: Path, image_size: int, record: ClipRecord) -> tuple[Source, str | None]:
+def _extract(folder: Path, write: Callable[[Path, ClipRecord], None], record: ClipRecord) -> tuple[Source, str | None]:
     """Extract one clip: what it was made from, and why it could not be, if so."""
     source: Source = {}
     try:
         with clip_boundary(record.id):
             assert record.video is not None
             source = source_of(record.video) if record.video.is_file() else {}  # before it is read
-            _write(record.video, _extracted(record, folder), image_size)
+            write(record.video, _extracted(record, folder))
     except BrokenClipError as error:
         return source, error.reason
     return source, None
 
 
-def _write(video: Path, extracted: ClipRecord, image_size: int) -> None:
+def _write(video: Path, extracted: ClipRecord, *, image_size: int, seconds: float, mono: Mono) -> None:
     """Write the files of a clip; its sound goes to the disk as it is decoded, however long it is."""
     assert extracted.wav is not None
     with replacing(extracted.wav) as partial_wav:
         with wave.open(str(partial_wav), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
-            frames = decode(video, ("audio", "video"), partial(_append, file)).frames
+            frames = decode(video, ("audio", "video"), partial(_append, file), seconds=seconds, mono=mono).frames
         assert frames is not None
         for path, frame in zip(extracted.frames, frames, strict=True):
             with replacing(path) as partial_path:

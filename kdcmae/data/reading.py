@@ -6,6 +6,7 @@ import math
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -21,9 +22,10 @@ from kdcmae.data.media.container import Kind
 from kdcmae.data.media.endings import missing_bytes, open_ended
 from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
 
-__all__ = ["RawClip", "Reader", "read_record"]
+__all__ = ["RawClip", "Reader", "read_record", "reader_for"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,22 @@ class Reader(Protocol):
         """
 
 
+def reader_for(preprocessing: Preprocessing) -> Reader:
+    """Reads of each clip what a model hears and sees of it: sound and frames of its first seconds.
+
+    Args:
+        preprocessing: the model's.
+    """
+    return partial(read_record, seconds=preprocessing.window_s)
+
+
 def read_record(
-    record: ClipRecord, modality: Modality, frame_numbers: Sequence[int], *, seconds: float | None = None
+    record: ClipRecord,
+    modality: Modality,
+    frame_numbers: Sequence[int],
+    *,
+    seconds: float | None = None,
+    mono: Mono = "mean",
 ) -> RawClip:
     """Read a clip: decode its video, or its extracted sound and frames, or what a shard holds. See :class:`Reader`.
 
@@ -61,17 +77,19 @@ def read_record(
         record: the clip.
         modality: what is read.
         frame_numbers: of the clip's ten frames.
-        seconds: of sound, from its start; None for all of it.
+        seconds: of the clip, from the start of its sound; None for all of it. Frames that were extracted stay those
+            that the extraction took.
+        mono: what becomes of several channels, where a file has them.
     """
     if isinstance(record, ShardClip):
-        return _from_shard(record, modality, frame_numbers, seconds)
+        return _from_shard(record, modality, frame_numbers, seconds, mono)
     if record.video is not None:
-        return _decode(record.video, modality, frame_numbers, seconds)
+        return _decode(record.video, modality, frame_numbers, seconds, mono)
     waveform, duration_s, frames = None, None, []
     if modality != "video":
         if record.wav is None:
             raise DataError("its manifest names no wav")
-        waveform, duration_s = _read_sound(record.wav, seconds)
+        waveform, duration_s = _read_sound(record.wav, seconds, mono)
     if modality != "audio":
         if record.frames_folder is None:
             raise DataError("its manifest names no video_path")
@@ -79,28 +97,30 @@ def read_record(
     return RawClip(waveform, frames, duration_s)
 
 
-def _from_shard(clip: ShardClip, modality: Modality, frame_numbers: Sequence[int], seconds: float | None) -> RawClip:
+def _from_shard(
+    clip: ShardClip, modality: Modality, frame_numbers: Sequence[int], seconds: float | None, mono: Mono
+) -> RawClip:
     """Read it as if from its files, which are written for this moment."""
     if clip.flaw is not None:
         raise DataError(clip.flaw)
     numbers = () if modality == "audio" else frame_numbers
     with TemporaryDirectory(prefix="kdcmae-") as folder:
         try:
-            return read_record(spooled(clip, Path(folder), numbers), modality, numbers, seconds=seconds)
+            return read_record(spooled(clip, Path(folder), numbers), modality, numbers, seconds=seconds, mono=mono)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
 
 
-def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], seconds: float | None) -> RawClip:
+def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], seconds: float | None, mono: Mono) -> RawClip:
     kinds: dict[Modality, Sequence[Kind]] = {"audio": ("audio",), "video": ("video",)}
     parts: list[NDArray[np.float32]] = []
-    decoded = decode(path, kinds.get(modality, ("audio", "video")), parts.append, seconds=seconds)
+    decoded = decode(path, kinds.get(modality, ("audio", "video")), parts.append, seconds=seconds, mono=mono)
     waveform = np.concatenate(parts) if parts else None
     frames = () if decoded.frames is None else [decoded.frames[number] for number in frame_numbers]
     return RawClip(waveform, frames, decoded.duration_s)
 
 
-def _read_sound(path: Path, seconds: float | None) -> tuple[NDArray[np.float32], float]:
+def _read_sound(path: Path, seconds: float | None, mono: Mono) -> tuple[NDArray[np.float32], float]:
     """The sound of a file, and its length in seconds.
 
     16 kHz 16-bit mono, which extraction writes, is read without ffmpeg: that is 100 times as fast.
@@ -120,5 +140,5 @@ def _read_sound(path: Path, seconds: float | None) -> tuple[NDArray[np.float32],
     except Exception:  # noqa: BLE001 - no plain WAV file: ffmpeg reads the others, and explains what is wrong
         pass
     parts: list[NDArray[np.float32]] = []
-    duration_s = decode(path, ("audio",), parts.append, seconds=seconds).duration_s
+    duration_s = decode(path, ("audio",), parts.append, seconds=seconds, mono=mono).duration_s
     return np.concatenate(parts), duration_s

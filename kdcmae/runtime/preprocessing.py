@@ -139,6 +139,11 @@ class Preprocessing:
         """Samples of the waveform that ``audio_frames`` frames see."""
         return self.frame_length + self.frame_shift * (self.audio_frames - 1)
 
+    @property
+    def window_s(self) -> float:
+        """Seconds of a clip that the model hears at once."""
+        return self.audio_samples / self.sample_rate_hz
+
     def check_fits(self, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
         """Refuse sizes that the inputs of an engine do not have, before anything of such a size is made.
 

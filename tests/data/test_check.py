@@ -92,5 +92,5 @@ def test_a_long_clip_is_a_warning_and_read_in_part(records: list[ClipRecord], mo
     monkeypatch.setattr(check, "LONGEST_S", 0.2)
     (problem,) = check_clips(records[:1], None, shortest_s=0.1)
     assert (problem.kind, problem.is_warning) == ("long", True)
-    assert problem.detail.startswith("0 s; a model hears its first seconds")
+    assert problem.detail.startswith("0 s; training hears and sees its first seconds")
     assert all(not item.is_warning for item in check_clips(records[:1], None, shortest_s=1.0) if item.kind != "long")

@@ -101,6 +101,20 @@ def test_other_settings_make_the_clips_again(videos: list[ClipRecord], tmp_path:
     assert (outcome.extracted, outcome.kept) == (0, 1)
 
 
+def test_only_the_time_that_a_model_hears_is_extracted(videos: list[ClipRecord], tmp_path: Path) -> None:
+    assert videos[0].video is not None
+    clip = read_clip(videos[0].video, seconds=0.5)
+    for seconds, expected in ((10, None), (0.5, clip)):
+        assert extract(videos[:1], tmp_path, image_size=32, seconds=seconds).extracted == 1
+        extracted = read_record(read_manifest(tmp_path / "manifest.json")[0], "audiovisual", range(10))
+        assert extracted.waveform is not None
+        assert (len(extracted.waveform) == 8000) == (expected is not None)
+        if expected is not None:
+            means = [float(frame.mean()) for frame in extracted.frames]
+            assert means == pytest.approx([float(frame.mean()) for frame in expected.frames], abs=1)
+    assert extract(videos[:1], tmp_path, image_size=32, seconds=0.5, mono="left").extracted == 1
+
+
 def test_a_source_that_changed_is_extracted_again(videos: list[ClipRecord], tmp_path: Path) -> None:
     assert videos[0].video is not None
     assert videos[2].video is not None

@@ -49,6 +49,7 @@ class Track:
             than ``packets``.
         keys: of those that decoding can start at, when they are shown and when they are decoded.
         start, end: where the first packet begins and the last one ends, in ticks.
+        shown_from: where the first packet that holds something to show begins, in ticks.
         ends_corrupt: the last packet is incomplete; those before may be where streams were joined.
         stated_s: how long the sound is to the sample, where the file says so.
     """
@@ -60,6 +61,7 @@ class Track:
     keys: list[tuple[int, int]] = field(default_factory=list)
     start: int | None = None
     end: int = 0
+    shown_from: int | None = None
     ends_corrupt: bool = False
     stated_s: float | None = None
 
@@ -73,6 +75,18 @@ class Track:
         """From the first packet to the end of the last."""
         return float((self.end - (self.start or 0)) * self.time_base)
 
+    @property
+    def shown_from_s(self) -> float:
+        """Where what is shown begins."""
+        return float((self.shown_from or 0) * self.time_base)
+
+    def shown_s(self) -> list[float]:
+        """When each frame is shown, in order; evenly spread where the file does not say it of each."""
+        if len(self.pts) == self.packets:
+            return [float(stamp * self.time_base) for stamp in sorted(self.pts)]
+        length_s = self.end_s - self.shown_from_s
+        return [self.shown_from_s + number * length_s / self.packets for number in range(self.packets)]
+
     def add(self, packet: av.Packet[Any]) -> None:
         """Count a packet."""
         if packet.size == 0:
@@ -85,6 +99,8 @@ class Track:
             self.start = stamp if self.start is None else min(self.start, stamp)
         if packet.is_discard:  # an edit list leaves it out
             return
+        if stamp is not None:
+            self.shown_from = stamp if self.shown_from is None else min(self.shown_from, stamp)
         self.packets += 1
         if shown is not None:
             self.pts.append(shown)

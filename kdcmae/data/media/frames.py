@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -14,26 +15,46 @@ from numpy.typing import NDArray
 
 from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 
-__all__ = ["Spread", "spread_numbers"]
+__all__ = ["Spread", "frames_between", "spread_numbers", "upright_rgb"]
 
 Picture = NDArray[np.uint8]
 
 
-def spread_numbers(count: int) -> list[int]:
-    """Which ten of so many frames are kept.
+def spread_numbers(first: int, end: int) -> list[int]:
+    """Which ten frames are kept of those from number ``first`` to before ``end``.
 
     Source: frame i is number i * n // 10 of n decoded frames, as in the published extraction.
     """
-    return [i * count // FRAMES_PER_CLIP for i in range(FRAMES_PER_CLIP)]
+    return [first + i * (end - first) // FRAMES_PER_CLIP for i in range(FRAMES_PER_CLIP)]
+
+
+def frames_between(shown_s: Sequence[float], start_s: float, end_s: float) -> tuple[int, int]:
+    """The first frame that is shown in a span of time, and the one after the last; at least one, which is seen then.
+
+    Args:
+        shown_s: when each frame is shown, in order.
+        start_s, end_s: of the span, which is without its end.
+    """
+    first, end = bisect_left(shown_s, start_s), bisect_left(shown_s, end_s)
+    if first < end:
+        return first, end
+    seen = max(0, bisect_right(shown_s, start_s) - 1)
+    return seen, seen + 1
 
 
 class Spread:
-    """Keeps the ten evenly spread frames of ``expected``, and counts how many there really are."""
+    """Keeps ten evenly spread frames of ``expected``, and counts how many there really are.
 
-    def __init__(self, expected: int) -> None:
+    Args:
+        expected: frames.
+        span: the first of them to spread over, and the one after the last; None for all.
+    """
+
+    def __init__(self, expected: int, span: tuple[int, int] | None = None) -> None:
         self.expected = expected
+        self.span = (0, expected) if span is None else span
         self.count = 0
-        self._numbers = spread_numbers(expected)
+        self.numbers = spread_numbers(*self.span)
         self._kept: dict[int, Picture] = {}
         self._size: tuple[int, int] | None = None
 
@@ -44,7 +65,7 @@ class Spread:
 
     def add(self, frame: av.VideoFrame) -> None:
         """Take the next frame of the stream."""
-        if self.count in self._numbers:
+        if self.count in self.numbers:
             self.keep(self.count, frame)
         self.count += 1
 
@@ -52,11 +73,21 @@ class Spread:
         """Take the frame with this number."""
         # A stream may change its size on the way: like ffmpeg, scale to the first one.
         self._size = self._size or (frame.width, frame.height)
-        self._kept[number] = _upright(_rgb(frame, *self._size), frame)
+        self._kept[number] = upright_rgb(frame, self._size)
 
     def frames(self) -> NDArray[np.uint8]:
         """(10, H, W, 3) uint8, RGB."""
-        return np.stack([self._kept[number] for number in self._numbers])
+        return np.stack([self._kept[number] for number in self.numbers])
+
+
+def upright_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> Picture:
+    """(H, W, 3) uint8, RGB.
+
+    Args:
+        frame: decoded.
+        size: width and height that it is scaled to, before it is turned.
+    """
+    return _upright(_rgb(frame, *size), frame)
 
 
 def _rgb(frame: av.VideoFrame, width: int, height: int) -> Picture:

@@ -1,4 +1,4 @@
-"""The ten frames of a long video, each decoded from the keyframe before it."""
+"""Frames of a long video, each decoded from the keyframe before it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from kdcmae.data.media.container import find_stream, opened
 from kdcmae.data.media.decoding import decodable, require_intact
 from kdcmae.data.media.extent import Track
-from kdcmae.data.media.frames import Spread, spread_numbers
+from kdcmae.data.media.frames import Spread
 
-__all__ = ["sought"]
+__all__ = ["Seeker", "seekable", "sought"]
 
 
-def sought(path: Path, track: Track, threads: int) -> NDArray[np.uint8] | None:
-    """The ten evenly spread frames, (10, H, W, 3) uint8.
+def sought(path: Path, track: Track, span: tuple[int, int], threads: int) -> NDArray[np.uint8] | None:
+    """Ten evenly spread frames, (10, H, W, 3) uint8.
 
     Args:
         path: of the file.
         track: its video.
+        span: the first frame to spread over, and the one after the last.
         threads: of the decoder; 0 for one per core.
 
     Returns:
@@ -35,36 +37,78 @@ def sought(path: Path, track: Track, threads: int) -> NDArray[np.uint8] | None:
     Raises:
         DataError: a damaged frame.
     """
-    times, keys = sorted(track.pts), sorted(track.keys)
-    if len(times) != track.packets or any(first == second for first, second in pairwise(times)):
+    if not seekable(track):
         return None
-    spread = Spread(track.packets)
+    spread = Spread(track.packets, span)
     with opened(path) as container:
+        seeker = Seeker(path, container, track, threads)
+        for number in spread.numbers:
+            frame = seeker.frame(number)
+            if frame is None:
+                return None
+            spread.keep(number, frame)
+    return spread.frames()
+
+
+def seekable(track: Track) -> bool:
+    """Whether the file says when each frame of a video is shown."""
+    times = sorted(track.pts)
+    return len(times) == track.packets and all(first != second for first, second in pairwise(times))
+
+
+class Seeker:
+    """Decodes frames of a video by their numbers, cheapest in ascending order.
+
+    Args:
+        path: of the file.
+        container: the open file, for this alone.
+        track: its video, which is :func:`seekable`.
+        threads: of the decoder; 0 for one per core.
+    """
+
+    def __init__(self, path: Path, container: InputContainer, track: Track, threads: int) -> None:
+        self._path, self._container = path, container
+        self._times, self._keys = sorted(track.pts), sorted(track.keys)
         stream = decodable(find_stream(path, container, "video"), threads)
         assert isinstance(stream, VideoStream)
-        frames: Iterator[av.VideoFrame] = iter(())
-        reached: int | None = None
-        for number in spread_numbers(track.packets):
-            wanted, frame = times[number], None
-            before = bisect_right(keys, (wanted, wanted)) - 1
-            if before < 0:
+        self._stream = stream
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._reached: int | None = None
+        self._latest: av.VideoFrame | None = None
+
+    def frame(self, number: int) -> av.VideoFrame | None:
+        """A frame; None where it cannot be sought.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        wanted = self._times[number]
+        if self._latest is None or self._latest.pts != wanted:
+            self._latest = self._sought(wanted)
+        if self._latest is None:
+            return None
+        require_intact(self._path, self._latest)
+        self._reached = wanted
+        return self._latest
+
+    def _sought(self, wanted: int) -> av.VideoFrame | None:
+        before = bisect_right(self._keys, (wanted, wanted)) - 1
+        if before < 0:
+            return None
+        if self._reached is not None and self._keys[before][0] <= self._reached < wanted:  # to go on is as near
+            frame = _first_from(self._frames, wanted)
+            if frame is not None and frame.pts == wanted:
+                return frame
+        for target in _targets(self._keys, before):
+            try:
+                self._container.seek(target, stream=self._stream)
+            except av.FFmpegError:
                 return None
-            if reached is not None and keys[before][0] <= reached:  # going on is as near as seeking
-                frame = _first_from(frames, wanted)
-            for target in () if frame else _targets(keys, before):
-                try:
-                    container.seek(target, stream=stream)
-                except av.FFmpegError:
-                    return None
-                frames = container.decode(stream)
-                if (frame := _first_from(frames, wanted)) and frame.pts == wanted:
-                    break
-            if frame is None or frame.pts != wanted:
-                return None
-            require_intact(path, frame)
-            spread.keep(number, frame)
-            reached = wanted
-    return spread.frames()
+            self._frames = self._container.decode(self._stream)
+            frame = _first_from(self._frames, wanted)
+            if frame is not None and frame.pts == wanted:
+                return frame
+        return None
 
 
 def _targets(keys: list[tuple[int, int]], before: int) -> Iterator[int]:

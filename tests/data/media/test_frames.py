@@ -111,5 +111,5 @@ def test_a_matrix_of_zeros_leaves_the_picture(tmp_path: Path) -> None:
 
 
 def test_the_spread_of_the_published_extraction() -> None:
-    assert spread_numbers(25) == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22]
-    assert spread_numbers(1) == [0] * 10
+    assert spread_numbers(0, 25) == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22]
+    assert spread_numbers(0, 1) == [0] * 10

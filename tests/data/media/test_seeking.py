@@ -18,7 +18,7 @@ def test_frames_sought_are_those_decoded_in_order(name: str, threads: int, tmp_p
     path = media(tmp_path / name, count=51, keyframe_every=7)
     track = survey(path, "video")["video"]
     assert len(track.keys) > 5
-    frames = sought(path, track, threads)
+    frames = sought(path, track, (0, 51), threads)
     assert frames is not None
     np.testing.assert_array_equal(frames, read_clip(path).frames)
 
@@ -27,7 +27,7 @@ def test_one_keyframe_is_decoded_from_once(tmp_path: Path) -> None:
     path = media(tmp_path / "clip.mp4", count=50)
     track = survey(path, "video")["video"]
     assert len(track.keys) == 1
-    frames = sought(path, track, 1)
+    frames = sought(path, track, (0, 50), 1)
     assert frames is not None
     assert grey(frames) == [i * 5 for i in range(10)]
 
@@ -36,7 +36,7 @@ def test_a_file_that_does_not_say_when_frames_are_shown_is_decoded_whole(tmp_pat
     path = media(tmp_path / "clip.avi", video="mpeg4", audio="mp3")
     track = survey(path, "video")["video"]
     track.pts.pop()
-    assert sought(path, track, 1) is None
+    assert sought(path, track, (0, 50), 1) is None
 
 
 def test_a_long_clip_is_read_like_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_a_long_clip_is_read_like_a_short_one(tmp_path: Path, monkeypatch: pytes
     whole = read_clip(path)
     monkeypatch.setattr(clips, "_IN_ONE_GO", 20)
     parts: list[np.ndarray] = []
-    decoded = decode(path, ("audio", "video"), parts.append, seconds=0.5)
+    decoded = decode(path, ("audio", "video"), parts.append)
     np.testing.assert_array_equal(decoded.frames, whole.frames)
-    np.testing.assert_array_equal(np.concatenate(parts), whole.waveform[:8000])
+    np.testing.assert_array_equal(np.concatenate(parts), whole.waveform)
     assert decoded.duration_s == pytest.approx(51 / 25, abs=0.1)

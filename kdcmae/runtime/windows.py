@@ -1,0 +1,128 @@
+"""A long sound as windows that a model hears one at a time: of a whole waveform, or of one that is still arriving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.errors import ConfigError
+
+__all__ = ["Cutter", "Window", "Windowing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """Windows of one length, a fixed hop apart, the last of which ends with the sound.
+
+    Args:
+        length: samples of a window.
+        hop: samples from the start of one to the start of the next.
+
+    Raises:
+        ConfigError: one of them is no positive whole number.
+    """
+
+    length: int
+    hop: int
+
+    def __post_init__(self) -> None:
+        for name in ("length", "hop"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r} of the windows must be at least one sample")
+
+    @classmethod
+    def of(cls, window_s: float | None, hop_s: float | None, *, longest: int, sample_rate_hz: int) -> Windowing:
+        """Windows in seconds.
+
+        Args:
+            window_s: of a window; None for what the model hears at once.
+            hop_s: between windows; None for half a window, so that what one cuts in two the next holds whole.
+            longest: samples that the model hears at once.
+            sample_rate_hz: of the sound.
+
+        Raises:
+            ConfigError: a window is longer than what the model hears, or one of them is not positive.
+        """
+        length = longest if window_s is None else round(window_s * sample_rate_hz)
+        if length > longest:
+            raise ConfigError(
+                f"a window of {window_s:g} s is more than the {longest / sample_rate_hz:.2f} s that the model hears"
+            )
+        return cls(length=length, hop=max(1, length // 2) if hop_s is None else round(hop_s * sample_rate_hz))
+
+    def starts(self, total: int) -> list[int]:
+        """Where the windows of a sound start.
+
+        Args:
+            total: samples of the sound. One that is no longer than a window is a window of its own.
+        """
+        starts = list(range(0, max(1, total - self.length + 1), self.hop))
+        if starts[-1] + self.length < total:
+            starts.append(total - self.length)
+        return starts
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A piece of the sound.
+
+    Args:
+        start: number of its first sample.
+        samples: (S,) of the sound's type.
+    """
+
+    start: int
+    samples: NDArray[Any]
+
+
+class Cutter:
+    """Cuts a sound into windows while it arrives; it holds no more than a window and a hop.
+
+    Args:
+        windowing: the windows.
+    """
+
+    def __init__(self, windowing: Windowing) -> None:
+        self._windowing = windowing
+        self._held: NDArray[Any] = np.empty(0, dtype=np.float32)
+        self._held_from = 0
+        self._next = 0  # where the next window starts
+        self._end = 0  # of the last window
+
+    @property
+    def total(self) -> int:
+        """Samples that arrived."""
+        return self._held_from + len(self._held)
+
+    def push(self, samples: NDArray[Any]) -> list[Window]:
+        """The windows that are complete now.
+
+        Args:
+            samples: (S,), what arrived.
+        """
+        self._held = np.concatenate([self._held, samples])
+        windows = []
+        while self._next + self._windowing.length <= self.total:
+            windows.append(self._window(self._next))
+            self._next += self._windowing.hop
+        # The last window, which ends with the sound, may start before the next one.
+        spent = min(self._next, self.total - self._windowing.length) - self._held_from
+        if spent > 0:
+            self._held, self._held_from = self._held[spent:], self._held_from + spent
+        return windows
+
+    def finish(self) -> list[Window]:
+        """The window that ends with the sound, where the last one does not."""
+        if self._end == self.total:
+            return []
+        return [self._window(max(0, self.total - self._windowing.length))]
+
+    def _window(self, start: int) -> Window:
+        place = start - self._held_from
+        samples = self._held[place : place + self._windowing.length].copy()
+        self._end = start + len(samples)
+        return Window(start, samples)
