@@ -14,7 +14,6 @@ from kdcmae.evaluation.localization import Localization, localize
 from kdcmae.evaluation.localization import summarize as summarize_heat
 from kdcmae.evaluation.retrieval import CheckpointFeatures, Retrieval, extract_features, retrieve
 from kdcmae.predictors import CheckpointPredictor
-from kdcmae.runtime.preprocessing import Preprocessing
 
 __all__ = ["measure_accuracy", "measure_features"]
 
@@ -49,5 +48,6 @@ def measure_accuracy(predictor: CheckpointPredictor, clips: int, *, missing: cla
 
 
 def _held_out(config: EncoderConfig, clips: int) -> EvaluationClips:
-    facts = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
-    return EvaluationClips(f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=facts), LoaderSettings())
+    return EvaluationClips(
+        f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=config.preprocessing), LoaderSettings()
+    )

@@ -74,7 +74,7 @@ def compare_with_trained(model: EngineModel, expectation: Expectation) -> Rung:
     if problem := _problem(findings):
         raise GateError(
             f"the loaded model does not compute what {expectation.name} says: {problem}; nothing was built. Look at "
-            "--num-heads, --weights, --modality, --labels and how the clips were prepared"
+            "--num-heads, --weights, --modality, --labels, --fbank-mean, --fbank-std and how the clips were prepared"
         )
     strict = all(finding.prepared for finding in findings)
     gate = Gate(max_error=_MAX_ERROR if strict else None, min_cosine=0.0, min_agreement=_MIN_AGREEMENT, tie=_TIE)

@@ -92,7 +92,7 @@ def classifier_model(classifier: KDCMAEClassifier, *, given: tuple[str, ...] = (
         module=_Logits(classifier),
         inputs=tuple(specs[name] for name in names),
         outputs=(logits,),
-        preprocessing=_preprocessing(config),
+        preprocessing=config.preprocessing,
         labels=classifier.labels,
         scores="sigmoid" if config.multi_label else "softmax",
         facts={**facts, **_describe(classifier, config), "modality": config.modality},
@@ -120,7 +120,7 @@ def feature_model(model: KDCMAE, **facts: Any) -> EngineModel:
         module=_Features(model),
         inputs=tuple(_input_specs(config).values()),
         outputs=outputs,
-        preprocessing=_preprocessing(config),
+        preprocessing=config.preprocessing,
         labels=(),
         scores="softmax",
         facts={**facts, **_describe(model, config), "modality": "audiovisual"},
@@ -191,15 +191,12 @@ def _input_specs(config: EncoderConfig) -> dict[str, TensorSpec]:
     return {"audio": audio, "image": image}
 
 
-def _preprocessing(config: EncoderConfig) -> Preprocessing:
-    return Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
-
-
 def _describe(module: Encoder, config: EncoderConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     keep = kept_tokens(module)
     return {
         **({"keep": keep} if keep else {}),
+        **({"assumed": module.assumed} if module.assumed else {}),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         # JSON has lists only, and a manifest that was read has to equal the one that was written.
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from kdcmae import config as configs
 from kdcmae.checkpoint_files import listed, read_file
 from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.config import ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
+from kdcmae.config import MODALITY_INPUTS, ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
 from kdcmae.errors import CheckpointError
+from kdcmae.normalisation import assumed_statistics
 from kdcmae.pos_embed import fit_time
 from kdcmae.pretraining import KDCMAE
 from kdcmae.replacing import replacing
@@ -64,7 +65,8 @@ def load_pretrained(path: str | os.PathLike[str], *, weights: Weights | None = N
         weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from what the file says or its
             shapes imply: ``num_heads=`` and ``decoder_num_heads=`` where heads are not 64 and 32 wide,
-            ``audio_length=`` to trim or interpolate the audio positions.
+            ``audio_length=`` to trim or interpolate the audio positions; ``fbank_mean=``, ``fbank_std=``,
+            ``image_mean=`` and ``image_std=`` where another trainer normalised otherwise than the published one.
 
     Returns:
         The model in float32 on the CPU, in training mode.
@@ -76,7 +78,9 @@ def load_pretrained(path: str | os.PathLike[str], *, weights: Weights | None = N
     state, stored = _read(Path(path), kind="pretraining", weights=weights)
     inferred = stored or _with_heads({**_infer_encoder(state, path), **_infer_decoder(state, path)}, overrides, path)
     config = configs.from_mapping(PretrainingConfig, {**inferred, **overrides})
-    return _filled(KDCMAE, config, state, path)
+    model: KDCMAE = _filled(KDCMAE, config, state, path)
+    model.assumed = assumed_statistics(config, MODALITY_INPUTS["audiovisual"], stored, overrides, path)
+    return model
 
 
 def load_classifier(
@@ -89,7 +93,8 @@ def load_classifier(
         modality: what was finetuned; by default what the file says, or "audiovisual" where it does not say.
         weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig` that differ from what the file says or its
-            shapes imply, such as ``num_heads=``, ``audio_length=``, ``labels=`` or ``multi_label=``.
+            shapes imply, such as ``num_heads=``, ``audio_length=``, ``labels=``, ``multi_label=``, or the statistics
+            ``fbank_mean=``, ``fbank_std=``, ``image_mean=`` and ``image_std=``.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode.
@@ -105,7 +110,9 @@ def load_classifier(
         {**_infer_encoder(state, path), "num_classes": _infer_classes(state, path)}, overrides, path
     )
     config = configs.from_mapping(ClassifierConfig, {**inferred, **overrides})
-    return _filled(KDCMAEClassifier, config, state, path).eval()
+    model: KDCMAEClassifier = _filled(KDCMAEClassifier, config, state, path)
+    model.assumed = assumed_statistics(config, config.inputs, stored, overrides, path)
+    return model.eval()
 
 
 @dataclasses.dataclass(frozen=True)

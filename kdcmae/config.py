@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -62,6 +63,8 @@ class EncoderConfig:
         unified_depth: blocks shared by the joint, audio and video passes.
         mlp_ratio: hidden width of the MLP over ``embed_dim``.
         layer_norm_eps: epsilon of every LayerNorm.
+        fbank_mean, fbank_std, image_mean, image_std: the statistics that normalised what the model learned from, as
+            :class:`~kdcmae.runtime.preprocessing.Preprocessing` has them; by default the published ones.
     """
 
     audio_length: int = 1024
@@ -74,6 +77,10 @@ class EncoderConfig:
     unified_depth: int = 1
     mlp_ratio: float = 4.0
     layer_norm_eps: float = 1e-5
+    fbank_mean: float = Preprocessing.fbank_mean
+    fbank_std: float = Preprocessing.fbank_std
+    image_mean: tuple[float, float, float] = Preprocessing.image_mean
+    image_std: tuple[float, float, float] = Preprocessing.image_std
 
     def __post_init__(self) -> None:
         for name in ("audio_length", "mel_bins", "image_size"):
@@ -85,6 +92,21 @@ class EncoderConfig:
         _require_heads(self.embed_dim, self.num_heads, "embed_dim", "num_heads")
         _require(self.specific_depth >= 0, f"specific_depth={self.specific_depth} must not be negative")
         _require(self.unified_depth >= 1, f"unified_depth={self.unified_depth} must be at least 1")
+        for name in ("image_mean", "image_std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self.preprocessing  # noqa: B018 - refuses statistics out of range
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a clip becomes the inputs of the model."""
+        return Preprocessing(
+            audio_frames=self.audio_length,
+            fbank_mean=self.fbank_mean,
+            fbank_std=self.fbank_std,
+            image_size=self.image_size,
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+        )
 
     @property
     def audio_grid(self) -> tuple[int, int]:

@@ -24,6 +24,9 @@ class Encoder(nn.Module):
         config: sizes.
     """
 
+    assumed: str = ""
+    """What the loader of a checkpoint had to assume of the normalisation of its inputs, in words; empty for nothing."""
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.encoder_config = config

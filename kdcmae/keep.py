@@ -213,6 +213,7 @@ def _merged(model: KDCMAEClassifier, keep: TokenKeep) -> MergedClassifier:
     with torch.device("meta"):  # its weights are the model's own
         merged = MergedClassifier(config, *groups, ratio=keep.ratio)
     merged.load_state_dict(model.state_dict(), assign=True)
+    merged.assumed = model.assumed
     return merged.train(model.training)
 
 

@@ -116,8 +116,6 @@ class CheckpointPredictor:
     """
 
     def __init__(self, classifier: KDCMAEClassifier, name: str, batch_size: int = 16) -> None:
-        from kdcmae.runtime.preprocessing import Preprocessing
-
         self.classifier = classifier
         config = classifier.config
         self.facts = ModelFacts(
@@ -127,7 +125,7 @@ class CheckpointPredictor:
             labels=classifier.labels,
             scores="sigmoid" if config.multi_label else "softmax",
             random_weights=False,
-            preprocessing=Preprocessing(audio_frames=config.audio_length, image_size=config.image_size),
+            preprocessing=config.preprocessing,
             batch=(1, batch_size),
         )
 

@@ -54,6 +54,10 @@ def test_unknown_names_point_at_the_nearest():
         (ClassifierConfig, {"num_classes": 3, "labels": ("a",)}, "1 labels for num_classes=3"),
         (ClassifierConfig, {"num_classes": 3, "modality": "smell"}, "modality='smell'"),
         (ClassifierConfig, {"num_classes": "3"}, "wrong type"),
+        (EncoderConfig, {"fbank_std": 0.0}, "fbank_std=0.0 is not supported; it must be a positive number"),
+        (EncoderConfig, {"fbank_mean": float("nan")}, "fbank_mean=nan"),
+        (EncoderConfig, {"image_std": (0.2, 0.2)}, "image_std=.*three positive numbers"),
+        (EncoderConfig, {"image_mean": 0.5}, "wrong type"),
     ],
 )
 def test_bad_values(kind, values, message):

@@ -129,6 +129,8 @@ def _cached(cache: BuildCache, key: str, folder: Path, step: Steps) -> Manifest 
         manifest = cache.fetch(key, folder)
     if manifest is not None:
         note(f"  the same was built on {manifest.created}: taken from the cache; --no-cache builds it again")
+        if assumed := manifest.model.get("assumed"):
+            note(f"  note: the checkpoint does not say how its inputs were normalised; assumed: {assumed}")
     return manifest
 
 

@@ -38,6 +38,8 @@ def _summary(facts: dict[str, Any]) -> str:
     model, batch = facts["model"], facts["batch"]
     add("model", f"{model['name']}, {model['parameters'] / 1e6:.1f} M parameters, {model['modality']}")
     add("from", model["source"])
+    if assumed := model.get("assumed"):
+        add("assumed", assumed)
     for role in ("inputs", "outputs"):
         for spec in facts[role]:
             add(role[:-1], f"{spec['name']} {spec['dtype']} ({', '.join(map(str, spec['shape']))})")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from kdcmae.cli.common import Number, Steps, weights_option
+from kdcmae.cli.normalisation import statistics_options
 from kdcmae.labels import read_labels
 from kdcmae.runtime.manifest import digest
 from kdcmae.text_files import name_of
@@ -55,6 +56,7 @@ _OPTIONS = (
     ),
     click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads.", show_default="each 64 wide"),
     weights_option,
+    statistics_options,
     click.option(
         "--keep",
         type=Number(0, 1, min_open=True),
@@ -118,13 +120,14 @@ def load_model(
     Args:
         checkpoint, task, preset, random_weights, labels, inputs, keep, keep_by: as the options say.
         trained: how the model compares with the user's own code, where that is known.
-        settings: ``modality``, ``multi_label``, ``num_heads`` and ``weights``, None or False where not given.
+        settings: ``modality``, ``multi_label``, ``num_heads``, ``weights`` and the statistics of the inputs, None or
+            False where not given.
 
     Raises:
         ConfigError: options that contradict each other.
         CheckpointError: a checkpoint that cannot be loaded, or not for this task.
     """
-    overrides = {name: value for name, value in settings.items() if value}
+    overrides = {name: value for name, value in settings.items() if value is not None and value is not False}
     if labels is not None:
         overrides["labels"] = read_labels(labels)
     from kdcmae.keep import TokenKeep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdcmae.cli.commands import Sections
+from kdcmae.cli.normalisation import NAMES
 
 __all__ = ["SECTIONS"]
 
@@ -10,6 +11,7 @@ SECTIONS: Sections = {
     "What to build": (
         *("target", "machine", "checkpoint", "weights", "preset", "random_weights", "task", "modality", "modalities"),
         *("labels", "multi_label", "inputs", "batch", "keep", "keep_by", "num_heads", "device"),
+        *NAMES,
     ),
     "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),
     "Proof": ("expect", "expect_from", "clips", "max_error", "min_cosine", "min_agreement"),

@@ -78,6 +78,10 @@ def _head(name: str, manifest: Manifest) -> Html:
             class_="soft",
         ),
     ]
+    if assumed := model.get("assumed"):
+        lines.append(
+            tag("p", f"The checkpoint does not say how its inputs were normalised; assumed: {assumed}.", class_="idle")
+        )
     if model["random_weights"]:
         lines.append(
             tag("p", "Random weights: the engine is for trying things out, its labels mean nothing.", class_="idle")

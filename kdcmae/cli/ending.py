@@ -130,10 +130,17 @@ def _logging() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """A line on stderr for each message of a logger."""
+    """A line on stderr for each message of a logger; a command may load a model more than once and says it once."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}")
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        if line not in self._said:
+            self._said.add(line)
+            note(line)
 
 
 def _answered(error: BaseException, run: Run) -> int:

@@ -12,6 +12,7 @@ import click
 
 from kdcmae.cli import evaluate_report as report
 from kdcmae.cli.common import KdcmaeCommand, KdcmaeGroup, Number, json_option, note, weights_option
+from kdcmae.cli.normalisation import NAMES, statistics_options
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.extras import TRAIN, require_installed
 from kdcmae.terminal import progress_bar
@@ -63,12 +64,16 @@ class Setup:
     device: str
     num_heads: int | None
     weights: str | None
+    fbank_mean: float | None
+    fbank_std: float | None
+    image_mean: tuple[float, ...] | None
+    image_std: tuple[float, ...] | None
     as_json: bool
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What the command line says about a checkpoint."""
-        said = {"num_heads": self.num_heads, "weights": self.weights}
+        said = {name: getattr(self, name) for name in ("num_heads", "weights", *NAMES)}
         return {name: value for name, value in said.items() if value is not None}
 
     @property
@@ -104,12 +109,11 @@ class Setup:
     def pretrained(self, **overrides: Any) -> tuple[KDCMAE, Preprocessing]:
         """The pretraining checkpoint, ready to evaluate; ``overrides`` say what its file does not."""
         from kdcmae import load_pretrained
-        from kdcmae.runtime.preprocessing import Preprocessing
 
         if self.model.is_dir():
             raise ConfigError(f"{self.model} is an engine; this task needs a pretraining checkpoint")
         model = load_pretrained(self.model, **self.overrides, **overrides).eval().to(self.torch_device)
-        return model, Preprocessing(audio_frames=model.config.audio_length, image_size=model.config.image_size)
+        return model, model.config.preprocessing
 
     def finish(self, task: str, clips: EvaluationClips, runs_on: str, result: Any, **facts: Any) -> None:
         """Show what came out, and write it to ``--output``."""
@@ -137,6 +141,7 @@ _COMMON = (
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of a checkpoint."),
     click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide"),
     weights_option,
+    statistics_options,
     json_option,
 )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json, weights_option
+from kdcmae.cli.normalisation import statistics_options
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
 from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
@@ -37,6 +38,7 @@ _MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", 
 )
 @click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide")
 @weights_option
+@statistics_options
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names of a checkpoint: text or CSV.")
 @json_option
 def command(

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from kdcmae.checkpoints import Transfer
-from kdcmae.config import ClassifierConfig, EncoderConfig, PretrainingConfig
+from kdcmae.config import ClassifierConfig, PretrainingConfig
 from kdcmae.data.augment import Augmentation
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.manifest import LabelMap
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.initialise import start_finetuning, start_pretraining
 from kdcmae.training.recipes import Recipe
 from kdcmae.training.run import Run
@@ -79,7 +78,8 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
     )
     _require_contrast(model.config, settings)
     task = PretrainingTask(model, settings.seed)
-    sources = _sources(request, settings, overrides["augmentation"], clips, _data_settings(model.config), labels=None)
+    data = DatasetSettings(preprocessing=model.config.preprocessing)
+    sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=None)
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
 
 
@@ -121,17 +121,13 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
         },
     )
     task = FinetuningTask(model, settings.label_smoothing)
-    data = dataclasses.replace(_data_settings(model.config), modality=model.config.modality)
+    data = DatasetSettings(preprocessing=model.config.preprocessing, modality=model.config.modality)
     sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=labels)
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
 
 
 def _overrides(request: Request, training: type, model: type) -> dict[str, dict[str, Any]]:
     return parse_overrides(request.overrides, {"training": training, "model": model, "augmentation": Augmentation})
-
-
-def _data_settings(config: EncoderConfig) -> DatasetSettings:
-    return DatasetSettings(preprocessing=Preprocessing(audio_frames=config.audio_length, image_size=config.image_size))
 
 
 def _sources(

@@ -19,7 +19,6 @@ from kdcmae.evaluation.metrics import confusion_matrix
 from kdcmae.evaluation.pictures import Picture
 from kdcmae.evaluation.retrieval import Features, retrieve
 from kdcmae.pretraining import KDCMAE, MaskedPair
-from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import scores
 from kdcmae.training.validation import Confusion, Criterion, Measured, Rows, Validation
 
@@ -116,9 +115,8 @@ class PretrainingTask:
     def pictures(self, batch: Batch) -> dict[str, Picture]:
         config = self.module.config
         masks = MaskSettings(ratio=config.mask_ratio, audio=config.audio_mask, seed=self.seed)
-        preprocessing = Preprocessing(audio_frames=config.audio_length, image_size=config.image_size)
         (filled,) = inpaint(self.module, [batch], masks)
-        rows = [draw_reconstruction(filled, row, preprocessing) for row in range(len(batch["index"]))]
+        rows = [draw_reconstruction(filled, row, config.preprocessing) for row in range(len(batch["index"]))]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 

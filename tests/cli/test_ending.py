@@ -77,6 +77,13 @@ def test_what_the_package_logs_is_a_note():
     assert not logging.getLogger("kdcmae").handlers
 
 
+def test_what_is_logged_again_is_told_once():
+    logger = logging.getLogger("kdcmae.normalisation")
+    said = command_that(lambda: [logger.warning("assuming %s", name) for name in ("a", "b", "a")])
+    assert CliRunner().invoke(said).stderr == "warning: assuming a\nwarning: assuming b\n"
+    assert CliRunner().invoke(said).stderr.count("assuming a") == 1
+
+
 def test_the_handler_of_sigterm_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
     seen = []

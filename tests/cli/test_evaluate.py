@@ -228,6 +228,28 @@ def test_inpainting(models: dict[str, Path], manifest: Callable[..., Path], tmp_
     assert run("inpainting", models["pretrained"], *options, "--mask-ratio", 1.5).exit_code == 2
 
 
+def test_the_statistics_that_a_file_does_not_state(manifest: Callable[..., Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        **SMALL,
+        "num_heads": 1,
+        "decoder_embed_dim": 32,
+        "decoder_num_heads": 1,
+        "decoder_depth": 1,
+    }
+    odd: dict[str, Any] = {"fbank_mean": -3.0, "fbank_std": 0.5, "image_mean": (0.5, 0.5, 0.5)}
+    model = KDCMAE.from_preset("tiny", **sizes, **odd)
+    save_checkpoint(model, tmp_path / "stated.safetensors")
+    torch.save(model.state_dict(), tmp_path / "unstated.pth")
+    data = ("--data", manifest("plain"), "--pictures", 0)
+    options = ("--fbank-mean", "-3", "--fbank-std", "0.5", "--image-mean", "0.5,0.5,0.5")
+    wanted = answer("inpainting", tmp_path / "stated.safetensors", *data)["result"]
+    assert answer("inpainting", tmp_path / "unstated.pth", *data, *options)["result"] == wanted
+    assumed = run("inpainting", tmp_path / "unstated.pth", *data, "--json")
+    assert assumed.stderr.count("does not say how its inputs were normalised") == 1
+    assert json.loads(assumed.stdout)["result"] != wanted
+
+
 def test_localization(models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path) -> None:
     masked, plain = manifest("masked", masks=True), manifest("plain")
     result = answer("localization", models["pretrained"], "--data", masked)["result"]

@@ -111,6 +111,26 @@ def test_engine_and_checkpoint_agree(model: Path, engine: Path, clip: Path, opti
     assert sum(engine_scores.values()) == pytest.approx(1.0)
 
 
+def test_the_statistics_that_a_file_does_not_state(
+    checkpoint: Callable[..., Path], engine: Path, clip: Path, tmp_path: Path
+) -> None:
+    stated = checkpoint(fbank_mean=-3.0, fbank_std=0.5, image_mean=(0.5, 0.5, 0.5), image_std=(0.1, 0.2, 0.4))
+    torch.save(load_file(stated), tmp_path / "unstated.pth")
+    options = ("--num-heads", "2", "--fbank-mean", "-3", "--fbank-std", "0.5", "--image-mean", ".5,.5,.5",
+               "--image-std", ".1,.2,.4")  # fmt: skip
+    given = run(tmp_path / "unstated.pth", clip, *options, "--json")
+    assert "normalised" not in given.stderr
+    found = [prediction["score"] for prediction in json.loads(given.stdout)["clips"][0]["predictions"]]
+    assert found == pytest.approx(list(scores(answer(stated, clip)["clips"][0]).values()), abs=1e-6)
+    assumed = run(tmp_path / "unstated.pth", clip, "--num-heads", "2", "--json")
+    assert assumed.stderr.count("does not say how its inputs were normalised") == 1
+    published = [prediction["score"] for prediction in json.loads(assumed.stdout)["clips"][0]["predictions"]]
+    assert found != pytest.approx(published, abs=1e-3)
+    refused = run(engine, clip, *options[2:])
+    assert refused.exit_code == 2
+    assert "is an engine: --fbank-mean is for checkpoints" in refused.stderr
+
+
 def test_the_middle_frame_or_all_ten(engine: Path, clip: Path) -> None:
     decoded = read_clip(clip)
     with load_engine(engine) as loaded:
