@@ -53,14 +53,14 @@ class EncoderConfig:
     """The audio-visual encoder shared by pretraining and finetuning.
 
     Args:
-        audio_length: spectrogram frames (10 ms each), a multiple of ``patch_size``.
-        mel_bins: mel bands, a multiple of ``patch_size``.
-        image_size: side of the square image in pixels, a multiple of ``patch_size``.
-        patch_size: side of the square patches, for both modalities.
+        audio_length (frames of 10 ms): of the spectrogram, a multiple of ``patch_size``.
+        mel_bins (mel bands): of the spectrogram, a multiple of ``patch_size``.
+        image_size (pixels): side of the square image, a multiple of ``patch_size``.
+        patch_size (pixels): side of the square patches, for both modalities.
         embed_dim: token width D.
         num_heads: attention heads; divides ``embed_dim``.
-        specific_depth: blocks that see one modality only.
-        unified_depth: blocks shared by the joint, audio and video passes.
+        specific_depth (blocks): that see one modality only.
+        unified_depth (blocks): shared by the joint, audio and video passes.
         mlp_ratio: hidden width of the MLP over ``embed_dim``.
         layer_norm_eps: epsilon of every LayerNorm.
         fbank_mean, fbank_std, image_mean, image_std: the statistics that normalised what the model learned from, as
@@ -137,7 +137,7 @@ class ObjectiveConfig:
     """Masks and losses of the pretraining objective (paper section 3).
 
     Args:
-        mask_ratio: share of patches removed from each view.
+        mask_ratio (share of patches): removed from each view.
         views: masked views per sample.
         complementary: views keep disjoint patches; otherwise each draws its own permutation.
         audio_mask: which audio patches are removed together.
@@ -203,7 +203,13 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainingConfig(EncoderConfig, ObjectiveConfig):
-    """Encoder, decoder and objective of :class:`kdcmae.KDCMAE`."""
+    """Encoder, decoder and objective of :class:`kdcmae.KDCMAE`.
+
+    Args:
+        decoder_embed_dim: token width of the decoder.
+        decoder_depth (blocks): of the decoder.
+        decoder_num_heads: attention heads of the decoder; divides ``decoder_embed_dim``.
+    """
 
     decoder_embed_dim: int = 512
     decoder_depth: int = 8

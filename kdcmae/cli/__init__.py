@@ -8,9 +8,8 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_MODULES = {
-    name: f"kdcmae.cli.{name}" for name in ("check", "data", "doctor", "evaluate", "finetune", "predict", "pretrain")
-}
+_COMMANDS = ("check", "data", "doctor", "evaluate", "finetune", "predict", "pretrain", "recipes")
+_MODULES = {name: f"kdcmae.cli.{name}" for name in _COMMANDS}
 
 
 @click.group(cls=LazyGroup, modules=_MODULES)

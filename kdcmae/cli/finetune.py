@@ -7,22 +7,24 @@ from typing import Any
 
 import click
 
-from kdcmae.cli.common import KdcmaeCommand
-from kdcmae.cli.train_common import run_options, start
+from kdcmae.cli.train_common import TrainingCommand, run_options, start
 
 __all__ = ["command"]
 
 
-@click.command(name="finetune", cls=KdcmaeCommand)
+@click.command(name="finetune", cls=TrainingCommand)
 @run_options
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Classes: text or CSV.", show_default="those in the data"
 )
 @click.option(
-    "--modality", type=click.Choice(["audiovisual", "audio", "video"]), default="audiovisual", help="What clips show."
+    "--modality",
+    type=click.Choice(["audiovisual", "audio", "video"]),
+    help="What the model takes.",
+    show_default="audiovisual",
 )
 @click.option("--linear-probe", is_flag=True, help="Train the head alone, over a frozen encoder.")
-def command(modality: str, linear_probe: bool, overrides: tuple[str, ...], **options: Any) -> None:
+def command(modality: str | None, linear_probe: bool, overrides: tuple[str, ...], **options: Any) -> None:
     """Finetune a pretrained model on labelled clips.
 
     --checkpoint is a pretraining checkpoint, ours or a published one; without it the model starts from scratch.
@@ -31,11 +33,14 @@ def command(modality: str, linear_probe: bool, overrides: tuple[str, ...], **opt
     kdcmae finetune --data avsynth --checkpoint out/pretrained/model.safetensors --output out/finetuned
     kdcmae finetune --data train.jsonl --validation test.jsonl --labels classes.csv --modality audio \\
         --recipe vggsound-finetune --checkpoint cav-mae.pth --output out/vggsound
+    kdcmae finetune --data avsynth --output out/short --epochs 3 --batch-size 32 --lr 2e-3 --patience 2
+    kdcmae finetune --recipe vggsound-finetune --set help
 
     \b
-    Recipes: audioset20k-finetune, audioset2m-finetune, vggsound-finetune, avsynth-finetune.
+    Recipes: audioset20k-finetune, audioset2m-finetune, vggsound-finetune, avsynth-finetune; `kdcmae recipes` says
+    what each sets.
     """
     from kdcmae.training.runs import finetuning_run
 
-    given = [f"modality={modality}", *(["trained=head"] if linear_probe else [])]
+    given = [*([f"modality={modality}"] if modality else []), *(["trained=head"] if linear_probe else [])]
     start("finetune", finetuning_run, overrides=(*given, *overrides), **options)

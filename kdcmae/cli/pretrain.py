@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from kdcmae.cli.common import KdcmaeCommand
-from kdcmae.cli.train_common import run_options, start
+from kdcmae.cli.train_common import TrainingCommand, run_options, start
 
 __all__ = ["command"]
 
 
-@click.command(name="pretrain", cls=KdcmaeCommand)
+@click.command(name="pretrain", cls=TrainingCommand)
 @run_options
 def command(**options: Any) -> None:
     """Pretrain KDC-MAE: reconstruction, contrast and distillation over masked views.
@@ -26,7 +25,7 @@ def command(**options: Any) -> None:
 
     \b
     Recipes: audioset-pretrain-base, audioset-pretrain-plus, audioset-pretrain-plusplus, vggsound-pretrain,
-    avsynth-pretrain.
+    avsynth-pretrain; `kdcmae recipes` says what each sets.
     """
     from kdcmae.training.runs import pretraining_run
 

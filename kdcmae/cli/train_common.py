@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from kdcmae.cli.common import json_option, note, print_json, weights_option
+from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
+from kdcmae.cli.recipes import settings_document, settings_text
 from kdcmae.errors import MissingDependencyError
 from kdcmae.extras import TRAIN, is_installed, require_installed
 from kdcmae.terminal import say
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from kdcmae.training.recipes import Stage
     from kdcmae.training.run import Run
     from kdcmae.training.runs import Request
+    from kdcmae.training.settings import TrainingSettings
 
-__all__ = ["run_options", "start"]
+__all__ = ["TrainingCommand", "run_options", "start"]
 
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
@@ -35,17 +37,62 @@ _OPTIONS = (
     click.option(
         "--recipe",
         "recipe_name",
-        help="Published settings to start from; an unknown name lists them.",
+        help="Published settings to start from; `kdcmae recipes` lists them.",
         show_default="AVSynth's or VGGSound's",
     ),
     click.option("--checkpoint", type=_PATH, help="Weights to start from."),
     weights_option,
     click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="Size of a fresh model."),
-    click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated."),
+    click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the schedule follows."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Clips per optimiser step, over all GPUs together."),
+    click.option("--lr", type=Number(min=0, min_open=True), help="Learning rate, before it decays."),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=1),
+        help="Stop after so many epochs without a better one.",
+    ),
+    click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change any setting; may be repeated. --set help lists all.",
+    ),
     click.option("--resume", is_flag=True, help="Go on where the run in --output stopped."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
     json_option,
 )
+
+
+_SHORTCUTS = {
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "lr": "learning_rate",
+    "patience": "early_stop_epochs",
+}
+"""Settings that have an option of their own, by its name."""
+
+
+class TrainingCommand(KdcmaeCommand):
+    """A training command: ``--set help`` lists its settings, whatever else is given or missing."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        if "help" in (given.get("overrides") or ()) and not ctx.resilient_parsing:
+            stage = cast("Stage", self.name)
+            _show_settings(stage, given.get("recipe_name"), as_json=bool(given.get("as_json")))
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+def _show_settings(stage: Stage, recipe_name: str | None, *, as_json: bool) -> None:
+    from kdcmae.training.recipes import recipe
+
+    entry = None if recipe_name is None else recipe(recipe_name, stage)
+    if as_json:
+        print_json({"stage": stage, "recipe": recipe_name, "settings": settings_document(stage, entry)})
+    else:
+        say(settings_text(stage, entry))
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -63,6 +110,7 @@ def start(
     resume: bool,
     device: str,
     as_json: bool,
+    overrides: tuple[str, ...],
     **request: Any,
 ) -> None:
     """Put a run together, run it and say how it ended; under ``torchrun`` only the first rank speaks.
@@ -74,7 +122,8 @@ def start(
         resume: go on with the run in the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         as_json: print one JSON object at the end.
-        request: fields of :class:`~kdcmae.training.runs.Request`.
+        overrides: settings as ``key=value``.
+        request: options that stand for a setting, and fields of :class:`~kdcmae.training.runs.Request`.
     """
     require_installed("torch", "safetensors", "av", install=TRAIN)
     from kdcmae.collectives import rank
@@ -86,8 +135,11 @@ def start(
     from kdcmae.training.weight_files import BEST_FILE
 
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
+    options = {setting: request.pop(option) for option, setting in _SHORTCUTS.items()}
+    settings = (*overrides, *(f"{setting}={value}" for setting, value in options.items() if value is not None))
     with joined(device) as place:
-        run, transfer = assemble(Request(recipe=recipe(name, stage), **request))
+        asked = Request(recipe=recipe(name, stage), overrides=settings, resume=resume, **request)
+        run, transfer = assemble(asked)
         trainer = Trainer(run, device=place, resume=resume, progress=sys.stderr)
         if rank() == 0:
             _announce(trainer, name, transfer)
@@ -130,11 +182,27 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
             if names:
                 modules = Counter(name.partition(".")[0] for name in names)
                 note(f"  {what}: {', '.join(f'{module} ({count})' for module, count in modules.items())}")
+    _announce_changes(settings, RECIPES[recipe_name].training)
     for module, what in {"tensorboard": "a log for TensorBoard", "PIL": "pictures of its curves"}.items():
         if not is_installed(module):
             note(f"without {what}: {MissingDependencyError(module, install=TRAIN)}")
     if trainer.position.step:
         note(f"going on after step {trainer.position.step}")
+
+
+def _announce_changes(settings: TrainingSettings, own: TrainingSettings) -> None:
+    """Say what differs from the recipe: a schedule is adapted to other epochs, a learning rate is not to a batch."""
+    from kdcmae.training.catalogue import shown_value
+
+    changes = {
+        name: f"{name} {shown_value(value)} -> {shown_value(getattr(settings, name))}"
+        for name, value in asdict(own).items()
+        if getattr(settings, name) != value
+    }
+    if changes:
+        note(f"changed from the recipe: {', '.join(changes.values())}")
+    if "batch_size" in changes and "learning_rate" not in changes:
+        note("the learning rate stays the recipe's, which was chosen for its own batch size; --lr changes it")
 
 
 def _tell(document: dict[str, Any]) -> None:

@@ -22,11 +22,11 @@ class Augmentation:
     """How training clips are varied; zero turns a part off.
 
     Args:
-        frequency_mask: largest width of the masked band, in mel bins; the published finetuning has 48.
-        time_mask: largest width of the masked span, in frames; the published finetuning has 192.
+        frequency_mask (mel bands): largest width of the masked band; the published finetuning has 48.
+        time_mask (frames of 10 ms): largest width of the masked span; the published finetuning has 192.
         noise: largest amplitude of the noise added to the normalised spectrogram.
-        roll: largest shift along time, as a share of the length.
-        mixup_rate: share of the clips that are mixed with another; the published finetuning has 0.5.
+        roll (share of the length): largest shift along time.
+        mixup_rate (share of clips): that are mixed with another; the published finetuning has 0.5.
         mixup_alpha: the mixing weight is drawn from Beta(alpha, alpha).
 
     Raises:

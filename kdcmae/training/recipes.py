@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kdcmae.errors import ConfigError
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
-__all__ = ["RECIPES", "Recipe", "Stage", "recipe"]
+__all__ = ["RECIPES", "SCHEDULE", "Recipe", "Stage", "find", "recipe", "rescaled"]
 
 Stage = Literal["pretrain", "finetune"]
 
@@ -162,9 +162,36 @@ def recipe(name: str, stage: Stage) -> Recipe:
     Raises:
         ConfigError: no such recipe for this stage; the message names the nearest.
     """
-    known = [other for other, entry in RECIPES.items() if entry.stage == stage]
+    return _found(name, {other: entry for other, entry in RECIPES.items() if entry.stage == stage}, f"{stage} ")
+
+
+def find(name: str) -> Recipe:
+    """Look a recipe of any stage up; raises as :func:`recipe` does."""
+    return _found(name, RECIPES, "")
+
+
+def _found(name: str, known: Mapping[str, Recipe], kind: str) -> Recipe:
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-        raise ConfigError(f"unknown {stage} recipe {name!r}{hint}; recipes: {', '.join(known)}")
-    return RECIPES[name]
+        raise ConfigError(f"unknown {kind}recipe {name!r}{hint}; recipes: {', '.join(known)}")
+    return known[name]
+
+
+SCHEDULE = ("decay_start_epoch", "decay_every_epochs", "average_from_epoch")
+"""The settings that count epochs of a run of a certain length."""
+
+
+def rescaled(training: TrainingSettings, epochs: int) -> TrainingSettings:
+    """The same schedule over another number of epochs: what happens at two thirds of the run still does.
+
+    Args:
+        training: of a recipe.
+        epochs: at least 1.
+    """
+
+    def moved(value: int | None) -> int | None:
+        return value if not value else max(1, round(value * epochs / training.epochs))
+
+    schedule: dict[str, Any] = {name: moved(getattr(training, name)) for name in SCHEDULE}
+    return replace(training, epochs=epochs, **schedule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 
 from kdcmae.checkpoints import Transfer
-from kdcmae.config import ClassifierConfig, PretrainingConfig
+from kdcmae.config import PretrainingConfig
 from kdcmae.data.augment import Augmentation
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.manifest import LabelMap
-from kdcmae.errors import ConfigError
+from kdcmae.errors import ConfigError, cause
+from kdcmae.training.catalogue import kinds_of
 from kdcmae.training.initialise import start_finetuning, start_pretraining
-from kdcmae.training.recipes import Recipe
+from kdcmae.training.loop import SETTINGS_FILE
+from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
 from kdcmae.training.run import Run
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
 from kdcmae.training.sources import ClipSource, is_avsynth, open_source
@@ -39,7 +42,9 @@ class Request:
         weights: which of two sets of weights in the checkpoint.
         preset: size of a fresh model; None for the recipe's.
         labels: for finetuning, a file of the classes; None for those that occur in the manifest.
-        overrides: settings that differ from the recipe, as ``key=value``.
+        overrides: settings that differ from the recipe, as ``key=value``. With another number of epochs the recipe's
+            schedule is stretched or shortened in proportion, as far as it is not set too.
+        resume: the run goes on where it stopped, and keeps its schedule also with more epochs.
     """
 
     recipe: Recipe
@@ -51,6 +56,7 @@ class Request:
     preset: str | None = None
     labels: Path | None = None
     overrides: tuple[str, ...] = ()
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.preset is not None:
@@ -65,8 +71,8 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
     Raises:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
     """
-    overrides = _overrides(request, TrainingSettings, PretrainingConfig)
-    settings = dataclasses.replace(request.recipe.training, **overrides["training"])
+    overrides = parse_overrides(request.overrides, kinds_of("pretrain"))
+    settings = _settings(request, overrides["training"])
     clips = open_source(request.data, split="train")
     torch.manual_seed(settings.seed)
     model, transfer = start_pretraining(
@@ -100,10 +106,10 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
     Raises:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
     """
-    overrides = _overrides(request, FinetuningSettings, ClassifierConfig)
+    overrides = parse_overrides(request.overrides, kinds_of("finetune"))
     if given := overrides["model"].keys() & {"num_classes", "labels"}:
         raise ConfigError(f"{given.pop()} comes from the classes of the data; use --labels FILE")
-    settings = dataclasses.replace(request.recipe.training, **overrides["training"])
+    settings = _settings(request, overrides["training"])
     assert isinstance(settings, FinetuningSettings)
     clips = open_source(request.data, split="train")
     labels = clips.classes(None if request.labels is None else LabelMap.read(request.labels))
@@ -126,8 +132,26 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
 
 
-def _overrides(request: Request, training: type, model: type) -> dict[str, dict[str, Any]]:
-    return parse_overrides(request.overrides, {"training": training, "model": model, "augmentation": Augmentation})
+def _settings(request: Request, given: dict[str, Any]) -> TrainingSettings:
+    """The recipe's settings with those that were given, and with a schedule for as many epochs."""
+    training = request.recipe.training
+    if "epochs" in given:
+        if given["epochs"] < 1:
+            raise ConfigError(f"epochs={given['epochs']} must be at least 1")
+        training = rescaled(training, given["epochs"])
+    return dataclasses.replace(training, **{**_schedule_so_far(request), **given})
+
+
+def _schedule_so_far(request: Request) -> dict[str, Any]:
+    """The schedule of the run that goes on; none of a new run."""
+    path = request.output / SETTINGS_FILE
+    if not request.resume or not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {name: stored[name] for name in SCHEDULE}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not the settings of a run: {cause(error)}; restore it to go on") from error
 
 
 def _sources(

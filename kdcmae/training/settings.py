@@ -24,29 +24,30 @@ class TrainingSettings:
     """One training run; the defaults are what the published recipes share.
 
     Args:
-        learning_rate: of Adam, after the warm-up and before it halves.
-        betas, weight_decay: of Adam.
-        epochs: passes over the data.
-        decay_start_epoch: epochs before the learning rate is first multiplied by ``decay_factor``.
-        decay_every_epochs: epochs from then on between one such step and the next.
-        decay_factor: what each step multiplies by.
-        warmup_steps: optimiser steps over which the learning rate rises from zero; the published code has none.
-        batch_size: clips per optimiser step, over all ranks and accumulated batches together.
-        accumulation_steps: batches whose gradients are added up for one optimiser step. The negatives of the
+        learning_rate: of Adam, after the warm-up and before it decays.
+        betas: how slowly Adam's running means of the gradient and of its square change.
+        weight_decay: of Adam, added to the gradient.
+        epochs (epochs): passes over the data.
+        decay_start_epoch (epochs): before the learning rate is first multiplied by ``decay_factor``.
+        decay_every_epochs (epochs): from then on between one such step and the next.
+        decay_factor: what each step multiplies the learning rate by.
+        warmup_steps (optimiser steps): over which the learning rate rises from zero; the published code has none.
+        batch_size (clips): per optimiser step, over all ranks and accumulated batches together.
+        accumulation_steps (batches): whose gradients are added up for one optimiser step. The negatives of the
             contrastive loss are those of one such batch.
-        clip_grad_norm: largest norm of the gradient; None for no limit.
-        average_from_epoch: the first epoch, counted from 1, whose weights are averaged into the final ones; None
-            to keep the last epoch's.
-        early_stop_epochs: epochs in a row without a better validation metric after which the run stops; None to
+        clip_grad_norm: largest norm of the gradient; none for no limit.
+        average_from_epoch (epoch): the first one, counted from 1, whose weights are averaged into the final ones;
+            none to average nothing.
+        early_stop_epochs (epochs): in a row without a better validation metric after which the run stops; none to
             train to the end.
         precision: of the matrix products: ``auto`` is bf16 (or fp16) on a GPU and fp32 on a CPU.
         compile: run the model through ``torch.compile``.
         parallel: across ranks, ``ddp`` replicates the model and ``fsdp`` shards it.
         seed: of the weights, the order of the clips, their augmentation and the masks.
-        workers: processes per rank that read clips.
-        broken_limit: largest share of the clips that may be unusable before the run stops.
-        checkpoint_every_steps: optimiser steps between two saved states of the run; an epoch's end saves too.
-        log_every_steps: optimiser steps between two lines of ``metrics.jsonl``.
+        workers (processes): per rank that read clips; 0 reads them in the training process.
+        broken_limit (share of clips): that may be unusable before the run stops.
+        checkpoint_every_steps (optimiser steps): between two saved states of the run; an epoch's end saves too.
+        log_every_steps (optimiser steps): between two lines of ``metrics.jsonl``.
     """
 
     learning_rate: float
@@ -117,7 +118,7 @@ class FinetuningSettings(TrainingSettings):
 
     Args:
         head_learning_rate_factor: the new head learns this many times as fast as the encoder.
-        label_smoothing: share of a target's mass that is spread over all classes.
+        label_smoothing (share): of a target's mass that is spread over all classes.
         balanced: draw clips of rare classes more often.
         trained: ``all``, or the ``head`` alone over a frozen encoder (a linear probe).
     """
@@ -157,7 +158,7 @@ def parse_overrides(pairs: Iterable[str], kinds: Mapping[str, type]) -> dict[str
         Under each name of ``kinds``, the parsed values.
 
     Raises:
-        ConfigError: no ``=``, an unknown key (with the nearest match), or a value of the wrong type.
+        ConfigError: no ``=``, an unknown key (with the nearest match), a value of the wrong type, or two for one key.
     """
     hints = {name: get_type_hints(kind) for name, kind in kinds.items()}
     known = {key for fields in hints.values() for key in fields}
@@ -168,10 +169,13 @@ def parse_overrides(pairs: Iterable[str], kinds: Mapping[str, type]) -> dict[str
             raise ConfigError(f"--set {pair!r}: write key=value")
         if key not in known:
             nearest = difflib.get_close_matches(key, sorted(known), n=1)
-            raise ConfigError(f"unknown setting {key!r}{f' (did you mean {nearest[0]!r}?)' if nearest else ''}")
+            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            raise ConfigError(f"unknown setting {key!r}{hint}; --set help lists all")
         for name, fields in hints.items():
             if key in fields:
-                overrides[name][key] = _parsed(key, text, fields[key])
+                value = _parsed(key, text, fields[key])
+                if overrides[name].setdefault(key, value) != value:
+                    raise ConfigError(f"{key} is set twice, to {overrides[name][key]} and to {value}; set it once")
     return overrides
 
 

@@ -74,6 +74,26 @@ def test_going_on_needs_resume(pretrained):
     assert "holds a run with other settings: data.clips" in other.stderr
 
 
+def test_short_options_set_what_they_say_and_the_schedule_follows(pretrained, tmp_path):
+    quick = ("--set", "workers=0", "--set", "log_every_steps=1", "--batch-size", "4", "--lr", "3e-4")
+    words = ["finetune", *DATA, "--output", str(tmp_path), "--checkpoint", pretrained["weights"], *quick]
+    result = CliRunner().invoke(main, [*words, "--epochs", "2", "--patience", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    names = ("epochs", "batch_size", "learning_rate", "early_stop_epochs")
+    assert [settings[name] for name in names] == [2, 4, 3e-4, 1]
+    # Of 12 epochs the rate falls after 8, and the weights are averaged from the 11th on.
+    assert (settings["decay_start_epoch"], settings["average_from_epoch"]) == (1, 2)
+    assert "epochs 12 -> 2, decay_start_epoch 8 -> 1" in result.stderr
+    assert "batch_size 16 -> 4" in result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["best"]["metric"] == "accuracy"
+    assert summary["final"]["weights"] == ("average" if summary["epochs"] == 2 else "best")
+    longer = CliRunner().invoke(main, [*words, "--epochs", "3", "--resume"])
+    assert longer.exit_code == 0, longer.output
+    assert json.loads((tmp_path / "settings.json").read_text())["average_from_epoch"] == 2
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "settings", "message"),
     [
@@ -89,6 +109,8 @@ def test_going_on_needs_resume(pretrained):
         ("pretrain", ("--checkpoint", "a.pth", "--preset", "tiny"), {}, "the sizes come from a.pth"),
         ("pretrain", ("--weights", "ema"), {}, "weights=ema chooses among those of a checkpoint, and none is given"),
         ("pretrain", (), {"parallel": "fsdp"}, "torchrun"),
+        ("pretrain", ("--lr", "0.1"), {"learning_rate": 0.2}, "learning_rate is set twice, to 0.2 and to 0.1"),
+        ("pretrain", ("--patience", "1"), {"early_stop_epochs": 2}, "early_stop_epochs is set twice"),
         ("finetune", (), {"num_classes": 3}, "num_classes comes from the classes of the data"),
         ("finetune", (), {"accumulation_steps": 3}, "not a multiple of accumulation_steps=3"),
         ("finetune", ("--labels", "nothing.csv"), {}, "nothing.csv: cannot be read"),

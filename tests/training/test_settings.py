@@ -48,7 +48,7 @@ def test_every_setting_can_be_written_as_text():
     [
         ("learning_rte=1", "did you mean 'learning_rate'"),
         ("mask_ration=0.5", "did you mean 'mask_ratio'"),
-        ("qqqq=1", "unknown setting 'qqqq'"),
+        ("qqqq=1", "unknown setting 'qqqq'; --set help lists all"),
         ("epochs", "write key=value"),
         ("epochs=2.5", "epochs=2.5 is not a whole number"),
         ("epochs=true", "epochs=true is not a whole number"),
