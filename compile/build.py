@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.export import ExportedProgram
 
 import kdcmae
 from kdcmae import host
-from kdcmae.compile import cases, export, gates, memory, models, package, report, targets
+from kdcmae.compile import cases, export, gates, memory, models, package, report, selftest, targets
 from kdcmae.compile.frontend import ExportedFrontend
 from kdcmae.compile.latency import compare_latency, measure_latency
 from kdcmae.compile.lowering import lower
@@ -27,20 +26,18 @@ from kdcmae.compile.preflight import preflight
 from kdcmae.compile.quantize.accuracy import open_graph
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
 from kdcmae.compile.sessions import open_session
-from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
+from kdcmae.compile.settings import QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import CAPABILITIES, fastest_floating
 from kdcmae.runtime.execution import Claim, differences_known
+from kdcmae.runtime.golden import GOLDEN_FILE
 from kdcmae.runtime.manifest import Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine"]
 
 Step = Callable[[str], AbstractContextManager[None]]
-
-# What a self-test allows where the precision promises no largest error: this much more than the build measured.
-_SELF_TEST_SLACK = 2.0
 
 
 def compile_engine(
@@ -117,6 +114,7 @@ class _Build:
                 *cases.batch_cases(model, settings.batch),
                 *cases.clip_cases(model, settings.batch, settings.clips),
             )
+            self.samples = selftest.Samples.of(model, settings)
         self.ladder = Ladder(self.cases, logits=model.outputs[0].name if model.labels else "")
         self.quantizer = Quantizer(self.body, settings, step) if settings.precision in QUANTIZED else None
         self.quantization: QuantizationReport | None = None
@@ -232,11 +230,9 @@ class _Build:
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
         """Write golden data, labels and manifest, load the result as an app would, and write the report."""
-        golden = self.cases[0]
-        arrays: dict[str, Any] = {f"input.{name}": array for name, array in golden.inputs.items()}
-        arrays |= {f"output.{name}": array for name, array in golden.reference.items()}
-        arrays |= {f"tolerance.{name}": np.float64(self._self_test_limit(built)) for name in golden.reference}
-        np.savez_compressed(self.folder / "golden.npz", **arrays)
+        claimed = {claim.claimed for claim in self.claims if claim.checked}  # on the machine that the engine is for
+        golden = self.samples.golden(self.settings, {*built.products, *claimed})
+        golden.write(self.folder / GOLDEN_FILE)
         self._manifest(built, seconds).write(self.folder)
         with self.step("verify artifact"):
             verify_files(self.folder, Manifest.read(self.folder))
@@ -245,6 +241,7 @@ class _Build:
             else:
                 with differences_known(), load_engine(self.folder) as engine:
                     self._climb("artifact", engine.infer, note=self._ran_in(built))
+                    selftest.proven(engine, golden, self.settings).write(self.folder / GOLDEN_FILE)
                     smallest = min(self.cases, key=lambda case: case.batch)
                     self.latency = measure_latency(engine.infer, smallest.inputs)
         manifest = self._manifest(built, seconds)
@@ -293,14 +290,6 @@ class _Build:
             if claim.checked:
                 elsewhere.setdefault(f"in {claim.claimed} {claim.checked}", []).append(claim.layers)
         return "; ".join(notes + [f"{', '.join(layers)} {how}" for how, layers in elsewhere.items()])
-
-    def _self_test_limit(self, built: BuiltEngine) -> float:
-        """Largest error of the self-test, on this machine and on the one that the engine is for."""
-        there = {claim.claimed for claim in self.claims if claim.checked}
-        if (limit := self.settings.gate({*built.products, *there}).max_error) is not None:
-            return limit
-        measured = [error for rung in self.ladder.rungs for error in rung.errors.values()]
-        return max(_SELF_TEST_SLACK * max(measured), *(GATES[name].max_error or 0.0 for name in there), 0.0)
 
     def _manifest(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
         model, settings = self.model, self.settings

@@ -22,7 +22,7 @@ from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
-__all__ = ["GOLDEN", "batch_cases", "clip_cases", "cut_note", "on_clips"]
+__all__ = ["GOLDEN", "batch_cases", "clip_cases", "cut_note", "made_clips", "on_clips"]
 
 GOLDEN = "golden"
 
@@ -55,7 +55,7 @@ def on_clips(model: EngineModel) -> EngineModel:
     """
 
     def examples(batch: int, seed: int) -> dict[str, NDArray[Any]]:
-        return _concatenated(_prepared(model, _made_clips(batch, seed=seed)))
+        return _concatenated(_prepared(model, made_clips(batch, seed=seed)))
 
     return model if model.examples else dataclasses.replace(model, examples=examples)
 
@@ -77,7 +77,7 @@ def clip_cases(model: EngineModel, batch: BatchRange, files: Sequence[Path]) -> 
     Raises:
         DataError: a file that cannot be read.
     """
-    yield from _stacked(model, "made clips", list(_made_clips(_affordable(model, _MADE_CLIPS, batch))), batch)
+    yield from _stacked(model, "made clips", list(made_clips(_affordable(model, _MADE_CLIPS, batch))), batch)
     for path in files:
         for record in named_clips(path):
             yield from _stacked(model, record.id, [_read(model, record)], batch)
@@ -88,7 +88,7 @@ def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
     return max(batch.min, min(samples, max(1, _WORK // model.facts["parameters"])))
 
 
-def _made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
+def made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
     """Waveform and middle frame of AVSynth's first test clips."""
     data = AVSynth("test", clips=count, seed=seed)
     for record in data.records:

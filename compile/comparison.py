@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from kdcmae.compile.parity import cosine, relative_error
 from kdcmae.errors import KdcmaeError
-from kdcmae.runtime.engine import GOLDEN_FILE, load_engine
+from kdcmae.runtime.engine import load_engine
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
+from kdcmae.runtime.golden import GOLDEN_FILE
 
 __all__ = ["compare_outputs", "differences"]
 

@@ -143,4 +143,4 @@ def _self_test(folder: Path) -> None:
     with differences_known(), load_engine(folder) as engine:
         result = engine.self_test()
     if not result.passed:
-        raise GateError(f"the engines fail their self-test in one folder: {result.max_error}; nothing was written")
+        raise GateError(f"the engines fail their self-test in one folder: {result}; nothing was written")

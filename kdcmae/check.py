@@ -30,7 +30,7 @@ from kdcmae.cards import (
     Timings,
     Verdict,
 )
-from kdcmae.runtime import Engine, SelfTest, load_engine
+from kdcmae.runtime import Engine, load_engine
 from kdcmae.runtime.capabilities import SATURATES, saturates_here
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.examples import example_inputs
@@ -90,7 +90,10 @@ def check_engine(
             read_from=execution.read_from,
             error=error if math.isfinite(error) else None,
             tolerance=self_test.tolerance[worst],
-            verdicts=(*_verdicts(engine, executions, device or ""), _self_test_verdict(self_test)),
+            verdicts=(
+                *_verdicts(engine, executions, device or ""),
+                Verdict(claim=SELF_TEST, outcome=_OUTCOMES[self_test.passed], found=str(self_test)),
+            ),
             timings=timings,
         )
 
@@ -199,13 +202,3 @@ def _verdicts(engine: Engine, executions: Mapping[str, Execution], device: str) 
                 outcome=_OUTCOMES[claim.holds],
                 found=f"{found}; not checked where it was built" if left.holds is None else found,
             )
-
-
-def _self_test_verdict(result: SelfTest) -> Verdict:
-    found = ", ".join(
-        f"{name} {error:.1e} of the largest reference value, allowed {result.tolerance[name]:.0e}"
-        if math.isfinite(error)
-        else f"{name} is not finite"
-        for name, error in result.max_error.items()
-    )
-    return Verdict(claim=SELF_TEST, outcome=_OUTCOMES[result.passed], found=found)

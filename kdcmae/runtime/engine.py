@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
-import io
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -18,23 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import ConfigError, EngineError, EngineInputError, EngineIntegrityError, EnginePrecisionError, cause
-from kdcmae.runtime import feeding
+from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrecisionError
+from kdcmae.runtime import feeding, selftest
 from kdcmae.runtime.backend import Arrays, Backend, is_whole
 from kdcmae.runtime.capabilities import execution_differences
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.folders import Publication, of_one_publication, openable
+from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import scores
+from kdcmae.runtime.selftest import SelfTest
 
 __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
 
 _log = logging.getLogger("kdcmae.runtime")
 
-GOLDEN_FILE = "golden.npz"
 MAIN = ""  # the engine itself, beside its variants
 
 # Imported when an engine of the target is loaded: each brings its library, and writes the names of devices its own way.
@@ -53,25 +51,6 @@ class Prediction:
 
     label: str
     score: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SelfTest:
-    """What :meth:`Engine.self_test` found.
-
-    Args:
-        max_error: per output, the largest absolute difference from the reference, relative to the reference's
-            largest absolute value; infinite where the engine gave a NaN or an infinity.
-        tolerance: per output, the largest error allowed.
-    """
-
-    max_error: dict[str, float]
-    tolerance: dict[str, float]
-
-    @property
-    def passed(self) -> bool:
-        """Every output is finite and within its tolerance."""
-        return all(math.isfinite(error) and error <= self.tolerance[name] for name, error in self.max_error.items())
 
 
 def load_engine(
@@ -316,23 +295,23 @@ class Engine:
         return found
 
     def self_test(self) -> SelfTest:
-        """Run the inputs stored beside the engine and compare with the reference outputs stored there too.
+        """Run the inputs and clips stored beside the engine and compare with the reference outputs stored there too.
+
+        The clips go through :meth:`classify`, as an app's do, or through :meth:`prepare` of an engine
+        without labels.
 
         Returns:
-            The errors and tolerances per output, those of a variant as ``audio-logits``; ``passed`` sums them up.
+            The errors and tolerances per output, those of a variant as ``audio-logits``, and what differs, in words;
+            ``passed`` sums them up.
 
         Raises:
             EngineError: the folder has no ``golden.npz``, or it lacks an array this engine needs.
             EngineIntegrityError: the file is not that of the engine that was loaded.
         """
-        max_error, tolerance = {}, {}
-        for variant, manifest in self._manifests.items():
-            golden = _read_golden(self.folder / file_name(GOLDEN_FILE, variant), manifest)
-            results = self.infer({spec.name: golden[f"input.{spec.name}"] for spec in manifest.inputs})
-            for name, result in results.items():
-                max_error[file_name(name, variant)] = _relative_error(result, golden[f"output.{name}"])
-                tolerance[file_name(name, variant)] = float(golden[f"tolerance.{name}"])
-        return SelfTest(max_error=max_error, tolerance=tolerance)
+        return selftest.summed_up(
+            selftest.examine(self, read_golden(self.folder / file_name(GOLDEN_FILE, variant), manifest), variant)
+            for variant, manifest in self._manifests.items()
+        )
 
     def close(self) -> None:
         """Release the engine and the memory it holds; closing twice is harmless."""
@@ -363,31 +342,3 @@ class Engine:
 
 def _names(manifest: Manifest) -> tuple[str, ...]:
     return tuple(spec.name for spec in manifest.inputs)
-
-
-def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    if path.name not in manifest.files:
-        raise EngineError(f"{path.parent} has no {path.name} to test with; rebuild the engine with kdcmae-compile")
-    needed = [f"input.{spec.name}" for spec in manifest.inputs]
-    needed += [f"{kind}.{spec.name}" for spec in manifest.outputs for kind in ("output", "tolerance")]
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != manifest.files[path.name]:
-            raise EngineIntegrityError(f"{path} has changed since the engine was loaded; load it again")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            golden = {name: arrays[name] for name in needed}
-            for spec in manifest.outputs:
-                golden[f"tolerance.{spec.name}"] = np.array(float(arrays[f"tolerance.{spec.name}"]))
-            return golden
-    except EngineIntegrityError:
-        raise
-    except Exception as error:  # a damaged archive makes zipfile, zlib and numpy raise whatever they like
-        reason = cause(error)
-        raise EngineError(f"{path} is not a self-test of this engine: {reason}; rebuild the engine") from error
-
-
-def _relative_error(result: NDArray[np.float32], reference: NDArray[Any]) -> float:
-    if result.shape != reference.shape or not np.isfinite(result).all():
-        return float("inf")
-    exact = reference.astype(np.float64)
-    return float(np.abs(result - exact).max() / (np.abs(exact).max() or 1.0))

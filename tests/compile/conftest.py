@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.openvino import HINTS, native_precision
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share the faults that breakages.py plants
 
 SMALLEST = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
 

@@ -1,0 +1,156 @@
+"""What an engine is tested with on a device: inputs and clips beside it, and what its model makes of them.
+
+The clips are made ones, whatever the build was proved on: a user's own do not belong into a folder that is handed on.
+They are chosen for what they can tell. A clip that is decided by more than its precision can blur keeps its class in
+every engine that is whole, and clips of different classes show a mix-up of classes or of inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.compile import cases, models
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.settings import GATES, CompileSettings
+from kdcmae.errors import GateError
+from kdcmae.runtime import Engine, feeding, selftest
+from kdcmae.runtime.capabilities import CAPABILITIES
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.golden import Clips, Golden
+from kdcmae.runtime.metrics import Limits
+from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+
+__all__ = ["Samples", "proven"]
+
+_DRAWN, _KEPT = 16, 6  # clips: a kept one takes some 80 kB
+
+# Seeded inputs are whole numbers of these steps: rounded so, they take a quarter of the room in the folder.
+_STEP, _SOUND_STEP = 2.0**-5, 2.0**-15
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """Inputs and clips to choose from, with what the model makes of them.
+
+    Args:
+        inputs, reference: one batch of seeded inputs, by name: two samples where the engine takes them, since one would
+            not show a batch axis that got mixed up.
+        waveforms: (N, S) int16, mono at 16 kHz; None for a model without sound.
+        frames: (N, H, W, 3) uint8; None for a model without picture.
+        outputs: of the clips, by name.
+        labels: of the classes; empty for a model that does not classify.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    reference: Mapping[str, NDArray[Any]]
+    waveforms: NDArray[np.int16] | None
+    frames: NDArray[np.uint8] | None
+    outputs: Mapping[str, NDArray[Any]]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: EngineModel, settings: CompileSettings) -> Samples:
+        """Make them while the model still has its weights."""
+        names = [spec.name for spec in model.inputs]
+        seen = feeding.sources(names)
+        clips = list(cases.made_clips(_DRAWN))
+        heard = np.stack([clip[: model.preprocessing.audio_samples] for clip, _ in clips])
+        waveforms = np.rint(np.clip(heard, -1, 1 - _SOUND_STEP) / _SOUND_STEP).astype(np.int16)
+        frames = np.stack([frame for _, frame in clips])
+        outputs = [
+            models.reference(model, feeding.from_clip(names, model.preprocessing, waveform, SAMPLE_RATE_HZ, [frame]))
+            for waveform, frame in zip(waveforms, frames, strict=True)
+        ]
+        batch = settings.batch
+        inputs = _rounded(models.examples(model, min(batch.max, max(batch.min, 2))))
+        return cls(
+            inputs=inputs,
+            reference=models.reference(model, inputs),
+            waveforms=waveforms if "waveform" in seen else None,
+            frames=frames if "frame" in seen else None,
+            outputs={name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]},
+            labels=model.labels,
+        )
+
+    def golden(self, settings: CompileSettings, executed: set[str]) -> Golden:
+        """The content of ``golden.npz``.
+
+        Args:
+            settings: of the build.
+            executed: precisions of this machine and of the one that the engine is for.
+        """
+        limits = {name: Limits(**asdict(gate)) for name, gate in GATES.items()}
+        precisions = tuple(name for name in limits if name == settings.precision or name in executed)
+        limits[precisions[-1]] = own = Limits(**asdict(settings.gate(executed)))
+        allowed = selftest.tolerance(own)
+        chosen = self._chosen(allowed)
+        return Golden(
+            inputs=self.inputs,
+            reference=self.reference,
+            tolerance=dict.fromkeys(self.reference, allowed),
+            clips=Clips(
+                waveforms=None if self.waveforms is None else self.waveforms[chosen],
+                frames=None if self.frames is None else self.frames[chosen],
+                reference={name: array[chosen] for name, array in self.outputs.items()},
+                labels=self.labels,
+                precisions=precisions,
+                limits=limits,
+            ),
+        )
+
+    def _chosen(self, allowed: float) -> list[int]:
+        """Numbers of the clips to keep: decided ones first, and each class once before any is there twice."""
+        logits = next(iter(self.outputs.values()))
+        if not self.labels:
+            return list(range(_KEPT))
+        clear, classes = selftest.decided(logits, allowed), logits.argmax(axis=1)
+        before: Counter[int] = Counter()
+        order = []
+        for number in np.argsort(~clear, kind="stable").tolist():
+            order.append((not clear[number], before[classes[number]], number))
+            before[classes[number]] += 1
+        return sorted(number for *_, number in sorted(order)[:_KEPT])
+
+
+def proven(engine: Engine, golden: Golden, settings: CompileSettings) -> Golden:
+    """The same with what an engine that rounds gave here, once it has passed its test.
+
+    Args:
+        engine: as an app loads it.
+        golden: what it is tested with.
+        settings: of the build.
+
+    Raises:
+        GateError: it does not pass.
+    """
+    assert golden.clips is not None
+    on_cpu = (settings.device or CAPABILITIES[settings.target].devices[0]) == "cpu"
+    if settings.precision != "fp32" and on_cpu:
+        outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, golden.clips)
+        clips = dataclasses.replace(
+            golden.clips,
+            # Threads may change the last bits, which is no reason for another file.
+            built={name: array.astype(np.float16) for name, array in outputs.items()},
+            products=engine.products(),
+            cpu_class=this_cpu().class_name,
+        )
+        golden = dataclasses.replace(golden, clips=clips)
+    result = selftest.summed_up([selftest.examine(engine, golden, "")])
+    if not result.passed:
+        raise GateError(f"self-test: {result}; no engine was written")
+    return golden
+
+
+def _rounded(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    rounded = {}
+    for name, array in inputs.items():
+        step = np.float32(_SOUND_STEP if name == feeding.WAVEFORM else _STEP)
+        rounded[name] = np.rint(array / step) * step if array.dtype == np.float32 else array
+    return rounded

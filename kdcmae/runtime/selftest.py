@@ -1,0 +1,281 @@
+"""Does an engine compute here what its model computes? The answer in figures and in words.
+
+The stored inputs go through ``infer``, the stored clips through what an app calls: ``classify`` with its preprocessing
+and its labels, or ``prepare`` and ``infer`` of an engine without labels. What comes out is compared with the stored
+reference by :mod:`kdcmae.runtime.metrics`, within the limits of the precisions that the engine is for and of those that
+execute here, whatever the build measured. A clip that these limits cannot move to another class must keep its class.
+
+The limits of a low precision leave room for what its rounding does to any model, and so for damage that does less. An
+engine that rounds is therefore also compared with what it gave itself where it was built, see
+:meth:`~kdcmae.runtime.golden.Clips.limits_of_repeating`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.errors import EngineError
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.golden import Clips, Golden
+from kdcmae.runtime.manifest import Manifest, file_name
+from kdcmae.runtime.metrics import FLAT, Kind, Limits, compare
+from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+from kdcmae.runtime.scores import scores
+
+if TYPE_CHECKING:
+    from kdcmae.runtime.engine import Engine
+
+__all__ = [
+    "SelfTest",
+    "decided",
+    "examine",
+    "kind_of",
+    "outputs_of_clips",
+    "summed_up",
+    "tolerance",
+]
+
+_CERTAIN = 1 - 2.0**-53  # a score next to 1, whose logit is finite
+
+Outputs = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """What :meth:`Engine.self_test` found.
+
+    Args:
+        max_error: per output, the largest difference from the reference of any sample, relative to the largest value
+            of that sample's reference, logits around their mean; infinite where the engine gave a NaN or an infinity.
+            Of a folder without clips, relative to the largest value of the whole reference.
+        tolerance: per output, the largest error allowed.
+        problems: what differs by more than is allowed, in words; empty where nothing does.
+        clips: how many went through the app's own path; 0 for an engine that was built before there were any.
+        decided: those of them that must keep the reference's class.
+    """
+
+    max_error: dict[str, float]
+    tolerance: dict[str, float]
+    problems: tuple[str, ...] = ()
+    clips: int = 0
+    decided: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Nothing differs by more than is allowed, and every output is finite."""
+        within = (math.isfinite(error) and error <= self.tolerance[name] for name, error in self.max_error.items())
+        return not self.problems and all(within)
+
+    def __str__(self) -> str:
+        """What was found, in words: what differs, or how exactly the engine computes."""
+        if self.problems:
+            return "; ".join(self.problems)
+        found = [
+            f"{name} within {error:.1e} of its largest value, allowed {self.tolerance[name]:.0e}"
+            if math.isfinite(error)
+            else f"{name} is not finite"
+            for name, error in self.max_error.items()
+        ]
+        if self.clips:
+            kept = f", {self.decided} keep their class" if self.decided else ""
+            found.append(f"{self.clips} clips as an app has them{kept}")
+        return "; ".join(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Findings:
+    """The self-test of one variant."""
+
+    max_error: dict[str, float]
+    tolerance: dict[str, float]
+    problems: list[str] = field(default_factory=list)
+    clips: int = 0
+    decided: int = 0
+
+
+def summed_up(findings: Iterable[_Findings]) -> SelfTest:
+    """One self-test of an engine and its variants."""
+    found = list(findings)
+    return SelfTest(
+        max_error={name: error for one in found for name, error in one.max_error.items()},
+        tolerance={name: limit for one in found for name, limit in one.tolerance.items()},
+        problems=tuple(problem for one in found for problem in one.problems),
+        clips=sum(one.clips for one in found),
+        decided=sum(one.decided for one in found),
+    )
+
+
+def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
+    """Test an engine, or a variant of it.
+
+    Args:
+        engine: that was loaded.
+        golden: what the variant is tested with.
+        variant: its name; empty for the engine itself.
+
+    Raises:
+        EngineError: the engine is closed, or fails on the stored inputs.
+    """
+    results = engine.infer(dict(golden.inputs))
+    if golden.clips is None:
+        return _by_largest_value(results, golden, variant)
+    manifest, clips, executed = engine.manifests[variant], golden.clips, engine.products(variant)
+    limits, again = clips.limits_of(executed), clips.limits_of_repeating(executed, this_cpu())
+    found, problems = outputs_of_clips(engine, manifest, clips)
+    findings = _Findings(max_error={}, tolerance={}, problems=problems, clips=len(clips))
+    for spec in manifest.outputs:
+        name, kind = file_name(spec.name, variant), kind_of(manifest, spec.name)
+        samples = {f"{name} of the stored inputs": (_comparable(results[spec.name], kind), golden.reference[spec.name])}
+        if spec.name in found:
+            samples[f"{name} of the clips"] = (found[spec.name], clips.reference[spec.name])
+        errors = []
+        for words, (ours, reference) in samples.items():
+            error, problem = _held(ours, _comparable(reference, kind), kind, limits, words)
+            errors.append(error)
+            problems += filter(None, [problem])
+        findings.max_error[name], findings.tolerance[name] = max(errors), tolerance(limits)
+        if again and spec.name in clips.built:
+            _, problem = _held(found[spec.name], clips.built[spec.name], kind, again, f"{name} of the clips")
+            problems += [f"it gave something else where it was built: {problem}"] if problem else []
+    if clips.labels:
+        wanted = clips.reference[manifest.outputs[0].name]
+        must = decided(wanted, tolerance(limits))
+        problems += _changed_classes(found[manifest.outputs[0].name], wanted, must, clips.labels)
+        return dataclasses.replace(findings, decided=int(must.sum()))
+    return findings
+
+
+def decided(logits: NDArray[Any], allowed: float) -> NDArray[np.bool_]:
+    """(N,) whether no error within a tolerance gives a clip another first class.
+
+    Args:
+        logits: (N, classes) of the reference.
+        allowed: largest error of a logit, relative to the clip's largest one, around their mean.
+    """
+    if logits.shape[1] < 2:
+        return np.ones(len(logits), dtype=bool)
+    wide = logits.astype(np.float64)
+    spread = np.maximum(np.abs(wide - wide.mean(axis=1, keepdims=True)).max(axis=1), FLAT)
+    second, first = np.sort(wide, axis=1)[:, -2:].T
+    clear: NDArray[np.bool_] = first - second > 2 * allowed * spread
+    return clear
+
+
+def tolerance(limits: Limits) -> float:
+    """The largest error allowed, relative to a sample's largest value.
+
+    Where only the direction of the outputs is promised, the error that turns them as far as is allowed.
+    """
+    return math.sqrt(1 - limits.min_cosine**2) if limits.max_error is None else limits.max_error
+
+
+def kind_of(manifest: Manifest, output: str) -> Kind:
+    """What an output is for."""
+    return manifest.scores if manifest.labels and output == manifest.outputs[0].name else "features"
+
+
+def outputs_of_clips(engine: Engine, manifest: Manifest, clips: Clips) -> tuple[Outputs, list[str]]:
+    """What an app gets for the clips: (N, classes) log-odds of the scores, or (N, ...) features, by output.
+
+    Args:
+        engine: that takes what the clips have.
+        manifest: of the engine, or of its variant that takes it.
+        clips: as an app has them.
+
+    Returns:
+        The outputs, NaN where the engine gave none, and what went wrong, in words.
+    """
+    problems = []
+    if clips.labels != manifest.labels:
+        problems.append(f"the labels are not the model's: {_first_difference(manifest.labels, clips.labels)}")
+    rows: list[Outputs] = []
+    for number in range(len(clips)):
+        sound = None if clips.waveforms is None else clips.waveforms[number]
+        frame = None if clips.frames is None else clips.frames[number]
+        try:
+            rows.append(_outputs(engine, manifest, clips, sound, frame))
+        except EngineError as error:
+            problems.append(f"clip {number + 1}: {error}")
+            rows.append({name: np.full(array.shape[1:], np.nan) for name, array in clips.reference.items()})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, problems
+
+
+def _outputs(
+    engine: Engine, manifest: Manifest, clips: Clips, sound: NDArray[Any] | None, frame: NDArray[Any] | None
+) -> Outputs:
+    """The outputs of one clip, by name."""
+    if len(set(clips.labels)) < max(len(clips.labels), 1):  # no labels, or some that two classes share
+        prepared = engine.prepare(sound, SAMPLE_RATE_HZ, None if frame is None else [frame])
+        results = engine.infer({name: np.repeat(rows, manifest.batch.min, axis=0) for name, rows in prepared.items()})
+        return {name: _comparable(result[0], kind_of(manifest, name)) for name, result in results.items()}
+    predictions = engine.classify(sound, SAMPLE_RATE_HZ, frame, top=len(manifest.labels))
+    by_label = {prediction.label: prediction.score for prediction in predictions}
+    likelihood = np.array([by_label.get(label, np.nan) for label in clips.labels])
+    return {manifest.outputs[0].name: _log_odds(likelihood, manifest.scores)}
+
+
+def _held(ours: NDArray[Any], reference: NDArray[Any], kind: Kind, limits: Limits, name: str) -> tuple[float, str]:
+    """The largest error of an output, and what is out of the limits.
+
+    Votes of a handful of samples are no share of agreement: :func:`_changed_classes` looks at each.
+    """
+    compared = compare(ours, reference, kind=kind, tie=limits.tie)
+    if not math.isfinite(compared.error):
+        return math.inf, f"{name}: not finite, or not of the shape {reference.shape}"
+    strict = dataclasses.replace(limits, min_agreement=0.0, max_error=tolerance(limits))
+    return compared.error, strict.problem(compared, name)
+
+
+def _changed_classes(
+    found: NDArray[Any], reference: NDArray[Any], must: NDArray[np.bool_], labels: tuple[str, ...]
+) -> Iterator[str]:
+    """The clips that must keep their class and do not, in words."""
+    for number in np.flatnonzero(must & np.isfinite(found).all(axis=1)):
+        ours, theirs = int(found[number].argmax()), int(reference[number].argmax())
+        if ours != theirs:
+            yield f"clip {number + 1} is {labels[theirs]!r} by the model, here {labels[ours]!r}"
+
+
+def _comparable(output: NDArray[Any], kind: Kind) -> NDArray[np.float64]:
+    """An output as :func:`outputs_of_clips` gives it: logits through their scores."""
+    if kind == "features" or not np.isfinite(output).all():
+        return output.astype(np.float64)
+    return _log_odds(scores(output, kind), kind)
+
+
+def _log_odds(likelihood: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+    """Logits that have these scores: of a softmax but for a constant, and finite where a score is 0 or 1."""
+    bounded = np.clip(likelihood, np.finfo(np.float64).tiny, _CERTAIN)
+    odds: NDArray[np.float64] = np.log(bounded) - (np.log1p(-bounded) if kind == "sigmoid" else 0.0)
+    return odds
+
+
+def _first_difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """Where two lists of labels part, in words."""
+    for number, (ours, theirs) in enumerate(zip(found, wanted, strict=False), start=1):
+        if ours != theirs:
+            return f"number {number} is {ours!r}, built as {theirs!r}"
+    return f"there are {len(found)}, built with {len(wanted)}"
+
+
+def _by_largest_value(results: Mapping[str, NDArray[Any]], golden: Golden, variant: str) -> _Findings:
+    """The test of folders that have no clips."""
+    findings = _Findings(max_error={}, tolerance={})
+    for name, result in results.items():
+        called, reference = file_name(name, variant), golden.reference[name].astype(np.float64)
+        error, limit = math.inf, golden.tolerance[name]
+        if result.shape == reference.shape and np.isfinite(result).all():
+            error = float(np.abs(result - reference).max() / (np.abs(reference).max() or 1.0))
+        if not math.isfinite(error):
+            findings.problems.append(f"{called} is not finite, or not of the shape {reference.shape}")
+        elif not error <= limit:
+            findings.problems.append(f"{called} differs by {error:.1e} of its largest value, allowed {limit:.0e}")
+        findings.max_error[called], findings.tolerance[called] = error, limit
+    return findings

@@ -1,0 +1,164 @@
+"""A broken engine fails its self-test, whatever it computes in and whatever its scores are; a whole one passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from breakages import GRAPH, MANIFEST, Graph
+
+from kdcmae import load_classifier
+from kdcmae.assets import default_checkpoint
+from kdcmae.compile import cases, models, selftest
+from kdcmae.compile.export import export_onnx, export_program
+from kdcmae.compile.lowering import lower
+from kdcmae.compile.models import EngineModel
+from kdcmae.compile.quantize import qdq
+from kdcmae.compile.quantize.calibration import load_clips
+from kdcmae.compile.quantize.ranking import linear_layers
+from kdcmae.compile.settings import CompileSettings
+from kdcmae.runtime import Engine, SelfTest, load_engine
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.execution import differences_known
+from kdcmae.runtime.golden import GOLDEN_FILE
+from kdcmae.runtime.manifest import BatchRange, Manifest
+from kdcmae.runtime.openvino import import_openvino, native_precision, openvino_core
+from kdcmae.runtime.preprocessing import Preprocessing
+
+BATCH = BatchRange(1, 2, 2)
+TARGETS = {"fp32": "onnx", "bf16": "openvino", "int8": "onnx"}
+HEADS = ("softmax", "sigmoid")
+CHANGES: dict[str, tuple[str, Callable[[Any], None]]] = {
+    **{name: ("graph", change) for name, change in GRAPH.items()},
+    **{name: ("manifest", change) for name, change in MANIFEST.items()},
+}
+# Less than the rounding of the precision may do to any model: found by what the engine gave where it was built.
+BLURRED = {
+    "fp32": (),
+    "bf16": ("weights in 4 bits", "another norm of the sound"),
+    "int8": ("weights in 4 bits", "another norm of the sound", "positions reversed"),
+}
+
+
+@pytest.fixture(scope="module")
+def classifier() -> EngineModel:
+    """The shipped model."""
+    model = load_classifier(default_checkpoint()).eval()
+    return models.classifier_model(model, name="shipped", source="the package", random_weights=False)
+
+
+@pytest.fixture(scope="module")
+def graphs(classifier: EngineModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProto]:
+    """Its graph by precision."""
+    folder = tmp_path_factory.mktemp("graphs")
+    export_onnx(classifier, export_program(classifier, lower(classifier.module, "fp32"), BATCH), folder / "float.onnx")
+    clips = load_clips(classifier, "avsynth:8", BATCH, split="train")
+    layers, saturates = linear_layers(classifier.module), this_cpu().saturates_int8
+    qdq.quantize(folder / "float.onnx", folder / "int8.onnx", clips, layers, "int8", saturates=saturates)
+    floating = onnx.load(folder / "float.onnx")
+    return {"fp32": floating, "bf16": floating, "int8": onnx.load(folder / "int8.onnx")}
+
+
+def write(folder: Path, graph: onnx.ModelProto, precision: str, manifest: Manifest) -> None:
+    """Everything but the golden data."""
+    if TARGETS[precision] == "onnx":
+        onnx.save(graph, folder / "model.onnx")
+    else:
+        model = openvino_core().read_model(graph.SerializeToString())
+        import_openvino().save_model(model, folder / "model.xml", compress_to_fp16=False)
+    manifest.write(folder)
+
+
+def described(model: EngineModel, precision: str) -> Manifest:
+    engines = {
+        "onnx": {"file": "model.onnx", "device": "CPU"},
+        "openvino": {"file": "model.xml", "device": "CPU", "inference_precision": precision},
+    }
+    target = TARGETS[precision]
+    return Manifest(
+        kdcmae_version="0.1.0",
+        created="2026-07-01T12:00:00+00:00",
+        model=dict(model.facts),
+        labels=model.labels,
+        scores=model.scores,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        batch=BATCH,
+        preprocessing=model.preprocessing.to_dict(),
+        target=target,  # type: ignore[arg-type]
+        libraries={"onnxruntime": "1.0.0"} if target == "onnx" else {"openvino": "2024.0.0"},
+        engine=engines[target],
+        precision={"asked": precision},
+        parity=[],
+        build={},
+    )
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def engines(
+    request: pytest.FixtureRequest,
+    classifier: EngineModel,
+    graphs: dict[str, onnx.ModelProto],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Whole engines of one precision, by what their scores are."""
+    precision = request.param
+    settings = CompileSettings(target=TARGETS[precision], precision=precision, batch=BATCH)
+    executed = native_precision("bf16", this_cpu()) if precision == "bf16" else precision
+    samples = selftest.Samples.of(classifier if precision == "fp32" else cases.on_clips(classifier), settings)
+    folders = {}
+    for head in HEADS:
+        folder = folders[head] = tmp_path_factory.mktemp(f"{precision}-{head}")
+        golden = samples.golden(settings, {executed})
+        golden.write(folder / GOLDEN_FILE)
+        manifest = described(dataclasses.replace(classifier, scores=head), precision)
+        write(folder, graphs[precision], precision, manifest)
+        with differences_known(), load_engine(folder) as engine:
+            selftest.proven(engine, golden, settings).write(folder / GOLDEN_FILE)
+        manifest.write(folder)
+    return folders
+
+
+def self_tests(
+    engines: dict[str, Path], graph: onnx.ModelProto, facts: dict[str, Any], folder: Path
+) -> dict[str, SelfTest]:
+    """Of both heads' engines with another graph and other facts, which are loaded once."""
+    manifests = {head: dataclasses.replace(Manifest.read(path), **facts) for head, path in engines.items()}
+    first = HEADS[0]
+    shutil.copy(engines[first] / GOLDEN_FILE, folder)
+    write(folder, graph, manifests[first].precision["asked"], manifests[first])
+    with differences_known(), load_engine(folder) as engine:
+        preprocessing = Preprocessing.from_dict(manifests[first].preprocessing)
+        found = {first: engine.self_test()}
+        for head in HEADS[1:]:
+            other = Engine(engines[head], {"": manifests[head]}, preprocessing, lambda _: engine.backend)
+            found[head] = other.self_test()
+    return found
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_whole_engine_passes(engines: dict[str, Path], head: str) -> None:
+    with differences_known(), load_engine(engines[head]) as engine:
+        result = engine.self_test()
+    assert result.passed, str(result)
+    assert result.clips >= result.decided >= 4
+
+
+@pytest.mark.parametrize("breakage", CHANGES)
+def test_a_broken_engine_fails(
+    engines: dict[str, Path], graphs: dict[str, onnx.ModelProto], breakage: str, tmp_path: Path
+) -> None:
+    manifest = Manifest.read(engines[HEADS[0]])
+    graph = Graph(graphs[manifest.precision["asked"]])
+    facts = {"labels": manifest.labels, "preprocessing": dict(manifest.preprocessing)}
+    kind, change = CHANGES[breakage]
+    change(graph if kind == "graph" else facts)
+    for head, result in self_tests(engines, graph.model, facts, tmp_path).items():
+        assert not result.passed, f"{head}: {result}"
+        by_model = [problem for problem in result.problems if not problem.startswith("it gave something else")]
+        assert by_model or breakage in BLURRED[manifest.precision["asked"]], f"{head}: {result}"
