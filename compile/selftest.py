@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kdcmae.compile import cases, models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.settings import GATES, CompileSettings
+from kdcmae.compile.settings import GATES, CompileSettings, Gate
 from kdcmae.errors import GateError
 from kdcmae.runtime import Engine, feeding, selftest
 from kdcmae.runtime.capabilities import CAPABILITIES
@@ -86,15 +86,14 @@ class Samples:
             settings: of the build.
             executed: precisions of this machine and of the one that the engine is for.
         """
-        limits = {name: Limits(**asdict(gate)) for name, gate in GATES.items()}
+        limits = {name: _limits(gate) for name, gate in GATES.items()}
         precisions = tuple(name for name in limits if name == settings.precision or name in executed)
-        limits[precisions[-1]] = own = Limits(**asdict(settings.gate(executed)))
-        allowed = selftest.tolerance(own)
-        chosen = self._chosen(allowed)
+        limits[precisions[-1]] = own = _limits(settings.gate(executed))
+        chosen = self._chosen(own)
         return Golden(
             inputs=self.inputs,
             reference=self.reference,
-            tolerance=dict.fromkeys(self.reference, allowed),
+            tolerance=dict.fromkeys(self.reference, selftest.tolerance(own)),
             clips=Clips(
                 waveforms=None if self.waveforms is None else self.waveforms[chosen],
                 frames=None if self.frames is None else self.frames[chosen],
@@ -105,12 +104,12 @@ class Samples:
             ),
         )
 
-    def _chosen(self, allowed: float) -> list[int]:
+    def _chosen(self, limits: Limits) -> list[int]:
         """Numbers of the clips to keep: decided ones first, and each class once before any is there twice."""
         logits = next(iter(self.outputs.values()))
         if not self.labels:
             return list(range(_KEPT))
-        clear, classes = selftest.decided(logits, allowed), logits.argmax(axis=1)
+        clear, classes = selftest.decided(logits, limits), logits.argmax(axis=1)
         before: Counter[int] = Counter()
         order = []
         for number in np.argsort(~clear, kind="stable").tolist():
@@ -146,6 +145,14 @@ def proven(engine: Engine, golden: Golden, settings: CompileSettings) -> Golden:
     if not result.passed:
         raise GateError(f"self-test: {result}; no engine was written")
     return golden
+
+
+def _limits(gate: Gate) -> Limits:
+    """The limits of a gate; where it limits no error of a single sample, the one that rounding may add."""
+    found = {limit.name: getattr(gate, limit.name, limit.default) for limit in dataclasses.fields(Limits)}
+    if gate.max_error is None:
+        found["max_error"] = getattr(gate, "rounding", 0.2)
+    return Limits(**found)
 
 
 def _rounded(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -146,34 +146,35 @@ def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
             problems += [f"it gave something else where it was built: {problem}"] if problem else []
     if clips.labels:
         wanted = clips.reference[manifest.outputs[0].name]
-        must = decided(wanted, tolerance(limits))
+        must = decided(wanted, limits)
         problems += _changed_classes(found[manifest.outputs[0].name], wanted, must, clips.labels)
         return dataclasses.replace(findings, decided=int(must.sum()))
     return findings
 
 
-def decided(logits: NDArray[Any], allowed: float) -> NDArray[np.bool_]:
-    """(N,) whether no error within a tolerance gives a clip another first class.
+def decided(logits: NDArray[Any], limits: Limits) -> NDArray[np.bool_]:
+    """(N,) whether no output within the limits gives a clip another first class.
+
+    Two logits come closer by at most twice the largest error, and by at most what the smallest cosine lets them turn.
 
     Args:
         logits: (N, classes) of the reference.
-        allowed: largest error of a logit, relative to the clip's largest one, around their mean.
+        limits: of the precision that executes.
     """
     if logits.shape[1] < 2:
         return np.ones(len(logits), dtype=bool)
     wide = logits.astype(np.float64)
-    spread = np.maximum(np.abs(wide - wide.mean(axis=1, keepdims=True)).max(axis=1), FLAT)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    by_error = 2 * tolerance(limits) * np.maximum(np.abs(centred).max(axis=1), FLAT)
+    turned = math.sqrt(2 * max(1 - limits.min_cosine**2, 0.0)) * np.hypot(np.linalg.norm(centred, axis=1), FLAT)
     second, first = np.sort(wide, axis=1)[:, -2:].T
-    clear: NDArray[np.bool_] = first - second > 2 * allowed * spread
+    clear: NDArray[np.bool_] = first - second > np.minimum(by_error, turned)
     return clear
 
 
 def tolerance(limits: Limits) -> float:
-    """The largest error allowed, relative to a sample's largest value.
-
-    Where only the direction of the outputs is promised, the error that turns them as far as is allowed.
-    """
-    return math.sqrt(1 - limits.min_cosine**2) if limits.max_error is None else limits.max_error
+    """The largest error allowed, relative to a sample's largest value; infinite where only cosines are limited."""
+    return math.inf if limits.max_error is None else limits.max_error
 
 
 def kind_of(manifest: Manifest, output: str) -> Kind:
@@ -229,7 +230,7 @@ def _held(ours: NDArray[Any], reference: NDArray[Any], kind: Kind, limits: Limit
     compared = compare(ours, reference, kind=kind, tie=limits.tie)
     if not math.isfinite(compared.error):
         return math.inf, f"{name}: not finite, or not of the shape {reference.shape}"
-    strict = dataclasses.replace(limits, min_agreement=0.0, max_error=tolerance(limits))
+    strict = dataclasses.replace(limits, min_agreement=0.0)
     return compared.error, strict.problem(compared, name)
 
 
