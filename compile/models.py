@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.compile.parity import Rung
 from kdcmae.config import EncoderConfig
+from kdcmae.data.manifest import LabelMap
 from kdcmae.encoder import Encoder
 from kdcmae.evaluation.retrieval import AUDIO_FEATURES, VIDEO_FEATURES
 from kdcmae.keep import kept_tokens
@@ -42,6 +43,7 @@ class EngineModel:
         examples: (batch, seed) -> realistic inputs; None where standard-normal ones are.
         parts: what a model of raw inputs is made of; None for one of prepared inputs.
         trained: the rung below the ladder: this model against the user's own code; None where that was not asked for.
+        label_ids: what manifests may write instead of the labels, one each; empty where nobody said.
     """
 
     module: nn.Module
@@ -55,6 +57,12 @@ class EngineModel:
     examples: Callable[[int, int], dict[str, NDArray[Any]]] | None = None
     parts: Parts | None = None
     trained: Rung | None = None
+    label_ids: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> LabelMap:
+        """The labels and what else they are called."""
+        return LabelMap(self.labels, self.label_ids or self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

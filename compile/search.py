@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from kdcmae.compile import models, package, report
 from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.quantize.accuracy import Evaluation
-from kdcmae.compile.quantize.calibration import load_clips
+from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
 from kdcmae.compile.settings import SearchSettings
 from kdcmae.errors import EngineError, GateError
 from kdcmae.runtime import load_engine
@@ -46,8 +45,9 @@ class Trial:
         latency_ms: 90th percentile by number of threads.
         threads: the fewest that meet the budget.
         drop: percentage points of accuracy lost; of an untrained model, the share of the clips that the engine answers
-            in another way.
-        reason: why it was not built, or failed.
+            in another way. The winner's is from clips that did not choose it, all others' from those that choose.
+        interval: the 95 % interval of that.
+        reason: why it was not built, failed, or is too inaccurate.
     """
 
     precision: str
@@ -56,6 +56,7 @@ class Trial:
     latency_ms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     threads: int | None = None
     drop: float | None = None
+    interval: tuple[float, float] | None = None
     reason: str = ""
 
     @property
@@ -74,11 +75,16 @@ class Search:
         load: share of the tokens -> the model, such as :func:`kdcmae.compile.cli.model.load_model` gives.
         settings: what is wanted.
         step: shows progress.
+
+    Attributes:
+        trials: the candidates so far.
+        accuracy: of the winner, on the clips that did not choose it.
     """
 
     def __init__(self, load: Callable[[float], EngineModel], settings: SearchSettings, step: Step) -> None:
         self.settings = settings
         self.trials: list[Trial] = []
+        self.accuracy: Accuracy | None = None
         self._load = load
         self._step = step
 
@@ -92,14 +98,14 @@ class Search:
             Its manifest, with the search under ``build``.
 
         Raises:
-            GateError: none is; names the nearest.
+            GateError: none is, and the nearest is named; or the clips that did not choose do not bear the choice out.
             KdcmaeError: the clips cannot be read, or the folder cannot be written.
         """
         package.check_destination(folder)
         whole = self._load(1.0)
         with self._step("reference on held-out clips"):
             data = self.settings.build.quantization.evaluation
-            evaluation = Evaluation(whole, load_clips(whole, data, self.settings.build.batch, split="test"))
+            evaluation = Evaluation.on(whole, data, self.settings.build.batch)
         models.free_weights(whole)
         with package.staging(folder) as scratch:
             for keep in self.settings.ratios:
@@ -108,7 +114,7 @@ class Search:
                     trial = self._try(precision, keep, built, evaluation)
                     self.trials.append(trial)
                     if trial.status == "fits":
-                        return self._publish(built, folder, trial)
+                        return self._publish(built, folder, self._confirmed(built, trial, evaluation))
         raise GateError(self._nearest())
 
     def _try(self, precision: str, keep: float, folder: Path, evaluation: Evaluation) -> Trial:
@@ -130,10 +136,23 @@ class Search:
         fitting = [int(threads) for threads, found in latency.items() if found <= self.settings.budget_ms]
         if not fitting:
             return dataclasses.replace(trial, status="too slow")
-        with self._step("classify held-out clips"), load_engine(folder, threads=max(self.settings.threads)) as engine:
-            drop = evaluation.measure(engine.infer).drop
-        status: Status = "fits" if drop <= self.settings.max_drop else "too inaccurate"
-        return dataclasses.replace(trial, status=status, threads=min(fitting), drop=drop)
+        try:
+            with self._step("classify clips"), load_engine(folder, threads=max(self.settings.threads)) as engine:
+                accuracy = evaluation.choose(engine.infer)
+        except GateError as error:
+            return dataclasses.replace(trial, status="failed", reason=str(error))
+        problem = accuracy.problem(self.settings.max_drop)
+        status: Status = "too inaccurate" if problem else "fits"
+        return dataclasses.replace(_measured(trial, accuracy), status=status, threads=min(fitting), reason=problem)
+
+    def _confirmed(self, built: Path, winner: Trial, evaluation: Evaluation) -> Trial:
+        """The winner with what it loses on the clips that did not choose it."""
+        with self._step("classify the other clips"), load_engine(built, threads=winner.threads) as engine:
+            self.accuracy = evaluation.report(engine.infer)
+        winner = self.trials[-1] = _measured(winner, self.accuracy)
+        if problem := self.accuracy.problem(self.settings.max_drop):
+            raise GateError(f"{winner} fits on the clips that chose it, and not on the others: {problem}")
+        return winner
 
     def _hopeless(self, precision: str, keep: float) -> str:
         """Why a candidate cannot be the one, by what is known of others; empty where it may be."""
@@ -141,7 +160,7 @@ class Search:
         for trial in self.trials:
             worse = order.index(precision) >= order.index(trial.precision) and keep <= trial.keep
             if trial.status == "too inaccurate" and worse:
-                return f"{trial} is more accurate and loses {trial.drop:.1f} points"
+                return f"{trial} is more accurate and loses {_lost(trial)}"
             if trial.precision == precision and trial.best_ms is not None:
                 bound_ms = trial.best_ms * (keep / trial.keep) ** 2
                 if bound_ms > self.settings.budget_ms:
@@ -168,6 +187,7 @@ class Search:
             "max_drop": settings.max_drop,
             "evaluation": str(settings.build.quantization.evaluation),
             "threads": winner.threads,
+            **({} if self.accuracy is None else {"accuracy": self.accuracy.to_dict()}),
             "trials": [dataclasses.asdict(trial) for trial in self.trials],
         }
         # An app gets the number of threads that was measured, unless it asks for another.
@@ -184,10 +204,20 @@ class Search:
         inaccurate = [trial for trial in self.trials if trial.status == "too inaccurate"]
         wanted = f"no engine takes {self.settings.budget_ms:g} ms and loses {self.settings.max_drop:g} points"
         if inaccurate:
-            nearest = min(inaccurate, key=lambda trial: trial.drop or 0.0)
-            return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms and loses {nearest.drop:.1f} points"
+            nearest = min(inaccurate, key=lambda trial: (trial.interval or (0.0, 0.0))[1])
+            return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms; {nearest.reason}"
         if slow:
             nearest = min(slow, key=lambda trial: trial.best_ms or 0.0)
             return f"{wanted}; nearest: {nearest} takes {nearest.best_ms:.3g} ms"
         reasons = "; ".join(f"{trial}: {trial.reason}" for trial in self.trials)
         return f"{wanted}; none could be built: {reasons}"
+
+
+def _measured(trial: Trial, accuracy: Accuracy) -> Trial:
+    loss = accuracy.loss
+    return dataclasses.replace(trial, drop=loss.points, interval=(loss.low, loss.high))
+
+
+def _lost(trial: Trial) -> str:
+    assert trial.interval is not None
+    return f"{trial.drop:.1f} points, {trial.interval[0]:.1f} to {trial.interval[1]:.1f}"

@@ -91,14 +91,15 @@ class QuantizationSettings:
     """What int8 and fp8 are made from, and what they may cost.
 
     Args:
-        calibration: clips that ranges are learnt from: ``avsynth:CLIPS`` or a manifest.
-        evaluation: held-out clips with labels, likewise.
-        max_drop: top-1 that may be lost on them, in percentage points; None to measure nothing.
+        calibration: clips that ranges are learnt from: ``avsynth:CLIPS``, a manifest, shards or a folder of clips.
+        evaluation: held-out clips with labels, likewise; half of them choose the layers, half report what they cost.
+        max_drop: what the upper end of the 95 % interval of the accuracy lost on them must not exceed, in percentage
+            points of top-1, or of mAP for a multi-label model; None to measure nothing.
         reuse: take a graph that was quantised before from the cache, and keep this one there.
     """
 
     calibration: str | Path = "avsynth:32"
-    evaluation: str | Path = "avsynth:200"
+    evaluation: str | Path = "avsynth:1000"
     max_drop: float | None = None
     reuse: bool = True
 

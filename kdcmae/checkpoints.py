@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kdcmae import config as configs
 from kdcmae.checkpoint_files import listed, read_file
+from kdcmae.checkpoint_header import CONFIG_KEY, KIND_KEY
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import MODALITY_INPUTS, ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
 from kdcmae.errors import CheckpointError
@@ -47,8 +48,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _MEL_BINS = 128
-_CONFIG_KEY = "kdcmae_config"
-_KIND_KEY = "kdcmae_kind"
 
 # Left in published KDC-MAE files by experiments; no forward pass reads them.
 _UNUSED = re.compile(
@@ -207,7 +206,7 @@ def save_checkpoint(
     """
     path = Path(path)
     kind = "classifier" if isinstance(model, KDCMAEClassifier) else "pretraining"
-    metadata = {**(facts or {}), _KIND_KEY: kind, _CONFIG_KEY: json.dumps(dataclasses.asdict(model.config))}
+    metadata = {**(facts or {}), KIND_KEY: kind, CONFIG_KEY: json.dumps(dataclasses.asdict(model.config))}
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
         safetensors.torch.save_file(state, partial, metadata=metadata)
@@ -227,12 +226,12 @@ def _read(path: Path, *, kind: str, weights: Weights | None) -> tuple[dict[str, 
 
 def _stored_config(metadata: Mapping[str, str], kind: str, path: Path) -> dict[str, Any] | None:
     """The configuration in a file of our own, checked to be of the kind wanted; None of any other file."""
-    if metadata.get(_KIND_KEY, kind) != kind:
-        raise CheckpointError(f"{path} is a {metadata[_KIND_KEY]} checkpoint, expected a {kind} checkpoint")
-    if _CONFIG_KEY not in metadata:
+    if metadata.get(KIND_KEY, kind) != kind:
+        raise CheckpointError(f"{path} is a {metadata[KIND_KEY]} checkpoint, expected a {kind} checkpoint")
+    if CONFIG_KEY not in metadata:
         return None
     try:
-        stored = json.loads(metadata[_CONFIG_KEY])
+        stored = json.loads(metadata[CONFIG_KEY])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its stored configuration is not JSON: {error}") from error
     if not isinstance(stored, dict):

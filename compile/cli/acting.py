@@ -66,6 +66,11 @@ BUILD_RULES = (
         because="--task features has no classes and no paths to choose from; leave it out",
     ),
     Rule(
+        options=("max_drop", "evaluation", "budget_ms"),
+        acts=_classifies,
+        because="it is about the accuracy of a classifier, and --task features has no classes; leave it out",
+    ),
+    Rule(
         options=("keep_by",),
         acts=lambda values: _searches(values) or values["keep"] < 1,
         because="all tokens are kept; give --keep SHARE too, or leave it out",

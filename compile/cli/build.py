@@ -16,6 +16,7 @@ from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, p
 from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.acting import BUILD_RULES, require_acting
+from kdcmae.compile.cli.classes import require_clips
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options, require_files
 from kdcmae.compile.cli.output import output_options, parse_modalities
@@ -25,8 +26,8 @@ from kdcmae.compile.cli.search import search, search_settings
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
-from kdcmae.compile.report.notes import how_rungs_ran
-from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
+from kdcmae.compile.report.notes import clip_lines, how_rungs_ran
+from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
@@ -80,6 +81,10 @@ def command(
     alone = parse_modalities(modalities)
     require_files(model_options, settings.clips, expectation)
     searched = None if budget_ms is None else search_settings(settings, budget_ms)
+    if searched or settings.precision in QUANTIZED:
+        measured = searched is not None or wanted.max_drop is not None
+        if line := require_clips(model_options, wanted, measured=measured):
+            note(f"note: calibrated on AVSynth: {line}")
     folder = output or Path("out") / f"{settings.target}-{'searched' if searched else settings.precision}"
     package.check_destination(folder)
     if searched is None:
@@ -165,12 +170,8 @@ def _report(folder: Path, manifest: Manifest) -> None:
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     executed = f"execute as {products}" if products else "were not checked on this machine"
     say(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
-    if found := manifest.precision.get("accuracy"):
-        say(
-            f"accuracy:  top-1 {found['quantized']:.1f} %, in float32 {found['reference']:.1f} %, on {found['clips']} "
-            f"clips of {found['source']}; {found['agreement']:.1f} % get the same class; "
-            f"{len(manifest.precision['kept'])} layers kept in floating point"
-        )
+    for title, line in clip_lines(manifest.precision):
+        say(f"{title + ':':<10} {line}")
     if speed := manifest.build.get("speed"):
         say(f"speed:     {describe_speed(manifest.precision['asked'], speed)}")
     say(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")

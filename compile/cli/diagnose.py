@@ -11,6 +11,7 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 from kdcmae.compile.cli.acting import BUILD_RULES, ENGINE_RULES, require_acting
+from kdcmae.compile.cli.classes import require_clips
 from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options, require_files
 from kdcmae.compile.cli.output import output_options, parse_modalities
@@ -18,7 +19,7 @@ from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.preflight import require_tools
-from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
+from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import GateError
 from kdcmae.runtime.facts import read_with_facts
@@ -70,6 +71,8 @@ def command(
     if folder is None:
         wanted = QuantizationSettings(**quantization, reuse=not no_cache)
         settings = CompileSettings(**engine, quantization=wanted, **proof)
+        if settings.precision in QUANTIZED:
+            require_clips(model_options, wanted, measured=wanted.max_drop is not None)
     else:
         settings, files = _of_engine(folder, proof["limits"], proof["clips"])
     require_files(model_options, settings.clips, expectation)

@@ -11,7 +11,8 @@ import click
 
 from kdcmae.cli.common import Number, Steps, weights_option
 from kdcmae.cli.normalisation import statistics_options
-from kdcmae.labels import read_labels
+from kdcmae.compile.cli.classes import named_classes
+from kdcmae.labels import read_class_names
 from kdcmae.runtime.manifest import digest
 from kdcmae.text_files import name_of
 
@@ -93,13 +94,14 @@ def require_files(options: Mapping[str, Any], clips: Iterable[Path], expectation
     Raises:
         OSError: a file is not there.
         DataError: labels that are none.
+        ConfigError: they are the checkpoint's own in another order.
     """
     expected = None if expectation is None else expectation.path
     for path in (options["checkpoint"], expected, *clips):
         if path is not None:
             path.stat()
     if options["labels"] is not None:
-        read_labels(options["labels"])
+        named_classes(options["checkpoint"], options["labels"])
 
 
 def load_model(
@@ -128,8 +130,9 @@ def load_model(
         CheckpointError: a checkpoint that cannot be loaded, or not for this task.
     """
     overrides = {name: value for name, value in settings.items() if value is not None and value is not False}
-    if labels is not None:
-        overrides["labels"] = read_labels(labels)
+    named = None if labels is None else read_class_names(labels)
+    if named is not None:
+        overrides["labels"] = named.names
     from kdcmae.keep import TokenKeep
 
     tokens = TokenKeep(ratio=keep, by=keep_by)
@@ -138,7 +141,7 @@ def load_model(
         from kdcmae.compile.raw import with_raw_inputs
 
         model = with_raw_inputs(model)
-    return dataclasses.replace(model, trained=trained)
+    return dataclasses.replace(model, trained=trained, label_ids=named.ids if named else ())
 
 
 def compared_with_trained(expectation: Expectation, model_options: Mapping[str, Any], step: Steps) -> Rung:

@@ -18,22 +18,25 @@ __all__ = ["quantization_options"]
 _OPTIONS = (
     click.option(
         "--calibration",
-        metavar="MANIFEST|avsynth:N",
+        metavar="CLIPS|avsynth:N",
         default="avsynth:32",
         show_default=True,
-        help="Clips that int8 and fp8 learn their ranges from.",
+        help="Clips that int8 and fp8 learn their ranges from: a manifest, .tar shards or a folder of clips like those "
+        "that the model was trained on.",
     ),
     click.option(
         "--max-drop",
         type=Number(),
-        help="Top-1 that int8 and fp8 may lose, in percentage points: layers stay in floating point until it holds.",
+        help="Top-1, or mAP of a multi-label model, that int8 and fp8 may lose, in percentage points, at the upper end "
+        "of its 95 % interval: layers stay in floating point until it holds.",
     ),
     click.option(
         "--evaluation",
         metavar="MANIFEST|avsynth:N",
-        default="avsynth:200",
+        default="avsynth:1000",
         show_default=True,
-        help="Held-out clips with labels, for --max-drop.",
+        help="Held-out clips with the model's labels, a manifest or .tar shards: half of them choose, for --max-drop "
+        "and --budget-ms, and half report.",
     ),
 )
 
@@ -56,13 +59,13 @@ def quantization_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _data(option: str, given: str) -> str | Path:
-    """A file counts in the cache by what it holds.
+    """A file or a folder counts in the cache by what it holds.
 
     Raises:
-        ConfigError: there is no such file, and it does not name clips of AVSynth.
+        ConfigError: there is no such file or folder, and it does not name clips of AVSynth.
     """
-    if (path := Path(given)).is_file():
+    if (path := Path(given)).exists():
         return path
     if not names_avsynth(given):
-        raise ConfigError(f"{option} {given}: no such file, and not avsynth or avsynth:CLIPS")
+        raise ConfigError(f"{option} {given}: no such file or folder, and not avsynth or avsynth:CLIPS")
     return given

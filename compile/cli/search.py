@@ -12,6 +12,7 @@ from kdcmae import host
 from kdcmae.cli.common import Steps, note, print_json
 from kdcmae.compile.cli.model import load_model
 from kdcmae.compile.preflight import require_possible
+from kdcmae.compile.report.notes import accuracy_line
 from kdcmae.compile.settings import CompileSettings, SearchSettings
 from kdcmae.errors import GateError
 from kdcmae.terminal import say, table
@@ -71,19 +72,25 @@ def search(
     except GateError:
         _show(found.trials, as_json, partial(dict, engine=None))
         raise
-    _show(found.trials, as_json, partial(dict, engine=str(folder), threads=found.trials[-1].threads))
+    assert found.accuracy is not None
+    accuracy = found.accuracy.to_dict()
+    _show(found.trials, as_json, partial(dict, engine=str(folder), threads=found.trials[-1].threads, accuracy=accuracy))
+    if not as_json:
+        say(f"accuracy:  {accuracy_line(accuracy)}")
 
 
 def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:
     if as_json:
         print_json(facts(trials=[dataclasses.asdict(trial) for trial in trials]))
         return
-    head = ("precision", "tokens", "p90 ms by threads", "drop, points", "result")
+    head = ("precision", "tokens", "p90 ms by threads", "points lost (95 %)", "result")
     say(table(head, map(_row, trials), title="Candidates, the most accurate first"))
 
 
 def _row(trial: Trial) -> tuple[str, ...]:
     latency = ", ".join(f"{threads}: {found:.3g}" for threads, found in trial.latency_ms.items())
-    drop = "-" if trial.drop is None else f"{trial.drop:.1f}"
+    drop = "-"
+    if trial.drop is not None and trial.interval is not None:
+        drop = f"{trial.drop:.1f} ({trial.interval[0]:.1f} to {trial.interval[1]:.1f})"
     result = f"{trial.status}: {trial.reason}" if trial.reason else trial.status
     return (trial.precision, f"{trial.keep:.0%}", latency or "-", drop, result)

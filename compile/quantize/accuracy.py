@@ -1,10 +1,17 @@
-"""What an engine or a quantised graph costs on labelled clips that it did not see."""
+"""What an engine or a quantised graph costs on labelled clips that it did not see.
+
+The clips are two halves, told apart by their ids. One chooses: how many layers stay in floating point, or which engine
+of a search wins. The other reports what was chosen, because a loss that was the smallest of several on the clips that
+chose is smaller there than on any others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +20,19 @@ from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize import openvino
-from kdcmae.compile.quantize.calibration import Clips
+from kdcmae.compile.quantize.calibration import Clips, prepare_clips
+from kdcmae.compile.quantize.listed import EVALUATED, list_data, require_labels
 from kdcmae.compile.sessions import open_session
-from kdcmae.errors import ConfigError
+from kdcmae.errors import ConfigError, DataError, GateError
+from kdcmae.evaluation.paired import Loss, Metric, metric_of, paired_loss
+from kdcmae.runtime.manifest import BatchRange
 
 __all__ = ["Accuracy", "Evaluation", "open_graph"]
 
+Run = Callable[[Arrays], Arrays]
 
-def open_graph(graph: Path, *, floating: bool = False) -> Callable[[Arrays], Arrays]:
+
+def open_graph(graph: Path, *, floating: bool = False) -> Run:
     """What runs a quantised graph on the CPU: OpenVINO for an IR, ONNX Runtime for an ONNX file.
 
     Args:
@@ -34,69 +46,144 @@ def open_graph(graph: Path, *, floating: bool = False) -> Callable[[Arrays], Arr
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Top-1 on held-out clips, in per cent.
+    """What was measured on one half of the clips.
 
     Args:
-        source, clips: what was classified.
-        reference: of the float32 model.
-        quantized: of the quantised graph, or of another engine.
-        agreement: clips that both give the same first class.
+        source: where the clips came from.
+        loss: what the quantised graph, or another engine, loses against the float32 model.
+        agreement: per cent of the clips that both give the same first class.
+        others: clips of the other half.
+        broken: clips that could not be used, and why.
     """
 
     source: str
-    clips: int
-    reference: float
-    quantized: float
+    loss: Loss
     agreement: float
+    others: int
+    broken: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def drop(self) -> float:
-        """Percentage points lost."""
-        return self.reference - self.quantized
+    def problem(self, limit: float) -> str:
+        """Why this does not show that at most ``limit`` percentage points are lost; empty where it does."""
+        loss = self.loss
+        if loss.high <= limit:
+            return ""
+        found = f"{loss.metric} drops by {loss} on {loss.clips} clips of {self.source}, allowed {limit:g}"
+        if loss.points > limit:
+            return found
+        needed = loss.clips_needed(limit)
+        if needed is None:
+            return f"{found}; no number of clips decides on a loss that is the limit itself: raise --max-drop"
+        return f"{found}; too few clips to decide: about {2 * needed} in --evaluation would"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, in per cent and percentage points."""
+        loss = self.loss
+        return {
+            "metric": loss.metric,
+            "source": self.source,
+            "clips": loss.clips,
+            "clips_that_chose": self.others,
+            "reference": loss.reference,
+            "quantized": loss.other,
+            "drop": loss.points,
+            "interval": [loss.low, loss.high],
+            "agreement": self.agreement,
+            **({"broken": dict(self.broken)} if self.broken else {}),
+        }
 
 
 class Evaluation:
-    """Classifies the same clips with the float32 model, once, and with what is made of it.
+    """Answers the same clips with the float32 model, once, and with what is made of it.
 
     Args:
-        model: a classifier with its weights; what an untrained one answers counts as right: its labels mean nothing.
-        clips: labelled with its classes.
+        model: a classifier with its weights; what an untrained one puts first counts as right: its labels mean nothing.
+        clips: labelled with its classes, at least two.
 
     Raises:
         ConfigError: a model that does not classify.
-        DataError: labels that the model does not have.
+        DataError: labels that the model does not have, or a single clip.
     """
 
     def __init__(self, model: EngineModel, clips: Clips) -> None:
-        if not model.labels:
-            raise ConfigError("--max-drop is about the accuracy of a classifier; this model has no classes")
-        self._clips = clips
+        _require_classes(model)
+        if clips.count < 2:
+            raise DataError(f"{clips.source}: accuracy needs two clips at least, half of which choose")
         self._output = model.outputs[0].name
-        self._reference = self._first_classes([models.reference(model, batch) for batch in clips.batches])
+        self._reference = self._logits(lambda feed: models.reference(model, feed), clips)
+        self._metric: Metric = metric_of(model.scores)
+        self._source = clips.source
         if model.facts["random_weights"]:
-            self._source = f"{clips.source}, labelled by the model itself"
-            self._targets = self._reference[:, None] == np.arange(len(model.labels))
+            self._metric, self._source = "top-1", f"{clips.source}, labelled by the model itself"
+            self._targets = self._reference == self._reference.max(axis=1, keepdims=True)
         else:
-            self._source, self._targets = clips.source, clips.targets(model.labels)
+            self._targets = clips.targets(model.classes)
+        self._clips, (self._choosing, self._reporting) = clips, _halves(clips.ids)
 
-    def measure(self, run: Callable[[Arrays], Arrays]) -> Accuracy:
-        """Classify the clips with something else.
+    @classmethod
+    def on(cls, model: EngineModel, data: str | Path, batch: BatchRange) -> Evaluation:
+        """On the clips of a manifest, of shards, or of AVSynth.
+
+        Args:
+            model: with its weights.
+            data: as of :func:`~kdcmae.compile.quantize.listed.list_data`.
+            batch: sizes that a graph takes.
+
+        Raises:
+            ConfigError: a model that does not classify, or no such data.
+            DataError: labels that the model does not have, before any clip is read; or clips that cannot be.
+        """
+        _require_classes(model)
+        clips = list_data(data, split="test", most=EVALUATED)
+        if not model.facts["random_weights"]:
+            require_labels(clips, model.classes, model=model.facts["name"])
+        return cls(model, prepare_clips(model, clips, batch))
+
+    def choose(self, run: Run) -> Accuracy:
+        """Measure a candidate on the half of the clips that choices are made by.
 
         Args:
             run: from inputs to outputs by name, such as :func:`open_graph` gives.
+
+        Raises:
+            GateError: it gives outputs that are not finite.
         """
-        found = self._first_classes([run(batch) for batch in self._clips.batches])
+        return self._measure(run, self._choosing)
+
+    def report(self, run: Run) -> Accuracy:
+        """Measure what was chosen on the other half. Arguments and errors as of :meth:`choose`."""
+        return self._measure(run, self._reporting)
+
+    def _measure(self, run: Run, half: Sequence[int]) -> Accuracy:
+        found = self._logits(run, self._clips.part(half))
+        if not np.isfinite(found).all():
+            raise GateError(f"accuracy: {self._output} is not finite for {_rows_lost(found)} of {len(found)} clips")
+        reference = self._reference[half]
+        same = found.argmax(axis=1) == reference.argmax(axis=1)
         return Accuracy(
             source=self._source,
-            clips=self._clips.count,
-            reference=self._top1(self._reference),
-            quantized=self._top1(found),
-            agreement=100 * float((found == self._reference).mean()),
+            loss=paired_loss(self._metric, reference, found, self._targets[half]),
+            agreement=100 * float(same.mean()),
+            others=self._clips.count - len(half),
+            broken=self._clips.broken,
         )
 
-    def _first_classes(self, outputs: list[Arrays]) -> NDArray[np.intp]:
-        logits = np.concatenate([np.asarray(output[self._output]) for output in outputs])
-        return logits[: self._clips.count].argmax(axis=1)
+    def _logits(self, run: Run, clips: Clips) -> NDArray[np.float32]:
+        return np.concatenate([np.asarray(run(batch)[self._output]) for batch in clips.batches])[: clips.count]
 
-    def _top1(self, classes: NDArray[np.intp]) -> float:
-        return 100 * float(self._targets[np.arange(len(classes)), classes].mean())
+
+def _require_classes(model: EngineModel) -> None:
+    if not model.labels:
+        raise ConfigError("--max-drop is about the accuracy of a classifier; this model has no classes")
+
+
+def _rows_lost(logits: NDArray[np.float32]) -> int:
+    return int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
+
+
+def _halves(ids: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of clips in two halves, by a digest of the ids: neither their order nor what they hold decides."""
+    order = sorted(
+        range(len(ids)), key=lambda place: hashlib.sha256(ids[place].encode("utf-8", "surrogatepass")).digest()
+    )
+    half = len(ids) // 2
+    return sorted(order[:half]), sorted(order[half:])

@@ -2,98 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.compile.models import EngineModel
+from kdcmae.compile.quantize.listed import CALIBRATED, ListedClips, list_data
 from kdcmae.config import Modality
-from kdcmae.data.avsynth.memory import open_avsynth
-from kdcmae.data.broken import clip_boundary
+from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
-from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
+from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, read_record
 from kdcmae.errors import DataError
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
-from kdcmae.text_files import name_of
 
-__all__ = ["Clips", "load_clips"]
+__all__ = ["Clips", "load_clips", "prepare_clips"]
 
-_LARGEST = 300
-"""Clips of a manifest that are used, spread evenly over it: more teach no better ranges."""
+_BROKEN_LIMIT = 0.1  # wider than a training's: so few clips are not the whole data set
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+class Batches(Sequence[Feed]):
+    """Inputs of several clips at a time, put together when they are asked for.
+
+    Args:
+        feeds: of the clips, one by one.
+        size: of every batch; the last clip is repeated where they are too few.
+    """
+
+    def __init__(self, feeds: Sequence[Feed], size: int) -> None:
+        self._feeds, self._size = feeds, size
+
+    def __len__(self) -> int:
+        return len(range(0, len(self._feeds), self._size))
+
+    @overload
+    def __getitem__(self, number: int) -> Feed: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Feed]: ...
+    def __getitem__(self, number: int | slice) -> Feed | list[Feed]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(len(self))[number]]
+        start = range(len(self))[number] * self._size
+        rows = list(self._feeds[start : start + self._size])
+        rows += rows[-1:] * (self._size - len(rows))
+        return rows[0] if len(rows) == 1 else {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clips:
-    """Prepared clips in the batches that a graph takes.
+    """Prepared clips.
 
     Args:
         source: where they came from.
-        count: how many; the last batch may repeat a clip to be full.
-        batches: inputs by name.
-        labels: of each clip.
+        ids, labels: of each clip.
+        feeds: the inputs of each clip, a batch of one.
+        batch_size: that a graph takes.
+        broken: clips that could not be used, and why.
     """
 
     source: str
-    count: int
-    batches: tuple[Mapping[str, NDArray[Any]], ...]
+    ids: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
+    feeds: Sequence[Feed]
+    batch_size: int
+    broken: Mapping[str, str] = field(default_factory=dict)
 
-    def targets(self, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.feeds)
+
+    @property
+    def batches(self) -> Batches:
+        """Inputs in the batches that a graph takes; the last may repeat a clip to be full."""
+        return Batches(self.feeds, self.batch_size)
+
+    def part(self, numbers: Sequence[int]) -> Clips:
+        """Some of the clips, by their places."""
+        return dataclasses.replace(
+            self,
+            ids=tuple(self.ids[number] for number in numbers),
+            labels=tuple(self.labels[number] for number in numbers),
+            feeds=[self.feeds[number] for number in numbers],
+        )
+
+    def targets(self, classes: LabelMap) -> NDArray[np.bool_]:
         """Which classes each clip has: (N, C).
 
-        Args:
-            names: of the classes, in the model's order.
-
         Raises:
-            DataError: a clip without labels or with one that the model does not have.
+            DataError: a clip with a label that no class has.
         """
-        if not all(self.labels):
-            raise DataError(f"{self.source}: accuracy needs clips with labels")
-        classes = LabelMap(names, names)
         return np.stack([classes.multi_hot(found) for found in self.labels]) > 0
 
 
 def load_clips(model: EngineModel, data: str | Path, batch: BatchRange, *, split: str) -> Clips:
-    """Read and prepare clips.
+    """Read and prepare clips to calibrate on.
 
     Args:
         model: whose inputs they become.
-        data: ``avsynth`` or ``avsynth:CLIPS``, or a manifest.
+        data: as of :func:`~kdcmae.compile.quantize.listed.list_data`.
         batch: sizes the graph takes; batches have its smallest.
         split: of AVSynth.
 
     Raises:
-        DataError: a manifest or clip that cannot be read.
+        DataError: data that cannot be listed, or too many clips that cannot be read.
         ConfigError: no such data.
     """
-    records, read, source = _records(str(data), split)
-    modality = _modality(model)
-    feeds = [_feed(model, record, read, modality) for record in records]
-    batches = []
-    for start in range(0, len(feeds), batch.min):
-        rows = feeds[start : start + batch.min]
-        rows += rows[-1:] * (batch.min - len(rows))
-        batches.append({spec.name: np.concatenate([row[spec.name] for row in rows]) for spec in model.inputs})
-    labels = tuple(record.labels for record in records)
-    return Clips(source=source, count=len(feeds), batches=tuple(batches), labels=labels)
+    return prepare_clips(model, list_data(data, split=split, most=CALIBRATED), batch)
 
 
-def _records(data: str, split: str) -> tuple[list[ClipRecord], Reader, str]:
-    made = open_avsynth(data, split=split)
-    if made is not None:
-        return made.records, made.read, f"AVSynth {split}"
-    records = read_manifest(Path(data))
-    if not records:
-        raise DataError(f"{data} lists no clips")
-    places = np.linspace(0, len(records) - 1, min(len(records), _LARGEST)).astype(int)
-    return [records[place] for place in places], read_record, name_of(data)
+def prepare_clips(model: EngineModel, clips: ListedClips, batch: BatchRange) -> Clips:
+    """Read clips and make the model's inputs of them. They lie in a temporary file: the base model's are a megabyte.
+
+    Args:
+        model: whose inputs they become.
+        clips: to read.
+        batch: sizes the graph takes; batches have its smallest.
+
+    Raises:
+        DataError: more than one clip in ten cannot be read, or none can.
+        DiskFullError: there is no room for the temporary file.
+    """
+    read = clips.read or partial(read_record, seconds=model.preprocessing.audio_samples / SAMPLE_RATE_HZ)
+    limit = max(_BROKEN_LIMIT, 1 / len(clips.records))  # one of a handful may be
+    broken = BrokenClips(len(clips.records), limit, fix="find all with `kdcmae data check`, and leave them out")
+    usable: list[ClipRecord] = []
+    feeds: list[Feed] = []
+    with tempfile.TemporaryFile(prefix="kdcmae-") as room:  # its arrays keep it after it is closed
+        for record in clips.records:
+            try:
+                feeds.append(_feed(model, record, read, room))
+            except BrokenClipError as error:
+                broken.add([(error.clip_id, error.reason)])
+            else:
+                usable.append(record)
+    if not usable:
+        raise DataError(f"{clips.source}: no clip can be used: {next(iter(broken.reasons.values()))}")
+    return Clips(
+        source=clips.source,
+        ids=tuple(record.id for record in usable),
+        labels=tuple(record.labels for record in usable),
+        feeds=feeds,
+        batch_size=batch.min,
+        broken=broken.reasons,
+    )
 
 
 def _modality(model: EngineModel) -> Modality:
@@ -103,9 +167,18 @@ def _modality(model: EngineModel) -> Modality:
     return "video" if sources == {"frame"} else "audiovisual"
 
 
-def _feed(model: EngineModel, record: ClipRecord, read: Reader, modality: Modality) -> dict[str, NDArray[Any]]:
+def _feed(model: EngineModel, record: ClipRecord, read: Reader, room: IO[bytes]) -> Feed:
     with clip_boundary(record.id):
-        clip = read(record, modality, (MIDDLE_FRAME,))
+        clip = read(record, _modality(model), (MIDDLE_FRAME,))
         frames = list(clip.frames) or None
         names = [spec.name for spec in model.inputs]
-        return feeding.from_clip(names, model.preprocessing, clip.waveform, SAMPLE_RATE_HZ, frames)
+        made = feeding.from_clip(names, model.preprocessing, clip.waveform, SAMPLE_RATE_HZ, frames)
+        return {name: _moved(array, room) for name, array in made.items()}
+
+
+def _moved(array: NDArray[Any], room: IO[bytes]) -> NDArray[Any]:
+    """The same array at the end of a file."""
+    start = room.seek(0, os.SEEK_END)
+    room.write(np.ascontiguousarray(array).data)
+    room.flush()
+    return np.asarray(np.memmap(room, array.dtype, "r+", start, array.shape))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["how_rungs_ran"]
+__all__ = ["accuracy_line", "clip_lines", "how_rungs_ran"]
+
+_SHOWN = 3  # broken clips that a line names
 
 
 def how_rungs_ran(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -15,3 +17,45 @@ def how_rungs_ran(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
         if note := rung.get("note"):
             names.setdefault(note, []).append(rung["name"])
     return [f"{', '.join(shared)}: {note}" for note, shared in names.items()]
+
+
+def clip_lines(precision: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an engine was calibrated on and what that cost, as titles and lines.
+
+    Args:
+        precision: of a manifest; without clips in it there are no lines.
+    """
+    lines = []
+    if calibration := precision.get("calibration"):
+        line = f"on {calibration['clips']} clips of {calibration['source']}"
+        lines.append(("calibrated", "; ".join(filter(None, (line, calibration.get("note"), _broken(calibration))))))
+    if accuracy := precision.get("accuracy"):
+        kept = len(precision.get("kept", ()))
+        lines.append(("accuracy", f"{accuracy_line(accuracy)}; {kept} layers kept in floating point"))
+    return lines
+
+
+def accuracy_line(accuracy: Mapping[str, Any]) -> str:
+    """What an engine loses against the float32 model, in words.
+
+    Args:
+        accuracy: as :meth:`kdcmae.compile.quantize.accuracy.Accuracy.to_dict` gives it.
+    """
+    low, high = accuracy["interval"]
+    parts = (
+        f"{accuracy['metric']} {accuracy['quantized']:.1f} %, in float32 {accuracy['reference']:.1f} %: "
+        f"{accuracy['drop']:.2f} points lost (95 % interval {low:.2f} to {high:.2f})",
+        f"on {accuracy['clips']} clips of {accuracy['source']} ({accuracy['clips_that_chose']} others chose)",
+        f"{accuracy['agreement']:.1f} % get the same first class",
+        _broken(accuracy),
+    )
+    return ", ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:] if part)
+
+
+def _broken(facts: Mapping[str, Any]) -> str:
+    """Clips that could not be used; empty where all could."""
+    broken = facts.get("broken", {})
+    if not broken:
+        return ""
+    shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(broken.items())[:_SHOWN])
+    return f"{len(broken)} clips could not be used ({shown}{'; ...' if len(broken) > _SHOWN else ''})"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.latency import describe_speed
-from kdcmae.compile.report.notes import how_rungs_ran
+from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
 from kdcmae.markup import Html, document, section, table, tag
 from kdcmae.runtime.folders import file_sizes
@@ -154,6 +154,7 @@ def _precision(precision: Mapping[str, Any]) -> Html:
             "p", f"What executes is read from {precision.get('read_from', 'what the library reports')}.", class_="soft"
         ),
         table(("layers", "claimed", "executes in", ""), rows),
+        *(tag("p", f"{title}: {line}") for title, line in clip_lines(precision)),
         kinds if executed else "",
     )
 
@@ -203,7 +204,12 @@ def _pareto(build: Mapping[str, Any]) -> Html:
     title = "Accuracy against latency of what was tried"
     if not points:
         return section(title, _missing("nothing else was tried", "kdcmae-compile --budget-ms MILLISECONDS"))
-    return section(title, scatter(points, "latency in ms", "accuracy gained or lost, in percentage points"))
+    accuracy = build["search"].get("accuracy")
+    return section(
+        title,
+        scatter(points, "latency in ms", "accuracy gained or lost, in percentage points"),
+        tag("p", accuracy_line(accuracy)) if accuracy else "",
+    )
 
 
 def _sizes(sizes: Mapping[str, int]) -> Html:

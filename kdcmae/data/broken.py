@@ -77,12 +77,19 @@ class BrokenClips:
     Args:
         clips: in the dataset.
         limit: largest share of them that may be broken.
+        fix: what to do where more are.
     """
 
-    def __init__(self, clips: int, limit: float = BROKEN_LIMIT) -> None:
+    def __init__(
+        self,
+        clips: int,
+        limit: float = BROKEN_LIMIT,
+        *,
+        fix: str = "find all with `kdcmae data check`, or raise the limit",
+    ) -> None:
         if not 0 <= limit <= 1:
             raise ConfigError(f"broken_limit={limit} must be from 0 to 1")
-        self._clips, self._limit = clips, limit
+        self._clips, self._limit, self._fix = clips, limit, fix
         self.reasons: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -99,5 +106,5 @@ class BrokenClips:
             listed = "\n".join(f"  {clip_id}: {reason}" for clip_id, reason in sorted(self.reasons.items())[:_LISTED])
             raise DataError(
                 f"{len(self)} of {self._clips} clips cannot be used, more than the limit of {self._limit:.2%}; "
-                f"find all with `kdcmae data check`, or raise the limit:\n{listed}"
+                f"{self._fix}:\n{listed}"
             )

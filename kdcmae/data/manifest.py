@@ -112,6 +112,10 @@ class LabelMap:
     def _index(self) -> dict[str, int]:
         return {label: index for labels in (self.names, self.ids) for index, label in enumerate(labels)}
 
+    def __contains__(self, label: str) -> bool:
+        """Whether a class has this id or name."""
+        return label in self._index
+
     def index(self, label: str) -> int:
         """The class of an id or name.
 
@@ -119,10 +123,14 @@ class LabelMap:
             DataError: no class has it.
         """
         if label not in self._index:
-            near = difflib.get_close_matches(label, self._index, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else " (several labels are separated by ';')"
-            raise DataError(f"unknown label {label!r}{hint}")
+            raise DataError(self.unknown(label))
         return self._index[label]
+
+    def unknown(self, label: str) -> str:
+        """What to say of a label that no class has."""
+        near = difflib.get_close_matches(label, self._index, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else " (several labels are separated by ';')"
+        return f"unknown label {label!r}{hint}"
 
     def multi_hot(self, labels: Iterable[str]) -> NDArray[np.float32]:
         """(classes,) float32, one where a label's class is."""

@@ -56,6 +56,9 @@ class Loss:
         """Percentage points lost."""
         return self.reference - self.other
 
+    def __str__(self) -> str:
+        return f"{self.points:.2f} percentage points (95 % interval {self.low:.2f} to {self.high:.2f})"
+
     def clips_needed(self, limit: float) -> int | None:
         """About how many clips would show that no more than ``limit`` points are lost, if the loss is what it seems.
 

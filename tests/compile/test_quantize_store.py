@@ -15,7 +15,7 @@ KB = 1000
 
 def clips(value=0.0):
     batch = {"audio": np.full((1, 4), value, dtype=np.float32)}
-    return Clips(source="made up", count=1, batches=(batch,), labels=((),))
+    return Clips(source="made up", ids=("a",), labels=((),), feeds=(batch,), batch_size=1)
 
 
 @pytest.fixture

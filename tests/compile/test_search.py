@@ -12,10 +12,12 @@ import pytest
 from kdcmae import KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile import search as module
+from kdcmae.compile.quantize.accuracy import Accuracy
 from kdcmae.compile.search import Search
 from kdcmae.compile.settings import CompileSettings, SearchSettings
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, EngineError, GateError
+from kdcmae.evaluation.paired import Loss
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.cpu import describe_cpu
 from kdcmae.runtime.manifest import BatchRange
@@ -23,11 +25,17 @@ from kdcmae.runtime.manifest import BatchRange
 OPENVINO = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1), cpu=describe_cpu("amx"))
 
 
+def made_up(drop: float) -> Accuracy:
+    """An accuracy with this loss, half a point wide to either side."""
+    loss = Loss(metric="top-1", clips=100, reference=90.0, other=90.0 - drop, low=drop - 0.5, high=drop + 0.5)
+    return Accuracy(source="made up", loss=loss, agreement=100.0, others=100)
+
+
 @pytest.fixture
 def searched(monkeypatch, tmp_path):
     """Run a search over made-up latencies in ms and drops in points, by precision and share of the tokens."""
 
-    def run(latency, drop, *, budget_ms, max_drop=1.0, threads=(1, 2)):
+    def run(latency, drop, *, budget_ms, max_drop=1.0, threads=(1, 2), others=0.25):
         built = []
 
         def compile_engine(model, folder, settings, **_):
@@ -42,18 +50,18 @@ def searched(monkeypatch, tmp_path):
             found = latency[precision, float(keep)]
             return {str(count): found / count for count in self.settings.threads}
 
-        def measure(engine):
+        def choose(engine):
             precision, keep = engine.split("-")
-            return SimpleNamespace(drop=drop.get((precision, float(keep)), 0.0))
+            return made_up(drop.get((precision, float(keep)), 0.0))
 
         monkeypatch.setattr(module, "compile_engine", compile_engine)
         monkeypatch.setattr(
             module, "load_engine", lambda folder, threads: nullcontext(SimpleNamespace(infer=folder.name))
         )
-        monkeypatch.setattr(module, "load_clips", lambda *_, **__: None)
         monkeypatch.setattr(module.models, "examples", lambda *_: {})
         monkeypatch.setattr(module.models, "free_weights", lambda model: None)
-        monkeypatch.setattr(module, "Evaluation", lambda *_: SimpleNamespace(measure=measure))
+        evaluation = SimpleNamespace(choose=choose, report=lambda engine: made_up(others))
+        monkeypatch.setattr(module, "Evaluation", SimpleNamespace(on=lambda *_: evaluation))
         monkeypatch.setattr(Search, "_time", measured)
         monkeypatch.setattr(Search, "_publish", lambda self, built, folder, winner: winner)
         settings = SearchSettings(build=OPENVINO, budget_ms=budget_ms, max_drop=max_drop, threads=threads)
@@ -116,8 +124,30 @@ def test_the_nearest_is_named_where_nothing_is_fast_enough(searched):
 def test_the_nearest_is_named_where_nothing_is_accurate_enough(searched):
     drop = {(name, keep): 9.0 for name in ("fp32", "bf16", "int8") for keep in (1.0, 0.75, 0.5, 0.35, 0.25)}
     message, _, built = searched(timed(fp32=9, bf16=4, int8=2), drop, budget_ms=100)
-    assert "nearest: fp32, 100% of the tokens takes 4.5 ms and loses 9.0 points" in message
+    assert "nearest: fp32, 100% of the tokens takes 4.5 ms; top-1 drops by 9.00 percentage points" in message
     assert built == [("fp32", 1.0)]
+
+
+def test_clips_that_did_not_choose_report_the_winner(searched):
+    winner, trials, _ = searched(timed(fp32=90), {}, budget_ms=100)
+    assert (winner.drop, winner.interval) == (0.25, (-0.25, 0.75))
+    assert trials == [winner]
+
+
+def test_a_winner_that_other_clips_do_not_bear_out_is_not_published(searched):
+    message, trials, _ = searched(timed(fp32=90), {}, budget_ms=100, others=0.75)
+    assert "fp32, 100% of the tokens fits on the clips that chose it, and not on the others" in message
+    assert "too few clips to decide: about 800 in --evaluation would" in message
+    assert trials[-1].drop == 0.75
+
+
+def test_the_upper_end_of_the_interval_decides(searched):
+    drop = {("fp32", 1.0): 0.75}
+    winner, trials, _ = searched(timed(fp32=90, bf16=40), drop, budget_ms=100)
+    assert trials[0].status == "too inaccurate"
+    assert "too few clips to decide" in trials[0].reason
+    assert trials[1].reason.endswith("is more accurate and loses 0.8 points, 0.2 to 1.2")
+    assert "nearest: fp32" in winner
 
 
 @pytest.mark.parametrize(

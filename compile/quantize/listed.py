@@ -1,0 +1,156 @@
+"""Clips as a list, and whether they can do what they are for: known within a second, before any is read.
+
+Never imports torch, so that a command can refuse clips before it loads libraries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.data.avsynth.memory import open_avsynth
+from kdcmae.data.avsynth.naming import names_avsynth
+from kdcmae.data.manifest import ClipRecord, LabelMap
+from kdcmae.data.reading import Reader
+from kdcmae.data.shard_files import flaw_of, list_clips
+from kdcmae.errors import DataError
+from kdcmae.text_files import name_of
+
+__all__ = ["CALIBRATED", "EVALUATED", "ListedClips", "calibration_note", "list_data", "require_labels"]
+
+CALIBRATED = 300
+"""Clips of a manifest that a graph is calibrated on: more teach no better ranges."""
+
+EVALUATED = 2000
+"""Clips of a manifest that accuracy is measured on."""
+
+_UNNAMED = re.compile(r"class_\d+")  # what the outputs of a model are called where nobody named them
+_AUDIOSET_ID = re.compile(r"/[a-z]/\w+")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListedClips:
+    """Clips that were not read yet.
+
+    Args:
+        source: where they come from, for people.
+        records: the clips that are used.
+        listed: how many the source has.
+        read: gets a clip's sound and frames; None for from its files.
+    """
+
+    source: str
+    records: Sequence[ClipRecord]
+    listed: int
+    read: Reader | None
+
+    @property
+    def made(self) -> bool:
+        """They are AVSynth's."""
+        return self.read is not None
+
+
+def list_data(data: str | Path, *, split: str, most: int) -> ListedClips:
+    """List clips.
+
+    Args:
+        data: ``avsynth`` or ``avsynth:CLIPS``, a manifest, a shard, or a folder of shards or of clips.
+        split: of AVSynth.
+        most: clips of anything else that are used, spread evenly over it.
+
+    Raises:
+        DataError: not such data, or there are no clips.
+        ConfigError: no number of clips behind the colon.
+    """
+    made = open_avsynth(str(data), split=split)
+    if made is not None:
+        return ListedClips(source=f"AVSynth {split}", records=made.records, listed=len(made.records), read=made.read)
+    records = list_clips(data)
+    places = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int)
+    chosen = [records[place] for place in places]
+    return ListedClips(source=name_of(data), records=chosen, listed=len(records), read=None)
+
+
+def require_labels(clips: ListedClips, classes: LabelMap | None, *, model: str) -> None:
+    """Refuse clips whose labels a model cannot be measured by.
+
+    Args:
+        clips: to measure on.
+        classes: of the model; None where nobody named them.
+        model: its name, for people.
+
+    Raises:
+        DataError: clips without labels, or with labels that the model does not have; says how to go on.
+    """
+    labelled = [record for record in clips.records if record.labels]
+    usable = [record for record in clips.records if flaw_of(record) is None]
+    if not labelled:
+        raise DataError(
+            f"{clips.source}: its clips have no labels, and accuracy needs them: give --evaluation a manifest, or "
+            "shards, with labels"
+        )
+    if bare := [record for record in usable if not record.labels]:
+        raise DataError(
+            f"{clips.source}: {len(bare)} of {len(clips.records)} clips have no labels, such as {bare[0].id!r}; label "
+            "them, or leave them out"
+        )
+    unknown = [(record, label) for record in labelled for label in record.labels if not _knows(classes, label)]
+    if not unknown:
+        return
+    if len({label for _, label in unknown}) == len({label for record in labelled for label in record.labels}):
+        raise DataError(_nothing_in_common(clips, classes, unknown[0][1], model))
+    record, label = unknown[0]
+    reason = "" if classes is None else f": {classes.unknown(label)}"
+    raise DataError(
+        f"{clips.source}: {len({record.id for record, _ in unknown})} of {len(clips.records)} clips have a label that "
+        f"{model} does not have, such as clip {record.id!r}{reason}; leave them out, or name the classes as the clips "
+        "do with --labels"
+    )
+
+
+def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> str:
+    """What to say of a model that is calibrated on made clips though it was trained on others; empty where it is not.
+
+    Args:
+        data: the clips that it is calibrated on.
+        names: its classes; none of a model that does not classify.
+        model: its name, for people.
+    """
+    if not names_avsynth(str(data)) or not set(names).isdisjoint(LABELS.names):
+        return ""
+    return (
+        f"these made clips are not like those that {model} was trained on; give clips of its own: --calibration "
+        "MANIFEST, shards or a folder"
+    )
+
+
+def _knows(classes: LabelMap | None, label: str) -> bool:
+    return _UNNAMED.fullmatch(label) is not None if classes is None else label in classes
+
+
+def _nothing_in_common(clips: ListedClips, classes: LabelMap | None, label: str, model: str) -> str:
+    if classes is not None and all(map(_UNNAMED.fullmatch, classes.names)):
+        classes = None
+    if clips.made:
+        known = "whose classes nobody named" if classes is None else f"which has {_shown(classes)}"
+        also = " and its classes with --labels FILE" if classes is None else ""
+        return (
+            f"accuracy is measured on made clips (AVSynth), whose labels, such as {label!r}, say nothing of {model}, "
+            f"{known}: give clips with its labels as --evaluation MANIFEST{also}"
+        )
+    wrong = f"{clips.source}: no label of its clips, such as {label!r}, is a class of {model}"
+    if classes is None:
+        return f"{wrong}, whose classes nobody named: name them with --labels FILE, in the order of its outputs"
+    if _AUDIOSET_ID.fullmatch(label) and classes.ids == classes.names:
+        return f"{wrong}: they are ids; give --labels the CSV index,mid,display_name, which has ids and names"
+    return f"{wrong}, which has {_shown(classes)}: give clips with its labels as --evaluation"
+
+
+def _shown(classes: LabelMap) -> str:
+    names = ", ".join(map(repr, classes.names[:3]))
+    return f"{names}, ..." if len(classes) > 3 else names

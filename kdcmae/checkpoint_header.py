@@ -1,0 +1,28 @@
+"""What our own checkpoints say of themselves, read without their tensors and without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+__all__ = ["CONFIG_KEY", "KIND_KEY", "stored_labels"]
+
+CONFIG_KEY = "kdcmae_config"
+KIND_KEY = "kdcmae_kind"
+"""Texts in the metadata of the safetensors file: the resolved configuration as JSON, and the kind of model."""
+
+
+def stored_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The class names in a checkpoint of ours; none in any other file, or in one that names none.
+
+    What is wrong with a file is told by :func:`~kdcmae.load_classifier`, which reads all of it.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            config: Any = json.loads((file.metadata() or {})[CONFIG_KEY])
+        return tuple(map(str, config["labels"]))
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return ()
