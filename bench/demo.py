@@ -18,9 +18,9 @@ import click
 
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
-from kdcmae.cli.predict import classify_clip
+from kdcmae.cli.predict import score_clip, windowing_of
 from kdcmae.compile.latency import describe_speed
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.errors import GateError
 from kdcmae.predictors import Predictor, load_predictor
@@ -68,12 +68,12 @@ def why_chosen(best: Manifest, int8: Manifest) -> str:
 
 def _right(predictor: Predictor, clips: Sequence[ClipRecord]) -> int:
     """How many clips the model gives their own label."""
-    middle = (FRAMES_PER_CLIP // 2,)
-    return sum(
-        classify_clip(predictor, clip.video, frame_numbers=middle, top=1)["predictions"][0]["label"] in clip.labels
-        for clip in clips
-        if clip.video is not None
-    )
+    windowing, correct = windowing_of(predictor.facts), 0
+    for clip in clips:
+        if clip.video is not None:
+            scored = score_clip(predictor, clip.video, windowing, frame_numbers=(MIDDLE_FRAME,))
+            correct += scored.labels[scored.scores.mean(axis=0).argmax()] in clip.labels
+    return correct
 
 
 def _run(command: str) -> None:

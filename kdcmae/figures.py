@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from kdcmae.charts import Line, cut, number, ticks
+from kdcmae.timelines import Timeline, clock, time_ticks
 
-__all__ = ["confusion_figure", "lines_figure"]
+__all__ = ["confusion_figure", "lines_figure", "timeline_figure"]
 
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -103,8 +104,36 @@ def lines_figure(title: str, series: Sequence[Line], *, x_label: str, y_label: s
     return np.asarray(canvas)
 
 
-def _blended(shares: NDArray[np.float64]) -> Picture:
-    """(C, C) shares of 1 -> from the paper's to the heat's colour."""
+def timeline_figure(timeline: Timeline) -> Picture:
+    """A clip's scores over time: a row per class, darker for a higher score from 0 to 1.
+
+    Args:
+        timeline: what to draw.
+    """
+    left, width, row, top = 220, 900, 30, 70
+    bottom = top + row * len(timeline.labels)
+    canvas = Image.new("RGB", (left + width + 40, bottom + 40), _PAPER)
+    draw, small = ImageDraw.Draw(canvas), ImageFont.load_default(_SMALL)
+    draw.text((12, 10), timeline.title, fill=_INK, font=ImageFont.load_default(_LARGE))
+    said = f"{timeline.model}: {clock(timeline.duration_s)} in {timeline.windows} windows; darker: higher score, 0 to 1"
+    draw.text((12, 38), said, fill=_SOFT, font=small)
+    edges = [left + round(width * edge / timeline.duration_s) for edge in timeline.edges_s]
+    for place, label in enumerate(timeline.labels):
+        at = top + row * place
+        draw.text((left - 8, at + row / 2), cut(label, _LABEL), fill=_INK, font=small, anchor="rm")
+        colours = _blended(timeline.scores[:, place]).tolist()
+        for start, end, colour in zip(edges[:-1], edges[1:], colours, strict=True):
+            draw.rectangle([start, at + 3, max(start, end - 1), at + row - 3], fill=tuple(colour))
+        draw.rectangle([left - 1, at + 2, left + width, at + row - 2], outline=_GRID)
+    for seconds in time_ticks(timeline.duration_s, 9):
+        x = left + width * seconds / timeline.duration_s
+        draw.line([(x, bottom), (x, bottom + 5)], fill=_SOFT)
+        draw.text((x, bottom + 16), clock(seconds).removesuffix(".0"), fill=_SOFT, font=small, anchor="mm")
+    return np.asarray(canvas)
+
+
+def _blended(shares: NDArray[np.floating[Any]]) -> Picture:
+    """(..., 3), from the paper's to the heat's colour for shares of 1."""
     paper, heat = np.array(_PAPER, dtype=np.float64), np.array(_HEAT, dtype=np.float64)
     return (paper + shares[..., None] * (heat - paper)).round().astype(np.uint8)
 

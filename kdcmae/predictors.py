@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kdcmae.classifier import KDCMAEClassifier
+    from kdcmae.config import Modality
     from kdcmae.runtime import Engine
     from kdcmae.runtime.preprocessing import Preprocessing
     from kdcmae.runtime.scores import Scores
@@ -51,7 +52,7 @@ class ModelFacts:
 
     name: str
     runs_on: str
-    modality: str
+    modality: Modality
     labels: tuple[str, ...]
     scores: Scores
     random_weights: bool

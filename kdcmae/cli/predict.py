@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json, weights_option
+from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
 from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
-from kdcmae.terminal import bar, line, say, table
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from kdcmae.cli.predict_report import Progress, ScoredClip
+    from kdcmae.runtime.windows import Windowing
+
 __all__ = ["command"]
+
+_ROWS_AT_ONCE = 16  # that a model computes together; more save no time and hold more memory
 
 _MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", ".gguf", ".h5", ".npz", ".xml", ".plan"}
 
@@ -30,6 +35,17 @@ _MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", 
 )
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels to show per clip.")
 @click.option("--average-frames", is_flag=True, help="Average the scores over ten frames; otherwise the middle one.")
+@click.option(
+    "--window", "window_s", type=Number(min=0, min_open=True), help="Seconds.", show_default="what the model hears"
+)
+@click.option(
+    "--hop",
+    "hop_s",
+    type=Number(min=0, min_open=True),
+    help="Seconds from one window to the next.",
+    show_default="half a window",
+)
+@click.option("--timeline", type=click.Path(path_type=Path), help="Draw one clip's scores over time: a .png or .html.")
 @click.option(
     "--modality",
     type=click.Choice(["audiovisual", "audio", "video"]),
@@ -45,23 +61,32 @@ def command(
     paths: tuple[Path, ...],
     top: int,
     average_frames: bool,
+    window_s: float | None,
+    hop_s: float | None,
+    timeline: Path | None,
     as_json: bool,
     labels: Path | None,
     **options: Any,
 ) -> None:
     """Print the top labels of each CLIP.
 
-    Where the first path is a video clip too, the model is the one that ships with the package.
+    Where the first path is a video clip too, the model is the one that ships with the package. A clip longer than what
+    the model hears at once is cut into windows, sound and frames of the same time: their best labels are printed over
+    time, and then those of the mean of all windows.
 
     \b
     kdcmae predict clip.mp4
     kdcmae predict out/openvino-fp32 clip.mp4
     kdcmae predict model.pth *.mp4 --average-frames --json
+    kdcmae predict model.pth concert.mp4 --hop 10 --timeline concert.html
     """
+    from kdcmae.cli import predict_report
     from kdcmae.data.broken import BrokenClipError
     from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 
     model, clips = _model_and_clips(paths)
+    if timeline is not None:
+        predict_report.check_timeline(timeline, len(clips))
     overrides = {name: value for name, value in options.items() if value is not None}
     if labels is not None:
         overrides["labels"] = read_labels(labels)
@@ -72,19 +97,24 @@ def command(
     if average_frames and facts.modality == "audio":
         raise ConfigError(f"--average-frames: {facts.name} is an audio model and sees no frames")
     frame_numbers = range(FRAMES_PER_CLIP) if average_frames else (MIDDLE_FRAME,)
+    windowing = windowing_of(facts, window_s, hop_s)
     results = []
     for number, path in enumerate(clips, start=1):
         if len(clips) > 1:
             note(f"[{number}/{len(clips)}] {path}")
         try:
-            result = classify_clip(predictor, path, frame_numbers=frame_numbers, top=top)
+            with predict_report.progress_of(path) as progress:
+                clip = score_clip(predictor, path, windowing, frame_numbers=frame_numbers, progress=progress)
         except BrokenClipError as error:
             reason = error.reason if str(path) in error.reason else f"{path}: {error.reason}"
             note(f"error: {reason}")
             result = {"path": str(path), "error": error.reason}
         else:
+            result = predict_report.described(clip, top)
             if not as_json:
-                _show(result)
+                predict_report.show(clip, top)
+            if timeline is not None:
+                predict_report.write_timeline(timeline, clip, facts.name)
         results.append(result)
     if as_json:
         print_json({"model": _described(model, facts), "clips": results})
@@ -92,17 +122,41 @@ def command(
         raise SystemExit(DataError.exit_code)
 
 
-def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[int], top: int) -> dict[str, Any]:
-    """Classify one clip.
+def windowing_of(facts: ModelFacts, window_s: float | None = None, hop_s: float | None = None) -> Windowing:
+    """The windows that a model takes of a clip.
+
+    Args:
+        facts: of the model.
+        window_s: seconds of a window; None for what the model hears at once.
+        hop_s: seconds from one to the next; None for half a window.
+
+    Raises:
+        ConfigError: a window is longer than what the model hears.
+    """
+    from kdcmae.runtime.windows import Windowing
+
+    preprocessing = facts.preprocessing
+    return Windowing.of(
+        window_s, hop_s, longest=preprocessing.audio_samples, sample_rate_hz=preprocessing.sample_rate_hz
+    )
+
+
+def score_clip(
+    predictor: Predictor,
+    path: Path,
+    windowing: Windowing,
+    *,
+    frame_numbers: Sequence[int],
+    progress: Progress = lambda done, total: None,
+) -> ScoredClip:
+    """Scores of every window of a clip.
 
     Args:
         predictor: the model.
         path: the clip.
-        frame_numbers: which of the clip's ten frames to use; their scores are averaged.
-        top: labels to return.
-
-    Returns:
-        ``path``, ``predictions`` (``label`` and ``score``, best first), ``decode_ms`` and ``model_ms``.
+        windowing: in samples at 16 kHz.
+        frame_numbers: which of each window's ten frames to use; their scores are averaged.
+        progress: told of every window.
 
     Raises:
         BrokenClipError: the clip cannot be used.
@@ -110,25 +164,61 @@ def classify_clip(predictor: Predictor, path: Path, *, frame_numbers: Sequence[i
     """
     import numpy as np
 
+    from kdcmae.cli.predict_report import ScoredClip
     from kdcmae.data.broken import clip_boundary
+    from kdcmae.data.windows import ClipWindows
+
+    facts = predictor.facts
+    start, model_s = time.perf_counter(), 0.0
+    spans: list[tuple[float, float]] = []
+    scored: list[NDArray[np.float32]] = []
+    waiting: list[dict[str, NDArray[Any]]] = []
+    rows = len(frame_numbers)
+    at_once = max(1, min(_ROWS_AT_ONCE, facts.batch[1]) // rows)
+    with clip_boundary(str(path)):
+        windows = ClipWindows(path, facts.modality, frame_numbers, windowing)
+        arriving = iter(windows)
+    while True:
+        with clip_boundary(str(path)):
+            window = next(arriving, None)
+            if window is not None:
+                spans.append((window.start_s, window.end_s))
+                waiting.append(_rows(predictor.prepare(window.waveform, window.frames), rows))
+        if waiting and (window is None or len(waiting) == at_once):
+            began = time.perf_counter()
+            scored.append(_scores(predictor, waiting, path))
+            model_s += time.perf_counter() - began
+            waiting = []
+        if window is None:
+            break
+        progress(len(spans), len(windows))
+    return ScoredClip(
+        path=path,
+        labels=facts.labels,
+        spans=tuple(spans),
+        scores=np.concatenate(scored),
+        decode_ms=round(1000 * (time.perf_counter() - start - model_s), 3),
+        model_ms=round(1000 * model_s, 3),
+    )
+
+
+def _rows(inputs: dict[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
+    """As many rows of each input as there are frames; a model that sees none has one for all."""
+    return {name: array if len(array) == rows else array.repeat(rows, axis=0) for name, array in inputs.items()}
+
+
+def _scores(predictor: Predictor, windows: Sequence[dict[str, NDArray[Any]]], path: Path) -> NDArray[np.float32]:
+    """(windows, classes), averaged over the frames of each."""
+    import numpy as np
+
     from kdcmae.runtime.scores import scores
 
-    start = time.perf_counter()
-    with clip_boundary(str(path)):
-        inputs = _read_inputs(path, predictor, frame_numbers)
-    decoded = time.perf_counter()
+    inputs = {name: np.concatenate([window[name] for window in windows]) for name in windows[0]}
     logits = batched_logits(predictor, inputs)
-    done = time.perf_counter()
     if not np.isfinite(logits).all():
         raise KdcmaeError(f"{predictor.facts.name} gave logits that are not finite for {path}")
-    mean_scores = scores(logits, predictor.facts.scores).mean(axis=0)
-    best = mean_scores.argsort()[::-1][:top]
-    return {
-        "path": str(path),
-        "predictions": [{"label": predictor.facts.labels[i], "score": float(mean_scores[i])} for i in best],
-        "decode_ms": round(1000 * (decoded - start), 3),
-        "model_ms": round(1000 * (done - decoded), 3),
-    }
+    found = scores(logits, predictor.facts.scores)
+    return found.reshape(len(windows), -1, found.shape[-1]).mean(axis=1)
 
 
 def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
@@ -160,24 +250,6 @@ def _is_model(path: Path) -> bool:
     return path.suffix.lower() in _MODEL_SUFFIXES and not is_clip(path)
 
 
-def _read_inputs(path: Path, predictor: Predictor, frame_numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Decode what the model sees and hears, and no more; one row per frame."""
-    from kdcmae.data.clip import read_clip, read_frames, read_waveform
-    from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
-
-    modality = predictor.facts.modality
-    seconds = predictor.facts.preprocessing.audio_samples / SAMPLE_RATE_HZ
-    if modality == "audio":
-        sound = predictor.prepare(read_waveform(path, seconds=seconds), None)
-        return {name: array.repeat(len(frame_numbers), axis=0) for name, array in sound.items()}
-    if modality == "video":
-        waveform, frames = None, read_frames(path)
-    else:
-        clip = read_clip(path, seconds=seconds)
-        waveform, frames = clip.waveform, clip.frames
-    return predictor.prepare(waveform, [frames[number] for number in frame_numbers])
-
-
 def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:
     return {
         "path": str(path),
@@ -186,10 +258,3 @@ def _described(path: Path, facts: ModelFacts) -> dict[str, Any]:
         "modality": facts.modality,
         "random_weights": facts.random_weights,
     }
-
-
-def _show(result: dict[str, Any]) -> None:
-    rows = [(found["label"], f"{found['score']:.4f}", bar(found["score"])) for found in result["predictions"]]
-    say(line(result["path"]))
-    say(table(("label", "score", ""), rows, right=(1,)))
-    say(f"decoded in {result['decode_ms']:.0f} ms, classified in {result['model_ms']:.0f} ms")

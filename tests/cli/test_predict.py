@@ -18,16 +18,18 @@ from safetensors.torch import load_file
 from kdcmae import KDCMAEClassifier
 from kdcmae.assets import default_checkpoint
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.cli import main
+from kdcmae.cli import main, predict_report
 from kdcmae.cli import predict as predict_module
 from kdcmae.compile.cli import main as compile_main
 from kdcmae.data.avsynth.classes import LABELS as SHIPPED
 from kdcmae.data.clip import read_clip
+from kdcmae.data.images import read_image
 from kdcmae.data.synthetic import write_clip
 from kdcmae.predictors import ModelFacts
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.feeding import from_clip
 from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.windows import Windowing
 
 LABELS = ("dog [barking]", "rain", "speech", "engine")
 SMALL = {"audio_length": 32, "image_size": 64, "embed_dim": 32, "num_heads": 2, "specific_depth": 1}
@@ -79,15 +81,25 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def blocks(path: Path, frames: int, fps: int) -> Path:
+    """A tone, and frames that look nothing like each other."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000 * frames // fps) / 16000)
+    write_clip(path, tone.astype(np.float32), 16000, pictures.repeat(16, axis=1).repeat(16, axis=2), fps)
+    return path
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds whose frames look nothing like each other."""
-    path = tmp_path_factory.mktemp("clip") / "blocks [1].mp4"
-    rng = np.random.default_rng(0)
-    blocks = rng.integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
-    write_clip(path, tone.astype(np.float32), 16000, blocks.repeat(16, axis=1).repeat(16, axis=2), 5)
-    return path
+    """Ten frames in less than the 0.335 s that the model hears."""
+    return blocks(tmp_path_factory.mktemp("clip") / "blocks [1].mp4", 10, 33)
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds: eleven windows, each half over the next."""
+    return blocks(tmp_path_factory.mktemp("clip") / "long.mp4", 50, 25)
 
 
 def without(path: Path, kind: str, target: Path) -> Path:
@@ -352,3 +364,81 @@ def test_a_model_without_a_clip_is_a_mistake(model: Path) -> None:
     result = run(model)
     assert result.exit_code == 2
     assert "give a clip to classify" in result.stderr
+
+
+def test_a_long_clip_has_scores_over_time(engine: Path, model: Path, long_clip: Path) -> None:
+    length = Preprocessing(audio_frames=SMALL["audio_length"]).audio_samples
+    decoded = read_clip(long_clip)
+    found = answer(engine, long_clip, "--top", "9")["clips"][0]
+    starts = Windowing(length=length, hop=length // 2).starts(len(decoded.waveform))
+    assert [round(window["start_s"] * 16000) for window in found["windows"]] == pytest.approx(starts, abs=1)
+    with load_engine(engine) as loaded:
+        for window, start in zip(found["windows"], starts, strict=True):
+            frame = decoded_frame(long_clip, start / 16000, (start + length) / 16000)
+            expected = loaded.classify(decoded.waveform[start : start + length], 16000, frame)
+            assert scores(window) == pytest.approx({p.label: p.score for p in expected}, abs=1e-5)
+    means = {label: np.mean([scores(window)[label] for window in found["windows"]]) for label in LABELS}
+    assert scores(found) == pytest.approx(means, abs=1e-6)
+    assert scores(answer(model, long_clip)["clips"][0]) == pytest.approx(means, abs=1e-5)
+
+
+def decoded_frame(path: Path, start_s: float, end_s: float) -> np.ndarray:
+    """The sixth of ten frames that are spread over a span of time."""
+    with av.open(path) as container:
+        frames = [frame for frame in container.decode(video=0) if start_s <= frame.time < end_s]
+    picture = frames[5 * len(frames) // 10].to_ndarray(format="rgb24")
+    return np.asarray(picture)
+
+
+def test_a_table_over_time_for_people(model: Path, long_clip: Path) -> None:
+    lines = run(model, long_clip).stdout.splitlines()
+    assert lines[0] == str(long_clip)
+    assert lines[3].startswith("0:00.0 - 0:00.3  ")
+    assert f"mean of {lines.index(next(x for x in lines if 'mean' in x)) - 3} windows:" in lines
+    many = run(model, long_clip, "--hop", 0.02).stdout.splitlines()
+    assert len(many) < 60
+    assert any("highest" in line for line in many)
+
+
+def test_windows_as_one_asks_for_them(model: Path, long_clip: Path) -> None:
+    windows = answer(model, long_clip, "--window", 0.2, "--hop", 0.5)["clips"][0]["windows"]
+    assert [window["start_s"] for window in windows][:4] == [0, 0.5, 1, 1.5]
+    assert all(window["end_s"] - window["start_s"] == pytest.approx(0.2) for window in windows)
+    result = run(model, long_clip, "--window", 5)
+    assert result.exit_code == 2
+    assert "a window of 5 s is more than the 0.34 s that the model hears" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["time.html", "time.png"])
+def test_a_timeline_is_a_picture_or_a_page(name: str, model: Path, long_clip: Path, tmp_path: Path) -> None:
+    result = run(model, long_clip, "--timeline", tmp_path / name)
+    assert result.exit_code == 0, result.output
+    assert f"written to {tmp_path / name}" in result.stderr
+    if name.endswith("png"):
+        assert read_image(tmp_path / name).shape[1] > 1000
+    else:
+        page = (tmp_path / name).read_text()
+        assert "dog [barking], 0:00.0" in page
+        assert "://" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "clips", "message"),
+    [
+        ("time.pdf", 1, "give a name that ends in .png or .html"),
+        ("time.png", 2, "--timeline draws one clip, and there are 2"),
+        ("no/time.html", 1, "there is no folder"),
+    ],
+)
+def test_a_timeline_that_cannot_be_drawn(
+    name: str, clips: int, message: str, model: Path, clip: Path, tmp_path: Path
+) -> None:
+    result = run(model, *[clip] * clips, "--timeline", tmp_path / name)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_progress_of_a_long_clip(model: Path, long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_report, "_NOTE_EVERY_S", 0)
+    assert f"{long_clip}: window 5 of 11" in run(model, long_clip).stderr

@@ -1,0 +1,161 @@
+"""What ``kdcmae predict`` prints and writes of a clip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcmae.cli.common import note
+from kdcmae.errors import ConfigError
+from kdcmae.extras import TRAIN, require_installed
+from kdcmae.replacing import replacing
+from kdcmae.terminal import bar, line, say, status, table
+from kdcmae.timelines import Timeline, clock, runs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Progress", "ScoredClip", "check_timeline", "described", "progress_of", "show", "write_timeline"]
+
+Progress = Callable[[int, int], None]
+
+_ROWS = 40  # of a table over time; more windows than that are joined where their best label is the same
+_NOTE_EVERY_S = 10.0
+_KINDS = (".png", ".html")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredClip:
+    """Scores of a clip's windows.
+
+    Args:
+        path: of the clip.
+        labels: of the classes.
+        spans: of the windows, start and end in seconds.
+        scores: (windows, classes).
+        decode_ms: to read and prepare all of it.
+        model_ms: of the model.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    spans: tuple[tuple[float, float], ...]
+    scores: NDArray[np.float32]
+    decode_ms: float
+    model_ms: float
+
+    def best(self, scores: NDArray[np.floating[Any]], top: int) -> list[dict[str, Any]]:
+        """The best labels and their scores, best first.
+
+        Args:
+            scores: (classes,).
+            top: how many.
+        """
+        chosen = scores.argsort()[::-1][:top]
+        return [{"label": self.labels[number], "score": float(scores[number])} for number in chosen]
+
+
+def described(clip: ScoredClip, top: int) -> dict[str, Any]:
+    """A clip as JSON: the mean over its windows, and each of them.
+
+    Args:
+        clip: to describe.
+        top: labels of each.
+    """
+    windows = [
+        {"start_s": round(start, 4), "end_s": round(end, 4), "predictions": clip.best(scores, top)}
+        for (start, end), scores in zip(clip.spans, clip.scores, strict=True)
+    ]
+    return {
+        "path": str(clip.path),
+        "predictions": clip.best(clip.scores.mean(axis=0), top),
+        "windows": windows,
+        "decode_ms": clip.decode_ms,
+        "model_ms": clip.model_ms,
+    }
+
+
+def show(clip: ScoredClip, top: int) -> None:
+    """Print a clip: the best label of each window where it has several, and the best of their mean."""
+    say(line(str(clip.path)))
+    count = len(clip.spans)
+    if count > 1:
+        _show_windows(clip)
+        say(f"mean of {count} windows:")
+    best = clip.best(clip.scores.mean(axis=0), top)
+    rows = [(found["label"], f"{found['score']:.4f}", bar(found["score"])) for found in best]
+    say(table(("label", "score", ""), rows, right=(1,)))
+    say(f"decoded in {clip.decode_ms:.0f} ms, classified in {clip.model_ms:.0f} ms")
+
+
+def _show_windows(clip: ScoredClip) -> None:
+    found = runs(clip.scores.argmax(axis=1).tolist()) if len(clip.spans) > _ROWS else None
+    spans = found or [(number, number + 1) for number in range(len(clip.spans))]
+    rows = []
+    for first, end in spans[:_ROWS]:
+        highest = clip.scores[first:end].max(axis=0)
+        number = int(clip.scores[first].argmax())
+        time_shown = f"{clock(clip.spans[first][0])} - {clock(clip.spans[end - 1][1])}"
+        rows.append((time_shown, clip.labels[number], f"{highest[number]:.4f}", bar(float(highest[number]))))
+    say(table(("time", "label", "score" if found is None else "highest", ""), rows, right=(2,)))
+    if len(spans) > _ROWS:
+        say(f"and {len(spans) - _ROWS} more; --json and --timeline have all")
+
+
+@contextmanager
+def progress_of(path: Path) -> Iterator[Progress]:
+    """Shows on stderr how far a long clip is: all the time on a terminal, and every ten seconds otherwise."""
+    noted = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal noted
+        if total > 1:
+            status(f"  {line(str(path))}: window {done} of {max(done, total)}")
+        if time.monotonic() - noted > _NOTE_EVERY_S:
+            noted = time.monotonic()
+            note(f"  {path}: window {done} of {max(done, total)}")
+
+    yield progress
+    status("")
+
+
+def check_timeline(path: Path, clips: int) -> None:
+    """Refuse a timeline that could not be written, before anything is computed.
+
+    Raises:
+        ConfigError: no PNG or HTML file, no such folder, or several clips.
+        MissingDependencyError: what draws a PNG is not installed.
+    """
+    if path.suffix.lower() not in _KINDS:
+        raise ConfigError(f"--timeline {path}: give a name that ends in {' or '.join(_KINDS)}")
+    if clips != 1:
+        raise ConfigError(f"--timeline draws one clip, and there are {clips}: give one CLIP")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--timeline {path}: there is no folder {path.parent}")
+    if path.suffix.lower() == ".png":
+        require_installed("PIL", install=TRAIN)
+
+
+def write_timeline(path: Path, clip: ScoredClip, model: str) -> None:
+    """Draw a clip's scores over time.
+
+    Args:
+        path: a PNG or HTML file.
+        clip: to draw.
+        model: name of what scored it.
+    """
+    timeline = Timeline.of(clip.path.name, model, clip.spans, clip.scores, clip.labels)
+    with replacing(path) as partial:
+        if path.suffix.lower() == ".png":
+            from kdcmae.data.images import write_image
+            from kdcmae.figures import timeline_figure
+
+            write_image(partial, timeline_figure(timeline))
+        else:
+            partial.write_text(timeline.page(), encoding="utf-8")
+    note(f"written to {path}")
