@@ -62,8 +62,8 @@ def command(
     backward, without the optimiser. Results are kept after every case.
 
     \b
-    kdcmae-bench kernels                            on a GPU
-    kdcmae-bench kernels --device cpu --case step   what a CPU gains
+    kdcmae-bench kernels                            # on a GPU
+    kdcmae-bench kernels --device cpu --case step   # what a CPU gains
     TRITON_INTERPRET=1 kdcmae-bench kernels --quick --device cpu
 
     Exit code: 1 where our own code failed or is wrong, 3 where this machine has no GPU.

@@ -59,10 +59,10 @@ def command(
     the same weights; measuring takes about ten minutes.
 
     \b
-    kdcmae-bench suite                    measure, write bench/results/MACHINE/NNNN-*.json and MACHINE.html
-    kdcmae-bench suite --all              every precision and form of every target; into bench/results/all
-    kdcmae-bench compare                  the last two runs: what became slower
-    kdcmae-bench readme                   the newest results into the README
+    kdcmae-bench suite                    # measure, write bench/results/MACHINE/NNNN-*.json and MACHINE.html
+    kdcmae-bench suite --all              # every precision and form of every target; into bench/results/all
+    kdcmae-bench compare                  # the last two runs: what became slower
+    kdcmae-bench readme                   # the newest results into the README
 
     Exit code: 1 where a subject failed or disagrees with the reference, or the machine is not fit for measuring.
     """

@@ -54,8 +54,8 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
     70 % of the clips are for training, 15 % each for validation and testing. Equal seeds give equal clips.
 
     \b
-    kdcmae data synth avsynth --clips 600
-    kdcmae finetune --data avsynth/train.jsonl
+    kdcmae data synth out/avsynth --clips 600
+    kdcmae finetune --data out/avsynth/train.jsonl --recipe avsynth-finetune --output out/finetuned
     """
     from kdcmae.data.avsynth.files import generate
     from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
@@ -118,7 +118,7 @@ def extract_videos(
 
     \b
     kdcmae data extract videos.csv extracted
-    kdcmae pretrain --data extracted/manifest.json
+    kdcmae pretrain --data extracted/manifest.json --output out/pretrained
     """
     import json
 

@@ -5,35 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from help_examples import EVERY, PROGRAMS
 
 from kdcmae import __version__
-from kdcmae.bench.cli import main as bench
-from kdcmae.cli import main as kdcmae
-from kdcmae.cli.commands import KdcmaeCommand, LazyGroup, Number
-from kdcmae.compile.cli import main as compile_
-
-PROGRAMS = {"kdcmae": kdcmae, "kdcmae-compile": compile_, "kdcmae-bench": bench}
-
-
-def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all that are below it, by the words that call them."""
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        names = command._modules if isinstance(command, LazyGroup) else command.list_commands(context)
-        for name in names:
-            below = command.get_command(context, name)
-            assert below is not None
-            yield from commands(below, (*path, name))
-
-
-EVERY = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, (name,)))
+from kdcmae.cli.commands import KdcmaeCommand, Number
 
 every_command = pytest.mark.parametrize("path", EVERY, ids=" ".join)
 

@@ -100,6 +100,30 @@ def random_run(
     return Run(model=classifier, task=task, **{**common, "validation": measured or source})
 
 
+def image_mae() -> dict[str, torch.Tensor]:
+    """An image MAE over 2 x 2 patches, of these sizes and with the published names: two blocks, one decoder block."""
+    dim, decoder_dim, patch = SIZES["embed_dim"], DECODER["decoder_embed_dim"], 16
+    shapes = {
+        "cls_token": (1, 1, dim), "pos_embed": (1, 5, dim), "patch_embed.proj.weight": (dim, 3, patch, patch),
+        "patch_embed.proj.bias": (dim,), "norm.weight": (dim,), "norm.bias": (dim,),
+        "mask_token": (1, 1, decoder_dim), "decoder_pos_embed": (1, 5, decoder_dim),
+        "decoder_embed.weight": (decoder_dim, dim), "decoder_embed.bias": (decoder_dim,),
+        "decoder_norm.weight": (decoder_dim,), "decoder_norm.bias": (decoder_dim,),
+        "decoder_pred.weight": (3 * patch**2, decoder_dim), "decoder_pred.bias": (3 * patch**2,),
+        **_block("blocks.0", dim), **_block("blocks.1", dim), **_block("decoder_blocks.0", decoder_dim),
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def _block(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a block's tensors, by name."""
+    shapes = {"norm1": (dim,), "norm2": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
+    shapes |= {"mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}
+    named = {f"{prefix}.{name}.weight": shape for name, shape in shapes.items()}
+    return named | {f"{prefix}.{name}.bias": shape[:1] for name, shape in shapes.items()}
+
+
 def trainer(run: Run, *, resume: bool = False) -> Trainer:
     """A quiet trainer."""
     return Trainer(run, device=torch.device("cpu"), resume=resume, progress=None)

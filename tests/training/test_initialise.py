@@ -8,30 +8,10 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.errors import CheckpointError, ConfigError
 from kdcmae.training.initialise import start_finetuning, start_pretraining
 
-DIM, DECODER_DIM, PATCH = 64, 32, 16
-
-
-def block(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
-    shapes = {"norm1": (dim,), "norm2": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
-    shapes |= {"mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}
-    named = {f"{prefix}.{name}.weight": shape for name, shape in shapes.items()}
-    return named | {f"{prefix}.{name}.bias": shape[:1] for name, shape in shapes.items()}
-
 
 @pytest.fixture
-def mae() -> dict[str, torch.Tensor]:
-    """An image MAE over 2 x 2 patches with the published names: two blocks, one decoder block."""
-    shapes = {
-        "cls_token": (1, 1, DIM), "pos_embed": (1, 5, DIM), "patch_embed.proj.weight": (DIM, 3, PATCH, PATCH),
-        "patch_embed.proj.bias": (DIM,), "norm.weight": (DIM,), "norm.bias": (DIM,),
-        "mask_token": (1, 1, DECODER_DIM), "decoder_pos_embed": (1, 5, DECODER_DIM),
-        "decoder_embed.weight": (DECODER_DIM, DIM), "decoder_embed.bias": (DECODER_DIM,),
-        "decoder_norm.weight": (DECODER_DIM,), "decoder_norm.bias": (DECODER_DIM,),
-        "decoder_pred.weight": (3 * PATCH**2, DECODER_DIM), "decoder_pred.bias": (3 * PATCH**2,),
-        **block("blocks.0", DIM), **block("blocks.1", DIM), **block("decoder_blocks.0", DECODER_DIM),
-    }  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+def mae(random_runs) -> dict[str, torch.Tensor]:
+    return random_runs.image_mae()
 
 
 def saved(tensors, path):
