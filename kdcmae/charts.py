@@ -24,6 +24,7 @@ __all__ = [
     "matrix",
     "number",
     "scatter",
+    "spectrogram",
     "stacked",
     "ticks",
 ]
@@ -91,7 +92,7 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str) -> Html:
     """
     longest = max((max(row.value, row.high or 0) for row in rows), default=1.0) or 1.0
     texts = [f"{number(row.value)} {unit}{f', {row.note}' if row.note else ''}" for row in rows]
-    scale = (_WIDTH - 6 - _CHARACTER * max(map(len, texts), default=0)) / longest
+    scale = (_WIDTH - 16 - _CHARACTER * max(map(len, texts), default=0)) / longest
     parts = []
     for index, (row, shown) in enumerate(zip(rows, texts, strict=True)):
         top, length = index * _ROW, row.value * scale
@@ -226,11 +227,13 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
         labels: a name per class; columns carry the rows' numbers.
         counts: (C, C) clips.
     """
-    left, side, head = 190, 34, 20
+    side, head = 34, 20
+    names = [cut(f"{index + 1}  {label}", 26) for index, label in enumerate(labels)]
+    left = 10 + _CHARACTER * max(map(len, names), default=0)
     parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "tick middle") for index in range(len(labels))]
     for row, label in enumerate(labels):
         top, clips = head + row * side, sum(counts[row]) or 1
-        parts.append(_text(0, top + side / 2 + 4, cut(f"{row + 1}  {label}", 26)))
+        parts.append(_text(0, top + side / 2 + 4, names[row]))
         for column, count in enumerate(counts[row]):
             x, share = left + column * side, count / clips
             said = escape(f"{label}, predicted {labels[column]}: {count} clips, {share:.0%}")
@@ -244,6 +247,34 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
                 parts.append(_text(x + (side - 2) / 2, top + side / 2 + 3, str(count), kind))
             parts.append("</g>")
     return _svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
+
+
+def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, float]) -> Html:
+    """A picture of sound between its axes: time to the right, frequency upwards.
+
+    Args:
+        title: said to screen readers.
+        source: of the picture, such as a data URI; it fills the plot.
+        seconds: of sound it shows.
+        marks: places on the frequency axis, from 0 at its foot to 1, by what to write there.
+    """
+    width, height, left, top, foot = 344, 150, 42, 6, 30
+    plot_width, plot_height = width - left - 10, height - top - foot
+    bottom = top + plot_height
+    parts = [
+        f'<image href="{escape(source)}" x="{left}" y="{top}" width="{plot_width}" height="{plot_height}" '
+        'preserveAspectRatio="none"/>'
+    ]
+    for text, share in marks.items():
+        y = bottom - share * plot_height
+        parts.append(f'<path class="grid" d="M{left - 4} {y:.1f}h4"/>{_text(left - 7, y + 4, text, "tick end")}')
+    for value in ticks(0.0, seconds):
+        x = left + value / seconds * plot_width
+        parts.append(f'<path class="grid" d="M{x:.1f} {bottom}v4"/>')
+        parts.append(_text(x, bottom + 16, number(value), "tick middle"))
+    parts.append(_text(width - 10, height - 2, "seconds", "tick end"))
+    parts.append(_text(0, height - 2, "Hz", "tick"))
+    return _svg(title, width, height, parts, most=width)
 
 
 class _Axes:
@@ -312,9 +343,12 @@ def _text(x: float, y: float, text: str, kind: str = "") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _svg(title: str, width: int, height: int, parts: Iterable[str], *, fixed: bool = False) -> Html:
-    """One drawing; a fixed one keeps its size and scrolls where the screen is narrower."""
-    style = f' style="width:{width}px"' if fixed else ""
+def _svg(title: str, width: int, height: int, parts: Iterable[str], *, fixed: bool = False, most: int = 0) -> Html:
+    """One drawing; a fixed one keeps its size and scrolls where the screen is narrower.
+
+    ``most`` is the largest width in pixels it is shown at; 0 for the style sheet's.
+    """
+    style = f' style="width:{width}px"' if fixed else f' style="max-width:{most}px"' if most else ""
     drawing = (
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {width} {max(height, 1)}"{style}>'
         f"{''.join(parts)}</svg>"

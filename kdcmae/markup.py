@@ -50,7 +50,9 @@ caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-tbody th { font-weight: 500; min-width: 8rem; }
+tbody th { font-weight: 500; min-width: 6rem; }
+small { display: block; color: var(--soft); font-size: .75rem; }
+.small { color: var(--soft); font-size: .75rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 details { margin: 12px 0; }
 summary { cursor: pointer; color: var(--accent); }
@@ -76,6 +78,29 @@ svg .axis { stroke: var(--line); }
 .whisker { stroke: var(--soft); stroke-width: 1.5; }
 .front { stroke: var(--soft); stroke-dasharray: 4 4; }
 .line { stroke-width: 2; }
+.headline { font-size: 2rem; font-weight: 600; line-height: 1.2; margin: 4px 0; }
+.gallery { display: grid; gap: 12px; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .8125rem; color: var(--soft); margin: 2px 0 6px; }
+figcaption b { color: var(--ink); }
+.clip { border: 1px solid var(--line); border-radius: 8px; padding: 10px; }
+.clip p { margin: 2px 0; font-size: .8125rem; }
+img { display: block; max-width: 100%; border-radius: 4px; }
+.strip { display: flex; gap: 8px; align-items: stretch; }
+.strip img { height: 96px; }
+.strip .frame { flex: none; aspect-ratio: 1; object-fit: cover; }
+.strip .sound { flex: 1 1 0; min-width: 0; }
+.answers { display: grid; gap: 6px; grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)); margin-top: 8px; }
+.answers img { width: 100%; aspect-ratio: 1; }
+.answers figcaption { margin: 0; font-size: .75rem; }
+.right img { outline: 3px solid var(--good); outline-offset: -3px; }
+.panels { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
+.rows { display: grid; gap: 12px; grid-template-columns: minmax(0, 1fr); }
+.squares { display: grid; gap: 8px; grid-template-columns: repeat(3, minmax(0, 1fr)); max-width: 600px; }
+.squares img { width: 100%; }
+.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+.cells { image-rendering: pixelated; width: min(100%, 640px); }
 """ + "".join(
     f".c{index} {{ fill: var(--c{index}); }} .s{index} {{ stroke: var(--c{index}); }}\n" for index in range(COLOURS)
 )

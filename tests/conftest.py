@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch  # tests/runtime runs without
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests of every folder look at pages with browser.py
+
+from browser import browser, look_at  # noqa: F401 - fixtures
 
 # Kernels are interpreted on the CPU. Triton decorates its functions one way or the other when it is first imported, and
 # other conftests may import it, so this comes first.

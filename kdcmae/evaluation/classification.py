@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdcmae.config import MODALITY_INPUTS
 from kdcmae.errors import DataError, KdcmaeError
-from kdcmae.evaluation.metrics import accuracy, average_precision, d_prime, macro_mean, roc_auc
+from kdcmae.evaluation.metrics import accuracy, average_precision, d_prime, macro_mean, roc_auc, top_accuracy
 from kdcmae.predictors import Predictor, batched_logits
 from kdcmae.runtime.scores import scores
 
@@ -62,6 +62,7 @@ class Classification:
     Args:
         clips: how many were scored.
         accuracy: share of labelled clips whose best class is one of their labels.
+        top_5_accuracy: share of those with a label among the best five classes; NaN for fewer than six classes.
         mean_average_precision: macro, over the classes that some clip has.
         auc: macro ROC AUC, over the classes that some clips have and some have not.
         d_prime: of that AUC.
@@ -71,6 +72,7 @@ class Classification:
 
     clips: int
     accuracy: float
+    top_5_accuracy: float
     mean_average_precision: float
     auc: float
     d_prime: float
@@ -137,6 +139,7 @@ def summarize(scored: ScoredClips, labels: tuple[str, ...]) -> Classification:
     return Classification(
         clips=len(values),
         accuracy=accuracy(values, positives),
+        top_5_accuracy=top_accuracy(values, positives, 5),
         mean_average_precision=macro_mean([result.average_precision for result in classes]),
         auc=auc,
         d_prime=d_prime(auc),

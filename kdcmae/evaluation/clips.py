@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdcmae.data.avsynth.memory import open_avsynth
+from kdcmae.data.broken import BrokenClipError
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.images import read_image
 from kdcmae.data.loader import BROKEN_LIMIT, evaluation_loader
@@ -20,6 +22,7 @@ from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.sampling import BatchSampler, InOrder
 from kdcmae.data.shard_files import list_clips
 from kdcmae.errors import DataError
+from kdcmae.evaluation.pictures import Shown, clip_pictures
 from kdcmae.runtime.preprocessing import resize_crop_matrices
 
 __all__ = ["EvaluationClips", "LoaderSettings", "classes_of", "label_map", "read_mask"]
@@ -70,9 +73,11 @@ class EvaluationClips:
         self._synth = open_avsynth(os.fspath(data), split=split)
         self.records: list[ClipRecord] = list_clips(data) if self._synth is None else self._synth.records
         read = None if self._synth is None else self._synth.read
-        self._image_size = dataset.preprocessing.image_size
+        self._preprocessing = dataset.preprocessing
+        self._dataset = ClipDataset(self.records, labels, dataset, read)
+        self._given: list[int] = []  # numbers of the clips of the last pass
         self._loader = evaluation_loader(
-            ClipDataset(self.records, labels, dataset, read),
+            self._dataset,
             BatchSampler(InOrder(len(self.records)), batch_size=loader.batch_size),
             workers=loader.workers,
             broken_limit=loader.broken_limit,
@@ -93,7 +98,28 @@ class EvaluationClips:
         return self._synth is not None or all(record.mask is not None for record in self.records)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return iter(self._loader)
+        self._given = []
+        for batch in self._loader:
+            self._given += batch["index"].tolist()
+            yield batch
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the clips that the last pass gave, in its order."""
+        return [self.records[number].id for number in self._given]
+
+    def pictures(self, ids: Iterable[str]) -> dict[str, dict[str, Shown]]:
+        """Thumbnails of clips of the last pass by their ids; see :func:`~kdcmae.evaluation.pictures.clip_pictures`.
+
+        The clips are read again, so that an evaluation need not keep every frame until it knows which it shows. One
+        that cannot be read this time has no pictures.
+        """
+        pictures = {}
+        numbers = {self.records[number].id: number for number in self._given}
+        for clip in dict.fromkeys(ids):
+            with suppress(BrokenClipError):
+                pictures[clip] = clip_pictures(self._dataset[numbers[clip]], self._preprocessing)
+        return pictures
 
     def masked(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """Add ``mask`` (B, S, S) bool, true where the sounding object is, to batches of these clips.
@@ -107,10 +133,10 @@ class EvaluationClips:
 
     def _mask(self, record: ClipRecord) -> Tensor:
         if self._synth is not None:
-            return _resized(self._synth.read_mask(record).astype(np.float64), self._image_size)
+            return _resized(self._synth.read_mask(record).astype(np.float64), self._preprocessing.image_size)
         if record.mask is None:
             raise DataError(f"clip {record.id!r}: its manifest names no mask of the sounding object")
-        return read_mask(record.mask, self._image_size)
+        return read_mask(record.mask, self._preprocessing.image_size)
 
 
 def read_mask(path: Path, size: int) -> Tensor:

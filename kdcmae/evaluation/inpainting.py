@@ -17,11 +17,30 @@ from kdcmae import masking
 from kdcmae.config import AudioMask
 from kdcmae.decoder import patchify_audio, patchify_image, unpatchify_audio, unpatchify_image
 from kdcmae.errors import ConfigError, DataError
-from kdcmae.evaluation.pictures import Picture, image_picture, side_by_side, spectrogram_picture, without_removed
+from kdcmae.evaluation.pictures import (
+    Picture,
+    Shown,
+    brightness,
+    held_frames,
+    image_picture,
+    side_by_side,
+    spectrogram_picture,
+    without_removed,
+)
 from kdcmae.pretraining import KDCMAE, MaskedPair
 from kdcmae.runtime.preprocessing import Preprocessing
 
-__all__ = ["Filled", "Inpainting", "MaskSettings", "Reconstruction", "draw_reconstruction", "inpaint", "summarize"]
+__all__ = [
+    "Filled",
+    "Inpainting",
+    "MaskSettings",
+    "Reconstruction",
+    "clip_errors",
+    "draw_reconstruction",
+    "inpaint",
+    "joined",
+    "summarize",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,36 +177,62 @@ def summarize(reconstructions: Iterable[Reconstruction], *, norm_pix: bool) -> I
     )
 
 
-def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocessing) -> dict[str, Picture]:
+def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
     """Draw one clip: what was given, what was left of it, and what the model made of that.
 
     Args:
         one: the batch.
         row: of the clip in it.
-        preprocessing: of the images.
+        preprocessing: of the clips.
 
     Returns:
-        The pictures ``audio`` and ``image``, three panels each.
+        ``sound original``, ``sound masked`` and ``sound filled in``, without the clip's padding, and the same of
+        ``frame``.
     """
-    audio, image = one.audio, one.image
-    lowest, highest = float(audio.given[row].min()), float(audio.given[row].max())
+    given = one.audio.given[row].numpy()
+    held = slice(held_frames(given, preprocessing))
+    lowest, highest = brightness(given[held])
+    seconds = len(given[held]) * preprocessing.frame_shift / preprocessing.sample_rate_hz
 
-    def draw_audio(values: Tensor) -> Picture:
-        return spectrogram_picture(values.numpy(), lowest, highest)
+    def draw_sound(values: Tensor) -> Shown:
+        return Shown(spectrogram_picture(values[held].numpy(), lowest, highest), seconds)
 
-    def draw_image(values: Tensor) -> Picture:
-        return image_picture(values.numpy(), preprocessing)
+    def draw_frame(values: Tensor) -> Shown:
+        return Shown(image_picture(values.numpy(), preprocessing))
 
+    sounds = _panels(one.audio, row, draw_sound, one.audio.removed[row, held].T.flip(0))
+    frames = _panels(one.image, row, draw_frame, one.image.removed[row, 0])
+    return {f"{kind} {name}": shown for kind, drawn in (("sound", sounds), ("frame", frames)) for name, shown in drawn}
+
+
+def joined(pictures: Mapping[str, Shown]) -> dict[str, Picture]:
+    """The panels of :func:`draw_reconstruction` in two pictures, ``audio`` and ``image``."""
     return {
-        "audio": _panels(audio, row, draw_audio, audio.removed[row].T.flip(0)),
-        "image": _panels(image, row, draw_image, image.removed[row, 0]),
+        name: side_by_side([shown.picture for panel, shown in pictures.items() if panel.startswith(kind)])
+        for name, kind in (("audio", "sound"), ("image", "frame"))
     }
 
 
-def _panels(filled: Filled, row: int, draw: Callable[[Tensor], Picture], removed: Tensor) -> Picture:
+def clip_errors(one: Reconstruction, row: int) -> dict[str, float]:
+    """The errors of one clip, named as those of all clips are.
+
+    Args:
+        one: the batch.
+        row: of the clip in it.
+    """
+    return {
+        "audio_mse": float(one.audio.error[row]),
+        "video_mse": float(one.image.error[row]),
+        "audio_constant_mse": float(one.audio.constant_error[row]),
+        "video_constant_mse": float(one.image.constant_error[row]),
+    }
+
+
+def _panels(filled: Filled, row: int, draw: Callable[[Tensor], Shown], removed: Tensor) -> list[tuple[str, Shown]]:
     """What was given, what was left of it and what the model made of that; ``removed`` lies as in the pictures."""
     before, after = draw(filled.given[row]), draw(filled.filled[row])
-    return side_by_side([before, without_removed(before, removed.numpy()), after])
+    left = Shown(without_removed(before.picture, removed.numpy()), before.seconds)
+    return [("original", before), ("masked", left), ("filled in", after)]
 
 
 def _pair(model: KDCMAE, audio: Tensor, index: Tensor, masks: MaskSettings) -> MaskedPair:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdcmae.errors import DataError
-from kdcmae.evaluation.pictures import Picture, image_picture, outlined, overlaid, side_by_side
+from kdcmae.evaluation.pictures import OBJECT_COLOUR, REGION_COLOUR, Shown, image_picture, outlined, overlaid
 from kdcmae.pretraining import KDCMAE
 from kdcmae.runtime.preprocessing import Preprocessing
 
@@ -25,6 +26,7 @@ __all__ = [
     "Heat",
     "Localization",
     "Scores",
+    "clip_scores",
     "draw_heat",
     "heatmap",
     "localize",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 IOU_THRESHOLD = 0.5
+_REGION = 0.5  # heat, of its range
 _THRESHOLDS = np.linspace(0.0, 1.0, 21)
 _BOX_SIDES = np.linspace(0.05, 1.0, 20)  # as shares of the frame's side
 
@@ -221,16 +224,20 @@ class _Found:
 
     def add(self, heat: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """Count (B, S, S) heat over as many masks, each with a pixel at least."""
-        self._ious.append(_iou(heat >= 0.5, mask))
+        self._ious.append(_iou(heat >= _REGION, mask))
         peaks = heat.reshape(len(heat), -1).argmax(axis=1)
         self._hits.append(np.take_along_axis(mask.reshape(len(mask), -1), peaks[:, None], axis=1)[:, 0])
+
+    def first(self) -> dict[str, Any]:
+        """The first clip's own."""
+        return {"iou": float(self._ious[0][0]), "peak_on_object": bool(self._hits[0][0])}
 
     def scores(self) -> Scores:
         return _scores(np.concatenate(self._ious), np.concatenate(self._hits))
 
 
-def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Picture]:
-    """Draw one clip: the frame, and the heat over it; the object is outlined where the truth is known.
+def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
+    """Draw one clip: the frame, and the heat over it with its region outlined; also the object, where it is known.
 
     Args:
         one: the batch.
@@ -238,13 +245,29 @@ def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Pi
         preprocessing: of the images.
 
     Returns:
-        The picture ``heat``, two panels.
+        ``frame`` and ``heat``.
     """
     frame = image_picture(one.image[row].numpy(), preprocessing)
-    panels = [frame, overlaid(frame, one.heat[row].numpy())]
+    heat = one.heat[row].numpy()
+    panels = {"frame": frame, "heat": outlined(overlaid(frame, heat), heat >= _REGION, REGION_COLOUR)}
     if one.mask is not None:
-        panels = [outlined(panel, one.mask[row].numpy()) for panel in panels]
-    return {"heat": side_by_side(panels)}
+        object_ = one.mask[row].numpy()
+        panels = {name: outlined(panel, object_, OBJECT_COLOUR) for name, panel in panels.items()}
+    return {name: Shown(panel) for name, panel in panels.items()}
+
+
+def clip_scores(one: Heat, row: int) -> dict[str, Any]:
+    """How well one clip's heat lies on its object: ``iou`` and ``peak_on_object``; None where there is no object.
+
+    Args:
+        one: the batch.
+        row: of the clip in it.
+    """
+    if one.mask is None or not one.mask[row].any():
+        return {"iou": None, "peak_on_object": None}
+    found = _Found()
+    found.add(one.heat[row : row + 1].numpy(), one.mask[row : row + 1].numpy())
+    return found.first()
 
 
 def _iou(region: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.float64]:

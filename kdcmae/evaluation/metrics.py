@@ -26,6 +26,7 @@ __all__ = [
     "macro_mean",
     "mean_average_precision",
     "roc_auc",
+    "top_accuracy",
 ]
 
 Scores = NDArray[np.floating[Any]]
@@ -66,6 +67,30 @@ def correctness(scores: Scores, positives: Positives) -> NDArray[np.float64]:
     _check(scores, positives)
     best = scores == scores.max(axis=1, keepdims=True)
     return np.asarray((best & positives).sum(axis=1) / best.sum(axis=1))
+
+
+def top_accuracy(scores: Scores, positives: Positives, best: int) -> float:
+    """Share of labelled clips with one of their classes among the best few.
+
+    Args:
+        scores: (N, C).
+        positives: (N, C) bool; clips without a label do not count.
+        best: how many classes are looked at.
+
+    Returns:
+        In [0, 1]; a class that ties with others has the last rank among them. NaN if no clip has a label, or if there
+        are no more classes than that.
+
+    Raises:
+        DataError: shapes that differ, or scores that are not finite.
+    """
+    _check(scores, positives)
+    labelled = positives.any(axis=1)
+    if not labelled.any() or scores.shape[1] <= best:
+        return math.nan
+    own = np.where(positives, scores, -np.inf).max(axis=1, keepdims=True)
+    rank = 1 + ((scores >= own) & ~positives).sum(axis=1)
+    return float((rank[labelled] <= best).mean())
 
 
 def confusion_matrix(scores: Scores, positives: Positives) -> NDArray[np.int64]:

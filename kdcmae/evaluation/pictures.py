@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.preprocessing import Preprocessing, resize_crop_matrix
 
 __all__ = [
+    "OBJECT_COLOUR",
+    "REGION_COLOUR",
+    "Picture",
+    "Shown",
+    "brightness",
+    "clip_pictures",
+    "frame_thumbnail",
     "heat_colours",
+    "held_frames",
     "image_picture",
     "outlined",
     "overlaid",
+    "shrunk",
     "side_by_side",
     "spectrogram_picture",
     "without_removed",
@@ -26,8 +36,26 @@ Picture = NDArray[np.uint8]
 # Black, violet, red, orange, cream: brightness rises evenly, so that it also reads in grey.
 _ANCHORS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], dtype=np.float64)
 _GREY = 128
-_OUTLINE = (64, 255, 64)
+OBJECT_COLOUR, REGION_COLOUR = (64, 255, 64), (255, 255, 255)
+"""Of outlines: of what is really there, and of what the model takes for it."""
+
 _GAP = 4
+_THUMBNAIL = 128  # pixels a side
+_COLUMNS, _ROWS = 320, 64  # pixels of a spectrogram beside it
+_PADDED_WITHIN = 1e-4  # of a normalised spectrogram; a single bin of sound lies further from the padding
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture of a clip.
+
+    Args:
+        picture: of it.
+        seconds: of the sound that the picture shows; None where it shows none.
+    """
+
+    picture: Picture
+    seconds: float | None = None
 
 
 def heat_colours(values: NDArray[np.floating[Any]]) -> Picture:
@@ -48,6 +76,58 @@ def spectrogram_picture(audio: NDArray[np.floating[Any]], lowest: float, highest
     return heat_colours((audio.T[::-1] - lowest) / span)
 
 
+def held_frames(audio: NDArray[np.floating[Any]], preprocessing: Preprocessing) -> int:
+    """How many of (T, F) normalised frames are of the clip, the rest being padding; all of them where none is.
+
+    Padding is a log-mel value of 0 in every bin. That is as loud as full scale, so that no frame of sound is like it.
+    """
+    padding = -preprocessing.fbank_mean / preprocessing.fbank_std
+    held = np.flatnonzero((np.abs(audio - padding) > _PADDED_WITHIN).any(axis=1))
+    return int(held[-1]) + 1 if len(held) else len(audio)
+
+
+def brightness(audio: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Values of (T, F) to draw darkest and brightest: nearly all of it, whatever digital silence is among it."""
+    lowest, highest = np.quantile(audio, (0.02, 0.999))
+    return float(lowest), float(highest)
+
+
+def shrunk(values: NDArray[Any], rows: int, columns: int) -> NDArray[np.float64]:
+    """(H, W, ...) averaged to at most so many rows and columns, without aliasing."""
+    height, width = values.shape[:2]
+    down, across = (
+        resize_crop_matrix(size, most, most) if size > most else np.eye(size)
+        for size, most in ((height, rows), (width, columns))
+    )
+    return np.einsum("ah,hw...,bw->ab...", down, values.astype(np.float64), across, optimize=True)
+
+
+def frame_thumbnail(image: NDArray[np.floating[Any]], preprocessing: Preprocessing) -> Picture:
+    """A small picture of a (3, S, S) normalised image."""
+    small = shrunk(image_picture(image, preprocessing), _THUMBNAIL, _THUMBNAIL)
+    return small.round().clip(0, 255).astype(np.uint8)
+
+
+def clip_pictures(sample: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Shown]:
+    """Thumbnails of a clip, as far as the model sees it: ``frame``, and ``sound`` without its padding.
+
+    Args:
+        sample: ``image`` (3, S, S) or (F, 3, S, S), whose middle frame is shown; ``audio`` (T, 128).
+        preprocessing: the model's.
+    """
+    pictures = {}
+    if "image" in sample:
+        image = np.asarray(sample["image"])
+        frame = image if image.ndim == 3 else image[len(image) // 2]
+        pictures["frame"] = Shown(frame_thumbnail(frame, preprocessing))
+    if "audio" in sample:
+        audio = np.asarray(sample["audio"])
+        audio = audio[: held_frames(audio, preprocessing)]
+        drawn = spectrogram_picture(shrunk(audio, _COLUMNS, _ROWS), *brightness(audio))
+        pictures["sound"] = Shown(drawn, len(audio) * preprocessing.frame_shift / preprocessing.sample_rate_hz)
+    return pictures
+
+
 def image_picture(image: NDArray[np.floating[Any]], preprocessing: Preprocessing) -> Picture:
     """Undo the normalisation of a (3, H, W) image; values outside the range of colours are clipped."""
     mean, std = (np.array(values)[:, None, None] for values in (preprocessing.image_mean, preprocessing.image_std))
@@ -65,11 +145,11 @@ def overlaid(picture: Picture, heat: NDArray[np.floating[Any]]) -> Picture:
     return (0.5 * grey + 0.5 * heat_colours(heat)).round().astype(np.uint8)
 
 
-def outlined(picture: Picture, mask: NDArray[np.bool_]) -> Picture:
+def outlined(picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> Picture:
     """Draw the inner edge of a (H, W) bool mask."""
     padded = np.pad(mask, 1, mode="edge")
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.where((mask & ~inside)[..., None], np.array(_OUTLINE, dtype=np.uint8), picture)
+    return np.where((mask & ~inside)[..., None], np.array(colour, dtype=np.uint8), picture)
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:

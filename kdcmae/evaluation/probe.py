@@ -124,16 +124,20 @@ def fit_ridge(data: LabelledFeatures) -> LinearProbe:
     return LinearProbe(weight, target_mean - mean @ weight, float(penalty / clips))
 
 
-def probe(train: LabelledFeatures, held_out: LabelledFeatures, labels: tuple[str, ...]) -> Probe:
+def probe(train: LabelledFeatures, held_out: LabelledFeatures, labels: tuple[str, ...]) -> tuple[Probe, ScoredClips]:
     """Fit on some clips and measure on others.
 
     Args:
         train, held_out: of one encoder.
         labels: a name per class.
 
+    Returns:
+        What came out, and the scores of the held-out clips.
+
     Raises:
         DataError: fewer than two training clips.
     """
     fitted = fit_ridge(train)
     scored = ScoredClips(fitted.scores(held_out.features), held_out.positives)
-    return Probe(train_clips=len(train.features), penalty=fitted.penalty, classification=summarize(scored, labels))
+    clips, result = len(train.features), summarize(scored, labels)
+    return Probe(train_clips=clips, penalty=fitted.penalty, classification=result), scored

@@ -6,7 +6,8 @@ the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,12 +30,18 @@ __all__ = [
     "FeatureModel",
     "Features",
     "Retrieval",
+    "best_answers",
     "extract_features",
+    "partner_ranks",
+    "rank_histogram",
     "retrieve",
+    "spread_queries",
 ]
 
 AUDIO_FEATURES, VIDEO_FEATURES = "audio_features", "video_features"
 """The outputs (batch, D) of an engine that retrieval can use."""
+
+_RANKS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, 1000), (1001, math.inf))
 
 # Float32 features give cosines no better than this; nearer ones are ties.
 _RESOLUTION = 1e-6
@@ -151,13 +158,72 @@ def retrieve(features: Features, *, chunk: int = 1024) -> Retrieval:
     Raises:
         DataError: features that are not finite, or without direction (all zero).
     """
-    audio, video = _directions(features.audio, "audio"), _directions(features.video, "video")
+    ranks = partner_ranks(features, chunk=chunk)
     return Retrieval(
-        clips=len(audio),
-        audio_to_video=_direction(_partner_ranks(audio, video, chunk)),
-        video_to_audio=_direction(_partner_ranks(video, audio, chunk)),
-        chance=_direction(np.arange(1, len(audio) + 1)),
+        clips=len(features.audio),
+        audio_to_video=_direction(ranks["audio_to_video"]),
+        video_to_audio=_direction(ranks["video_to_audio"]),
+        chance=_direction(np.arange(1, len(features.audio) + 1)),
     )
+
+
+def partner_ranks(features: Features, *, chunk: int = 1024) -> dict[str, NDArray[np.int64]]:
+    """The rank of every clip's partner among all clips, 1 for the best, by direction.
+
+    Args:
+        features: as for :func:`retrieve`.
+        chunk: queries compared with all clips at once.
+
+    Raises:
+        DataError: features that are not finite, or without direction (all zero).
+    """
+    return {name: _partner_ranks(*sides, chunk) for name, sides in _queries_and_keys(features).items()}
+
+
+def rank_histogram(ranks: NDArray[np.int64]) -> dict[str, int]:
+    """How many clips' partners stand where, by ranks such as ``"2 to 5"``.
+
+    Args:
+        ranks: of :func:`partner_ranks`.
+    """
+    counts = {}
+    for low, high in _RANKS:
+        if low <= len(ranks):
+            name = f"{low} to {high}" if high > low else str(low)
+            counts[name if math.isfinite(high) else f"{low} or worse"] = int(((ranks >= low) & (ranks <= high)).sum())
+    return counts
+
+
+def spread_queries(ranks: NDArray[np.int64], most: int) -> list[int]:
+    """Some queries from the best rank to the worst, evenly between.
+
+    Args:
+        ranks: of :func:`partner_ranks`.
+        most: queries to give.
+    """
+    order = np.argsort(ranks, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(np.int64)
+    return [int(query) for query in order[places]]
+
+
+def best_answers(features: Features, direction: str, queries: Sequence[int], best: int) -> list[list[int]]:
+    """The nearest clips for some queries, the nearest first.
+
+    Args:
+        features: as for :func:`retrieve`.
+        direction: ``audio_to_video`` or ``video_to_audio``.
+        queries: numbers of clips.
+        best: clips to give for each.
+    """
+    asked, keys = _queries_and_keys(features)[direction]
+    order = np.argsort(-(asked[list(queries)] @ keys.T), axis=1, kind="stable")
+    return [[int(clip) for clip in row[:best]] for row in order]
+
+
+def _queries_and_keys(features: Features) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Directions of length 1, by direction of the search."""
+    audio, video = _directions(features.audio, "audio"), _directions(features.video, "video")
+    return {"audio_to_video": (audio, video), "video_to_audio": (video, audio)}
 
 
 def _directions(features: Float32, name: str) -> NDArray[np.float64]:

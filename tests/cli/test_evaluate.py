@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -155,6 +156,58 @@ def test_a_table_for_people(models: dict[str, Path], manifest: Callable[..., Pat
     assert "unheard" not in result.stdout
     document = json.loads((tmp_path / "out" / "classification.json").read_text())
     assert len(document["result"]["classes"]) == 3
+    low, high = document["intervals"]["accuracy"]
+    assert f"{100 * low:.1f} to {100 * high:.1f}" in result.stdout
+
+
+def test_a_page_beside_the_report(models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path) -> None:
+    options = ("classification", models["finetuned"], "--data", manifest("broken", broken=True), "--broken-limit", 0.5)
+    document = answer(*options, "--output", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "classification.json").read_text()) == document
+    page = (tmp_path / "out" / "classification.html").read_text(encoding="utf-8")
+    wrong = [one["clip"] for one in document["examples"]]
+    assert len(wrong) == round((1 - document["result"]["accuracy"]) * CLIPS)
+    assert page.count("<img") == 2 * len(wrong)  # the frame and the sound of each
+    for text in (*wrong, "0.64 s of sound", "is not a media file", "Confusion", "Accuracy on 6 clips"):
+        assert text in page
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["classification.html", "classification.json"]
+    fewer = answer(*options, "--output", tmp_path / "none", "--no-page", "--pictures", 1)
+    assert len(fewer["examples"]) == min(1, len(wrong))
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["classification.json"]
+
+
+def test_names_that_would_be_markup(models: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    nasty = "<script>alert(1)<\\/script>"
+    names = tmp_path / "labels.txt"
+    names.write_text(f"{nasty}\nrain\nsnow\n")
+    checkpoint = tmp_path / "nasty.safetensors"
+    torch.manual_seed(0)
+    labels = (nasty, "rain", "snow")
+    save_checkpoint(KDCMAEClassifier.from_preset("tiny", num_classes=3, labels=labels, **SMALL), checkpoint)
+    lines = [{"path": str(folder / f"clip{n}.mp4"), "id": f"<b>{n}", "labels": nasty} for n in range(CLIPS)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer("classification", checkpoint, "--data", tmp_path / "data.jsonl", "--output", tmp_path)
+    page = (tmp_path / "classification.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>0" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_full_disk_leaves_no_half_page(
+    models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Path.write_text
+
+    def full(self: Path, *arguments: Any, **options: Any) -> int:
+        if self.suffix == ".html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run("classification", models["finetuned"], "--data", manifest("plain"), "--output", tmp_path)
+    assert result.exit_code == 2
+    assert "no space left" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["classification.json"]
 
 
 def test_broken_clips_are_skipped_and_counted(models: dict[str, Path], manifest: Callable[..., Path]) -> None:
@@ -193,14 +246,17 @@ def test_labels(models: dict[str, Path], manifest: Callable[..., Path], tmp_path
     assert "names 2 classes and the model has 3" in result.stderr
 
 
-def test_retrieval(models: dict[str, Path], manifest: Callable[..., Path]) -> None:
+def test_retrieval(models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path) -> None:
     data = manifest("plain")
     result = answer("retrieval", models["pretrained"], "--data", data)["result"]
     assert result["clips"] == CLIPS
     for direction in (result["audio_to_video"], result["video_to_audio"]):
         assert direction["recall_at_10"] == 1.0
         assert 1 <= direction["median_rank"] <= CLIPS
-    table = run("retrieval", models["pretrained"], "--data", data).stdout
+    table = run("retrieval", models["pretrained"], "--data", data, "--output", tmp_path).stdout
+    page = (tmp_path / "retrieval.html").read_text(encoding="utf-8")
+    assert page.count("right one at rank") == 2 * CLIPS
+    assert page.count("<img") == 2 * CLIPS * 6 + page.count("<b>6 </b>")  # the query, five answers and the right one
     assert "audio to video" in table
     assert "R@10 (%)" in table
     failed = run("retrieval", models["engine"], "--data", data)
@@ -218,10 +274,14 @@ def test_inpainting(models: dict[str, Path], manifest: Callable[..., Path], tmp_
     assert normalised["norm_pix"] is True
     assert normalised["audio_mse"] != document["result"]["audio_mse"]
     assert {path.name for path in tmp_path.iterdir()} == {
+        "inpainting.html",
         "inpainting.json",
         *(f"clip{number}.{kind}.png" for number in range(2) for kind in ("audio", "image")),
     }
     assert read_image(tmp_path / "clip0.image.png").shape == (32, 3 * 32 + 8, 3)
+    assert [one["clip"] for one in document["examples"]] == ["clip0", "clip1"]
+    page = (tmp_path / "inpainting.html").read_text(encoding="utf-8")
+    assert page.count("<img") + page.count("<image") == 2 * 6
     result = run("inpainting", models["engine"], *options)
     assert result.exit_code == 2
     assert "needs a pretraining checkpoint" in result.stderr
@@ -262,20 +322,22 @@ def test_localization(models: dict[str, Path], manifest: Callable[..., Path], tm
 
     document = answer("localization", models["pretrained"], "--data", plain, "--output", tmp_path)
     assert document["result"] is None
+    assert "Not scored" in (tmp_path / "localization.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"clip{number}.heat.png" for number in range(CLIPS)}
     failed = run("localization", models["pretrained"], "--data", plain)
     assert failed.exit_code == 2
     assert "does not name a mask for every clip" in failed.stderr
 
 
-def test_probe(models: dict[str, Path], manifest: Callable[..., Path]) -> None:
+def test_probe(models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path) -> None:
     data = manifest("plain")
     document = answer("probe", models["pretrained"], "--train", data, "--data", data, "--modality", "video")
     assert document["settings"] == {"modality": "video", "train": str(data), "train_skipped": []}
     result = document["result"]
     assert result["train_clips"] == result["classification"]["clips"] == CLIPS
     assert [entry["label"] for entry in result["classification"]["classes"]] == ["cat [purring]", "rain"]
-    table = run("probe", models["pretrained"], "--train", data, "--data", data).stdout
+    table = run("probe", models["pretrained"], "--train", data, "--data", data, "--output", tmp_path).stdout
+    assert "Linear probe" in (tmp_path / "probe.html").read_text(encoding="utf-8")
     assert "ridge penalty" in table
     assert "mAP (%)" in table
 

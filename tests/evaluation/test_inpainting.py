@@ -10,7 +10,7 @@ from kdcmae import KDCMAE
 from kdcmae.decoder import patchify_audio, patchify_image
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.evaluation import inpainting
-from kdcmae.evaluation.inpainting import MaskSettings, draw_reconstruction, inpaint, summarize
+from kdcmae.evaluation.inpainting import MaskSettings, clip_errors, draw_reconstruction, inpaint, joined, summarize
 from kdcmae.losses import reconstruction_loss
 from kdcmae.runtime.preprocessing import Preprocessing
 
@@ -115,7 +115,7 @@ def test_the_pictures() -> None:
     data = batch(2)
     data["audio"][1, :, :16] = 9.0  # low frequencies are loudest
     (one,) = inpaint(model(), [data], MaskSettings(ratio=0.5))
-    pictures = draw_reconstruction(one, 1, Preprocessing(image_size=64))
+    pictures = joined(draw_reconstruction(one, 1, Preprocessing(image_size=64)))
     audio, image = pictures["audio"], pictures["image"]
     assert audio.shape == (128, 3 * 64 + 2 * 4, 3)
     assert image.shape == (64, 3 * 64 + 2 * 4, 3)
@@ -128,6 +128,26 @@ def test_the_pictures() -> None:
     assert (filled[removed] != given[removed]).mean() > 0.5
     left = audio[:, 68:132]
     assert ((left == 128).all(axis=2) == one.audio.removed[1].numpy().T[::-1]).all()
+
+
+def test_padding_is_not_drawn() -> None:
+    preprocessing = Preprocessing(image_size=64)
+    data = batch(2)
+    data["audio"][1, 40:] = -preprocessing.fbank_mean / preprocessing.fbank_std
+    (one,) = inpaint(model(), [data], MaskSettings(ratio=0.5))
+    for row, frames in ((0, 64), (1, 40)):
+        drawn = draw_reconstruction(one, row, preprocessing)
+        sounds = [shown for kind, shown in drawn.items() if kind.startswith("sound")]
+        assert {shown.picture.shape for shown in sounds} == {(128, frames, 3)}
+        assert {shown.seconds for shown in sounds} == {frames / 100}
+
+
+def test_the_errors_of_clips_average_to_those_of_all() -> None:
+    (one,) = inpaint(model(), [batch(3)], MaskSettings())
+    result = summarize([one], norm_pix=False)
+    for name in clip_errors(one, 0):
+        mean = np.mean([clip_errors(one, row)[name] for row in range(3)])
+        assert mean == pytest.approx(getattr(result, name), rel=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5])

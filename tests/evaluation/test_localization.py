@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from kdcmae import KDCMAE
 from kdcmae.errors import DataError
 from kdcmae.evaluation import localization
-from kdcmae.evaluation.localization import Heat, draw_heat, heatmap, localize, patch_features, sound_features, summarize
+from kdcmae.evaluation.localization import (
+    Heat,
+    clip_scores,
+    draw_heat,
+    heatmap,
+    localize,
+    patch_features,
+    sound_features,
+    summarize,
+)
 from kdcmae.runtime.preprocessing import Preprocessing
 
 SIZE = 64
@@ -148,10 +157,29 @@ def test_without_the_truth_nothing_is_scored(model: KDCMAE) -> None:
 
 def test_the_picture() -> None:
     masks = squares((0, 0))
-    picture = draw_heat(heat(masks, masks), 0, Preprocessing(image_size=SIZE))["heat"]
-    assert picture.shape == (SIZE, 2 * SIZE + 4, 3)
-    frame, hot = picture[:, :SIZE], picture[:, SIZE + 4 :]
+    pictures = draw_heat(heat(masks, masks), 0, Preprocessing(image_size=SIZE))
+    frame, hot = pictures["frame"].picture, pictures["heat"].picture
+    assert frame.shape == hot.shape == (SIZE, SIZE, 3)
     green = (frame == (64, 255, 64)).all(axis=2)
     assert green.sum() == 2 * 24 - 1  # the inner edge, but not along the border of the frame
     np.testing.assert_array_equal(green, (hot == (64, 255, 64)).all(axis=2))
     assert hot[5, 5].mean() > hot[50, 50].mean() + 50
+
+
+def test_the_region_is_outlined_in_white_over_the_heat() -> None:
+    found = heat(squares((0, 0)), squares((30, 30)))
+    hot = draw_heat(found, 0, Preprocessing(image_size=SIZE))["heat"].picture
+    region = (found.heat[0] >= 0.5).numpy()
+    white = (hot == 255).all(axis=2)
+    assert white.any()
+    assert region[white].all()
+
+
+def test_the_scores_of_a_clip() -> None:
+    one = heat(squares((0, 0), (0, 0), (4, 4)), squares((0, 0), (40, 40), (0, 0)))
+    right, wrong, near = (clip_scores(one, row) for row in range(3))
+    assert right == {"iou": 1.0, "peak_on_object": True}
+    assert wrong == {"iou": 0.0, "peak_on_object": False}
+    assert 0.4 < near["iou"] < 0.8
+    unseen = heat(squares((0, 0)), torch.zeros(1, SIZE, SIZE, dtype=torch.bool))
+    assert clip_scores(unseen, 0) == {"iou": None, "peak_on_object": None}

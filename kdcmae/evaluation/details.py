@@ -1,0 +1,104 @@
+"""What a report holds beside its figures: intervals, errors and examples, as plain values for JSON and for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdcmae.evaluation.classification import Classification, ScoredClips
+from kdcmae.evaluation.intervals import mean_average_precision_interval, share_interval
+from kdcmae.evaluation.localization import Localization
+from kdcmae.evaluation.metrics import confusion_matrix
+from kdcmae.evaluation.mistakes import answer, confused_pairs, confusion_by_label, worst_rows
+from kdcmae.evaluation.retrieval import (
+    Direction,
+    Features,
+    Retrieval,
+    best_answers,
+    partner_ranks,
+    rank_histogram,
+    spread_queries,
+)
+
+__all__ = ["classification_details", "localization_details", "retrieval_details"]
+
+_FOUND = 5  # answers of a retrieval example
+
+# Above so many classes no two have names to tell them apart on a page, and the matrix is longer than the rest.
+_MOST_IN_MATRIX = 1000
+
+
+def classification_details(
+    scored: ScoredClips, result: Classification, clips: Sequence[str], *, several: bool, most: int
+) -> dict[str, Any]:
+    """Intervals, confusion and the worst clips of a classifier.
+
+    Args:
+        scored: the clips.
+        result: their figures.
+        clips: their ids, row by row.
+        several: the model is made for clips of several classes; a confusion matrix says little about those.
+        most: examples to give.
+    """
+    labels = [entry.label for entry in result.classes]
+    counts = confusion_matrix(scored.scores, scored.positives)
+    labelled = max(1, int(scored.positives.any(axis=1).sum()))
+    single = not several and bool((scored.positives.sum(axis=1) <= 1).all()) and len(labels) <= _MOST_IN_MATRIX
+    return {
+        "intervals": {
+            "accuracy": share_interval(result.accuracy, labelled),
+            "top_5_accuracy": share_interval(result.top_5_accuracy, labelled),
+            "mean_average_precision": mean_average_precision_interval(scored.scores, scored.positives),
+        },
+        **({"confusion": confusion_by_label(counts, labels)} if single else {}),
+        "confused": confused_pairs(counts, labels),
+        "examples": [{"clip": clips[row], **answer(scored, row, labels)} for row in worst_rows(scored, most)],
+    }
+
+
+def retrieval_details(features: Features, result: Retrieval, clips: Sequence[str], *, most: int) -> dict[str, Any]:
+    """Intervals of the recalls, where the right clips stand, and examples of what is found.
+
+    Args:
+        features: of the clips.
+        result: their figures.
+        clips: their ids, row by row.
+        most: examples to give, half of them in each direction.
+    """
+    ranks = partner_ranks(features)
+    examples = []
+    for direction, standing in ranks.items():
+        queries = spread_queries(standing, most // 2)
+        answers = best_answers(features, direction, queries, _FOUND)
+        examples += [
+            {
+                "direction": direction,
+                "clip": clips[query],
+                "rank": int(standing[query]),
+                "found": [clips[number] for number in found],
+            }
+            for query, found in zip(queries, answers, strict=True)
+        ]
+    return {
+        "intervals": {name: _recall_intervals(getattr(result, name), result.clips) for name in ranks},
+        "ranks": {name: rank_histogram(standing) for name, standing in ranks.items()},
+        "examples": examples,
+    }
+
+
+def _recall_intervals(direction: Direction, clips: int) -> dict[str, tuple[float, float]]:
+    names = ("recall_at_1", "recall_at_5", "recall_at_10")
+    return {name: share_interval(getattr(direction, name), clips) for name in names}
+
+
+def localization_details(result: Localization | None, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Intervals of the shares of clips, and the clips that were drawn.
+
+    Args:
+        result: the figures, where there are any.
+        examples: facts of the clips that were drawn.
+    """
+    intervals = {}
+    if result is not None:
+        intervals = {name: share_interval(getattr(result, name), result.clips) for name in ("ciou", "pointing")}
+    return {"intervals": intervals, "examples": list(examples)}

@@ -1,0 +1,87 @@
+"""What a classifier gets wrong: the clips it is furthest off on, and the classes it takes for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.evaluation.classification import ScoredClips
+
+__all__ = ["answer", "confused_pairs", "confusion_by_label", "worst_rows"]
+
+_BEST = 3  # classes of an answer
+
+
+def worst_rows(scored: ScoredClips, most: int) -> list[int]:
+    """Rows of labelled clips whose best class is wrong, the furthest off first.
+
+    Args:
+        scored: the clips.
+        most: rows to give.
+
+    Returns:
+        Ordered by how much the best wrong class scores above the best of the clip's own.
+    """
+    scores, positives = scored.scores, scored.positives
+    own = np.where(positives, scores, -np.inf).max(axis=1)
+    wrong = np.where(positives, -np.inf, scores).max(axis=1)
+    rows = np.flatnonzero(positives.any(axis=1) & (wrong >= own))
+    return [int(row) for row in rows[np.argsort(own[rows] - wrong[rows], kind="stable")][:most]]
+
+
+def answer(scored: ScoredClips, row: int, labels: Sequence[str]) -> dict[str, Any]:
+    """One clip's labels and the best classes for it, with the score of each.
+
+    Args:
+        scored: the clips.
+        row: of the clip.
+        labels: a name per class.
+    """
+    scores = scored.scores[row]
+    best = np.argsort(-scores, kind="stable")[:_BEST]
+    own = np.flatnonzero(scored.positives[row])
+
+    def scored_labels(classes: NDArray[np.intp]) -> list[dict[str, Any]]:
+        return [{"label": labels[index], "score": float(scores[index])} for index in classes.tolist()]
+
+    return {"labels": scored_labels(own), "predicted": scored_labels(best)}
+
+
+def confusion_by_label(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """A confusion matrix by name, without its zeros: clips by own class and by predicted class.
+
+    Args:
+        counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
+        labels: a name per class.
+    """
+    return {
+        labels[own]: {labels[index]: int(counts[own, index]) for index in np.flatnonzero(counts[own]).tolist()}
+        for own in np.flatnonzero(counts.any(axis=1)).tolist()
+    }
+
+
+def confused_pairs(counts: NDArray[np.int64], labels: Sequence[str], most: int = 20) -> list[dict[str, Any]]:
+    """The most frequent errors, the first first: a class, what it was taken for, clips, their share of its row.
+
+    Args:
+        counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
+        labels: a name per class.
+        most: pairs to give.
+    """
+    errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    shares = errors / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    order = np.lexsort((-shares.ravel(), -errors.ravel()))[:most]
+    pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+    return [
+        {
+            "label": labels[own],
+            "predicted": labels[taken_for],
+            "clips": int(errors[own, taken_for]),
+            "share": float(shares[own, taken_for]),
+        }
+        for own, taken_for in pairs
+        if errors[own, taken_for]
+    ]

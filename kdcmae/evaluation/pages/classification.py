@@ -1,0 +1,163 @@
+"""The page of a classifier: how good it is, which classes it takes for which, and the clips it is furthest off on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae import charts
+from kdcmae.data.images import encode_image
+from kdcmae.evaluation.pages.parts import Document, Pictures, data_uri, figures_table, headline, strip, task_page
+from kdcmae.evaluation.pictures import heat_colours
+from kdcmae.evaluation.wording import cell, figure_name, percent
+from kdcmae.markup import Html, section, table, tag
+
+__all__ = ["MOST_CELLS", "render"]
+
+MOST_CELLS = 30
+"""Classes whose confusion matrix can be read cell by cell."""
+
+_BESIDE = 12  # classes whose matrix fits beside another section
+_BARS = 30  # classes with a bar: these, or the hardest
+_MAP_SIDE = 640  # pixels of the matrix of many classes
+_LABEL = 44
+
+
+def render(document: Document, pictures: Pictures) -> str:
+    """The page of ``classification`` and of ``probe``.
+
+    Args:
+        document: the report, with ``intervals``, ``confused`` and ``examples``, and with ``confusion`` where each clip
+            has one class.
+        pictures: of the examples.
+    """
+    result = document["result"]
+    probe = "classification" in result
+    return task_page(
+        "Linear probe" if probe else "Classification",
+        document,
+        [
+            _figures(document),
+            *_confusion(document),
+            _bars(document),
+            *_worst(document, pictures),
+            _all_classes(document),
+        ],
+    )
+
+
+def _measured(document: Document) -> dict[str, Any]:
+    """Figures of the classification, those of a probe's fit among them."""
+    result = dict(document["result"])
+    result.update(result.pop("classification", {}))
+    return result
+
+
+def _main_figure(document: Document) -> str:
+    """Accuracy where each clip has one class; mAP where it may have several."""
+    return "accuracy" if "confusion" in document else "mean_average_precision"
+
+
+def _figures(document: Document) -> Html:
+    result = _measured(document)
+    clips = result.pop("clips")
+    result.pop("classes")
+    name, intervals = _main_figure(document), document["intervals"]
+    title, words = {
+        "accuracy": ("Accuracy", "of the clips have their class as the best one"),
+        "mean_average_precision": ("mAP", "is the average precision, averaged over the classes"),
+    }[name]
+    figures = figures_table({"model": result}, {"model": intervals})
+    return section(f"{title} on {clips} clips", headline(result[name], words, intervals.get(name)), figures)
+
+
+def _confusion(document: Document) -> Iterator[Html]:
+    confusion = document.get("confusion")
+    if confusion is not None:
+        labels = [entry["label"] for entry in _measured(document)["classes"]]
+        yield _matrix(labels, confusion)
+    pairs = document["confused"]
+    if pairs:
+        rows = [(one["label"], one["predicted"], f"{one['clips']} ({percent(one['share'])})") for one in pairs]
+        shown = table(("class", "taken for", "clips#"), rows)
+        several = "" if confusion is not None else " A clip of several classes counts for each of them."
+        yield section("Most frequent errors", shown, note=f"Clips, and their share of those of the class.{several}")
+
+
+def _matrix(labels: Sequence[str], confusion: Mapping[str, Mapping[str, int]]) -> Html:
+    counts = [[confusion.get(own, {}).get(label, 0) for label in labels] for own in labels]
+    note = "A row per class, a column per predicted class; a cell is darker the more of its row it holds."
+    if len(labels) <= MOST_CELLS:
+        drawn = charts.confusion("confusion matrix", labels, counts)
+        return section("Confusion", drawn, note=note, wide=len(labels) > _BESIDE)
+    said = (
+        f"{len(labels)} classes in the model's order: a row per class from above, a column per predicted class from "
+        "the left; brighter the more of its row it holds."
+    )
+    content = encode_image(_map(np.array(counts, dtype=np.int64)), "png")
+    image = tag("img", src=data_uri("png", content), alt="confusion matrix", class_="cells")
+    return section("Confusion", image, note=said)
+
+
+def _map(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The shares of every row as colours, several classes to a pixel where there are too many."""
+    step = -(-len(counts) // _MAP_SIDE)
+    starts = np.arange(0, len(counts), step)
+    summed = np.add.reduceat(np.add.reduceat(counts, starts, axis=0), starts, axis=1)
+    return heat_colours(np.sqrt(summed / np.maximum(summed.sum(axis=1, keepdims=True), 1)))
+
+
+def _bars(document: Document) -> Html:
+    name = "accuracy" if "confusion" in document else "average_precision"
+    known = [entry for entry in _measured(document)["classes"] if entry["clips"]]
+    known.sort(key=lambda entry: entry[name])
+    title = f"{'Accuracy' if name == 'accuracy' else 'Average precision'} by class"
+    rows = [
+        charts.Bar(
+            label=charts.cut(entry["label"], _LABEL), value=100 * entry[name], note=_count(entry["clips"], "clip")
+        )
+        for entry in known[:_BARS]
+    ]
+    note = "The hardest first."
+    if len(known) > _BARS:
+        note = f"The {_BARS} hardest of {len(known)}; the table below has all."
+    return section(title, charts.bars(title, rows, unit="%"), note=note)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _worst(document: Document, pictures: Pictures) -> Iterator[Html]:
+    examples = document["examples"]
+    if not examples:
+        return
+    shown = []
+    for one in examples:
+        caption = tag("figcaption", tag("b", one["clip"]))
+        expected = tag(
+            "p", tag("span", "expected ", class_="soft"), tag("span", _answers(one["labels"]), class_="good")
+        )
+        given = tag("p", tag("span", "predicted ", class_="soft"), _answers(one["predicted"]))
+        shown.append(tag("figure", caption, strip(one["clip"], pictures), expected, given, class_="clip"))
+    yield section(
+        "Clips that it is furthest off on",
+        tag("div", *shown, class_="gallery"),
+        note="The frame and the sound as the model gets them, without padding, and the score of each class.",
+        wide=True,
+    )
+
+
+def _answers(answers: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{one['label']} {one['score']:.3f}" for one in answers)
+
+
+def _all_classes(document: Document) -> Html:
+    names = ("clips", "accuracy", "average_precision", "auc")
+    head = ("class", *(f"{figure_name(name)}#" for name in names))
+    rows = [(entry["label"], *(cell(name, entry[name]) for name in names)) for entry in _measured(document)["classes"]]
+    every = tag("details", tag("summary", f"classes: {len(rows)}"), table(head, rows))
+    return section("Every class", every, wide=True)
