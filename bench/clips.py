@@ -93,7 +93,7 @@ def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[fl
     trips = 0
     while trips <= _FEWEST_TRIPS or time.perf_counter() - start < seconds:
         marks = [time.perf_counter()]
-        decoded = read_clip(clip, seconds=preprocessing.window_s)
+        decoded = read_clip(clip, seconds=preprocessing.window_s, mono=preprocessing.mono)
         marks.append(time.perf_counter())
         feed = from_clip(heard, preprocessing, decoded.waveform, decoded.sample_rate_hz, None)
         marks.append(time.perf_counter())

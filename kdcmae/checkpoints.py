@@ -29,7 +29,7 @@ from kdcmae.checkpoint_header import CONFIG_KEY, KIND_KEY
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import MODALITY_INPUTS, ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
 from kdcmae.errors import CheckpointError
-from kdcmae.normalisation import assumed_statistics
+from kdcmae.normalisation import PUBLISHED, assumed_statistics
 from kdcmae.pos_embed import fit_time
 from kdcmae.pretraining import KDCMAE
 from kdcmae.replacing import replacing
@@ -65,7 +65,8 @@ def load_pretrained(path: str | os.PathLike[str], *, weights: Weights | None = N
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from what the file says or its
             shapes imply: ``num_heads=`` and ``decoder_num_heads=`` where heads are not 64 and 32 wide,
             ``audio_length=`` to trim or interpolate the audio positions; ``fbank_mean=``, ``fbank_std=``,
-            ``image_mean=`` and ``image_std=`` where another trainer normalised otherwise than the published one.
+            ``image_mean=``, ``image_std=`` and ``mono=`` where another trainer made inputs otherwise than the published
+            one.
 
     Returns:
         The model in float32 on the CPU, in training mode.
@@ -75,7 +76,9 @@ def load_pretrained(path: str | os.PathLike[str], *, weights: Weights | None = N
         ConfigError: an unknown override or one that contradicts the file.
     """
     state, stored = _read(Path(path), kind="pretraining", weights=weights)
-    inferred = stored or _with_heads({**_infer_encoder(state, path), **_infer_decoder(state, path)}, overrides, path)
+    inferred = stored or _with_heads(
+        {**PUBLISHED, **_infer_encoder(state, path), **_infer_decoder(state, path)}, overrides, path
+    )
     config = configs.from_mapping(PretrainingConfig, {**inferred, **overrides})
     model: KDCMAE = _filled(KDCMAE, config, state, path)
     model.assumed = assumed_statistics(config, MODALITY_INPUTS["audiovisual"], stored, overrides, path)
@@ -93,7 +96,7 @@ def load_classifier(
         weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig` that differ from what the file says or its
             shapes imply, such as ``num_heads=``, ``audio_length=``, ``labels=``, ``multi_label=``, or the statistics
-            ``fbank_mean=``, ``fbank_std=``, ``image_mean=`` and ``image_std=``.
+            ``fbank_mean=``, ``fbank_std=``, ``image_mean=`` and ``image_std=``, or ``mono=``.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode.
@@ -106,7 +109,7 @@ def load_classifier(
     if modality is not None:
         overrides["modality"] = modality
     inferred = stored or _with_heads(
-        {**_infer_encoder(state, path), "num_classes": _infer_classes(state, path)}, overrides, path
+        {**PUBLISHED, **_infer_encoder(state, path), "num_classes": _infer_classes(state, path)}, overrides, path
     )
     config = configs.from_mapping(ClassifierConfig, {**inferred, **overrides})
     model: KDCMAEClassifier = _filled(KDCMAEClassifier, config, state, path)

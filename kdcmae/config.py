@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.resampling import Mono
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,6 +64,7 @@ class EncoderConfig:
         unified_depth (blocks): shared by the joint, audio and video passes.
         mlp_ratio: hidden width of the MLP over ``embed_dim``.
         layer_norm_eps: epsilon of every LayerNorm.
+        mono: what became of several channels in the sound that the model learned from, ``mean`` or ``left``.
         fbank_mean, fbank_std, image_mean, image_std: the statistics that normalised what the model learned from, as
             :class:`~kdcmae.runtime.preprocessing.Preprocessing` has them; by default the published ones.
     """
@@ -77,6 +79,7 @@ class EncoderConfig:
     unified_depth: int = 1
     mlp_ratio: float = 4.0
     layer_norm_eps: float = 1e-5
+    mono: Mono = Preprocessing.mono
     fbank_mean: float = Preprocessing.fbank_mean
     fbank_std: float = Preprocessing.fbank_std
     image_mean: tuple[float, float, float] = Preprocessing.image_mean
@@ -100,6 +103,7 @@ class EncoderConfig:
     def preprocessing(self) -> Preprocessing:
         """How a clip becomes the inputs of the model."""
         return Preprocessing(
+            mono=self.mono,
             audio_frames=self.audio_length,
             fbank_mean=self.fbank_mean,
             fbank_std=self.fbank_std,

@@ -1,7 +1,8 @@
 """The statistics that normalise a model's inputs: what a checkpoint states, and what is assumed where it does not.
 
 They are fields of the model's configuration, so checkpoints of our own hold them. Published CAV-MAE and KDC-MAE files
-hold tensors alone: their statistics are those of the published code unless the user gives others.
+hold tensors alone: their statistics are those of the published code, and their sound the left channel of its clips,
+unless the user says otherwise.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from typing import Any
 
 from kdcmae.config import EncoderConfig
 
-__all__ = ["STATISTICS", "assumed_statistics", "described", "differing"]
+__all__ = ["PUBLISHED", "STATISTICS", "assumed_statistics", "described", "differing"]
 
 logger = logging.getLogger(__name__)
 
 STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "audio": ("fbank_mean", "fbank_std"),
+    "audio": ("fbank_mean", "fbank_std", "mono"),
     "image": ("image_mean", "image_std"),
 }
-"""The fields of a configuration that normalise each input."""
+"""The fields of a configuration that say how each input was made: its statistics, and which channels were heard."""
+
+PUBLISHED: Mapping[str, Any] = {"mono": "left"}
+"""What the published models differ in from the defaults: their extraction takes the left channel."""
 
 _PUBLISHED_FOR = {"audio": "AudioSet and VGGSound", "image": "ImageNet"}
 
@@ -42,7 +46,8 @@ def assumed_statistics(
         path: of the file, for the warning.
 
     Returns:
-        Such as ``fbank_mean=-5.081, fbank_std=4.4849 (published for AudioSet and VGGSound)``; empty if all are stated.
+        Such as ``fbank_mean=-5.081, fbank_std=4.4849, mono=left (published for AudioSet and VGGSound)``; empty if all
+            are stated.
     """
     if stored is not None:
         _warn_of_others(stored, config, path)
@@ -54,8 +59,8 @@ def assumed_statistics(
     assumed = ", ".join(parts)
     if assumed:
         logger.warning(
-            "%s does not say how its inputs were normalised; assuming %s; give others under these names, such as "
-            "--fbank-mean or, in training, --set fbank_mean=NUMBER", path, assumed
+            "%s does not say how its inputs were made; assuming %s; give others under these names, such as "
+            "--fbank-mean and --mono or, in training, --set fbank_mean=NUMBER", path, assumed
         )  # fmt: skip
     return assumed
 

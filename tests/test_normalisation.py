@@ -20,6 +20,7 @@ from kdcmae.runtime.preprocessing import Preprocessing
 SIZES: dict[str, Any] = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 64, "image_size": 32}
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 1}
 ODD: dict[str, Any] = {
+    "mono": "left",
     "fbank_mean": -4.5,
     "fbank_std": 3.25,
     "image_mean": (0.5, 0.25, 0.125),
@@ -88,15 +89,15 @@ def test_files_of_earlier_versions_were_trained_with_the_published_ones(tmp_path
 
 def test_foreign_files_say_nothing(foreign, caplog):
     loaded = load_classifier(foreign)
-    assert loaded.config.preprocessing == Preprocessing(audio_frames=64, image_size=32)
-    sound = "fbank_mean=-5.081, fbank_std=4.4849 (published for AudioSet and VGGSound)"
+    assert loaded.config.preprocessing == Preprocessing(audio_frames=64, image_size=32, mono="left")
+    sound = "fbank_mean=-5.081, fbank_std=4.4849, mono=left (published for AudioSet and VGGSound)"
     picture = "image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225) (published for ImageNet)"
     assert loaded.assumed == f"{sound}, {picture}"
-    assert caplog.text.count("foreign.pth does not say how its inputs were normalised; assuming") == 1
+    assert caplog.text.count("foreign.pth does not say how its inputs were made; assuming") == 1
     assert load_classifier(foreign, modality="audio").assumed == sound
     assert load_classifier(foreign, modality="video").assumed == picture
     given = load_classifier(foreign, fbank_mean=-4.5, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
-    assert given.assumed == "fbank_std=4.4849 (published for AudioSet and VGGSound)"
+    assert given.assumed == "fbank_std=4.4849, mono=left (published for AudioSet and VGGSound)"
     caplog.clear()
     assert statistics(load_classifier(foreign, **ODD).config.preprocessing) == ODD
     assert not caplog.records

@@ -135,7 +135,7 @@ def _cached(cache: BuildCache, key: str, folder: Path, step: Steps) -> Manifest 
     if manifest is not None:
         note(f"  the same was built on {manifest.created}: taken from the cache; --no-cache builds it again")
         if assumed := manifest.model.get("assumed"):
-            note(f"  note: the checkpoint does not say how its inputs were normalised; assumed: {assumed}")
+            note(f"  note: the checkpoint does not say how its inputs were made; assumed: {assumed}")
     return manifest
 
 

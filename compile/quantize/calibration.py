@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, overload
 
@@ -20,7 +19,7 @@ from kdcmae.config import Modality
 from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
-from kdcmae.data.reading import Reader, read_record
+from kdcmae.data.reading import Reader, reader_for
 from kdcmae.errors import DataError
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
@@ -135,7 +134,7 @@ def prepare_clips(model: EngineModel, clips: ListedClips, batch: BatchRange) -> 
         DataError: more than one clip in ten cannot be read, or none can.
         DiskFullError: there is no room for the temporary file.
     """
-    read = clips.read or partial(read_record, seconds=model.preprocessing.audio_samples / SAMPLE_RATE_HZ)
+    read = clips.read or reader_for(model.preprocessing)
     limit = max(_BROKEN_LIMIT, 1 / len(clips.records))  # one of a handful may be
     broken = BrokenClips(len(clips.records), limit, fix="find all with `kdcmae data check`, and leave them out")
     usable: list[ClipRecord] = []

@@ -80,7 +80,7 @@ def _head(name: str, manifest: Manifest) -> Html:
     ]
     if assumed := model.get("assumed"):
         lines.append(
-            tag("p", f"The checkpoint does not say how its inputs were normalised; assumed: {assumed}.", class_="idle")
+            tag("p", f"The checkpoint does not say how its inputs were made; assumed: {assumed}.", class_="idle")
         )
     if model["random_weights"]:
         lines.append(

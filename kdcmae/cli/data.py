@@ -32,6 +32,15 @@ _processes_option = click.option(
 )
 
 
+_mono_option = click.option(
+    "--mono",
+    type=click.Choice(["mean", "left"]),
+    default="mean",
+    show_default=True,
+    help="What becomes of several channels; the published extraction takes the left one.",
+)
+
+
 @click.group(name="data", cls=KdcmaeGroup)
 def command() -> None:
     """Make, extract, check and measure clips.
@@ -84,13 +93,7 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
     help="Of each clip, from its start: its sound, and the time its frames are spread over.",
     show_default="10.255, what the published models hear",
 )
-@click.option(
-    "--mono",
-    type=click.Choice(["mean", "left"]),
-    default="mean",
-    show_default=True,
-    help="What becomes of several channels; the published extraction takes the left one.",
-)
+@_mono_option
 @click.option(
     "--broken-limit",
     type=Number(0, 1),
@@ -158,18 +161,21 @@ def extract_videos(
 @click.option(
     "--audio-frames", type=click.IntRange(min=1), default=1024, show_default=True, help="That the model takes."
 )
+@_mono_option
 @_processes_option
 @json_option
-def stats(data: Path, audio_frames: int, processes: int, as_json: bool) -> None:
+def stats(data: Path, audio_frames: int, mono: Mono, processes: int, as_json: bool) -> None:
     """Measure the mean and standard deviation of the spectrogram, padding included, as published."""
     from kdcmae.data.shard_files import list_clips
     from kdcmae.data.stats import spectrogram_stats
 
     records = list_clips(data)
     with progress_bar("measure", len(records)) as on_clip:
-        measured = spectrogram_stats(records, audio_frames=audio_frames, processes=processes, on_clip=on_clip)
+        measured = spectrogram_stats(
+            records, audio_frames=audio_frames, mono=mono, processes=processes, on_clip=on_clip
+        )
     if as_json:
-        print_json({"audio_frames": audio_frames, **asdict(measured)})
+        print_json({"audio_frames": audio_frames, "mono": mono, **asdict(measured)})
     else:
         say(f"fbank_mean {measured.mean:.4f}\nfbank_std  {measured.std:.4f}\nover {measured.clips} clips")
     if measured.broken:

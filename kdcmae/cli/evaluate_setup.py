@@ -48,6 +48,7 @@ class Setup:
     fbank_std: float | None
     image_mean: tuple[float, ...] | None
     image_std: tuple[float, ...] | None
+    mono: str | None
     pictures: int
     page: bool
     as_json: bool

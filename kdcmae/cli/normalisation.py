@@ -1,4 +1,4 @@
-"""The options for the statistics that normalised what a checkpoint learned from."""
+"""The options that say how what a checkpoint learned from was made: its statistics and its channel."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _OPTIONS = {
     "image_mean": ("R,G,B", "Mean of the colours, in [0, 1], that a checkpoint learned from."),
     "image_std": ("R,G,B", "Their standard deviations."),
 }
-NAMES = tuple(_OPTIONS)
+NAMES = (*_OPTIONS, "mono")
 """Of the parameters: fields of the preprocessing and of a model's configuration."""
+
+
+_DEFAULT = "what the file says, or as published"
 
 
 class _Statistic(click.ParamType):
@@ -49,13 +52,19 @@ class _Statistic(click.ParamType):
 
 def statistics_options(command: Command) -> Command:
     """Add the options; the command gets parameters of these :data:`NAMES`, None where not given."""
+    command = click.option(
+        "--mono",
+        type=click.Choice(["mean", "left"]),
+        help="What became of several channels in the sound that a checkpoint learned from; published: left.",
+        show_default=_DEFAULT,
+    )(command)
     for field, (metavar, text) in reversed(_OPTIONS.items()):
         option = click.option(
             f"--{field.replace('_', '-')}",
             type=_Statistic(field),
             metavar=metavar,
             help=text,
-            show_default="what the file says, or as published",
+            show_default=_DEFAULT,
         )
         command = option(command)
     return command

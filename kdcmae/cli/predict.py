@@ -176,7 +176,7 @@ def score_clip(
     rows = len(frame_numbers)
     at_once = max(1, min(_ROWS_AT_ONCE, facts.batch[1]) // rows)
     with clip_boundary(str(path)):
-        windows = ClipWindows(path, facts.modality, frame_numbers, windowing)
+        windows = ClipWindows(path, facts.modality, frame_numbers, windowing, mono=facts.preprocessing.mono)
         arriving = iter(windows)
     while True:
         with clip_boundary(str(path)):

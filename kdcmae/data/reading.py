@@ -60,7 +60,7 @@ def reader_for(preprocessing: Preprocessing) -> Reader:
     Args:
         preprocessing: the model's.
     """
-    return partial(read_record, seconds=preprocessing.window_s)
+    return partial(read_record, seconds=preprocessing.window_s, mono=preprocessing.mono)
 
 
 def read_record(

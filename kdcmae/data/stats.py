@@ -14,6 +14,7 @@ from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.reading import read_record
 from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT, MEL_BINS, SAMPLE_RATE_HZ, fbank
+from kdcmae.runtime.resampling import Mono
 
 __all__ = ["SpectrogramStats", "spectrogram_stats"]
 
@@ -39,6 +40,7 @@ def spectrogram_stats(
     records: Sequence[ClipRecord],
     *,
     audio_frames: int = 1024,
+    mono: Mono = "mean",
     processes: int = 1,
     on_clip: Callable[[], object] = lambda: None,
 ) -> SpectrogramStats:
@@ -47,6 +49,7 @@ def spectrogram_stats(
     Args:
         records: of the clips; use those the model trains on.
         audio_frames: of the model.
+        mono: what becomes of several channels, as the model has it.
         processes: that read.
         on_clip: called for each clip done.
 
@@ -58,7 +61,7 @@ def spectrogram_stats(
     """
     broken = BrokenClips(len(records))
     total = squares = 0.0
-    sums = map_in_processes(partial(_sums, audio_frames), records, processes=processes)
+    sums = map_in_processes(partial(_sums, audio_frames, mono), records, processes=processes)
     for record, outcome in zip(records, sums, strict=True):
         if isinstance(outcome, str):
             broken.add([(record.id, outcome)])
@@ -71,12 +74,12 @@ def spectrogram_stats(
     return SpectrogramStats(mean=mean, std=math.sqrt(squares / values - mean**2), clips=clips, broken=broken.reasons)
 
 
-def _sums(audio_frames: int, record: ClipRecord) -> tuple[float, float] | str:
+def _sums(audio_frames: int, mono: Mono, record: ClipRecord) -> tuple[float, float] | str:
     """The sum of a clip's log-mel values and of their squares, or why it has none."""
     samples = FRAME_LENGTH + FRAME_SHIFT * (audio_frames - 1)
     try:
         with clip_boundary(record.id):
-            waveform = read_record(record, "audio", (), seconds=samples / SAMPLE_RATE_HZ).waveform
+            waveform = read_record(record, "audio", (), seconds=samples / SAMPLE_RATE_HZ, mono=mono).waveform
             assert waveform is not None
             features = fbank(waveform[:samples])
     except BrokenClipError as error:

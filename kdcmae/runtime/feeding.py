@@ -156,7 +156,7 @@ def _from_waveform(
     """One row of an input that is made of the waveform."""
     if name == "audio":
         return prepare_audio(waveform, sample_rate_hz, preprocessing)
-    sound = resample(waveform, sample_rate_hz, samples=preprocessing.audio_samples)
+    sound = resample(waveform, sample_rate_hz, mono=preprocessing.mono, samples=preprocessing.audio_samples)
     if len(sound) < FRAME_LENGTH:
         raise DataError(f"waveform of {len(sound)} samples at 16 kHz is too short: the filterbank needs {FRAME_LENGTH}")
     if name == SAMPLES:

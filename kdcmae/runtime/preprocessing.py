@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from kdcmae.errors import ConfigError, DataError
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, resample
+from kdcmae.runtime.resampling import MONO, SAMPLE_RATE_HZ, Mono, resample
 
 __all__ = [
     "FRAME_LENGTH",
@@ -74,6 +74,7 @@ def _is_rgb(value: object, of: Callable[[object], bool]) -> bool:
 
 # What may vary from model to model: the requirement in words, and its test.
 _VARIABLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "mono": (" or ".join(MONO), lambda value: isinstance(value, str) and value in MONO),
     "audio_frames": ("a positive integer", _is_size),
     "fbank_mean": ("a number", _is_number),
     "fbank_std": ("a positive number", _is_scale),
@@ -87,7 +88,7 @@ _VARIABLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
 class Preprocessing:
     """Everything a caller must do to a waveform and a frame before the model, as data.
 
-    The last six fields vary from model to model. The others describe the Kaldi filterbank and the resizing of
+    The last seven fields vary from model to model. The others describe the Kaldi filterbank and the resizing of
     this module; any other value is refused, so that a manifest never promises another preprocessing than the
     one that runs.
 
@@ -100,6 +101,8 @@ class Preprocessing:
         mel_bins: HTK mel triangles from ``low_frequency_hz`` to ``high_frequency_hz``.
         log_floor: smallest mel energy, float32 epsilon.
         interpolation: antialiased, a = -0.5; the short side becomes ``image_size``, then the centre is cropped.
+        mono: what becomes of a waveform of several channels: their ``mean``, or the ``left`` one alone, which is what
+            the published extraction takes. The two differ by 0.14 of ``fbank_std`` on a real clip.
         audio_frames: filterbank frames the model takes; shorter ones are padded with zeros, longer ones cut.
         fbank_mean, fbank_std: log-mel statistics, applied after the padding.
         image_size: side of the square image in pixels.
@@ -120,6 +123,7 @@ class Preprocessing:
     high_frequency_hz: float = HIGH_FREQUENCY_HZ
     log_floor: float = LOG_FLOOR
     interpolation: str = "bicubic"
+    mono: Mono = "mean"
     audio_frames: int = 1024
     fbank_mean: float = -5.081
     fbank_std: float = 4.4849
@@ -264,7 +268,7 @@ def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Pr
     Raises:
         DataError: empty, not finite, out of range, shorter than 25 ms, or an odd shape, dtype or sample rate.
     """
-    features = fbank(resample(waveform, sample_rate_hz, samples=preprocessing.audio_samples))
+    features = fbank(resample(waveform, sample_rate_hz, mono=preprocessing.mono, samples=preprocessing.audio_samples))
     padded = np.zeros((1, preprocessing.audio_frames, MEL_BINS), dtype=np.float32)
     padded[0, : len(features)] = features
     return (padded - np.float32(preprocessing.fbank_mean)) / np.float32(preprocessing.fbank_std)

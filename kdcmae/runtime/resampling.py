@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 
-__all__ = ["HIGHEST_RATE_HZ", "LOWEST_RATE_HZ", "SAMPLE_RATE_HZ", "Mono", "Resampler", "resample", "to_mono"]
+__all__ = ["HIGHEST_RATE_HZ", "LOWEST_RATE_HZ", "MONO", "SAMPLE_RATE_HZ", "Mono", "Resampler", "resample", "to_mono"]
 
 SAMPLE_RATE_HZ = 16_000
 
 Mono = Literal["mean", "left"]
 """What becomes of several channels: their mean, or the first of them, which is the left one."""
+MONO: tuple[Mono, ...] = get_args(Mono)
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 _LOUDEST_DITHER = 8 * 256  # of a silent converter of 24 bits, in int32

@@ -302,11 +302,11 @@ def test_the_statistics_that_a_file_does_not_state(manifest: Callable[..., Path]
     save_checkpoint(model, tmp_path / "stated.safetensors")
     torch.save(model.state_dict(), tmp_path / "unstated.pth")
     data = ("--data", manifest("plain"), "--pictures", 0)
-    options = ("--fbank-mean", "-3", "--fbank-std", "0.5", "--image-mean", "0.5,0.5,0.5")
+    options = ("--fbank-mean", "-3", "--fbank-std", "0.5", "--image-mean", "0.5,0.5,0.5", "--mono", "mean")
     wanted = answer("inpainting", tmp_path / "stated.safetensors", *data)["result"]
     assert answer("inpainting", tmp_path / "unstated.pth", *data, *options)["result"] == wanted
     assumed = run("inpainting", tmp_path / "unstated.pth", *data, "--json")
-    assert assumed.stderr.count("does not say how its inputs were normalised") == 1
+    assert assumed.stderr.count("does not say how its inputs were made") == 1
     assert json.loads(assumed.stdout)["result"] != wanted
 
 

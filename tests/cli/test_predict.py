@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,18 +130,30 @@ def test_the_statistics_that_a_file_does_not_state(
     stated = checkpoint(fbank_mean=-3.0, fbank_std=0.5, image_mean=(0.5, 0.5, 0.5), image_std=(0.1, 0.2, 0.4))
     torch.save(load_file(stated), tmp_path / "unstated.pth")
     options = ("--num-heads", "2", "--fbank-mean", "-3", "--fbank-std", "0.5", "--image-mean", ".5,.5,.5",
-               "--image-std", ".1,.2,.4")  # fmt: skip
+               "--image-std", ".1,.2,.4", "--mono", "mean")  # fmt: skip
     given = run(tmp_path / "unstated.pth", clip, *options, "--json")
-    assert "normalised" not in given.stderr
+    assert "does not say" not in given.stderr
     found = [prediction["score"] for prediction in json.loads(given.stdout)["clips"][0]["predictions"]]
     assert found == pytest.approx(list(scores(answer(stated, clip)["clips"][0]).values()), abs=1e-6)
     assumed = run(tmp_path / "unstated.pth", clip, "--num-heads", "2", "--json")
-    assert assumed.stderr.count("does not say how its inputs were normalised") == 1
+    assert assumed.stderr.count("does not say how its inputs were made") == 1
     published = [prediction["score"] for prediction in json.loads(assumed.stdout)["clips"][0]["predictions"]]
     assert found != pytest.approx(published, abs=1e-3)
     refused = run(engine, clip, *options[2:])
     assert refused.exit_code == 2
     assert "is an engine: --fbank-mean is for checkpoints" in refused.stderr
+
+
+def test_a_model_hears_the_channels_that_it_learned_from(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "stereo.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, 16000, 0, "NONE", ""))
+        file.writeframes(rng.integers(-8000, 8000, (5000, 2)).astype("<i2").tobytes())
+    left, mean = (checkpoint(modality="audio", mono=mono) for mono in ("left", "mean"))
+    found = {model: scores(answer(model, path)["clips"][0]) for model in (left, mean)}
+    assert found[left] != pytest.approx(found[mean], abs=1e-5)
+    assert scores(answer(mean, path, "--mono", "left")["clips"][0]) == pytest.approx(found[left], abs=1e-6)
 
 
 def test_the_middle_frame_or_all_ten(engine: Path, clip: Path) -> None:
