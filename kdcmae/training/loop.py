@@ -27,7 +27,7 @@ from kdcmae.training.settings import Precision, changed
 from kdcmae.training.tasks import Batch, Score
 from kdcmae.training.tracking import EpochEnd, MetricsLog, ProgressLine, Tracker, open_tensorboard
 from kdcmae.training.validation import Validation, count_together, validate
-from kdcmae.training.weight_files import MODEL_FILE, Final, require_finite, write_weights
+from kdcmae.training.weight_files import MODEL_FILE, Final, remove_partial, require_finite, write_weights
 
 __all__ = ["Trainer"]
 
@@ -257,6 +257,7 @@ class Trainer:
         if rank() > 0:
             return
         self.run.output.mkdir(parents=True, exist_ok=True)
+        remove_partial(self.run.output)
         settings = self.run.output / SETTINGS_FILE
         with writing(settings):
             settings.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")

@@ -21,7 +21,17 @@ from kdcmae.disk import writing
 from kdcmae.errors import TrainingError
 from kdcmae.pretraining import KDCMAE
 
-__all__ = ["BEST_FILE", "LAST_FILE", "MODEL_FILE", "Best", "Final", "require_finite", "stored_best", "write_weights"]
+__all__ = [
+    "BEST_FILE",
+    "LAST_FILE",
+    "MODEL_FILE",
+    "Best",
+    "Final",
+    "remove_partial",
+    "require_finite",
+    "stored_best",
+    "write_weights",
+]
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
@@ -104,3 +114,9 @@ def stored_best(folder: Path, model: KDCMAE | KDCMAEClassifier) -> dict[str, Ten
     if isinstance(model, KDCMAEClassifier):
         return load_classifier(path, modality=model.config.modality).state_dict()
     return load_pretrained(path).state_dict()
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed run had half written in its folder; each of these files is as large as the model."""
+    for path in folder.glob(".*.partial*"):
+        path.unlink(missing_ok=True)

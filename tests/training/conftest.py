@@ -21,7 +21,7 @@ def pretrain_arguments() -> Callable[[Path], list[str]]:
     settings = {
         **{"epochs": 4, "batch_size": 4, "workers": 0, "log_every_steps": 1, "checkpoint_every_steps": 3},
         **{"embed_dim": 64, "num_heads": 1, "specific_depth": 1},
-        **{"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 1},
+        **{"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 1, "decay_start_epoch": 3},
     }
     pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     data = ["--data", "avsynth:16", "--validation", "avsynth:4", "--device", "cpu"]

@@ -92,16 +92,19 @@ def test_a_run_goes_on_with_another_number_of_ranks(both, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_on_two_ranks_logs_the_losses_of_one_process(pretrain_arguments, tmp_path):
+def test_the_command_goes_on_with_fewer_ranks_as_one_process(pretrain_arguments, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
+    first_half = [word if word != "epochs=4" else "epochs=2" for word in pretrain_arguments(two)]
     ranks = subprocess.run(
-        [*TORCHRUN, "--no-python", COMMAND, *pretrain_arguments(two)],
+        [*TORCHRUN, "--no-python", COMMAND, *first_half],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ranks.returncode == 0, ranks.stderr
     assert "on 2 x cpu" in ranks.stderr
-    result = CliRunner().invoke(main, pretrain_arguments(one))
-    assert result.exit_code == 0, result.output
+    for arguments in (pretrain_arguments(one), [*pretrain_arguments(two), "--resume"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    assert "going on after step 8" in result.stderr
     expected, found = (read_metrics(folder / "metrics.jsonl") for folder in (one, two))
     assert len(expected) == len(found) == 20  # 16 steps and 4 validations
     for here, there in zip(expected, found, strict=True):
