@@ -33,6 +33,7 @@ class FigureTracker:
         log: the metrics log of the run, written before this is told of an epoch.
         steps_per_epoch: of the optimiser.
         criterion: which curve tells the best epoch.
+        measured: names of the metrics that have a curve, beside the learning rate.
         show: what else gets the pictures, with a step and a name, such as TensorBoard.
     """
 
@@ -42,15 +43,17 @@ class FigureTracker:
         *,
         steps_per_epoch: int,
         criterion: Criterion,
+        measured: tuple[str, ...],
         show: Callable[[int, str, Picture], None] | None,
     ) -> None:
-        self._log, self._steps_per_epoch, self._criterion, self._show = log, steps_per_epoch, criterion, show
+        self._log, self._steps_per_epoch, self._show = log, steps_per_epoch, show
+        self._criterion, self._measured = criterion, measured
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing is drawn within an epoch."""
 
     def epoch(self, ending: EpochEnd) -> None:
-        curves = curves_picture(read_metrics(self._log), self._steps_per_epoch, self._criterion)
+        curves = curves_picture(read_metrics(self._log), self._steps_per_epoch, self._criterion, self._measured)
         _write(self._log.with_name(CURVES_FILE), curves)
         for name, picture in ending.pictures.items():
             _write(self._log.with_name(f"{name}.png"), picture)
@@ -69,37 +72,41 @@ def open_figures(
     *,
     steps_per_epoch: int,
     criterion: Criterion,
+    measured: tuple[str, ...],
     show: Callable[[int, str, Picture], None] | None,
 ) -> FigureTracker | None:
     """The pictures of a run, where Pillow is installed; arguments as of :class:`FigureTracker`."""
     if not is_installed("PIL"):
         return None
-    return FigureTracker(log, steps_per_epoch=steps_per_epoch, criterion=criterion, show=show)
+    return FigureTracker(log, steps_per_epoch=steps_per_epoch, criterion=criterion, measured=measured, show=show)
 
 
-def curves_picture(lines: Sequence[Mapping[str, Any]], steps_per_epoch: int, criterion: Criterion) -> Picture:
-    """Loss, the criterion's metric and the learning rate over epochs, one below the other.
+def curves_picture(
+    lines: Sequence[Mapping[str, Any]], steps_per_epoch: int, criterion: Criterion, measured: tuple[str, ...]
+) -> Picture:
+    """What is measured and the learning rate over epochs, one below the other.
 
     Args:
         lines: of a metrics log.
         steps_per_epoch: of the optimiser.
-        criterion: its metric has a panel of its own unless it is the loss; its title tells the best epoch.
+        criterion: the title of its metric tells the best epoch.
+        measured: names of metrics, the criterion's among them.
     """
     from kdcmae.figures import lines_figure
 
     panels = []
-    for name in dict.fromkeys(("loss", criterion.metric, "learning_rate")):
-        trained, measured = (
+    for name in (*measured, "learning_rate"):
+        trained, validated = (
             tuple((line["step"] / steps_per_epoch, line[key]) for line in chosen if line.get(key) is not None)
             for key, chosen in (
                 (name, [line for line in lines if "validation_loss" not in line]),
                 (f"validation_{name}", lines),
             )
         )
-        title, shown = name.replace("_", " "), {"training": _thinned(trained), "validation": measured}
-        if measured and name == criterion.metric:
+        title, shown = name.replace("_", " "), {"training": _thinned(trained), "validation": validated}
+        if validated and name == criterion.metric:
             pick = max if criterion.higher_is_better else min
-            epoch, value = pick(measured, key=lambda point: point[1])
+            epoch, value = pick(validated, key=lambda point: point[1])
             title += f", best after epoch {epoch:.0f}: {value:.4g}"
         series = [Line(label=label, points=points) for label, points in shown.items() if points]
         panels.append(lines_figure(title, series, x_label="epochs", y_label=name.replace("_", " ")))

@@ -280,6 +280,7 @@ class Trainer:
                 log,
                 steps_per_epoch=self.steps_per_epoch,
                 criterion=self.run.task.criterion,
+                measured=self.run.task.validated,
                 show=None if tensorboard is None else tensorboard.picture,
             )
             self.trackers += [] if figures is None else [figures]

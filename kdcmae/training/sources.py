@@ -54,7 +54,7 @@ class ClipSource(Protocol):
         """Batches to measure on, in order; the arguments and errors of :meth:`training`.
 
         Every clip is measured once, except in pretraining, whose losses compare the clips of a whole batch: there the
-        last, incomplete one is left out.
+        last, incomplete one is left out. Fewer clips than a batch are one smaller batch.
         """
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
@@ -125,7 +125,9 @@ class ClipList:
         dataset = ClipDataset(self.records, labels, data, self.read)
         compared = not isinstance(settings, FinetuningSettings)
         make_loader = training_loader if compared else evaluation_loader
-        sampler = _sampler(InOrder(len(dataset)), settings, drop_last=compared)
+        share = min(_share(settings), max(1, len(dataset) // world_size()))
+        order = InOrder(len(dataset))
+        sampler = BatchSampler(order, batch_size=share, rank=rank(), world_size=world_size(), drop_last=compared)
         return make_loader(dataset, sampler, **_reading(settings))
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import EncoderConfig
 from kdcmae.evaluation.classification import ScoredClips, summarize
-from kdcmae.evaluation.inpainting import MaskSettings, draw_reconstruction, inpaint
+from kdcmae.evaluation.inpainting import MaskSettings, draw_reconstruction, inpaint, joined
 from kdcmae.evaluation.metrics import confusion_matrix
 from kdcmae.evaluation.pictures import Picture
 from kdcmae.evaluation.retrieval import Features, retrieve
@@ -116,8 +116,9 @@ class PretrainingTask:
         config = self.module.config
         masks = MaskSettings(ratio=config.mask_ratio, audio=config.audio_mask, seed=self.seed)
         (filled,) = inpaint(self.module, [batch], masks)
-        rows = [draw_reconstruction(filled, row, config.preprocessing) for row in range(len(batch["index"]))]
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        clips = range(len(batch["index"]))
+        rows = [joined(draw_reconstruction(filled, clip, config.preprocessing)) for clip in clips]
+        return {kind: _stacked([row[kind] for row in rows]) for kind in rows[0]}
 
 
 class FinetuningTask:
@@ -173,6 +174,15 @@ class FinetuningTask:
             return F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True), label_smoothing=label_smoothing)
         smoothed = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
         return F.binary_cross_entropy_with_logits(logits, smoothed)
+
+
+def _stacked(pictures: Sequence[Picture]) -> Picture:
+    """Pictures one below the other; what a shorter clip leaves of the width is white."""
+    width = max(picture.shape[1] for picture in pictures)
+    rows = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
+    ]
+    return np.concatenate(rows)
 
 
 def _blank(config: EncoderConfig, inputs: Sequence[str]) -> dict[str, Tensor]:

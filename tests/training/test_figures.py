@@ -39,7 +39,7 @@ def test_curves_take_thousands_of_lines_and_what_is_not_a_number():
         else {"step": step, "loss": None if step == 7 else 1 / step, "learning_rate": 1e-3}
         for step in range(1, 2001)
     ]
-    picture = curves_picture(lines, 500, LOSS)
+    picture = curves_picture(lines, 500, LOSS, ("loss",))
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
 
@@ -54,4 +54,4 @@ def test_a_confusion_of_many_classes_in_any_script_shows_those_that_are_confused
 
 def test_without_pillow_a_run_goes_on(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert open_figures(tmp_path / "metrics.jsonl", steps_per_epoch=1, criterion=LOSS, show=None) is None
+    assert open_figures(tmp_path / "metrics.jsonl", steps_per_epoch=1, criterion=LOSS, measured=(), show=None) is None

@@ -78,6 +78,8 @@ def test_finetuning_validates_every_clip_once_and_pretraining_whole_batches(clip
     assert all_drawn(validation(clips, settings("finetune"))) == list(range(CLIPS))
     assert all_drawn(validation(clips, settings("pretrain"))) == list(range(16))
     assert all_drawn(validation(clips, settings("finetune", parallel="fsdp"))) == list(range(CLIPS))
+    few = dataclasses.replace(clips, records=clips.records[:3])
+    assert drawn(validation(few, settings("pretrain"))) == [[0, 1, 2]]  # no whole batch of four
 
 
 def test_accumulated_batches_are_parts_of_the_batch(clips):

@@ -101,3 +101,13 @@ def test_pictures_show_clips_in_rows(model, batch):
         assert colours == 3
         assert all_clips[name].shape == (CLIPS * height, width, 3)
         assert (all_clips[name][:height] == picture).all()
+
+
+def test_pictures_of_clips_of_different_lengths(model, batch):
+    """The rest of a shorter one's width is white."""
+    padded = batch["audio"].clone()
+    statistics = model.config.preprocessing
+    padded[1, 20:] = -statistics.fbank_mean / statistics.fbank_std  # what padding becomes
+    pictures = PretrainingTask(model, seed=0).pictures({**batch, "audio": padded})
+    assert pictures["audio"].shape[2] == 3
+    assert (pictures["audio"] == 255).all(axis=2).any()
