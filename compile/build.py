@@ -26,9 +26,8 @@ from kdcmae.compile.preflight import preflight
 from kdcmae.compile.quantize.accuracy import open_graph
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
 from kdcmae.compile.sessions import open_session
-from kdcmae.compile.settings import QUANTIZED, CompileSettings
+from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
-from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import CAPABILITIES, fastest_floating
 from kdcmae.runtime.execution import Claim, differences_known
@@ -38,6 +37,8 @@ from kdcmae.runtime.manifest import Manifest, verify_files
 __all__ = ["CompileSettings", "compile_engine"]
 
 Step = Callable[[str], AbstractContextManager[None]]
+
+_ROUNDED = "rounded"  # what a quantised graph computes in, executed in float32
 
 
 def compile_engine(
@@ -115,7 +116,9 @@ class _Build:
                 *cases.clip_cases(model, settings.batch, settings.clips),
             )
             self.samples = selftest.Samples.of(model, settings)
-        self.ladder = Ladder(self.cases, logits=model.outputs[0].name if model.labels else "")
+        self.some_cases = cases.shortened(model, self.cases)
+        self.ladder = Ladder(cases=self.cases, kinds=models.kinds(model))
+        self.computed: set[str] = set()  # the precisions that the last rung computed in
         self.quantizer = Quantizer(self.body, settings, step) if settings.precision in QUANTIZED else None
         self.quantization: QuantizationReport | None = None
 
@@ -133,10 +136,10 @@ class _Build:
             chosen: tuple[Case, ...] = ()
             note = ""
             if precision != "fp32":
-                chosen = (min(self.cases, key=lambda case: case.batch),)
+                chosen = (min(self.cases, key=lambda case: case.batch).first(1),)
                 note = f"{chosen[0].name} only: half precision is slow in PyTorch on a CPU"
             run = self._behind_frontend(lambda feed: models.run(model, module, feed))
-            self._climb("program", run, note=note, chosen=chosen)
+            self._climb("program", run, computes={precision}, note=note, chosen=chosen)
         return program
 
     def export_onnx(self, program: ExportedProgram) -> Path:
@@ -158,10 +161,10 @@ class _Build:
                 wide = graph.with_name("widened.onnx")
                 export.widened(graph, wide)
                 note = "bfloat16 widened to float32: ONNX Runtime's CPU provider has no bfloat16 kernels"
-                self._climb("onnx", self._behind_frontend(open_session(wide)), note=note)
+                self._climb("onnx", self._behind_frontend(open_session(wide)), computes={"fp32"}, note=note)
                 export.remove(wide)
             else:
-                self._climb("onnx", self._behind_frontend(open_session(graph)))
+                self._climb("onnx", self._behind_frontend(open_session(graph)), computes={self.settings.floating})
 
     def quantize(self, graph: Path) -> Path:
         """Put 8-bit layers into the graph where the precision asks for them, and run what came out."""
@@ -172,7 +175,8 @@ class _Build:
         self.gate = self.settings.gate(set())
         with self.step("verify the quantised graph"):
             run = self._behind_frontend(open_graph(graph, floating=True))
-            self._climb("quantized", run, note=f"{self.quantization.method}; executed in float32")
+            note = f"{self.quantization.method}; executed in float32"
+            self._climb("quantized", run, computes={_ROUNDED}, note=note)
         return graph
 
     def request(self, program: ExportedProgram | None, graph: Path | None) -> BuildRequest:
@@ -204,8 +208,7 @@ class _Build:
             self.ladder.skip("engine", _not_executed(built) if built.unrunnable else "executed as the artifact")
         else:
             with self.step("verify engine"):
-                beside = built.floating if self.quantization is not None else ""
-                self._climb("engine", built.run, note=self._ran_in(built), beside=beside)
+                self._climb("engine", built.run, computes=self._executed(built), note=self._ran_in(built))
         built = dataclasses.replace(built, run=None)
         if request.graph is not None and not built.unrunnable:
             self._compare_speed(built, request.graph)
@@ -240,7 +243,8 @@ class _Build:
                 self.ladder.skip("artifact", _not_executed(built))
             else:
                 with differences_known(), load_engine(self.folder) as engine:
-                    self._climb("artifact", engine.infer, note=self._ran_in(built))
+                    executed, note = self._executed(built), self._ran_in(built)
+                    self._climb("artifact", engine.infer, computes=executed, note=note, chosen=self.cases)
                     selftest.proven(engine, golden, self.settings).write(self.folder / GOLDEN_FILE)
                     smallest = min(self.cases, key=lambda case: case.batch)
                     self.latency = measure_latency(engine.infer, smallest.inputs)
@@ -258,30 +262,43 @@ class _Build:
         name: str,
         run: Callable[[Arrays], Arrays],
         *,
+        computes: set[str],
         note: str = "",
         chosen: Sequence[Case] = (),
-        beside: str = "",
     ) -> None:
-        """Run a rung, and stop the build where it is out of its gate.
+        """Run a rung, and stop the build where it is out of its gate, or much worse than the last that ran.
 
         Args:
             name, run, note: as for :meth:`Ladder.climb`.
-            chosen: cases instead of all of them.
-            beside: of an engine on integers, the precision of what is not quantised; its graph is the rung before.
+            computes: the precisions that this stage computes in.
+            chosen: cases instead of those that every rung can afford.
 
         Raises:
             GateError: says by how much.
         """
-        if not chosen:
-            note = "; ".join(filter(None, (note, cases.cut_note(self.model, self.settings.batch))))
-        rung = self.ladder.climb(name, run, gate=self.gate, note=note, cases=chosen or self.cases)
-        if beside:
-            gates.require_as_graph(self.ladder, floating=beside)
-        if problem := rung.problem():
-            raise GateError(
-                f"parity: the first rung out of tolerance is {name!r}: {problem}; no engine was written; "
-                f"kdcmae-compile diagnose with the same options finds the layer"
-            )
+        ran = chosen or self.some_cases
+        if len(ran) == len(self.cases):
+            cut = cases.cut_note(self.model, self.settings.batch, of=self.cases, ran=ran)
+            note = "; ".join(filter(None, (note, cut)))
+        quantized = self.computed == {_ROUNDED}
+        added = self._may_add(computes)
+        rung = self.ladder.climb(name, run, gate=self.gate, allowance=added, note=note, cases=ran)
+        self.computed = computes
+        gates.require_passed(rung, quantized=quantized)
+
+    def _may_add(self, computes: set[str]) -> float:
+        """Error that a stage may add to that of the last one: chance, and the rounding that begins with it."""
+        begins = computes - self.computed - {"fp32"}
+        if not begins:
+            return self.gate.chance
+        if self.computed == {_ROUNDED}:  # the integers were rounded before
+            return max(self.gate.chance, *(GATES[name].rounding for name in begins if name not in QUANTIZED), 0.0)
+        return self.gate.rounding
+
+    def _executed(self, built: BuiltEngine) -> set[str]:
+        """The precisions that the engine computes in."""
+        executed = {*built.products, *([built.floating] if self.quantization is not None else [])}
+        return (executed & GATES.keys()) or {self.settings.claimed()}
 
     def _ran_in(self, built: BuiltEngine) -> str:
         notes = [f"matrix products in {', '.join(sorted(built.products))}"]

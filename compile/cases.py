@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +15,42 @@ from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case
 from kdcmae.data.avsynth.memory import AVSynth
+from kdcmae.data.broken import clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
-from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.reading import reader_for
 from kdcmae.data.shard_files import named_clips
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
-__all__ = ["GOLDEN", "batch_cases", "clip_cases", "cut_note", "made_clips", "on_clips"]
+__all__ = [
+    "GOLDEN",
+    "PAIRED_CLIPS",
+    "batch_cases",
+    "clip_cases",
+    "cut_note",
+    "made_clips",
+    "on_clips",
+    "shortened",
+]
 
 GOLDEN = "golden"
 
-# Every rung runs every case on a CPU: a tiny model takes its largest batch, the base model three samples a batch.
-_WORK = 500_000_000  # parameters times samples
-_MADE_CLIPS = 4
+PAIRED_CLIPS = 64
+"""Clips of sound and picture that an engine is proved on, the user's own among them: with as many, an agreement of
+100 % says that of new clips at least 95 % agree, with a confidence of 95 %."""
 
-_RawClip = tuple[NDArray[np.float32], NDArray[np.uint8]]  # (S,) at SAMPLE_RATE_HZ, and (H, W, 3)
+_MOST_CLIPS = 256  # of the user's own, spread evenly over them: prepared ones of the base model take 300 MB
+
+# Parameters times samples that a CPU computes in seconds. Every rung runs every batch within the first, and clips: a
+# tiny model takes them all, the base model three. The reference and the artifact run all clips, but of a model with
+# random weights, whose classes mean nothing and of which the numbers alone can be proved, only those within the second.
+_WORK = 500_000_000
+_PAIRED_WORK = 2_000_000_000
+_CHUNK = 8  # samples that the reference model computes at once
+
+# (S,) at SAMPLE_RATE_HZ, and (H, W, 3); None of what the model has no input for
+_RawClip = tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None]
 
 
 def batch_cases(model: EngineModel, batch: BatchRange) -> Iterator[Case]:
@@ -60,27 +80,47 @@ def on_clips(model: EngineModel) -> EngineModel:
     return model if model.examples else dataclasses.replace(model, examples=examples)
 
 
-def cut_note(model: EngineModel, batch: BatchRange) -> str:
-    """What :func:`batch_cases` leaves out, in words; empty where it leaves out nothing."""
+def cut_note(model: EngineModel, batch: BatchRange, *, of: Sequence[Case], ran: Sequence[Case]) -> str:
+    """What of the batches and clips a rung leaves out, in words; empty where it leaves out nothing.
+
+    Args:
+        model, batch: as for :func:`batch_cases`.
+        of: all cases.
+        ran: those of the rung.
+    """
     largest = _affordable(model, batch.max, batch)
-    return f"largest batch run here: {largest} of {batch.max}" if largest < batch.max else ""
+    notes = [f"largest batch run here: {largest} of {batch.max}"] if largest < batch.max else []
+    some, every = (sum(case.samples for case in cases if case.clips) for cases in (ran, of))
+    if some < every:
+        notes.append(f"{some} of {every} clips, all of which the artifact runs")
+    return "; ".join(notes)
 
 
-def clip_cases(model: EngineModel, batch: BatchRange, files: Sequence[Path]) -> Iterator[Case]:
-    """Clips as an app would hand them over: made ones, and the user's own.
+def shortened(model: EngineModel, cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The same cases with as many clips as every rung can afford."""
+    most = max(1, _WORK // model.facts["parameters"])
+    return tuple(case.first(most) if case.clips else case for case in cases)
+
+
+def clip_cases(model: EngineModel, batch: BatchRange, paths: Sequence[Path]) -> Iterator[Case]:
+    """Clips as an app would hand them over: the user's own, and made ones where those are fewer than 64.
 
     Args:
         model: whose preprocessing they go through.
         batch: sizes the engine takes.
-        files: video files; or manifests, shards and folders of clips.
+        paths: media files, folders, manifests or shards.
 
     Raises:
-        DataError: a file that cannot be read.
+        DataError: a clip that cannot be read.
     """
-    yield from _stacked(model, "made clips", list(made_clips(_affordable(model, _MADE_CLIPS, batch))), batch)
-    for path in files:
-        for record in named_clips(path):
-            yield from _stacked(model, record.id, [_read(model, record)], batch)
+    yours = _read_clips(model, paths)
+    made = PAIRED_CLIPS - len(yours)
+    if model.facts.get("random_weights"):
+        made = min(made, max(1, _PAIRED_WORK // model.facts["parameters"]))
+    if made > 0:
+        yield from _of_clips(model, "made", made_clips(made), batch)
+    if yours:
+        yield from _of_clips(model, "yours", yours, batch)
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
@@ -88,36 +128,66 @@ def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
     return max(batch.min, min(samples, max(1, _WORK // model.facts["parameters"])))
 
 
-def made_clips(count: int, *, seed: int = 0) -> Iterator[_RawClip]:
+@functools.lru_cache(maxsize=4)
+def made_clips(count: int, *, seed: int = 0) -> tuple[tuple[NDArray[np.float32], NDArray[np.uint8]], ...]:
     """Waveform and middle frame of AVSynth's first test clips."""
     data = AVSynth("test", clips=count, seed=seed)
+    clips = []
     for record in data.records:
         clip = data.read(record, "audiovisual", (MIDDLE_FRAME,))
         assert clip.waveform is not None
-        yield clip.waveform, clip.frames[0]
+        clips.append((clip.waveform, clip.frames[0]))
+    return tuple(clips)
 
 
-def _read(model: EngineModel, record: ClipRecord) -> _RawClip:
-    clip = reader_for(model.preprocessing)(record, "audiovisual", (MIDDLE_FRAME,))
-    assert clip.waveform is not None
-    return clip.waveform, clip.frames[0]
+_made_clips = made_clips  # its name before others used it
 
 
-def _stacked(model: EngineModel, name: str, clips: Sequence[_RawClip], batch: BatchRange) -> Iterator[Case]:
-    """The clips in batches that the engine takes, the last clip repeated where they are too few."""
-    samples = _prepared(model, clips)
-    for start in range(0, len(samples), batch.max):
-        chunk = samples[start : start + batch.max]
-        chunk += chunk[-1:] * (batch.min - len(chunk))
-        number = f" {start // batch.max + 1}" if len(samples) > batch.max else ""
-        yield _case(model, name + number, _concatenated(chunk))
+def _read_clips(model: EngineModel, paths: Sequence[Path]) -> list[_RawClip]:
+    """The user's own clips, spread evenly over all of them."""
+    records = [record for path in paths for record in named_clips(path)]
+    places = np.linspace(0, len(records) - 1, min(len(records), _MOST_CLIPS)).astype(int)
+    clips: list[_RawClip] = []
+    for record in (records[place] for place in places):
+        with clip_boundary(record.id):
+            clip = reader_for(model.preprocessing)(record, models.modality_of(model), (MIDDLE_FRAME,))
+            clips.append((clip.waveform, clip.frames[0] if len(clip.frames) else None))
+    return clips
 
 
-def _prepared(model: EngineModel, clips: Iterable[_RawClip]) -> list[dict[str, NDArray[Any]]]:
+def _of_clips(
+    model: EngineModel, whose: Literal["made", "yours"], clips: Sequence[_RawClip], batch: BatchRange
+) -> Iterator[Case]:
+    """The clips in batches that the engine takes; frames of several sizes, which only raw inputs have, apart."""
+    sizes: dict[tuple[tuple[int, ...], ...], list[Arrays]] = {}
+    for sample in _prepared(model, clips):
+        sizes.setdefault(tuple(array.shape for array in sample.values()), []).append(sample)
+    name = f"{whose if whose == 'made' else 'your'} clips"
+    for number, samples in enumerate(sizes.values(), start=1):
+        yield _clip_case(model, name if len(sizes) == 1 else f"{name}, size {number}", whose, samples, batch)
+
+
+def _clip_case(
+    model: EngineModel, name: str, whose: Literal["made", "yours"], samples: list[Arrays], batch: BatchRange
+) -> Case:
+    """One case; its last clip is repeated where they do not fill the last batch."""
+    reference = [
+        models.reference(model, _concatenated(samples[start : start + _CHUNK]))
+        for start in range(0, len(samples), _CHUNK)
+    ]
+    size = max(batch.min, min(_affordable(model, batch.opt, batch), len(samples)))
+    repeated = -len(samples) % size
+    full = samples + samples[-1:] * repeated
+    first, *more = (_concatenated(full[start : start + size]) for start in range(0, len(full), size))
+    return Case(name=name, inputs=first, more=more, reference=_concatenated(reference), repeated=repeated, clips=whose)
+
+
+def _prepared(model: EngineModel, clips: Iterable[_RawClip]) -> list[Arrays]:
     """The model's inputs, one sample each."""
     names = [spec.name for spec in model.inputs]
     return [
-        feeding.from_clip(names, model.preprocessing, waveform, SAMPLE_RATE_HZ, [frame]) for waveform, frame in clips
+        feeding.from_clip(names, model.preprocessing, waveform, SAMPLE_RATE_HZ, None if frame is None else [frame])
+        for waveform, frame in clips
     ]
 
 

@@ -19,11 +19,11 @@ from kdcmae.runtime.execution import MODEL_CLASSES, Claim
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from kdcmae.compile.parity import Ladder
+    from kdcmae.compile.parity import Rung
     from kdcmae.compile.settings import CompileSettings
     from kdcmae.compile.targets import BuiltEngine
 
-__all__ = ["SATURATES_HERE", "check_claims", "claims", "declared_products", "require_as_graph", "require_claims"]
+__all__ = ["SATURATES_HERE", "check_claims", "claims", "declared_products", "require_claims", "require_passed"]
 
 SATURATES_HERE = (
     "unlike the processor that the engine is for, this machine's has no VNNI and adds integer products in 16 bits, "
@@ -151,25 +151,30 @@ def require_claims(found: Iterable[Claim]) -> None:
             raise GateError(f"precision: {claim}{fix}")
 
 
-def require_as_graph(ladder: Ladder, *, floating: str) -> None:
-    """Refuse an engine on integers that is much worse than its quantised graph executed in float32.
+def require_passed(rung: Rung, *, quantized: bool) -> None:
+    """Refuse a stage that is out of its gate, or much worse than the one before.
 
     Args:
-        ladder: whose last two rungs are that graph and the engine; that of the engine becomes a failed one.
-        floating: the precision of what is not quantised.
+        rung: the stage that was just compared.
+        quantized: it is an engine on integers, and the stage before is its graph executed in float32.
 
     Raises:
         GateError: says by how much, and why where that is known.
     """
-    *_, before, rung = ladder.rungs
-    problem = rung.fall(before, floating=floating)
-    if not problem:
-        return
-    ladder.rungs[-1] = replace(rung, status="failed")
-    why = "the library's integer kernels are at fault, not the rounding"
-    if this_cpu().saturates_int8:
-        why = "integer products saturate: this processor has no VNNI and adds two of them in 16 bits"
-    raise GateError(
-        f"parity: the engine does not compute what its quantised graph does: {problem}; {why}; no engine was written; "
-        f"use a floating --precision"
-    )
+    problem = rung.problem()
+    if rung.fall and quantized:
+        why = "the library's integer kernels are at fault, not the rounding"
+        if this_cpu().saturates_int8:
+            why = "integer products saturate: this processor has no VNNI and adds two of them in 16 bits"
+        raise GateError(
+            f"parity: the engine does not compute what its quantised graph does: {rung.fall}; {why}; no engine was "
+            f"written; use a floating --precision"
+        )
+    if problem:
+        what = "the first rung out of tolerance is {!r}"
+        if problem == rung.fall:
+            what = "rung {!r} is much worse than the one before it"
+        raise GateError(
+            f"parity: {what.format(rung.name)}: {problem}; no engine was written; kdcmae-compile diagnose with the "
+            f"same options finds the layer"
+        )

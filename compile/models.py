@@ -13,18 +13,31 @@ from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.compile.parity import Rung
-from kdcmae.config import EncoderConfig
+from kdcmae.config import EncoderConfig, Modality
 from kdcmae.data.manifest import LabelMap
 from kdcmae.encoder import Encoder
 from kdcmae.evaluation.retrieval import AUDIO_FEATURES, VIDEO_FEATURES
 from kdcmae.keep import kept_tokens
 from kdcmae.pretraining import KDCMAE
+from kdcmae.runtime import feeding
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
+from kdcmae.runtime.metrics import Kind
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.scores import Scores
 
-__all__ = ["EngineModel", "Parts", "classifier_model", "examples", "feature_model", "free_weights", "reference", "run"]
+__all__ = [
+    "EngineModel",
+    "Parts",
+    "classifier_model",
+    "examples",
+    "feature_model",
+    "free_weights",
+    "kinds",
+    "modality_of",
+    "reference",
+    "run",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,6 +170,22 @@ def examples(model: EngineModel, batch: int, *, seed: int = 0) -> dict[str, NDAr
         return example_inputs(model.inputs, batch, seed=seed)
     made = model.examples(batch, seed)
     return {spec.name: made[spec.name] for spec in model.inputs}
+
+
+def kinds(model: EngineModel) -> dict[str, Kind]:
+    """What each output is for: the logits of a classifier to choose classes, all others are features."""
+    return {
+        spec.name: model.scores if model.labels and not number else "features"
+        for number, spec in enumerate(model.outputs)
+    }
+
+
+def modality_of(model: EngineModel) -> Modality:
+    """What of a clip the model's inputs are made of."""
+    sources = feeding.sources(spec.name for spec in model.inputs)
+    if sources == {"waveform"}:
+        return "audio"
+    return "video" if sources == {"frame"} else "audiovisual"
 
 
 def free_weights(model: EngineModel) -> None:

@@ -1,34 +1,42 @@
-"""The parity ladder: each stage of a build against the reference model, on the same inputs."""
+"""The parity ladder: each stage of a build against the reference model, on the same inputs.
+
+What is compared, and how, is said in :mod:`kdcmae.runtime.metrics`; the limits are those of
+:data:`kdcmae.compile.settings.GATES`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.compile.settings import GATES, Gate
+from kdcmae.runtime.metrics import Kind, OutputComparison, compare, pooled
 
-__all__ = ["TOLERANCE", "Arrays", "Case", "Comparison", "Ladder", "Rung", "agreement", "cosine", "relative_error"]
+__all__ = ["TOLERANCE", "Arrays", "Case", "Comparison", "Ladder", "Rung", "cosine", "relative_error"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 # Largest error relative to the largest reference value, of the precisions that promise one.
 TOLERANCE: Mapping[str, float] = {name: gate.max_error for name, gate in GATES.items() if gate.max_error is not None}
 
-# How much further from the reference an engine with integer products may be than its graph executed in float32: the
-# kernels round sums that lie between two steps in another way. Measured on the shipped model and on a wider one, with
-# OpenVINO and ONNX Runtime: 0.9 to 1.2 times as far where nothing saturates, 2.6 to 7 times where sums do. What is not
-# quantised may add its own precision's error, and in a model with small errors chance needs the floor.
+# How much further from the reference a stage may be than the one before it. Measured of engines with integer products
+# beside their graphs executed in float32, on the shipped model and on a wider one, with OpenVINO and ONNX Runtime: 0.9
+# to 1.2 times as far where nothing saturates, 2.6 to 7 times where sums do.
 _FALL = 2.0
-_FALL_FLOOR = 0.01
 
 
 def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest absolute difference over the largest absolute reference value; infinite where shapes or NaNs differ."""
+    """Largest absolute difference over the largest absolute reference value; infinite where shapes or NaNs differ.
+
+    Of values inside a network. Outputs are compared by :func:`kdcmae.runtime.metrics.compare`.
+    """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     scale = float(np.abs(expected).max()) or 1.0
@@ -36,26 +44,11 @@ def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def cosine(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Smallest cosine between a sample and its reference; -1 where shapes or NaNs differ."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return -1.0
-    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected))
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    same = (a == b).all(axis=1)  # two zero vectors too
-    return float(np.where(same, 1.0, (a * b).sum(axis=1) / np.where(lengths, lengths, 1.0)).min())
+    """Smallest cosine between a sample and its reference; -1 where shapes or NaNs differ.
 
-
-def agreement(actual: NDArray[Any], expected: NDArray[Any], tie: float) -> float:
-    """Share of samples whose first class is the reference's.
-
-    Args:
-        actual, expected: (B, classes).
-        tie: classes of the reference this close, relative to its largest absolute value, count as the same.
+    Of values inside a network. Outputs are compared by :func:`kdcmae.runtime.metrics.compare`.
     """
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return 0.0
-    chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return float((expected.max(axis=1) - chosen <= tie * np.abs(expected).max()).mean())
+    return compare(actual, expected, kind="features", tie=0.0).cosine
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,18 +56,38 @@ class Case:
     """Inputs and what the reference model makes of them.
 
     Args:
-        name: such as ``batch 8`` or ``made clips 1-4``.
-        inputs, reference: by name, one batch.
+        name: such as ``batch 8`` or ``made clips``.
+        inputs: by name, one batch that an engine takes.
+        reference: of all samples, by name.
+        more: further batches.
+        repeated: samples at the end that only fill the last batch up; they are not compared.
+        clips: where they are clips of sound and picture, as an app would hand them over, whose they are.
     """
 
     name: str
     inputs: Arrays
     reference: Arrays
+    more: Sequence[Arrays] = ()
+    repeated: int = 0
+    clips: Literal["", "made", "yours"] = ""
 
     @property
     def batch(self) -> int:
-        """Samples."""
+        """Samples of a batch."""
         return len(next(iter(self.inputs.values())))
+
+    @property
+    def samples(self) -> int:
+        """Samples that are compared."""
+        return self.batch * (1 + len(self.more)) - self.repeated
+
+    def first(self, samples: int) -> Case:
+        """The leading batches of this case that together have at most so many samples, but always one batch."""
+        kept = max(1, samples // self.batch)
+        if kept > len(self.more):
+            return self
+        reference = {name: array[: kept * self.batch] for name, array in self.reference.items()}
+        return dataclasses.replace(self, reference=reference, more=self.more[: kept - 1], repeated=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +96,36 @@ class Comparison:
 
     Args:
         case: its name.
-        batch: samples.
-        errors, cosines: per output.
-        agreement: of the first class; None for a model that does not classify.
+        batch: samples of a batch.
+        clips: as the case has it.
+        outputs: by name.
     """
 
     case: str
     batch: int
-    errors: Mapping[str, float]
-    cosines: Mapping[str, float]
-    agreement: float | None
+    clips: str = ""
+    outputs: Mapping[str, OutputComparison]
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The largest error per output that has values to compare."""
+        return {name: found.error for name, found in self.outputs.items() if found.errors.size}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        shares = [(found.agreement, found.strict) for found in self.outputs.values() if found.agreement is not None]
+        agreement, strict = shares[0] if shares else (None, None)
+        return {
+            "case": self.case,
+            "batch": self.batch,
+            "samples": next(iter(self.outputs.values())).samples,
+            "clips": self.clips,
+            "errors": {name: _finite(error) for name, error in self.errors.items()},
+            "cosines": {name: found.cosine for name, found in self.outputs.items() if found.cosines.size},
+            "agreement": agreement,
+            "strict": strict,
+            "outputs": {name: found.to_dict() for name, found in self.outputs.items()},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +133,13 @@ class Rung:
     """One stage compared with the reference.
 
     Args:
-        name: ``trained``, ``program``, ``onnx``, ``engine`` or ``artifact``.
+        name: ``trained``, ``program``, ``onnx``, ``quantized``, ``engine`` or ``artifact``.
         status: passed, failed, or skipped where this machine cannot run the stage.
         comparisons: one per case; empty where skipped.
         gate: what they had to stay within; None where skipped.
         seconds: what running the stage took.
         note: why it was skipped, or how it ran.
+        fall: how much further from the reference it is than the rung before, in words; empty where that is allowed.
     """
 
     name: str
@@ -114,52 +148,65 @@ class Rung:
     gate: Gate | None
     seconds: float
     note: str = ""
+    fall: str = ""
+
+    @cached_property
+    def outputs(self) -> dict[str, OutputComparison]:
+        """Every output, over the samples of all cases."""
+        names = self.comparisons[0].outputs if self.comparisons else ()
+        return {name: pooled([one.outputs[name] for one in self.comparisons]) for name in names}
 
     @property
     def errors(self) -> dict[str, float]:
         """The largest error per output."""
-        return _worst(max, [one.errors for one in self.comparisons])
+        return {name: found.error for name, found in self.outputs.items() if found.errors.size}
 
     @property
     def cosines(self) -> dict[str, float]:
         """The smallest cosine per output."""
-        return _worst(min, [one.cosines for one in self.comparisons])
+        return {name: found.cosine for name, found in self.outputs.items() if found.cosines.size}
 
     @property
     def agreement(self) -> float | None:
-        """The share of all samples whose first class is the reference's; None for a model that does not classify."""
-        counted = [(one.agreement * one.batch, one.batch) for one in self.comparisons if one.agreement is not None]
-        return sum(agreed for agreed, _ in counted) / sum(batch for _, batch in counted) if counted else None
+        """The share of all samples whose first class is the reference's, ties excused; None for features."""
+        return next((found.agreement for found in self.outputs.values()), None)
+
+    @property
+    def strict(self) -> float | None:
+        """The same share with no tie excused."""
+        return next((found.strict for found in self.outputs.values()), None)
 
     def problem(self) -> str:
-        """What is out of the gate, in words; empty where nothing is."""
-        gate = self.gate
-        if gate is None:
+        """What is out of the gate, or much worse than the rung before, in words; empty where nothing is."""
+        if self.gate is None:
             return ""
-        for name, error in self.errors.items():
-            if gate.max_error is not None and not error <= gate.max_error:
-                return f"{name} differs by {error:.1e} of its largest value, allowed {gate.max_error:.0e}"
-        for name, smallest in self.cosines.items():
-            if not smallest >= gate.min_cosine:
-                return f"the cosine of {name} is {smallest:.6f}, at least {gate.min_cosine} is needed"
-        if self.agreement is not None and self.agreement < gate.min_agreement:
-            return f"top-1 agreement is {self.agreement:.1%}, at least {gate.min_agreement:.1%} is needed"
-        return ""
+        problems = (self.gate.problem(found, name) for name, found in self.outputs.items())
+        return next(filter(None, problems), self.fall)
 
-    def fall(self, before: Rung, *, floating: str) -> str:
+    def fallen(self, before: Rung, *, allowance: float) -> str:
         """What is much further from the reference here than in the rung before, in words; empty where nothing is.
 
         Args:
-            before: the same computation, executed in float32.
-            floating: the precision of what is not quantised here.
+            before: compared on the samples that both ran.
+            allowance: error that chance, or rounding that begins here, may add.
         """
-        allowance = max(_FALL_FLOOR, TOLERANCE[floating])
-        for name, error in self.errors.items():
-            if not error <= _FALL * before.errors[name] + allowance:
-                times = f", {error / before.errors[name]:.1f} times as far" if before.errors[name] else ""
+        earlier = {one.case: one.outputs for one in before.comparisons}
+        for name in self.outputs:
+            pairs = [
+                (one.outputs[name].errors, earlier[one.case][name].errors)
+                for one in self.comparisons
+                if name in earlier.get(one.case, {})
+            ]
+            error, lower = (
+                max((float(found[: min(map(len, pair))].max(initial=0.0)) for pair in pairs for found in [pair[side]]),
+                    default=0.0)
+                for side in (0, 1)
+            )  # fmt: skip
+            if not error <= _FALL * lower + allowance:
+                times = f", {error / lower:.1f} times as far" if lower else ""
                 return (
-                    f"{name} differs by {error:.3f} of its largest value, in rung {before.name!r} by "
-                    f"{before.errors[name]:.3f}{times}; {_FALL:g} times that and {allowance:g} are allowed"
+                    f"{name} differs by {error:.2g} of its spread, in rung {before.name!r} by {lower:.2g}{times}; "
+                    f"{_FALL:g} times that and {allowance:.2g} are allowed"
                 )
         return ""
 
@@ -171,26 +218,28 @@ class Rung:
             "errors": {name: _finite(error) for name, error in self.errors.items()},
             "cosines": self.cosines,
             "agreement": self.agreement,
+            "strict": self.strict,
             "tolerance": None if self.gate is None else self.gate.max_error,
             "gate": None if self.gate is None else asdict(self.gate),
             "seconds": self.seconds,
             "note": self.note,
-            "cases": [asdict(one) for one in self.comparisons],
+            "outputs": {name: found.to_dict() for name, found in self.outputs.items()},
+            "cases": [one.to_dict() for one in self.comparisons],
         }
 
 
+@dataclass(kw_only=True, eq=False)
 class Ladder:
     """Climbs from the reference to the artifact and remembers every rung.
 
     Args:
         cases: what every rung is run on.
-        logits: the output that holds the logits of a classifier; empty for other models.
+        kinds: what each output is for, by name; features where an output is not named.
     """
 
-    def __init__(self, cases: Sequence[Case], *, logits: str = "") -> None:
-        self.cases = tuple(cases)
-        self.logits = logits
-        self.rungs: list[Rung] = []
+    cases: tuple[Case, ...]
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    rungs: list[Rung] = field(default_factory=list)
 
     def climb(
         self,
@@ -198,6 +247,7 @@ class Ladder:
         run: Callable[[Arrays], Arrays],
         *,
         gate: Gate,
+        allowance: float | None = None,
         note: str = "",
         cases: Sequence[Case] | None = None,
     ) -> Rung:
@@ -207,17 +257,27 @@ class Ladder:
             name: of the rung.
             run: from inputs to outputs, by name.
             gate: what every output has to stay within.
+            allowance: error that this stage may add to twice that of the last stage that ran; the gate's own by
+                default.
             note: how it ran.
             cases: other cases than all of them.
         """
         start = time.perf_counter()
-        compared = tuple(
-            self._compare(case, run(case.inputs), gate) for case in (self.cases if cases is None else cases)
+        chosen = self.cases if cases is None else cases
+        rung = Rung(
+            name=name,
+            status="passed",
+            comparisons=tuple(self._compare(case, run, gate) for case in chosen),
+            gate=gate,
+            seconds=time.perf_counter() - start,
+            note=note,
         )
-        seconds = time.perf_counter() - start
-        rung = Rung(name=name, status="passed", comparisons=compared, gate=gate, seconds=seconds, note=note)
+        before = next((earlier for earlier in reversed(self.rungs) if earlier.comparisons), None)
+        if before is not None:
+            added = gate.chance if allowance is None else allowance
+            rung = dataclasses.replace(rung, fall=rung.fallen(before, allowance=added))
         if rung.problem():
-            rung = Rung(name=name, status="failed", comparisons=compared, gate=gate, seconds=seconds, note=note)
+            rung = dataclasses.replace(rung, status="failed")
         self.rungs.append(rung)
         return rung
 
@@ -225,21 +285,15 @@ class Ladder:
         """Remember that this machine cannot run a stage, and why."""
         self.rungs.append(Rung(name=name, status="skipped", comparisons=(), gate=None, seconds=0.0, note=reason))
 
-    def _compare(self, case: Case, outputs: Arrays, gate: Gate) -> Comparison:
-        missing = np.empty(0)
-        found = {name: np.asarray(outputs.get(name, missing)) for name in case.reference}
-        agreed = agreement(found[self.logits], case.reference[self.logits], gate.tie) if self.logits else None
-        return Comparison(
-            case=case.name,
-            batch=case.batch,
-            errors={name: relative_error(found[name], expected) for name, expected in case.reference.items()},
-            cosines={name: cosine(found[name], expected) for name, expected in case.reference.items()},
-            agreement=agreed,
-        )
-
-
-def _worst(choose: Callable[..., float], values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: choose(one[name] for one in values) for name in (values[0] if values else ())}
+    def _compare(self, case: Case, run: Callable[[Arrays], Arrays], gate: Gate) -> Comparison:
+        found = [run(inputs) for inputs in (case.inputs, *case.more)]
+        outputs = {}
+        for name, expected in case.reference.items():
+            parts = [np.asarray(batch.get(name, np.empty(0))) for batch in found]
+            fits = all(part.shape[1:] == expected.shape[1:] for part in parts)
+            actual = np.concatenate(parts)[: len(expected)] if fits else np.empty(0)
+            outputs[name] = compare(actual, expected, kind=self.kinds.get(name, "features"), tie=gate.tie)
+        return Comparison(case=case.name, batch=case.batch, clips=case.clips, outputs=outputs)
 
 
 def _finite(value: float) -> float | None:

@@ -16,55 +16,43 @@ What is compared, per sample (a clip), and why:
   largest logit and any cosine 1. Logits are centred first: those of a softmax each around their own mean over the
   classes, those of sigmoids both around the reference's mean, since there a constant that only the engine adds does
   change the answers.
-- Errors are relative to the spread of the reference's centred sample, not to that of the batch: a quiet clip is not
-  hidden by a loud one. Below :data:`FLAT` there is nothing to tell apart, and it stands for the spread.
+- Errors are relative to the spread of the reference's centred sample, or to the median spread of all samples where
+  that is larger: a loud clip hides no other, and a clip between two classes, whose logits are all alike, makes no
+  error large. Below :data:`FLAT` there is nothing to tell apart, and it stands for the spread.
 - ``distance`` is in probabilities: the total variation of a softmax, the largest difference over sigmoids.
 - ``strict`` counts the samples whose first class is the reference's. ``agreement`` also counts those where the
-  reference itself separates the two classes by less than its numerical noise, ``tie`` times the sample's root mean
-  square around its mean. Both grow with the logits, so a positive scale changes neither.
+  reference itself separates the two classes by less than its numerical noise, ``tie`` times that spread, as a root mean
+  square. Noise and logits grow alike, so a positive scale changes neither share.
 - Rankings, of sigmoids per sample over the classes and per class over the samples, and of features over each sample's
   neighbours: the share of pairs that keep their order, among those that the reference separates by more than its
   noise.
 
 Rankings over samples need all samples at once. Outputs are small: run an engine in chunks and concatenate its outputs.
+:func:`pooled` sums up comparisons of other samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.runtime.rankings import Ranking, kept_neighbours, kept_order
 from kdcmae.runtime.scores import scores
 
-__all__ = ["FLAT", "Kind", "Limits", "OutputComparison", "Ranking", "compare", "distribution", "kept_order"]
+__all__ = ["FLAT", "Kind", "Limits", "OutputComparison", "compare", "compare_first", "distribution", "pooled"]
 
 Kind = Literal["softmax", "sigmoid", "features"]
 
 FLAT = 0.05
 """Root mean square, in logits, below which classes are not told apart: none is more than a few per cent likelier."""
 
-_BEST = 10  # of each ranking, how many are held against all others
-_NEIGHBOURS = 8  # samples below which features have no neighbours worth ranking
 _TOP = 5
 
 _Wide = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """How much of the reference's order is kept.
-
-    Args:
-        pairs: that the reference separates by more than its noise; 0 where there is nothing to rank.
-        kept: the share of them in the same order, one if there are none; what is equal is half kept.
-    """
-
-    pairs: int
-    kept: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +62,7 @@ class OutputComparison:
     Args:
         kind: what the output is for.
         errors: (N,) largest difference, relative to the sample's largest centred reference value; infinite where
-            shapes or NaNs differ.
+            shapes or NaNs differ. Empty, as the cosines, where only classes were compared.
         cosines: (N,) of the centred outputs; -1 where shapes or NaNs differ.
         distances: (N,) in [0, 1], of the probabilities; empty for features.
         first: (N,) bool, the first class is the reference's; empty for features.
@@ -98,17 +86,22 @@ class OutputComparison:
     @property
     def samples(self) -> int:
         """How many were compared."""
-        return len(self.errors)
+        return max(len(self.errors), len(self.first))
 
     @property
     def error(self) -> float:
         """The largest error of any sample."""
-        return float(self.errors.max())
+        return float(self.errors.max(initial=0.0))
 
     @property
     def cosine(self) -> float:
         """The smallest cosine of any sample."""
-        return float(self.cosines.min())
+        return float(self.cosines.min(initial=1.0))
+
+    def cosine_but_for(self, outliers: float) -> float:
+        """The smallest cosine of all samples but this share of them."""
+        left = np.sort(self.cosines)[int(outliers * len(self.cosines)) :]
+        return float(left.min(initial=1.0))
 
     @property
     def distance(self) -> float | None:
@@ -133,24 +126,19 @@ class OutputComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for a manifest: the shares, and how errors, cosines and distances are distributed."""
-        found: dict[str, Any] = {
-            "samples": self.samples,
-            "error": distribution(self.errors),
-            "cosine": distribution(self.cosines),
+        found: dict[str, Any] = {"kind": self.kind, "samples": self.samples}
+        for name, values in (("error", self.errors), ("cosine", self.cosines), ("distance", self.distances)):
+            if values.size:
+                found[name] = distribution(values)
+        shares = {
+            "mean_distance": self.distance,
+            "strict": self.strict,
+            "agreement": self.agreement,
+            "top5": float(self.top5.mean()) if self.top5.size else None,
+            "ranking_clips": self.clips.kept if self.clips and self.clips.pairs else None,
+            "ranking_classes": self.classes.kept if self.classes and self.classes.pairs else None,
         }
-        if self.kind != "features":
-            found |= {
-                "distance": distribution(self.distances),
-                "mean_distance": self.distance,
-                "strict": self.strict,
-                "agreement": self.agreement,
-            }
-        if self.top5.size:
-            found["top5"] = float(self.top5.mean())
-        for name, ranking in (("ranking_clips", self.clips), ("ranking_classes", self.classes)):
-            if ranking is not None and ranking.pairs:
-                found[name] = ranking.kept
-        return found
+        return found | {name: share for name, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,15 +148,18 @@ class Limits:
     Args:
         max_error: largest error of a sample; None where only the direction of the outputs is promised, as with int8.
         min_cosine: smallest cosine of a sample.
+        outliers: share of the samples whose cosine may be smaller, such as clips beyond the ranges that an 8-bit model
+            was calibrated for.
         max_distance: largest mean distance of the probabilities.
         min_agreement: smallest share of samples whose first class is the reference's, ties excused.
         min_ranked: smallest share of pairs that a ranking keeps.
-        tie: the reference's numerical noise in this precision, relative to a sample's root mean square: classes
-            closer than this come in an order that chance decides.
+        tie: the reference's numerical noise in this precision, relative to the spread: classes closer than this come in
+            an order that chance decides.
     """
 
     max_error: float | None
     min_cosine: float
+    outliers: float = 0.0
     max_distance: float = 1.0
     min_agreement: float
     min_ranked: float = 0.0
@@ -184,8 +175,10 @@ class Limits:
         where = "" if found.kind == "features" else ", centred,"
         if self.max_error is not None and not found.error <= self.max_error:
             return f"{name}{where} differs by {found.error:.1e} of its spread, allowed {self.max_error:.0e}"
-        if not found.cosine >= self.min_cosine:
-            return f"the cosine of {name}{where} is {found.cosine:.6f}, at least {self.min_cosine} is needed"
+        cosine = found.cosine_but_for(self.outliers)
+        if not cosine >= self.min_cosine:
+            but = f" but for {self.outliers:.0%} of the samples" if self.outliers else ""
+            return f"the cosine of {name}{where} is {cosine:.6f}{but}, at least {self.min_cosine} is needed"
         if found.distance is not None and not found.distance <= self.max_distance:
             allowed = f"allowed {self.max_distance:.2%}"
             return f"the probabilities of {name} differ by {found.distance:.2%} on average, {allowed}"
@@ -219,15 +212,15 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
     centre = theirs.mean(axis=1, keepdims=True) if kind != "features" else 0.0
     reference = theirs - centre
     centred = ours - (ours.mean(axis=1, keepdims=True) if kind == "softmax" else centre)
-    flat = FLAT if kind != "features" else 0.0
-    errors, cosines = _errors(centred, reference, flat), _cosines(centred, reference, flat)
+    typical = _typical(reference) if kind != "features" else 0.0
+    errors, cosines = _errors(centred, reference, typical), _cosines(centred, reference, typical / 2)
     empty, no = np.empty(0), np.empty(0, dtype=bool)
     if kind == "features":
-        neighbours = _neighbours(ours, theirs, tie) if samples >= _NEIGHBOURS else None
+        neighbours = kept_neighbours(ours, theirs, tie)
         return OutputComparison(
             kind=kind, errors=errors, cosines=cosines, distances=empty, first=no, tied=no, top5=empty, clips=neighbours
         )
-    noise = _noise(theirs, reference, tie)
+    noise = _noise(theirs, np.maximum(_spreads(reference), typical), tie)
     apart = np.abs(scores(ours, kind) - scores(theirs, kind))
     first, tied = _first(ours, theirs, noise)
     rankings: dict[str, Ranking] = {}
@@ -247,24 +240,44 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
     )
 
 
-def kept_order(actual: NDArray[Any], expected: NDArray[Any], *, noise: NDArray[Any]) -> Ranking:
-    """How many pairs of each row keep their order: those of the reference's ten best entries with every other.
+def compare_first(logits: NDArray[Any], expected: Sequence[int], *, kind: Kind, tie: float) -> OutputComparison:
+    """Compare the first class of one sample with expected ones, where nothing else is known of the reference.
 
     Args:
-        actual, expected: (rows, n).
-        noise: (rows,) difference below which the reference's order is chance.
+        logits: (classes,), finite.
+        expected: classes of which one should come first.
+        kind: what the logits are for, no features.
+        tie: numerical noise of these logits, as in :class:`Limits`.
     """
-    count = min(_BEST, expected.shape[1])
-    best = np.argsort(-expected, axis=1, kind="stable")[:, :count]
-    pairs, kept = 0, 0.0
-    for place in range(count):  # one entry against all at a time, so that memory stays that of the outputs
-        chosen = best[:, place : place + 1]
-        wanted = np.take_along_axis(expected, chosen, axis=1) - expected
-        found = np.take_along_axis(actual, chosen, axis=1) - actual
-        clear = wanted > noise[:, None]  # each pair once: from the better entry's side
-        pairs += int(clear.sum())
-        kept += float((clear & (found > 0)).sum() + 0.5 * (clear & (found == 0)).sum())
-    return Ranking(pairs=pairs, kept=kept / pairs if pairs else 1.0)
+    wide = logits[None].astype(np.float64)
+    noise = _noise(wide, np.maximum(_spreads(wide - wide.mean()), FLAT), tie)
+    behind = wide.max(axis=1) - wide[:, list(expected)].max(axis=1)
+    empty = np.empty(0)
+    return OutputComparison(
+        kind=kind, errors=empty, cosines=empty, distances=empty, first=behind == 0,
+        tied=(behind > 0) & (behind <= noise), top5=empty,
+    )  # fmt: skip
+
+
+def pooled(comparisons: Sequence[OutputComparison]) -> OutputComparison:
+    """Several comparisons of one output as one: the samples of all, and the pairs of all rankings.
+
+    Args:
+        comparisons: at least one, of the same kind.
+    """
+
+    def joined(name: str) -> NDArray[Any]:
+        found: NDArray[Any] = np.concatenate([getattr(one, name) for one in comparisons])
+        return found
+
+    def merged(name: str) -> Ranking | None:
+        rankings = [ranking for one in comparisons if (ranking := getattr(one, name)) is not None]
+        pairs = sum(ranking.pairs for ranking in rankings)
+        kept = sum(ranking.pairs * ranking.kept for ranking in rankings) / pairs if pairs else 1.0
+        return Ranking(pairs=pairs, kept=kept) if rankings else None
+
+    arrays = {name: joined(name) for name in ("errors", "cosines", "distances", "first", "tied", "top5")}
+    return OutputComparison(kind=comparisons[0].kind, clips=merged("clips"), classes=merged("classes"), **arrays)
 
 
 def distribution(values: NDArray[Any]) -> Mapping[str, float | None]:
@@ -290,25 +303,35 @@ def _nothing_agrees(samples: int, kind: Kind) -> OutputComparison:
     )
 
 
-def _errors(actual: _Wide, expected: _Wide, flat: float) -> _Wide:
-    spread = np.maximum(np.abs(expected).max(axis=1), flat)
+def _spreads(centred: _Wide) -> _Wide:
+    """(N,) root mean squares."""
+    found: _Wide = np.sqrt((centred**2).mean(axis=1))
+    return found
+
+
+def _typical(centred: _Wide) -> float:
+    """The median spread of all samples, and no less than what can be told apart."""
+    return max(FLAT, float(np.median(_spreads(centred))))
+
+
+def _errors(actual: _Wide, expected: _Wide, least: float) -> _Wide:
+    spread = np.maximum(np.abs(expected).max(axis=1), least)
     found: _Wide = np.abs(actual - expected).max(axis=1) / np.where(spread, spread, 1.0)
     return found
 
 
-def _cosines(actual: _Wide, expected: _Wide, flat: float) -> _Wide:
-    """(N,) cosines; both vectors have one more element, ``flat`` per class, so that noise alone has no direction."""
-    more = flat**2 * actual.shape[1]
+def _cosines(actual: _Wide, expected: _Wide, least: float) -> _Wide:
+    """(N,) cosines; both vectors have one more element, ``least`` per class, so that noise alone has no direction."""
+    more = least**2 * actual.shape[1]
     lengths = np.sqrt(((actual**2).sum(axis=1) + more) * ((expected**2).sum(axis=1) + more))
     same = (actual == expected).all(axis=1)  # two zero vectors too
     return np.where(same, 1.0, ((actual * expected).sum(axis=1) + more) / np.where(lengths, lengths, 1.0))
 
 
-def _noise(logits: _Wide, centred: _Wide, tie: float) -> _Wide:
+def _noise(logits: _Wide, spreads: _Wide, tie: float) -> _Wide:
     """(N,) differences of two logits below which the reference's order is chance."""
-    spread = np.sqrt((centred**2).mean(axis=1) + FLAT**2)
     resolution = np.spacing(np.abs(logits).max(axis=1).astype(np.float32))  # the reference is float32
-    found: _Wide = tie * spread + 2.0 * resolution
+    found: _Wide = tie * spreads + 2.0 * resolution
     return found
 
 
@@ -323,20 +346,4 @@ def _shared_best(actual: _Wide, expected: _Wide) -> _Wide:
     """(N,) share of the reference's best classes among the best."""
     ours, theirs = (np.argsort(-array, axis=1, kind="stable")[:, :_TOP] for array in (actual, expected))
     found: _Wide = (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1)
-    return found
-
-
-def _neighbours(actual: _Wide, expected: _Wide, tie: float) -> Ranking:
-    """Ranking of each sample's neighbours by cosine, in multiples of how far cosines are apart."""
-    ours, theirs = (_similarities(array) for array in (actual, expected))
-    spread = theirs.std(axis=1)
-    return kept_order(ours, theirs, noise=tie * spread + 2.0 * float(np.finfo(np.float32).eps))
-
-
-def _similarities(features: _Wide) -> _Wide:
-    """(N, N - 1) cosines to the other samples."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.where(lengths, lengths, 1.0)
-    others = ~np.eye(len(features), dtype=bool)
-    found: _Wide = (unit @ unit.T)[others].reshape(len(features), -1)
     return found

@@ -38,6 +38,14 @@ def no_time_for_timing() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_clips() -> Iterator[None]:
+    """Builds are proved on as few clips as can be ranked: what 64 show, the tests of that show."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcmae.compile.cases.PAIRED_CLIPS", 8)
+        yield
+
+
 @pytest.fixture(scope="session")
 def smallest() -> KDCMAEClassifier:
     """A classifier that compiles in a second; not to be changed."""

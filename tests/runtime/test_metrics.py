@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from kdcmae.runtime.metrics import Limits, compare, kept_order
+from kdcmae.runtime.metrics import Limits, compare
+from kdcmae.runtime.rankings import kept_order
 
 CLIPS, CLASSES = 32, 20
 KINDS = ("softmax", "sigmoid", "features")
@@ -105,6 +106,15 @@ def test_a_quiet_clip_is_not_hidden_by_a_loud_one():
     actual = expected.copy()
     actual[1] = actual[1, ::-1]
     assert compare(actual, expected, kind="softmax", tie=0.0).error > 0.5
+
+
+def test_a_clip_between_two_classes_makes_no_error_large():
+    expected = np.array([[3.0, -3.0], [-2.0, 2.0], [4.0, -4.0], [0.001, -0.001]], dtype=np.float32)
+    actual = expected - 0.01 * np.array([1, -1], dtype=np.float32)
+    found = compare(actual, expected, kind="softmax", tie=0.01)
+    assert found.error < 0.01
+    assert found.cosine > 0.9999
+    assert (found.strict, found.agreement) == (0.75, 1.0)
 
 
 def test_rankings_count_pairs_that_the_reference_tells_apart():
