@@ -24,7 +24,7 @@ from kdcmae.runtime.preprocessing import (
     LOG_FLOOR,
     Preprocessing,
     fbank_matrices,
-    resize_crop_matrices,
+    resize_crop_bands,
 )
 
 __all__ = ["AnySizeImageFrontend", "AudioFrontend", "Fbank", "ImageFrontend"]
@@ -117,7 +117,7 @@ class AudioFrontend(nn.Module):
 
 
 class _ImageFrontend(_Float32Module, ABC):
-    """Resizing and cropping as two matrix products, then normalisation."""
+    """Resizing and cropping, along the width and then along the height, then normalisation."""
 
     mean: Tensor
     std: Tensor
@@ -140,13 +140,11 @@ class _ImageFrontend(_Float32Module, ABC):
         """
         pixels = frames.float()
         with _without_autocast(frames.device):
-            rows, columns = self.matrices(frames)
-            square = rows @ pixels.permute(0, 3, 1, 2) @ columns.T
-            return (square.clamp(0, 255) / 255 - self.mean) / self.std
+            return (self.square(pixels.permute(0, 3, 1, 2)) / 255 - self.mean) / self.std
 
     @abstractmethod
-    def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (image_size, H) and columns (image_size, W), as :func:`resize_crop_matrices` gives them."""
+    def square(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, image_size, image_size), both in [0, 255]."""
 
 
 class ImageFrontend(_ImageFrontend):
@@ -157,17 +155,22 @@ class ImageFrontend(_ImageFrontend):
         preprocessing: the model's; the default is that of the published models.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, height: int, width: int, preprocessing: Preprocessing | None = None) -> None:
         super().__init__(preprocessing)
-        rows, columns = resize_crop_matrices(height, width, self.image_size)
-        self.constant("rows", rows)
-        self.constant("columns", columns)
+        self._rows, self._columns = resize_crop_bands(height, width, self.image_size)
+        for name, bands in (("rows", self._rows), ("columns", self._columns)):
+            for number, band in enumerate(bands):
+                self.constant(f"{name}{number}", band.matrix)
 
-    def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rows, self.columns
+    def square(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.contiguous()
+        columns = (pixels[..., band.used] @ self._matrix("columns", i).T for i, band in enumerate(self._columns))
+        wide = torch.cat(list(columns), dim=3).clamp(0, 255)
+        rows = (self._matrix("rows", i) @ wide[:, :, band.used] for i, band in enumerate(self._rows))
+        return torch.cat(list(rows), dim=2).clamp(0, 255)
+
+    def _matrix(self, name: str, number: int) -> Tensor:
+        return self.get_buffer(f"{name}{number}")
 
 
 class AnySizeImageFrontend(_ImageFrontend):
@@ -180,9 +183,15 @@ class AnySizeImageFrontend(_ImageFrontend):
     def __init__(self, preprocessing: Preprocessing | None = None) -> None:
         super().__init__(preprocessing)
 
-    def matrices(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        _, height, width, _ = frames.shape
-        device = frames.device
+    def square(self, pixels: Tensor) -> Tensor:
+        rows, columns = self.matrices(pixels)
+        wide = (pixels @ columns.T).clamp(0, 255)
+        return (rows @ wide).clamp(0, 255)
+
+    def matrices(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (image_size, H) and columns (image_size, W), as :func:`resize_crop_matrices` gives them."""
+        height, width = pixels.shape[2:]
+        device = pixels.device
         short = torch.minimum(_whole_number(height, device), _whole_number(width, device))
         return self._matrix(height, short), self._matrix(width, short)
 

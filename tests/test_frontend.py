@@ -68,7 +68,7 @@ def test_image_matches_the_numpy_preprocessing(height: int, width: int) -> None:
 )
 def test_matrices_made_from_the_frames_are_those_made_beforehand(height: int, width: int) -> None:
     pictures = frames(2, height, width)
-    rows, columns = AnySizeImageFrontend().matrices(pictures)
+    rows, columns = AnySizeImageFrontend().matrices(pictures.permute(0, 3, 1, 2))
     for made, right in zip((rows, columns), resize_crop_matrices(height, width, 224), strict=True):
         torch.testing.assert_close(made, torch.tensor(right, dtype=torch.float32), atol=1e-6, rtol=0)
     torch.testing.assert_close(

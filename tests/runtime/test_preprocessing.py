@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.runtime.preprocessing import (
@@ -18,6 +20,7 @@ from kdcmae.runtime.preprocessing import (
     fbank_matrices,
     prepare_audio,
     prepare_image,
+    resize_crop_bands,
     resize_crop_matrices,
     resize_crop_matrix,
 )
@@ -87,7 +90,8 @@ def test_fbank_refuses_what_has_no_frame(shape: tuple[int, ...]) -> None:
 
 
 def test_the_matrices_cannot_be_changed_by_a_caller() -> None:
-    for matrix in (*fbank_matrices(), *resize_crop_matrices(10, 10, 4)):
+    bands = [band.matrix for bands in resize_crop_bands(10, 10, 4) for band in bands]
+    for matrix in (*fbank_matrices(), *resize_crop_matrices(10, 10, 4), *bands):
         with pytest.raises(ValueError, match="read-only"):
             matrix[0, 0] = 1.0
 
@@ -142,10 +146,47 @@ def test_resizing_matches_torch(height: int, width: int) -> None:
     rows, columns = resize_crop_matrices(height, width, 224)
     np.testing.assert_allclose(rows @ frame.transpose(2, 0, 1) @ columns.T, expected, atol=255e-4)
 
-    mean, std = np.array(MODEL.image_mean)[:, None, None], np.array(MODEL.image_std)[:, None, None]
-    image = prepare_image(frame, MODEL)
-    assert image.dtype == np.float32
-    np.testing.assert_allclose(image[0], (expected.clip(0, 255) / 255 - mean) / std, atol=5e-4)
+
+# A picture of 8 bits per channel: the rounding of one direction, which overshoots by a quarter, and of the other.
+ROUNDING = 0.5 * 1.25 + 0.5
+SHAPES = [(360, 640), (640, 360), (224, 224), (225, 300), (100, 173), (223, 225), (37, 35), (720, 1280), (16, 1920),
+          (1920, 16), (1, 9), (5, 7)]  # fmt: skip
+
+
+def pictures(height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+    """Noise, extreme noise, checkerboards of several sizes, edges, a corner, dots and gradients."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    yield rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    yield rng.choice(np.array([0, 255], np.uint8), (height, width, 3))
+    yield np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], 2).astype(np.uint8)
+    for first in ((x + y) % 2, (x // 2 + y // 2) % 2, (x // 3 + y // 3) % 2):
+        others = (x * height > y * width, (x > width // 2) & (y > height // 2))
+        yield 255 * np.stack([first, *others], 2).astype(np.uint8)
+    yield 255 * (rng.random((height, width, 3)) < 0.02).astype(np.uint8)
+    yield np.full((height, width, 3), 255, np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), SHAPES)
+@pytest.mark.parametrize("size", [112, 224])
+def test_pictures_are_those_of_pil_but_for_its_rounding(height: int, width: int, size: int) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    plain = replace(MODEL, image_size=size, image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0))
+    short = min(height, width)
+    resized = (size * width // short, size * height // short)
+    left, top = (round((side - size) / 2) for side in resized)
+    for picture in pictures(height, width):
+        pil = np.asarray(image.fromarray(picture).resize(resized, image.Resampling.BICUBIC))
+        wanted = pil[top : top + size, left : left + size].transpose(2, 0, 1).astype(np.float32)
+        prepared = prepare_image(picture, plain)
+        assert prepared.dtype == np.float32
+        assert np.abs(255 * prepared[0] - wanted).max() < ROUNDING + 0.01
+
+
+def test_pictures_are_normalised_by_colour() -> None:
+    frame = np.full((50, 60, 3), (0, 51, 255), np.uint8)
+    facts = replace(MODEL, image_mean=(0.5, 0.2, 0.0), image_std=(0.5, 1.0, 0.25))
+    np.testing.assert_allclose(prepare_image(frame, facts).mean(axis=(0, 2, 3)), (-1.0, 0.0, 4.0), atol=1e-5)
 
 
 @given(size_in=st.integers(1, 400), size_out=st.integers(1, 60), extra=st.integers(0, 50))
