@@ -10,7 +10,8 @@ import torch
 from kdcmae.data.images import read_image
 from kdcmae.training.figures import confusion_picture, curves_picture, open_figures
 from kdcmae.training.loop import Trainer
-from kdcmae.training.validation import Confusion, Criterion
+from kdcmae.training.tracking import EpochEnd
+from kdcmae.training.validation import Confusion, Criterion, Validation
 
 LOSS = Criterion(metric="loss", higher_is_better=False)
 
@@ -55,3 +56,23 @@ def test_a_confusion_of_many_classes_in_any_script_shows_those_that_are_confused
 def test_without_pillow_a_run_goes_on(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert open_figures(tmp_path / "metrics.jsonl", steps_per_epoch=1, criterion=LOSS, measured=(), show=None) is None
+
+
+def test_tensorboard_gets_the_confusion_too(tmp_path):
+    shown = []
+    tracker = open_figures(
+        tmp_path / "metrics.jsonl",
+        **{"steps_per_epoch": 5, "criterion": LOSS, "measured": ("loss",)},
+        show=lambda step, name, picture: shown.append((step, name, picture.shape[2])),
+    )
+    ending = EpochEnd(
+        **{"epoch": 1, "epochs": 2, "step": 5, "loss": 0.5, "best": True, "clips_per_second": 1.0, "pictures": {}},
+        metrics={"loss": 0.4},
+        validation=Validation(
+            metrics={"loss": 0.6}, confusion=Confusion(labels=("a", "b"), counts=np.eye(2, dtype=np.int64))
+        ),
+    )
+    for _ in range(2):  # drawn again each time
+        tracker.epoch(ending)
+    assert shown == [(5, "confusion", 3)] * 2
+    assert {path.name for path in tmp_path.glob("*")} == {"curves.png", "confusion.png"}

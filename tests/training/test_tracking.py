@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 
 import numpy as np
 import pytest
 
 from kdcmae.errors import DataError
-from kdcmae.training.tracking import EpochEnd, MetricsLog, open_tensorboard, read_metrics
+from kdcmae.training.tracking import EpochEnd, MetricsLog, ProgressLine, open_tensorboard, read_metrics
 from kdcmae.training.validation import Validation
 
 
@@ -62,3 +63,34 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, pytest.approx(0.4))]
     assert [event.step for event in events.Scalars("validation_loss")] == [2]
     assert events.Tags()["images"] == ["audio"]
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_an_epoch_s_line_takes_the_bar_s_place_and_the_bar_goes_on_below():
+    terminal = Terminal()
+    line = ProgressLine(
+        terminal,
+        **{"total_steps": 4, "done_steps": 0, "clips_per_step": 2, "headline": ("loss",), "validated": ("loss",)},
+    )
+    values = {"loss": 0.5, "learning_rate": 0.1}
+    line.scalars(1, values)
+    line.epoch(
+        EpochEnd(
+            **{"epoch": 1, "epochs": 2, "step": 2, "loss": 0.5, "best": True, "clips_per_second": 3.0, "pictures": {}},
+            metrics=values,
+            validation=Validation(metrics={"loss": 0.25}),
+        )
+    )
+    line.scalars(3, values)
+    line.close()
+    shown = terminal.getvalue()
+    bar, rest = shown.split("\r\x1b[Kepoch 1/2  loss 0.5  validation loss 0.25 (best)  lr 0.1  3.0 clips/s  ")
+    assert "1/4" in bar
+    assert rest.startswith("0.0 min left\n")
+    assert "3/4" in rest
