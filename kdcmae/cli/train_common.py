@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdcmae.checkpoints import Transfer
     from kdcmae.training.loop import Trainer
     from kdcmae.training.recipes import Stage
-    from kdcmae.training.run import Run
+    from kdcmae.training.run import Run, Summary
     from kdcmae.training.runs import Request
     from kdcmae.training.settings import TrainingSettings
 
@@ -132,7 +132,6 @@ def start(
     from kdcmae.training.recipes import recipe
     from kdcmae.training.runs import Request
     from kdcmae.training.sources import is_avsynth
-    from kdcmae.training.weight_files import BEST_FILE
 
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     options = {setting: request.pop(option) for option, setting in _SHORTCUTS.items()}
@@ -146,22 +145,27 @@ def start(
         summary = trainer.fit()
     if rank() > 0:
         return
+    document = {"stage": stage, "recipe": name, **_ending(summary, transfer)}
+    if as_json:
+        print_json(document)
+    else:
+        _tell(document)
+
+
+def _ending(summary: Summary, transfer: Transfer | None) -> dict[str, Any]:
+    """How a run ended, as plain values."""
+    from kdcmae.training.weight_files import BEST_FILE
+
     best = None
     if summary.best is not None:
         best = {**asdict(summary.best), "file": str(summary.weights.with_name(BEST_FILE))}
-    document = {
-        "stage": stage,
-        "recipe": name,
+    return {
         **asdict(summary),
         "weights": str(summary.weights),
         "final": {**asdict(summary.final), "description": str(summary.final)},
         "best": best,
         "transfer": None if transfer is None else {**asdict(transfer), "taken": len(transfer.taken)},
     }
-    if as_json:
-        print_json(document)
-    else:
-        _tell(document)
 
 
 def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> None:
@@ -186,6 +190,8 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
     for module, what in {"tensorboard": "a log for TensorBoard", "PIL": "pictures of its curves"}.items():
         if not is_installed(module):
             note(f"without {what}: {MissingDependencyError(module, install=TRAIN)}")
+    if run.validation is None:
+        note("without --validation nothing is measured after an epoch, and no best weights are kept")
     if trainer.position.step:
         note(f"going on after step {trainer.position.step}")
 

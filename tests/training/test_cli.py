@@ -12,6 +12,7 @@ from kdcmae import load_classifier, load_pretrained
 from kdcmae.cli import main
 from kdcmae.cli.finetune import command as finetune
 from kdcmae.cli.pretrain import command as pretrain
+from kdcmae.data.avsynth.files import generate
 from kdcmae.training.recipes import RECIPES
 from kdcmae.training.tracking import read_metrics
 
@@ -58,6 +59,18 @@ def test_finetuning_from_that_checkpoint(modality, options, pretrained, tmp_path
     assert classifier.config.modality == modality
     assert (len(classifier.labels), classifier.labels[0]) == (12, "rising disc")
     assert "accuracy" in summary["metrics"]
+
+
+def test_without_validation_a_run_says_so_and_keeps_no_best(pretrained, tmp_path):
+    manifest = tmp_path / "clips.jsonl"
+    generate(tmp_path, clips=4)
+    assert (tmp_path / "train.jsonl").rename(manifest)
+    data = ("--data", manifest, "--recipe", "avsynth-finetune", "--checkpoint", pretrained["weights"])
+    result = run("finetune", *data, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "without --validation nothing is measured" in result.stderr
+    assert "weights of the last epoch, 1, in:" in result.stderr
+    assert {path.name for path in (tmp_path / "run").glob("*.safetensors")} == {"model.safetensors", "last.safetensors"}
 
 
 def test_going_on_needs_resume(pretrained):
