@@ -53,7 +53,9 @@ def _task(name: str, model: Any = _model) -> Callable[[Callable[..., None]], cli
             require_installed("torch", "safetensors", "av", install=TRAIN)
             common = {field.name: options.pop(field.name) for field in fields(Setup)}
             common["model"] = common["model"] or _shipped()
-            function(Setup(**common), **options)
+            setup = Setup(**common)
+            setup.check(*([options["train"]] if "train" in options else []))
+            function(setup, **options)
 
         decorated: Callable[..., None] = run
         for option in reversed((model, *COMMON_OPTIONS)):

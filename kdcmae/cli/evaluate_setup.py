@@ -12,7 +12,7 @@ import click
 from kdcmae.cli import evaluate_report as report
 from kdcmae.cli.common import Number, json_option, note, weights_option
 from kdcmae.cli.normalisation import NAMES, statistics_options
-from kdcmae.errors import ConfigError, DeviceError
+from kdcmae.errors import ConfigError, DataError, DeviceError
 from kdcmae.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -52,6 +52,29 @@ class Setup:
     pictures: int
     page: bool
     as_json: bool
+
+    def check(self, *more_data: str) -> None:
+        """Refuse files that are not there before PyTorch loads, and make the output folder before anything is measured.
+
+        Args:
+            more_data: clips that the task reads beside ``--data``.
+
+        Raises:
+            ConfigError: no model there, no number of clips behind ``avsynth:``, or ``--output`` cannot be a folder.
+            DataError: the clips are not there.
+        """
+        from kdcmae.data.avsynth.naming import names_avsynth
+
+        if not self.model.exists():
+            raise ConfigError(f"{self.model}: no such file or folder; check the path")
+        for data in (self.data, *more_data):
+            if not names_avsynth(data) and not Path(data).exists():
+                raise DataError(f"{data}: no such file or folder of clips; check the path")
+        if self.output is not None:
+            try:
+                self.output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--output {self.output}: {error.strerror}; name another folder") from error
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -170,7 +193,11 @@ COMMON_OPTIONS = (
 )
 
 
-labels_option = click.option("--labels", type=PATH, help="Classes, where the model has none: text or CSV.")
+labels_option = click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Classes, where the model has none: text or CSV.",
+)
 modality_option = click.option(
     "--modality",
     type=click.Choice(["audiovisual", "audio", "video"]),

@@ -365,6 +365,33 @@ def test_a_device_that_is_not_there(models: dict[str, Path], manifest: Callable[
     assert "sees no CUDA device" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("retrieval", "nowhere.safetensors", "--data", "avsynth:4"), "nowhere.safetensors: no such file or folder"),
+        (("classification", "--data", "nowhere.jsonl"), "nowhere.jsonl: no such file or folder of clips"),
+        (("classification", "--data", "avsynth:many"), "write a number of clips"),
+        (("classification", "--data", "avsynth:4", "--labels", "nowhere.txt"), "'nowhere.txt' does not exist"),
+        (("classification", "--data", "avsynth:4", "--output", __file__), "File exists; name another folder"),
+        (("probe", __file__, "--data", "avsynth:4", "--train", "nowhere.csv"), "nowhere.csv: no such file"),
+    ],
+)
+def test_what_is_not_there_is_said(arguments: tuple[str, ...], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_what_is_not_there_is_said_before_torch_loads() -> None:
+    arguments = ["evaluate", "classification", "--data", "nowhere.jsonl"]
+    code = (
+        "import sys\nfrom kdcmae.cli import main\n"
+        f"try: main({arguments})\nexcept SystemExit as end: assert end.code == 2\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
 def test_help_loads_nothing_heavy() -> None:
     ending = "import sys; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'av')))"
     code = f"from kdcmae.cli import main; main(['evaluate', 'probe', '--help'], standalone_mode=False); {ending}"
