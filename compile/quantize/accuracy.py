@@ -1,13 +1,12 @@
 """What an engine or a quantised graph costs on labelled clips that it did not see.
 
-The clips are two halves, told apart by their ids. One chooses: how many layers stay in floating point, or which engine
-of a search wins. The other reports what was chosen, because a loss that was the smallest of several on the clips that
-chose is smaller there than on any others.
+The clips are two halves, told apart by their ids (:func:`~kdcmae.compile.quantize.listed.choosing_half`). One chooses:
+how many layers stay in floating point, or which engine of a search wins. The other reports what was chosen, because a
+loss that was the smallest of several on the clips that chose is smaller there than on any others.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize import openvino
 from kdcmae.compile.quantize.calibration import Clips, prepare_clips
-from kdcmae.compile.quantize.listed import EVALUATED, list_data, require_labels
+from kdcmae.compile.quantize.listed import EVALUATED, choosing_half, list_data, require_labels
 from kdcmae.compile.sessions import open_session
 from kdcmae.errors import ConfigError, DataError, GateError
 from kdcmae.evaluation.paired import Loss, Metric, metric_of, paired_loss
@@ -106,8 +105,12 @@ class Evaluation:
 
     def __init__(self, model: EngineModel, clips: Clips) -> None:
         _require_classes(model)
-        if clips.count < 2:
-            raise DataError(f"{clips.source}: accuracy needs two clips at least, half of which choose")
+        chooses = choosing_half((*clips.ids, *clips.broken))
+        self._choosing = [place for place, clip in enumerate(clips.ids) if clip in chooses]
+        self._reporting = [place for place, clip in enumerate(clips.ids) if clip not in chooses]
+        if not self._choosing or not self._reporting:
+            raise DataError(f"{clips.source}: accuracy needs two clips at least, one to choose and one to report")
+        self._clips = clips
         self._output = model.outputs[0].name
         self._reference = self._logits(lambda feed: models.reference(model, feed), clips)
         self._metric: Metric = metric_of(model.scores)
@@ -117,7 +120,6 @@ class Evaluation:
             self._targets = self._reference == self._reference.max(axis=1, keepdims=True)
         else:
             self._targets = clips.targets(model.classes)
-        self._clips, (self._choosing, self._reporting) = clips, _halves(clips.ids)
 
     @classmethod
     def on(cls, model: EngineModel, data: str | Path, batch: BatchRange) -> Evaluation:
@@ -178,12 +180,3 @@ def _require_classes(model: EngineModel) -> None:
 
 def _rows_lost(logits: NDArray[np.float32]) -> int:
     return int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
-
-
-def _halves(ids: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Places of clips in two halves, by a digest of the ids: neither their order nor what they hold decides."""
-    order = sorted(
-        range(len(ids)), key=lambda place: hashlib.sha256(ids[place].encode("utf-8", "surrogatepass")).digest()
-    )
-    half = len(ids) // 2
-    return sorted(order[:half]), sorted(order[half:])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.quantize.listed import CALIBRATED, ListedClips, list_data
+from kdcmae.compile.quantize.listed import CALIBRATED, EVALUATED, ListedClips, choosing_half, list_data
 from kdcmae.config import Modality
 from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
@@ -106,7 +106,9 @@ class Clips:
         return np.stack([classes.multi_hot(found) for found in self.labels]) > 0
 
 
-def load_clips(model: EngineModel, data: str | Path, batch: BatchRange, *, split: str) -> Clips:
+def load_clips(
+    model: EngineModel, data: str | Path, batch: BatchRange, *, split: str, evaluation: str | Path = ""
+) -> Clips:
     """Read and prepare clips to calibrate on.
 
     Args:
@@ -114,12 +116,17 @@ def load_clips(model: EngineModel, data: str | Path, batch: BatchRange, *, split
         data: as of :func:`~kdcmae.compile.quantize.listed.list_data`.
         batch: sizes the graph takes; batches have its smallest.
         split: of AVSynth.
+        evaluation: what accuracy is measured on; where it is the same data, the half of it that chooses calibrates.
 
     Raises:
         DataError: data that cannot be listed, or too many clips that cannot be read.
         ConfigError: no such data.
     """
-    return prepare_clips(model, list_data(data, split=split, most=CALIBRATED), batch)
+    clips = list_data(data, split=split, most=CALIBRATED)
+    if not clips.made and str(data) == str(evaluation):
+        chooses = choosing_half([record.id for record in list_data(data, split=split, most=EVALUATED).records])
+        clips = dataclasses.replace(clips, records=[record for record in clips.records if record.id in chooses])
+    return prepare_clips(model, clips, batch)
 
 
 def prepare_clips(model: EngineModel, clips: ListedClips, batch: BatchRange) -> Clips:

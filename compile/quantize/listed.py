@@ -5,6 +5,7 @@ Never imports torch, so that a command can refuse clips before it loads librarie
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from kdcmae.data.shard_files import flaw_of, list_clips
 from kdcmae.errors import DataError
 from kdcmae.text_files import name_of
 
-__all__ = ["CALIBRATED", "EVALUATED", "ListedClips", "calibration_note", "list_data", "require_labels"]
+__all__ = ["CALIBRATED", "EVALUATED", "ListedClips", "calibration_note", "choosing_half", "list_data", "require_labels"]
 
 CALIBRATED = 300
 """Clips of a manifest that a graph is calibrated on: more teach no better ranges."""
@@ -111,6 +112,15 @@ def require_labels(clips: ListedClips, classes: LabelMap | None, *, model: str) 
         f"{model} does not have, such as clip {record.id!r}{reason}; leave them out, or name the classes as the clips "
         "do with --labels"
     )
+
+
+def choosing_half(ids: Sequence[str]) -> frozenset[str]:
+    """The half of some clips that chooses; the rest reports.
+
+    A digest of the ids decides: neither the order of the clips nor what they hold.
+    """
+    order = sorted(ids, key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return frozenset(order[: len(order) // 2])
 
 
 def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> str:

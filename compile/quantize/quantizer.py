@@ -84,7 +84,9 @@ class Quantizer:
             with step("evaluation clips (torch)"):
                 self._evaluation = Evaluation.on(model, wanted.evaluation, settings.batch)
         with step("calibration clips"):
-            self._clips = load_clips(model, wanted.calibration, settings.batch, split="train")
+            self._clips = load_clips(
+                model, wanted.calibration, settings.batch, split="train", evaluation=wanted.evaluation
+            )
         self._calibration = {
             "source": self._clips.source,
             "clips": self._clips.count,

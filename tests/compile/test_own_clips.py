@@ -18,9 +18,9 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile import models
 from kdcmae.compile.cache import cache_key
 from kdcmae.compile.cli.classes import named_classes, require_clips
-from kdcmae.compile.quantize.accuracy import Evaluation, _halves
+from kdcmae.compile.quantize.accuracy import Evaluation
 from kdcmae.compile.quantize.calibration import load_clips
-from kdcmae.compile.quantize.listed import calibration_note, list_data, require_labels
+from kdcmae.compile.quantize.listed import calibration_note, choosing_half, list_data, require_labels
 from kdcmae.compile.settings import QuantizationSettings
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, LabelMap, frame_path, write_manifest
@@ -278,7 +278,8 @@ def test_some_broken_clips_are_left_out_and_named_and_many_are_too_many(model, t
             assert list(clips.broken) == ["clip0"]
             evaluation = Evaluation.on(model, tmp_path / "own.json", BATCH)
             accuracy = evaluation.report(lambda feed: models.reference(model, feed)).to_dict()
-            assert (accuracy["clips"], list(accuracy["broken"])) == (6, ["clip0"])
+            assert accuracy["clips"] + accuracy["clips_that_chose"] == 11
+            assert list(accuracy["broken"]) == ["clip0"]
     with pytest.raises(DataError, match=r"2 of 12 clips cannot be used.*kdcmae data check"):
         load_clips(model, tmp_path / "own.json", BATCH, split="train")
 
@@ -303,11 +304,23 @@ def test_batches_are_put_together_from_clips_and_filled_with_the_last(model, man
 
 def test_halves_depend_on_the_ids_alone():
     ids = [f"clip{number}" for number in range(101)]
-    first, second = _halves(ids)
-    assert sorted(first + second) == list(range(101))
-    assert (len(first), len(second)) == (50, 51)
-    again = _halves(ids[::-1])
-    assert {ids[place] for place in first} == {ids[100 - place] for place in again[0]}
+    chooses = choosing_half(ids)
+    assert len(chooses) == 50
+    assert choosing_half(ids[::-1]) == chooses
+    assert len(chooses & choosing_half(ids[:50])) > 15
+
+
+def test_clips_that_report_do_not_calibrate(model, manifest):
+    """One manifest for both is the first thing people try."""
+    clips = load_clips(model, manifest, BATCH, split="train", evaluation=manifest)
+    assert set(clips.ids) == choosing_half([f"clip{number}" for number in range(12)])
+    assert load_clips(model, manifest, BATCH, split="train", evaluation="avsynth:4").count == 12
+
+
+def test_accuracy_needs_a_clip_to_choose_and_one_to_report(model, tmp_path):
+    write_manifest(tmp_path / "own.json", write_clips(tmp_path, 1))
+    with pytest.raises(DataError, match="needs two clips at least, one to choose and one to report"):
+        Evaluation.on(model, tmp_path / "own.json", BATCH)
 
 
 def test_outputs_that_are_not_finite_fail_the_gate(model, manifest):
