@@ -78,7 +78,7 @@ def command(
     kdcmae predict clip.mp4
     kdcmae predict out/openvino-fp32 clip.mp4
     kdcmae predict model.pth *.mp4 --average-frames --json
-    kdcmae predict model.pth concert.mp4 --hop 10 --timeline concert.html
+    kdcmae predict clip.mp4 --hop 1 --timeline clip.html
     """
     from kdcmae.cli import predict_report
     from kdcmae.data.broken import BrokenClipError
