@@ -40,7 +40,7 @@ class MonoSound:
         self._source: tuple[str, str, int] | None = None
         self._resampler: Resampler | None = None
         self._weights: NDArray[np.float64] | None = None
-        self._held: list[NDArray[np.float32]] = []
+        self._held: list[NDArray[Any]] = []  # (channels, samples), as decoded
         self._room = self._needed = 0  # samples until those held are resampled, and until no more are wanted
 
     @property
@@ -62,12 +62,8 @@ class MonoSound:
             self._needed = _BLOCK if self._limit is None else self._resampler.needed(self._limit - self.count)
             self._room = min(_BLOCK, self._needed)
         self.heard_s += frame.samples / frame.sample_rate
-        try:
-            samples = to_mono(_channels(frame), self._mono, weights=self._weights)
-        except DataError as error:
-            raise DataError(f"{self._path}: {error}") from error
-        self._held.append(samples)
-        self._room -= len(samples)
+        self._held.append(_channels(frame))
+        self._room -= frame.samples
         if self._room <= 0:
             self._resample()
 
@@ -81,7 +77,10 @@ class MonoSound:
     def _resample(self) -> None:
         assert self._resampler is not None
         if self._held:
-            samples = np.concatenate(self._held)
+            try:
+                samples = to_mono(np.concatenate(self._held, axis=1), self._mono, weights=self._weights)
+            except DataError as error:
+                raise DataError(f"{self._path}: {error}") from error
             self._needed -= 0 if self._limit is None else len(samples)
             self._give(self._resampler.push(samples))
         self._held, self._room = [], min(_BLOCK, self._needed)
