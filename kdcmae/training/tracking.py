@@ -202,11 +202,11 @@ class ProgressLine:
     def epoch(self, ending: EpochEnd) -> None:
         """Print the epoch's line; the bar goes on below it with the next step."""
         measured = {} if ending.validation is None else ending.validation.metrics
-        shown = [f"validation {name} {measured[name]:.4g}" for name in self._validated if name in measured]
+        shown = [f"{name} {measured[name]:.4g}" for name in self._validated if name in measured]
         line = [
             f"epoch {ending.epoch}/{ending.epochs}",
             f"loss {ending.loss:.4g}",
-            *([", ".join(shown) + (" (best)" if ending.best else "")] if shown else []),
+            *([f"validation: {', '.join(shown)}{' (best)' if ending.best else ''}"] if shown else []),
             f"lr {ending.metrics['learning_rate']:.3g}",
             f"{ending.clips_per_second:.1f} clips/s",
             self._left(ending.step),

@@ -193,7 +193,7 @@ def test_a_line_per_epoch_tells_losses_speed_and_which_is_best(random_runs, tmp_
     run = random_runs.random_run("finetune", tmp_path / "finetune")
     Trainer(run, device=torch.device("cpu"), resume=False, progress=shown).fit()
     last = shown.getvalue().splitlines()[2]
-    measured = rf"validation loss {number}, validation accuracy {number} \(best\)"
+    measured = rf"validation: loss {number}, accuracy {number} \(best\)"
     assert re.fullmatch(rf"epoch 1/2  loss {number}  {measured}  lr .* min left", last)
 
 

@@ -90,7 +90,7 @@ def test_on_a_terminal_an_epoch_s_line_takes_the_bar_s_place_and_the_bar_goes_on
     line.scalars(3, values)
     line.close()
     shown = terminal.getvalue()
-    bar, rest = shown.split("\r\x1b[Kepoch 1/2  loss 0.5  validation loss 0.25 (best)  lr 0.1  3.0 clips/s  ")
+    bar, rest = shown.split("\r\x1b[Kepoch 1/2  loss 0.5  validation: loss 0.25 (best)  lr 0.1  3.0 clips/s  ")
     assert "1/4" in bar
     assert rest.startswith("0.0 min left\n")
     assert "3/4" in rest
