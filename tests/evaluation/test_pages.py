@@ -223,10 +223,10 @@ def test_the_figures_of_retrieval_and_where_the_right_ones_stand(rendered):
 
 def test_panels_of_inpainting_have_titles_axes_and_errors(rendered):
     text = texts(rendered["inpainting"][1])
-    for title in ("Original", "Masked", "Filled in"):
-        assert text.count(title) == 2 * DRAWN
+    for title in (f"{kind}, {name}" for kind in ("Sound", "Frame") for name in PANELS):
+        assert text.count(title) == DRAWN
     assert text.count("seconds") == text.count("Hz") == 3 * DRAWN
-    assert "10.24 s of sound. sound MSE 0.5 (one constant 1), frame MSE 0.25 (one constant 0.75)" in text
+    assert "10.24 s of sound; MSE of the sound 0.5 (one constant 1), MSE of the frame 0.25 (one constant 0.75)" in text
     assert "by a time and frequency mask" in text
     assert "drawn into files alone" not in text
 

@@ -60,12 +60,12 @@ def _bars(document: Document) -> Html:
 def _clip(one: Mapping[str, Any], pictures: Pictures) -> Html:
     clip, own = one["clip"], pictures[one["clip"]]
     errors = ", ".join(
-        f"{kind} MSE {number(one[f'{name}_mse'])} (one constant {number(one[f'{name}_constant_mse'])})"
+        f"MSE of the {kind} {number(one[f'{name}_mse'])} (one constant {number(one[f'{name}_constant_mse'])})"
         for kind, name in (("sound", "audio"), ("frame", "video"))
     )
     seconds = own[f"sound {PANELS[0]}"].seconds or 0.0
-    caption = tag("figcaption", tag("b", clip), f": {number(seconds)} s of sound. {errors}")
-    sounds = [sound_panel(name.capitalize(), own[f"sound {name}"], f"sound of {clip}, {name}") for name in PANELS]
-    frames = [frame_panel(name.capitalize(), own[f"frame {name}"], f"frame of {clip}, {name}") for name in PANELS]
+    caption = tag("figcaption", tag("b", clip), f": {number(seconds)} s of sound; {errors}")
+    sounds = [sound_panel(f"Sound, {name}", own[f"sound {name}"], f"sound of {clip}, {name}") for name in PANELS]
+    frames = [frame_panel(f"Frame, {name}", own[f"frame {name}"], f"frame of {clip}, {name}") for name in PANELS]
     panels = tag("div", *sounds, class_="panels"), tag("div", *frames, class_="squares")
     return tag("figure", caption, *panels, class_="clip")
