@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.evaluation.bootstrap import clip_weights, weighted_map
 from kdcmae.evaluation.metrics import Positives, Scores, correctness, mean_average_precision
 from kdcmae.runtime.scores import Scores as Kind
 
@@ -29,8 +30,6 @@ CONFIDENCE = 0.95
 
 _RESAMPLES = 10_000
 _MAP_RESAMPLES = (200, 1000)  # the fewest and the most
-_MAP_WORK = 1.5e9  # clips times labels times resamples: less than a second of one core
-_AT_ONCE = 512  # labels whose rankings are in memory together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,44 +114,9 @@ def mean_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float,
 
 
 def _map_interval(reference: Scores, other: Scores, positives: Positives, seed: int) -> tuple[float, float]:
-    clips, labels = positives.shape[0], int(positives.sum())
-    fewest, most = _MAP_RESAMPLES
-    resamples = int(np.clip(_MAP_WORK / (clips * labels), fewest, most))
-    # How often a resample draws each clip; both models get the same ones.
-    weights = np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=resamples)
-    ours, theirs = (_weighted_map(scores, positives, weights.astype(np.float32)) for scores in (reference, other))
+    weights = clip_weights(positives, _MAP_RESAMPLES, seed=seed)  # both models get the same clips
+    ours, theirs = (weighted_map(scores, positives, weights) for scores in (reference, other))
     return _ends(100 * (ours - theirs))
-
-
-def _weighted_map(scores: Scores, positives: Positives, weights: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The mAP of weighted clips, for many weightings at once.
-
-    Average precision is a mean over positives, of the precision among the clips that score no lower. Two matrix
-    products count those clips for all weightings, which costs a hundredth of sorting the clips for each.
-
-    Args:
-        scores: (N, C).
-        positives: (N, C).
-        weights: (B, N) whole numbers.
-
-    Returns:
-        (B,); a class without positives in a weighting does not count in it.
-    """
-    classes, clips = np.nonzero(positives.T)  # of every positive, by class
-    precise = np.empty((len(weights), len(clips)), np.float32)
-    for start in range(0, len(clips), _AT_ONCE):
-        chunk = slice(start, start + _AT_ONCE)
-        rankings = scores[:, classes[chunk]]  # (N, P)
-        no_lower = rankings >= rankings[clips[chunk], np.arange(rankings.shape[1])]
-        taken = weights @ no_lower.astype(np.float32)
-        hits = weights @ (no_lower & positives[:, classes[chunk]]).astype(np.float32)
-        precise[:, chunk] = weights[:, clips[chunk]] * (
-            hits / np.maximum(taken, 1)
-        )  # none is taken where none is drawn
-    starts = np.flatnonzero(np.diff(classes, prepend=-1))
-    drawn = np.add.reduceat(weights[:, clips], starts, axis=1, dtype=np.float64)
-    means = np.add.reduceat(precise, starts, axis=1, dtype=np.float64) / np.maximum(drawn, 1)
-    return np.asarray(means.sum(axis=1) / (drawn > 0).sum(axis=1))
 
 
 def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 from kdcmae.evaluation.metrics import mean_average_precision
-from kdcmae.evaluation.paired import Loss, _weighted_map, mean_interval, metric_of, paired_loss
+from kdcmae.evaluation.paired import Loss, mean_interval, metric_of, paired_loss
 
 
 def multi_label(
@@ -81,14 +81,6 @@ def test_pairs_are_narrower_than_two_intervals(metric: str) -> None:
     alone = [paired_loss(metric, scores, np.ones_like(scores), positives) for scores in (reference, other)]  # type: ignore[arg-type]
     unpaired = np.hypot(*(loss.high - loss.low for loss in alone))
     assert paired.high - paired.low < 0.6 * unpaired
-
-
-def test_weighted_map_is_that_of_repeated_clips() -> None:
-    scores, _, positives = multi_label(30, 4, seed=3, noise=0)
-    scores = scores.round(1)  # so that some tie
-    weights = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=5)
-    expected = [mean_average_precision(scores.repeat(row, axis=0), positives.repeat(row, axis=0)) for row in weights]
-    np.testing.assert_allclose(_weighted_map(scores, positives, weights.astype(np.float32)), expected, rtol=1e-5)
 
 
 def test_more_clips_are_asked_for_by_the_width_that_is_left() -> None:
