@@ -18,16 +18,18 @@ import kdcmae
 from kdcmae import host
 from kdcmae.compile import cases, export, gates, memory, models, package, report, selftest, targets
 from kdcmae.compile.frontend import ExportedFrontend
+from kdcmae.compile.half import GraphPrecision
 from kdcmae.compile.latency import compare_latency, measure_latency
-from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, Ladder
+from kdcmae.compile.peaks import watched
 from kdcmae.compile.preflight import preflight
 from kdcmae.compile.quantize.accuracy import open_graph
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
 from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
+from kdcmae.errors import GateError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import CAPABILITIES, fastest_floating
 from kdcmae.runtime.execution import Claim, differences_known
@@ -49,6 +51,7 @@ def compile_engine(
     step: Step,
     seconds: dict[str, float],
     exported: Callable[[], None] = lambda: None,
+    reload: Callable[[], EngineModel] | None = None,
 ) -> Manifest:
     """Build, verify and publish an engine folder.
 
@@ -59,50 +62,63 @@ def compile_engine(
         step: shows progress; a context manager per named step.
         seconds: what the steps took so far, as ``step`` fills it.
         exported: called once the model's weights are needed no more, so that the caller can free them.
+        reload: makes the model again, where ``exported`` freed it and more of it has to stay float32.
 
     Returns:
         The manifest as written.
 
     Raises:
-        GateError: a rung of the parity ladder is out of its gate, or layers execute in another precision than
-            claimed; nothing was written.
+        GateError: a rung is out of its gate, or layers execute in another precision than claimed.
         MissingDependencyError: the target's library is not installed.
         EngineError: the export or the build failed; nothing was written.
     """
     target = preflight(settings, folder)
     with package.staging(folder) as partial:
-        build = _Build(model, partial, settings, step, apart=target.splits_frontend)
-        program = build.export()
-        exported()
-        declared = gates.declared_products(program)
-        # Whoever holds the program holds all the weights: nothing may outlive its use.
-        if target.reads_onnx:
-            graph = build.export_onnx(program)
-            del program
-            build.verify_onnx(graph)
-            request = build.request(None, build.quantize(graph))
-        else:
-            request = build.request(program, None)
-            del program
-        built = build.engine(target, request, declared)
-        del request
+        build = _Build(model, partial, settings, step, target)
+        while True:
+            try:
+                built = _built(build, target, exported)
+            except GateError as error:
+                build.restart(error, reload)
+                continue
+            break
         memory.trim()
         manifest = build.package(built, seconds)
         package.publish(partial, folder)
     return manifest
 
 
+def _built(build: _Build, target: targets.Target, exported: Callable[[], None]) -> BuiltEngine:
+    """From the model to the engine, as far up the ladder."""
+    program = build.export()
+    exported()
+    declared = gates.declared_products(program)
+    # Whoever holds the program holds all the weights: nothing may outlive its use.
+    if target.reads_onnx:
+        graph = build.export_onnx(program)
+        del program
+        build.verify_onnx(graph)
+        request = build.request(None, build.quantize(graph))
+    else:
+        request = build.request(program, None)
+        del program
+    return build.engine(target, request, declared)
+
+
 class _Build:
     """One build in its staging folder, with the cases and the ladder that its stages share."""
 
-    def __init__(self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step, *, apart: bool) -> None:
+    def __init__(
+        self, model: EngineModel, folder: Path, settings: CompileSettings, step: Step, target: targets.Target
+    ) -> None:
         if settings.precision != "fp32":
             model = cases.on_clips(model)
         self.model = model
         # What is lowered and quantised: all of the model, or what is behind a frontend of its own.
         self.body, self.frontend = model, None
-        if apart and model.parts is not None:
+        if target.splits_frontend and model.parts is not None:
             self.body, self.frontend = model.parts.body, ExportedFrontend(model.parts.frontend)
+        self.reads_onnx = target.reads_onnx
         self.folder = folder
         self.settings = settings
         self.step = step
@@ -110,7 +126,7 @@ class _Build:
         self.claims: list[Claim] = []
         self.latency: dict[str, float] = {}
         self.speed: dict[str, Any] = {}
-        with step("reference outputs (torch)"):
+        with step("reference outputs (torch)"), watched(self.body.module, settings.floating) as peaks:
             self.cases = (
                 *cases.batch_cases(model, settings.batch),
                 *cases.clip_cases(model, settings.batch, settings.clips),
@@ -119,16 +135,18 @@ class _Build:
         self.some_cases = cases.shortened(model, self.cases)
         self.ladder = Ladder(cases=self.cases, kinds=models.kinds(model))
         self.computed: set[str] = set()  # the precisions that the last rung computed in
+        self.graph_precision = GraphPrecision(self.body, settings, peaks)
         self.quantizer = Quantizer(self.body, settings, step) if settings.precision in QUANTIZED else None
         self.quantization: QuantizationReport | None = None
+        self.float_graph: Path | None = None
 
     def export(self) -> ExportedProgram:
         """Lower the model and trace it, and run what came out."""
-        precision, model, step = self.settings.floating, self.body, self.step
+        precision, step = self.settings.floating, self.step
         with step(f"lower to {precision}"):
-            lowered = lower(model.module, precision)  # type: ignore[arg-type]
+            lowered = self.graph_precision.lower()
         with step("export the program"):
-            program = export.export_program(model, lowered, self.settings.batch)
+            program = export.export_program(self.body, lowered, self.settings.batch)
             if self.frontend is not None:
                 self.frontend.export(self.settings.batch)
         with step("verify the program"):
@@ -138,9 +156,28 @@ class _Build:
             if precision != "fp32":
                 chosen = (min(self.cases, key=lambda case: case.batch).first(1),)
                 note = f"{chosen[0].name} only: half precision is slow in PyTorch on a CPU"
-            run = self._behind_frontend(lambda feed: models.run(model, module, feed))
+            run = self._behind_frontend(lambda feed: models.run(self.body, module, feed))
             self._climb("program", run, computes={precision}, note=note, chosen=chosen)
+        if self.reads_onnx:
+            self.float_graph = self.graph_precision.export_throughout(self.folder)
         return program
+
+    def restart(self, error: GateError, reload: Callable[[], EngineModel] | None) -> None:
+        """Start again with more of the model in float32.
+
+        Raises:
+            GateError: that error, where nothing more can help.
+        """
+        if self.settings.floating == "fp32":
+            raise error
+        self.gate = self.settings.graph_gate()
+        with self.step("find what to leave in float32"):
+            run = self._behind_frontend(dict)
+            self.graph_precision.widen(error, self.ladder, self.gate, behind_frontend=run, reload=reload)
+        self.ladder.rungs.clear()
+        self.computed = set()
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def export_onnx(self, program: ExportedProgram) -> Path:
         """Write the program as ONNX."""
@@ -212,22 +249,26 @@ class _Build:
         built = dataclasses.replace(built, run=None)
         if request.graph is not None and not built.unrunnable:
             self._compare_speed(built, request.graph)
-        shutil.rmtree(self.folder / "graph", ignore_errors=True)
+        for folder in ("graph", "throughout"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
         return built
 
     def _compare_speed(self, built: BuiltEngine, graph: Path) -> None:
-        """Time a quantised graph in turns with the float one in the fastest precision, where the engine is for here."""
+        """Time the graph in turns with the float one in the fastest precision, or with the one all in half."""
         settings = self.settings
-        if self.quantization is None or built.open_graph is None or settings.elsewhere:
+        if self.float_graph is None or built.open_graph is None or settings.elsewhere:
             return
         memory.trim()
-        against, _ = fastest_floating(settings.target, cpu=settings.cpu)
+        precision, against = settings.precision, f"{settings.precision} throughout"
+        if self.quantization is not None:
+            precision, _ = fastest_floating(settings.target, cpu=settings.cpu)
+            against = precision
         with self.step(f"time it beside {against}"):
             inputs = min(self.cases, key=lambda case: case.batch).inputs
             feed = dict(inputs if self.frontend is None else self.frontend.run(inputs))
             run, other = (
-                partial(built.open_graph(path, precision), feed)
-                for path, precision in ((graph, settings.precision), (self.float_graph, against))
+                partial(built.open_graph(path, name), feed)
+                for path, name in ((graph, settings.precision), (self.float_graph, precision))
             )
             self.speed = compare_latency(run, other, against=against)
 
@@ -337,13 +378,14 @@ class _Build:
                 "products": dict(built.products),
                 **({"frontend": _plain(built.frontend)} if built.frontend else {}),
                 **({} if self.quantization is None else self.quantization.to_dict()),
+                **({"in_float32": kept} if (kept := self.graph_precision.to_dict(self.speed)) else {}),
             },
             parity=[rung.to_dict() for rung in (model.trained, *self.ladder.rungs) if rung],
             build={
                 "seconds": dict(seconds),
                 "peak_rss_bytes": host.peak_rss_bytes(),
                 **({"latency": self.latency} if self.latency else {}),
-                **({"speed": self.speed} if self.speed else {}),
+                **({"speed": self.speed} if self.speed and self.quantization else {}),
                 "host": {**host.describe_host(), "torch": torch.__version__},
             },
         )

@@ -28,15 +28,17 @@ from kdcmae.compile.layers import (
     openvino_values,
     quantized_values,
 )
-from kdcmae.compile.lowering import lower
+from kdcmae.compile.lowering import InFloat32, Precision, layers_of, lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, cosine, relative_error
+from kdcmae.compile.peaks import needed, watched
 from kdcmae.compile.quantize.quantizer import Quantizer
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
 from kdcmae.compile.targets import load_target
+from kdcmae.layers import Block
 from kdcmae.runtime.onnx import NO_BFLOAT16
 
-__all__ = ["Layer", "Stage", "blind", "compare_layers", "diagnose"]
+__all__ = ["Layer", "Stage", "blind", "compare_layers", "diagnose", "wider"]
 
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -141,8 +143,13 @@ def _diagnose(
     quantized = settings.precision in QUANTIZED
     if quantized:
         model = cases.on_clips(model)
+    with step("inputs"), watched(model.module, settings.floating) as peaks:
+        proofs = (
+            *cases.batch_cases(model, settings.batch),
+            *cases.clip_cases(model, settings.batch, settings.clips),
+        )
     with step("export"):
-        lowered = lower(model.module, settings.floating)  # type: ignore[arg-type]
+        lowered = lower(model.module, settings.floating, needed(peaks))  # type: ignore[arg-type]
         exported = graph = scratch / "graph.onnx"
         export.export_onnx(model, export.export_program(model, lowered, settings.batch), graph)
         names = layer_values(graph)
@@ -163,11 +170,6 @@ def _diagnose(
             walks["aoti"] = compiled_values(
                 model, lowered, names, batch=settings.batch, device=settings.device or "cpu", folder=scratch
             )
-    with step("inputs"):
-        proofs = (
-            *cases.batch_cases(model, settings.batch),
-            *cases.clip_cases(model, settings.batch, settings.clips),
-        )
     stages: list[Stage] = []
     for name, values in walks.items():
         built = engine is not None and name == settings.target
@@ -218,6 +220,43 @@ def compare_layers(
     fine = _compared(model, inside, names, values, inputs, gate)
     before = found[: found.index(first)]
     return Stage(name=stage, layers=(*before, *fine, first), first=_first(fine) or first)
+
+
+def wider(model: EngineModel, precision: Precision, kept: InFloat32, inputs: Arrays, gate: Gate) -> InFloat32 | None:
+    """What to leave in float32 where a model in half precision is out of its gate.
+
+    First that is the residual stream, then the layers that first leave the gate, then all of the block they are in.
+
+    Args:
+        model: float32, with its weights.
+        precision: of the rest.
+        kept: what is float32 already.
+        inputs: one batch on which it is out of the gate.
+        gate: of a layer's output.
+
+    Returns:
+        None where nothing more can help, or so much has to stay that the engine is none of that precision.
+    """
+    if not kept.residual:
+        return dataclasses.replace(kept, residual=True)
+    every = list(layers_of(model.module))
+    blocks = [name for name, child in model.module.named_modules() if isinstance(child, Block)]
+    names = {name: name for name in (*every, *blocks)}
+    values = module_values(model, lower(model.module, precision, kept), names)
+    stage = compare_layers(model, names, values, inputs, gate, stage="program")
+    candidates = [layer for layer in stage.layers if _left(layer.name, every, kept)]
+    if not candidates:
+        return None
+    culprit = stage.first or max(candidates, key=lambda layer: layer.error)
+    block = next((name for name in blocks if culprit.name.startswith(f"{name}.")), culprit.name)
+    more = _left(culprit.name, every, kept) or _left(block, every, kept)
+    layers = (*kept.layers, *more)
+    return dataclasses.replace(kept, layers=layers) if more and 2 * len(layers) <= len(every) else None
+
+
+def _left(name: str, every: Sequence[str], kept: InFloat32) -> list[str]:
+    """The layers at or below a module that are not float32 yet."""
+    return [layer for layer in every if f"{layer}.".startswith(f"{name}.") and layer not in kept.layers]
 
 
 def _compared(

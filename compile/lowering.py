@@ -2,12 +2,15 @@
 
 Strongly typed engines (TensorRT 11, TensorRT for RTX) take precision from the graph alone, and a graph that names
 its types can be checked before any device sees it. LayerNorm, softmax, pooling and the head stay float32: half
-precision goes wrong there first.
+precision goes wrong there first. Of a model whose activations fp16 cannot hold more stays float32, see
+:class:`InFloat32`.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,81 +18,141 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcmae.classifier import KDCMAEClassifier
+from kdcmae.encoder import Encoder
 from kdcmae.layers import Attention, Block, PatchEmbed, tokens_from
 
-__all__ = ["DTYPES", "Precision", "lower"]
+__all__ = ["DTYPES", "InFloat32", "Precision", "layers_of", "lower"]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def lower(module: nn.Module, precision: Precision) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class InFloat32:
+    """What of a model in half precision stays float32, beside norms, softmax, pooling and the head.
+
+    Args:
+        residual: the residual stream: positions, and the sums that attention and MLP are added to.
+        layers: names of modules of :func:`layers_of`, whose products, operands and results are float32.
+    """
+
+    residual: bool = False
+    layers: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.residual or bool(self.layers)
+
+
+def layers_of(module: nn.Module) -> Iterator[str]:
+    """Names of the modules that :func:`lower` can leave in float32 one by one.
+
+    An attention stands for the products between its two linear layers, which have names of their own.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, PatchEmbed):
+            yield name
+        elif isinstance(child, Block):
+            yield from (f"{name}.{layer}" for layer in ("attn.qkv", "attn", "attn.proj", "mlp.fc1", "mlp.fc2"))
+
+
+def lower(module: nn.Module, precision: Precision, kept: InFloat32 = InFloat32()) -> nn.Module:
     """A copy whose matrix products run in one dtype, with float32 outputs.
 
     Args:
         module: float32; not changed. The result may share its memory. A frontend inside it stays float32.
         precision: of weights, matrix products and the residual stream.
+        kept: what of them stays float32.
     """
     dtype = DTYPES[precision]
     # Cast one by one while copying, and shared where the type stays: a copy of everything would hold the weights twice.
     casts: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach().to(own), requires_grad=False)
-        for parameter, own in _dtypes(module, dtype).items()
+        for parameter, own in _dtypes(module, dtype, kept).items()
     }
     lowered = copy.deepcopy(module, casts).eval().requires_grad_(False)
-    for parent in list(lowered.modules()):
+    if kept.layers:
+        for name in layers_of(module):
+            if isinstance(layer := lowered.get_submodule(name), nn.Linear):
+                lowered.set_submodule(name, _CastingLinear(layer))
+    for path, parent in list(lowered.named_modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Attention):
-                setattr(parent, name, _ExplicitAttention(child))
+                own = torch.float32 if f"{path}.{name}" in kept.layers else dtype
+                setattr(parent, name, _ExplicitAttention(child, own))
             elif isinstance(child, PatchEmbed):
-                setattr(parent, name, _CastingPatchEmbed(child, dtype))
+                setattr(parent, name, _CastingPatchEmbed(child))
             elif isinstance(child, nn.LayerNorm):
-                # The norms inside blocks feed matrix products; the others feed pooling and the head.
-                setattr(parent, name, _Float32LayerNorm(child, dtype if isinstance(parent, Block) else torch.float32))
+                setattr(parent, name, _Float32LayerNorm(child, _read_as(parent, name)))
     return lowered
 
 
-def _dtypes(module: nn.Module, dtype: torch.dtype) -> dict[nn.Parameter, torch.dtype]:
+def _dtypes(module: nn.Module, dtype: torch.dtype, kept: InFloat32) -> dict[nn.Parameter, torch.dtype]:
     """What each parameter becomes: those of norms and head are not even rounded."""
-    exact = {
-        parameter
-        for child in module.modules()
-        if isinstance(child, nn.LayerNorm | KDCMAEClassifier)
-        for parameter in (child if isinstance(child, nn.LayerNorm) else child.mlp_head).parameters()
-    }
+    exact: set[nn.Parameter] = set()
+    for name, child in module.named_modules():
+        if isinstance(child, KDCMAEClassifier):
+            exact.update(child.mlp_head.parameters())
+        if isinstance(child, Encoder) and kept.residual:
+            exact.update((child.pos_embed_a, child.pos_embed_v, child.modality_a, child.modality_v))
+        if isinstance(child, nn.LayerNorm) or (name in kept.layers and not isinstance(child, Attention)):
+            exact.update(child.parameters())
     return {parameter: torch.float32 if parameter in exact else dtype for parameter in module.parameters()}
+
+
+def _read_as(parent: nn.Module, norm: str) -> torch.dtype:
+    """The type of a norm's result: those inside blocks feed matrix products, the others pooling and the head."""
+    if not isinstance(parent, Block):
+        return torch.float32
+    return (parent.attn.qkv if norm.startswith("norm1") else parent.mlp.fc1).weight.dtype
 
 
 class _CastingPatchEmbed(nn.Module):
     """A patch embedding that takes float32 pixels, whatever it computes in."""
 
-    def __init__(self, embed: PatchEmbed, dtype: torch.dtype) -> None:
+    def __init__(self, embed: PatchEmbed) -> None:
         super().__init__()
         self.embed = embed
-        self.dtype = dtype
 
     def forward(self, pixels: Tensor, *others: Tensor | None) -> Tensor:
-        return self.embed(pixels.to(self.dtype), *others)
+        return self.embed(pixels.to(self.embed.proj.weight.dtype), *others)
+
+
+class _CastingLinear(nn.Module):
+    """A linear layer that takes what its neighbours give, in whatever type, and computes in that of its weights."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(_as(self.weight.dtype, x), self.weight, self.bias)
 
 
 class _ExplicitAttention(nn.Module):
     """Attention spelled out as products and a float32 softmax, so that exporters cannot choose its types."""
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
         self.qkv = attention.qkv
         self.proj = attention.proj
+        self.dtype = dtype
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = _as(self.dtype, self.qkv(x)).chunk(3, -1)
         # Scaled before the heads are told apart, so that libraries can make the scale a part of the product.
         q = q * (x.shape[-1] // self.num_heads) ** -0.5
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         scores = q @ k.transpose(-1, -2)
         weights = scores.float().softmax(dim=-1).to(v.dtype)
         return self.proj(tokens_from(start, (weights @ v).transpose(1, 2).flatten(2)))
+
+
+def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """The same in another type; an exported graph gets no conversion that changes nothing."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 class _Float32LayerNorm(nn.Module):

@@ -82,13 +82,14 @@ def compile_modalities(
         with_input_of(model, modality)  # refuses models that have no such input before any work is done
     with package.staging(folder) as partial:
         build = functools.partial(_build, settings=settings, step=step, seconds=seconds)
-        manifests: dict[str, Manifest] = {_WHOLE: build(model, partial / _WHOLE)}
+        manifests: dict[str, Manifest] = {_WHOLE: build(model, partial / _WHOLE, reload=reload)}
         for modality in alone:
             memory.trim()
             again = reload()
             if again.facts != model.facts:
                 raise CheckpointError(f"{model.facts['name']} has changed while it was compiled; compile it again")
-            manifests[modality] = build(with_input_of(again, modality), partial / modality)
+            restored = functools.partial(lambda name: with_input_of(reload(), name), modality)
+            manifests[modality] = build(with_input_of(again, modality), partial / modality, reload=restored)
         whole = partial / _WHOLE
         weights = _share_weights(partial, manifests)
         for modality in alone:
@@ -102,10 +103,16 @@ def compile_modalities(
 
 
 def _build(
-    model: EngineModel, folder: Path, *, settings: CompileSettings, step: Step, seconds: dict[str, float]
+    model: EngineModel,
+    folder: Path,
+    *,
+    reload: Callable[[], EngineModel],
+    settings: CompileSettings,
+    step: Step,
+    seconds: dict[str, float],
 ) -> Manifest:
     exported = functools.partial(free_weights, model)
-    return compile_engine(model, folder, settings, step=step, seconds=seconds, exported=exported)
+    return compile_engine(model, folder, settings, step=step, seconds=seconds, exported=exported, reload=reload)
 
 
 def _move(source: Path, target: Path, variant: str) -> None:

@@ -26,7 +26,7 @@ from kdcmae.compile.cli.search import search, search_settings
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
-from kdcmae.compile.report.notes import clip_lines, how_rungs_ran
+from kdcmae.compile.report.notes import clip_lines, how_rungs_ran, what_stays_float32
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.runtime.folders import file_sizes
@@ -159,7 +159,7 @@ def _build(
 
         return compile_modalities(model, alone, folder, settings, reload=load, step=step, seconds=step.seconds)
     exported = partial(free_weights, model)
-    return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=exported)
+    return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=exported, reload=load)
 
 
 def _report(folder: Path, manifest: Manifest) -> None:
@@ -170,6 +170,8 @@ def _report(folder: Path, manifest: Manifest) -> None:
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     executed = f"execute as {products}" if products else "were not checked on this machine"
     say(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
+    for line in what_stays_float32(manifest.precision):
+        say(f"           {line}")
     for title, line in clip_lines(manifest.precision):
         say(f"{title + ':':<10} {line}")
     if speed := manifest.build.get("speed"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["accuracy_line", "clip_lines", "how_rungs_ran"]
+__all__ = ["accuracy_line", "clip_lines", "how_rungs_ran", "what_stays_float32"]
 
 _SHOWN = 3  # broken clips that a line names
 
@@ -52,6 +52,25 @@ def accuracy_line(accuracy: Mapping[str, Any]) -> str:
     return ", ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:] if part)
 
 
+def what_stays_float32(precision: Mapping[str, Any]) -> list[str]:
+    """What of an engine in half precision stays float32, why and at what cost, in words; nothing for other engines.
+
+    Args:
+        precision: a manifest's section.
+    """
+    found = precision.get("in_float32")
+    if not found:
+        return []
+    asked, limit = precision["asked"], found["limit"]
+    lines = []
+    for part in found["parts"]:
+        why = f"without it outputs are out of their gate in {asked}"
+        if part["exceeds"]:
+            why = f"it reaches {part['largest']:.3g} on the inputs of the proof, and {asked} ends at {limit:.0f}"
+        lines.append(f"{part['name']} stays float32: {why}")
+    return [*lines, _cost(asked, found.get("speed"))]
+
+
 def _broken(facts: Mapping[str, Any]) -> str:
     """Clips that could not be used; empty where all could."""
     broken = facts.get("broken", {})
@@ -59,3 +78,14 @@ def _broken(facts: Mapping[str, Any]) -> str:
         return ""
     shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(broken.items())[:_SHOWN])
     return f"{len(broken)} clips could not be used ({shown}{'; ...' if len(broken) > _SHOWN else ''})"
+
+
+def _cost(asked: str, speed: Mapping[str, Any] | None) -> str:
+    if speed is None:
+        return f"what that costs was not measured: no graph in {asked} throughout could be timed beside it here"
+    costs = 100 * (1 / speed["speed"] - 1)
+    low, high = (100 * (1 / speed[name] - 1) for name in ("speed_high", "speed_low"))
+    return (
+        f"that costs {costs:+.0f} % of the time ({low:+.0f} to {high:+.0f} % in half of the turns): "
+        f"{speed['median_ms']:.3g} ms against {speed['against_ms']:.3g} in {speed['against']}"
+    )

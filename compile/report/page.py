@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.latency import describe_speed
-from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran
+from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran, what_stays_float32
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
 from kdcmae.markup import Html, document, section, table, tag
 from kdcmae.runtime.folders import file_sizes
@@ -155,6 +155,7 @@ def _precision(precision: Mapping[str, Any]) -> Html:
         ),
         table(("layers", "claimed", "executes in", ""), rows),
         *(tag("p", f"{title}: {line}") for title, line in clip_lines(precision)),
+        *(tag("p", line) for line in what_stays_float32(precision)),
         kinds if executed else "",
     )
 

@@ -36,6 +36,11 @@ _PRECISION: Mapping[str, Any] = {
         {"layers": _Needed(str), "claimed": _Needed(str), "besides": _Needed(_COUNTS), "executed": _Needed(_COUNTS)}
     ],
     "frontend": {"*": _COUNTS},
+    "in_float32": {
+        "limit": _Needed(_NUMBER),
+        "parts": _Needed([{"name": _Needed(str), "largest": _MAYBE_NUMBER, "exceeds": _Needed(bool)}]),
+        "speed": {"against": str, "*": _NUMBER},
+    },
 }
 _PARITY: Any = [
     {

@@ -1,0 +1,245 @@
+"""Models whose activations fp16 cannot hold become engines all the same, with what it cannot hold in float32."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from kdcmae.compile.build import CompileSettings, compile_engine
+from kdcmae.compile.diagnose import wider
+from kdcmae.compile.lowering import InFloat32, layers_of, lower
+from kdcmae.compile.models import classifier_model, examples, free_weights, run
+from kdcmae.compile.parity import TOLERANCE, relative_error
+from kdcmae.compile.peaks import needed, watched
+from kdcmae.compile.report.notes import what_stays_float32
+from kdcmae.compile.sessions import open_session
+from kdcmae.compile.settings import GATES
+from kdcmae.errors import GateError
+from kdcmae.keep import TokenKeep, keep_tokens
+from kdcmae.layers import Block
+from kdcmae.runtime.capabilities import executed_as
+from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.manifest import BatchRange
+
+
+def blocks_of(classifier):
+    return [child for child in classifier.modules() if isinstance(child, Block)]
+
+
+@torch.no_grad()
+def with_outlier_channels(classifier, size=2e5):
+    """Two channels of the residual stream far above the others, whose norms make up for them."""
+    changed = copy.deepcopy(classifier)
+    for pos_embed in (changed.pos_embed_a, changed.pos_embed_v):
+        pos_embed[..., 0] += size
+        pos_embed[..., 1] -= size
+    for norm in (child for child in changed.modules() if isinstance(child, torch.nn.LayerNorm)):
+        if norm is not changed.mlp_head[0]:
+            norm.weight *= size * (2 / len(norm.weight)) ** 0.5
+            norm.weight[:2] = 0
+    return changed
+
+
+@torch.no_grad()
+def with_large_hidden(classifier, scale=2.0**17):
+    """One MLP whose hidden activations fp16 cannot hold."""
+    changed = copy.deepcopy(classifier)
+    mlp = changed.blocks_v[0].mlp
+    mlp.fc1.weight *= scale
+    mlp.fc1.bias *= scale
+    mlp.fc2.weight /= scale
+    return changed
+
+
+@torch.no_grad()
+def with_large_stream(classifier, scale=2.0**15):
+    """The same function: norms take the scale of the whole stream away."""
+    changed = copy.deepcopy(classifier)
+    embeds = (changed.patch_embed_a, changed.patch_embed_v)
+    scaled = [changed.pos_embed_a, changed.pos_embed_v, changed.modality_a, changed.modality_v]
+    scaled += [parameter for embed in embeds for parameter in embed.parameters()]
+    for block in blocks_of(changed):
+        scaled += [*block.attn.proj.parameters(), *block.mlp.fc2.parameters()]
+    for parameter in scaled:
+        parameter *= scale
+    return changed
+
+
+@torch.no_grad()
+def with_sharp_attention(classifier, scale=24.0):
+    """One attention that magnifies the rounding of its queries and keys; nothing overflows."""
+    changed = copy.deepcopy(classifier)
+    qkv = changed.blocks_a[0].attn.qkv
+    qkv.weight[: 2 * qkv.in_features] *= scale
+    return changed
+
+
+MODELS = {
+    "outlier channels": with_outlier_channels,
+    "large hidden": with_large_hidden,
+    "large stream": with_large_stream,
+    "sharp attention": with_sharp_attention,
+}
+
+
+OVERFLOWING = ("outlier channels", "large hidden", "large stream")
+
+
+def engine_model(name, smallest):
+    return classifier_model(MODELS[name](smallest), name=name, source="a test", random_weights=True)
+
+
+def peaks_of(model):
+    inputs = examples(model, 2)
+    with watched(model.module, "fp16") as peaks:
+        reference = run(model, model.module, inputs)["logits"]
+    return peaks, inputs, reference
+
+
+@pytest.mark.parametrize("name", OVERFLOWING)
+def test_what_overflows_is_left_in_float32(name, smallest):
+    model = engine_model(name, smallest)
+    peaks, inputs, reference = peaks_of(model)
+    assert np.isfinite(reference).all()
+    everything_half = run(model, lower(model.module, "fp16"), inputs)["logits"]
+    assert not np.isfinite(everything_half).all()
+    kept = needed(peaks)
+    if name == "outlier channels":
+        assert kept == InFloat32(residual=True)
+    if name == "large hidden":
+        assert kept == InFloat32(layers=("classifier.blocks_v.0.mlp.fc1", "classifier.blocks_v.0.mlp.fc2"))
+    lowered = lower(model.module, "fp16", kept)
+    assert relative_error(run(model, lowered, inputs)["logits"], reference) < TOLERANCE["fp16"]
+    assert any(parameter.dtype == torch.float16 for parameter in lowered.parameters())
+
+
+def test_a_model_that_fits_stays_half_throughout(smallest):
+    model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
+    peaks, *_ = peaks_of(model)
+    assert not needed(peaks)
+    assert set(peaks.layers) == set(layers_of(model.module))
+    assert 0 < peaks.residual < 100
+    assert not any(child._forward_hooks for child in model.module.modules())
+
+
+def test_scores_that_overflow_keep_their_attention_in_float32(smallest):
+    """Neither queries nor keys are large, their products are."""
+    changed = copy.deepcopy(smallest)
+    with torch.no_grad():
+        changed.blocks_a[0].attn.qkv.weight[:128] *= 300
+    peaks, *_ = peaks_of(classifier_model(changed, name="scores", source="a test", random_weights=True))
+    assert needed(peaks) == InFloat32(layers=("classifier.blocks_a.0.attn",))
+
+
+def test_only_half_precision_in_fp16_is_watched(smallest):
+    with watched(smallest, "bf16") as peaks:
+        assert not any(child._forward_hooks for child in smallest.modules())
+    assert not needed(peaks)
+
+
+@pytest.mark.parametrize("kept", [InFloat32(residual=True), InFloat32(residual=True, layers=("blocks_u.0.attn",))])
+@torch.inference_mode()
+def test_kept_layers_take_what_their_neighbours_give(kept, smallest):
+    for by in ("energy", "merge"):
+        model = keep_tokens(smallest, TokenKeep(ratio=0.5, by=by))
+        inputs = {"audio": torch.randn(2, 64, 128), "image": torch.randn(2, 3, 32, 32)}
+        for names in (("audio", "image"), ("audio",)):
+            feed = {name: inputs[name] for name in names}
+            torch.testing.assert_close(lower(model, "fp16", kept)(**feed), model(**feed), rtol=2e-2, atol=1e-2)
+
+
+def test_the_ladder_names_what_no_peak_shows(smallest):
+    """First the residual stream is float32, then the attention that magnifies what was rounded."""
+    model = engine_model("sharp attention", smallest)
+    inputs = examples(model, 1)
+    kept = InFloat32()
+    found = []
+    while (more := wider(model, "fp16", kept, inputs, GATES["fp16"])) is not None:
+        kept = more
+        found.append(kept)
+    assert found[0] == InFloat32(residual=True)
+    assert all(name.startswith("classifier.blocks_a.0.attn") for name in found[1].layers)
+    assert len(kept.layers) <= len(list(layers_of(model.module))) / 2
+
+
+def built(model, target, folder, **settings):
+    native = executed_as(target, "fp16", cpu=this_cpu())
+    execute_as = "" if native == "fp16" else native
+    chosen = CompileSettings(
+        target=target, precision="fp16", batch=BatchRange(1, 1, 1), execute_as=execute_as, **settings
+    )
+    model = dataclasses.replace(model, module=copy.deepcopy(model.module))
+    again = dataclasses.replace(model, module=copy.deepcopy(model.module))
+    return compile_engine(
+        model,
+        folder,
+        chosen,
+        step=lambda name: nullcontext(),
+        seconds={},
+        exported=lambda: free_weights(model),
+        reload=lambda: again,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("outlier channels", "onnx"),
+        ("large hidden", "openvino"),
+        ("large stream", "trt"),
+        pytest.param("large stream", "aoti", marks=pytest.mark.slow),
+    ],
+)
+def test_engines_of_models_that_overflow(name, target, smallest, tmp_path):
+    if target == "trt":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    manifest = built(engine_model(name, smallest), target, tmp_path / "engine")
+    found = manifest.precision["in_float32"]
+    assert all(part["exceeds"] and part["largest"] > 16376 for part in found["parts"])
+    assert found["parts"][0]["name"] == ("classifier.blocks_v.0.mlp.fc1" if "hidden" in name else "the residual stream")
+    assert all(claim["holds"] is not False for claim in manifest.precision["claims"])
+    assert {rung["status"] for rung in manifest.parity} <= {"passed", "skipped"}
+    lines = what_stays_float32(manifest.precision)
+    assert "on the inputs of the proof, and fp16 ends at 65504" in lines[0]
+    timed = target in ("onnx", "openvino")
+    assert ("speed" in found) is timed
+    assert ("in fp16 throughout" if timed else "was not measured") in lines[-1]
+    assert not list((tmp_path / "engine").glob("throughout*"))
+
+
+def test_a_rung_out_of_its_gate_starts_again_with_more_in_float32(smallest, tmp_path, monkeypatch):
+    """The weights were freed by then, so that the model is made again."""
+    sessions = []
+
+    def wrong_at_first(graph, *others, **options):
+        sessions.append(open_session(graph, *others, **options))
+        if len(sessions) > 1:
+            return sessions[-1]
+        return lambda feed: {name: np.flip(output, axis=-1) for name, output in sessions[0](feed).items()}
+
+    monkeypatch.setattr("kdcmae.compile.build.open_session", wrong_at_first)
+    model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
+    manifest = built(model, "onnx", tmp_path / "engine")
+    (part,) = manifest.precision["in_float32"]["parts"]
+    assert part["name"] == "the residual stream"
+    assert not part["exceeds"]
+    assert "out of their gate in fp16" in what_stays_float32(manifest.precision)[0]
+    assert [(rung["name"], rung["status"]) for rung in manifest.parity] == [
+        (name, "passed") for name in ("program", "onnx", "engine", "artifact")
+    ]
+
+
+def test_what_nothing_helps_is_refused(smallest, tmp_path, monkeypatch):
+    model = engine_model("large hidden", smallest)
+    monkeypatch.setattr("kdcmae.compile.half.diagnose.wider", lambda *_: None)
+    monkeypatch.setattr("kdcmae.compile.half.needed", lambda peaks: InFloat32(residual=True))
+    with pytest.raises(
+        GateError, match=r"'program': .*; nor does it pass with the residual stream in float32, .* use --p"
+    ):
+        built(model, "onnx", tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
