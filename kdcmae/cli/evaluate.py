@@ -32,6 +32,9 @@ __all__ = ["command"]
 def command() -> None:
     """Measure a model on the clips of a manifest or of shards, or on AVSynth.
 
+    Of a clip longer than what the model hears at once it takes sound and frames of the first seconds, as training does;
+    kdcmae predict takes windows of all of it.
+
     \b
     kdcmae evaluate classification --data avsynth
     kdcmae evaluate classification model.safetensors --data test.jsonl
