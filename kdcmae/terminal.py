@@ -14,6 +14,7 @@ import codecs
 import locale
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
@@ -23,6 +24,7 @@ import click
 __all__ = ["bar", "line", "note", "progress_bar", "progress_console", "say", "status", "style", "table"]
 
 _GAP = "  "
+_SECONDS_BETWEEN_LINES = 30  # of progress, where nobody watches
 
 # Noncharacters, which no text holds: the beginning of each style, and the end of all.
 _STYLES = {"bold": "\ufdd0", "red": "\ufdd1", "green": "\ufdd2", "yellow": "\ufdd3"}
@@ -182,9 +184,36 @@ def bar(share: float, width: int = 20) -> str:
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, and the label alone where that is no terminal; call what this gives once per step."""
-    with click.progressbar(length=total, label=label, file=progress_console.file, show_pos=True) as shown:
-        yield lambda: shown.update(1)
+    """A bar on stderr with the time that is left; where that is no terminal, the label and a line now and then.
+
+    Args:
+        label: of what is being done.
+        total: steps; call what this gives once per step.
+    """
+    stream = progress_console.file
+    if stream is None or stream.isatty():
+        with click.progressbar(length=total, label=label, file=stream, show_pos=True) as shown:
+            yield lambda: shown.update(1)
+    else:
+        note(label)
+        yield _Lines(label, total).step
+
+
+class _Lines:
+    """Progress in lines, as a log keeps them."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._began = self._said = time.monotonic()
+
+    def step(self) -> None:
+        """Count a step, and say how far this is where nothing was said for a while."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said >= _SECONDS_BETWEEN_LINES and self._done < self._total:
+            self._said = now
+            left = (now - self._began) / self._done * (self._total - self._done)
+            note(f"{self._label}: {self._done} of {self._total}, {left / 60:.1f} min left")
 
 
 def _width(cell: str) -> int:

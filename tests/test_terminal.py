@@ -69,6 +69,16 @@ def test_the_bar_is_one_line_where_no_terminal_is(monkeypatch):
     assert shown[1] == "clips\n"
 
 
+def test_a_log_says_now_and_then_how_long_it_still_takes(monkeypatch):
+    seconds = iter([0, 20, 40, 60, 80, 100])
+    monkeypatch.setattr("kdcmae.terminal.time.monotonic", lambda: next(seconds))
+    log = stderr(monkeypatch, io.StringIO())
+    with progress_bar("clips", 5) as on_clip:
+        for _ in range(5):
+            on_clip()
+    assert log.getvalue().splitlines() == ["clips", "clips: 2 of 5, 1.0 min left", "clips: 4 of 5, 0.3 min left"]
+
+
 def test_a_note_takes_the_place_of_the_running_step(monkeypatch):
     terminal = stderr(monkeypatch, Terminal())
     with Steps()("export"):
