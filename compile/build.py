@@ -286,7 +286,7 @@ class _Build:
                 with differences_known(), load_engine(self.folder) as engine:
                     executed, note = self._executed(built), self._ran_in(built)
                     self._climb("artifact", engine.infer, computes=executed, note=note, chosen=self.cases)
-                    selftest.proven(engine, golden, self.settings).write(self.folder / GOLDEN_FILE)
+                    self.samples.proven(engine, golden, self.settings).write(self.folder / GOLDEN_FILE)
                     smallest = min(self.cases, key=lambda case: case.batch)
                     self.latency = measure_latency(engine.infer, smallest.inputs)
         manifest = self._manifest(built, seconds)

@@ -140,9 +140,6 @@ def made_clips(count: int, *, seed: int = 0) -> tuple[tuple[NDArray[np.float32],
     return tuple(clips)
 
 
-_made_clips = made_clips  # its name before others used it
-
-
 def _read_clips(model: EngineModel, paths: Sequence[Path]) -> list[_RawClip]:
     """The user's own clips, spread evenly over all of them."""
     records = [record for path in paths for record in named_clips(path)]

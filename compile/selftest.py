@@ -27,7 +27,7 @@ from kdcmae.runtime.golden import Clips, Golden
 from kdcmae.runtime.metrics import Limits
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
-__all__ = ["Samples", "proven"]
+__all__ = ["Samples"]
 
 _DRAWN, _KEPT = 16, 6  # clips: a kept one takes some 80 kB
 
@@ -89,70 +89,74 @@ class Samples:
         limits = {name: _limits(gate) for name, gate in GATES.items()}
         precisions = tuple(name for name in limits if name == settings.precision or name in executed)
         limits[precisions[-1]] = own = _limits(settings.gate(executed))
-        chosen = self._chosen(own)
+        every = Clips(
+            waveforms=self.waveforms,
+            frames=self.frames,
+            reference=self.outputs,
+            labels=self.labels,
+            precisions=precisions,
+            limits=limits,
+        )
         return Golden(
             inputs=self.inputs,
             reference=self.reference,
             tolerance=dict.fromkeys(self.reference, selftest.tolerance(own)),
-            clips=Clips(
-                waveforms=None if self.waveforms is None else self.waveforms[chosen],
-                frames=None if self.frames is None else self.frames[chosen],
-                reference={name: array[chosen] for name, array in self.outputs.items()},
-                labels=self.labels,
-                precisions=precisions,
-                limits=limits,
-            ),
+            clips=every.of(_chosen(every, np.ones(len(every), dtype=bool))),
         )
 
-    def _chosen(self, limits: Limits) -> list[int]:
-        """Numbers of the clips to keep: decided ones first, and each class once before any is there twice."""
-        logits = next(iter(self.outputs.values()))
-        if not self.labels:
-            return list(range(_KEPT))
-        clear, classes = selftest.decided(logits, limits), logits.argmax(axis=1)
-        before: Counter[int] = Counter()
-        order = []
-        for number in np.argsort(~clear, kind="stable").tolist():
-            order.append((not clear[number], before[classes[number]], number))
-            before[classes[number]] += 1
-        return sorted(number for *_, number in sorted(order)[:_KEPT])
+    def proven(self, engine: Engine, golden: Golden, settings: CompileSettings) -> Golden:
+        """The same with what an engine that rounds gave here, once it has passed its test.
 
+        Args:
+            engine: as an app loads it.
+            golden: what it is tested with.
+            settings: of the build.
 
-def proven(engine: Engine, golden: Golden, settings: CompileSettings) -> Golden:
-    """The same with what an engine that rounds gave here, once it has passed its test.
-
-    Args:
-        engine: as an app loads it.
-        golden: what it is tested with.
-        settings: of the build.
-
-    Raises:
-        GateError: it does not pass.
-    """
-    assert golden.clips is not None
-    on_cpu = (settings.device or CAPABILITIES[settings.target].devices[0]) == "cpu"
-    if settings.precision != "fp32" and on_cpu:
-        outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, golden.clips)
-        clips = dataclasses.replace(
-            golden.clips,
+        Raises:
+            GateError: it does not pass.
+        """
+        on_cpu = (settings.device or CAPABILITIES[settings.target].devices[0]) == "cpu"
+        assert golden.clips is not None
+        if settings.precision != "fp32":
+            every = dataclasses.replace(
+                golden.clips, waveforms=self.waveforms, frames=self.frames, reference=self.outputs
+            )
+            outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, every)
+            kept = _chosen(every, selftest.within(outputs, every, engine.manifest))
             # Threads may change the last bits, which is no reason for another file.
-            built={name: array.astype(np.float16) for name, array in outputs.items()},
-            products=engine.products(),
-            cpu_class=this_cpu().class_name,
-        )
-        golden = dataclasses.replace(golden, clips=clips)
-    result = selftest.summed_up([selftest.examine(engine, golden, "")])
-    if not result.passed:
-        raise GateError(f"self-test: {result}; no engine was written")
-    return golden
+            built = {name: array[kept].astype(np.float16) for name, array in outputs.items()} if on_cpu else {}
+            clips = dataclasses.replace(
+                every.of(kept), built=built, products=engine.products(), cpu_class=this_cpu().class_name
+            )
+            golden = dataclasses.replace(golden, clips=clips)
+        result = selftest.summed_up([selftest.examine(engine, golden, "")])
+        if not result.passed:
+            raise GateError(f"self-test: {result}; no engine was written")
+        return golden
+
+
+def _chosen(clips: Clips, within: NDArray[np.bool_]) -> list[int]:
+    """Numbers of the clips to keep.
+
+    Those that the engine computes within its limits, since a few may lie beyond the ranges that it was calibrated for;
+    of these decided ones first, and each class once before any is there twice.
+    """
+    logits = next(iter(clips.reference.values()))
+    clear, classes = within, np.arange(len(clips))
+    if clips.labels:
+        clear, classes = selftest.decided(logits, clips.limits_of({})), logits.argmax(axis=1)
+    before: Counter[int] = Counter()
+    order = []
+    for number in np.lexsort((~clear, ~within)).tolist():
+        order.append((not within[number], not clear[number], before[classes[number]], number))
+        before[classes[number]] += 1
+    return sorted(number for *_, number in sorted(order)[:_KEPT])
 
 
 def _limits(gate: Gate) -> Limits:
     """The limits of a gate; where it limits no error of a single sample, the one that rounding may add."""
-    found = {limit.name: getattr(gate, limit.name, limit.default) for limit in dataclasses.fields(Limits)}
-    if gate.max_error is None:
-        found["max_error"] = getattr(gate, "rounding", 0.2)
-    return Limits(**found)
+    limits = {limit.name: getattr(gate, limit.name) for limit in dataclasses.fields(Limits)}
+    return Limits(**{**limits, "max_error": gate.rounding if gate.max_error is None else gate.max_error})
 
 
 def _rounded(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,20 @@ class Clips:
     def __len__(self) -> int:
         """How many."""
         return len(next(iter(self.reference.values())))
+
+    def of(self, numbers: Sequence[int]) -> Clips:
+        """Some of them; what an engine gave is left out.
+
+        Args:
+            numbers: of the clips, from 0.
+        """
+        return dataclasses.replace(
+            self,
+            waveforms=None if self.waveforms is None else self.waveforms[list(numbers)],
+            frames=None if self.frames is None else self.frames[list(numbers)],
+            reference={name: array[list(numbers)] for name, array in self.reference.items()},
+            built={},
+        )
 
     def limits_of(self, executed: Mapping[str, int]) -> Limits:
         """The widest limits of the precisions that the engine is held to and of those that execute.
