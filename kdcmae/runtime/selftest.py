@@ -78,7 +78,7 @@ class SelfTest:
         if self.problems:
             return "; ".join(self.problems)
         found = [
-            f"{name} within {error:.1e} of its largest value, allowed {self.tolerance[name]:.0e}"
+            f"{name} differs by {error:.1e} of its largest value, allowed {self.tolerance[name]:.0e}"
             if math.isfinite(error)
             else f"{name} is not finite"
             for name, error in self.max_error.items()

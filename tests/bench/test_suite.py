@@ -99,7 +99,10 @@ def test_a_failed_self_test_is_not_timed(run_fakes):
     report = run_fakes("failing self-test", "self-test not finite", "an engine")
     *failed, fine = report.rows
     assert [row.status for row in failed] == ["failed", "failed"]
-    assert failed[0].reason == "its self-test failed: error 5.0e-01, allowed 1.0e-03; not timed"
+    assert (
+        failed[0].reason
+        == "its self-test failed: logits differs by 5.0e-01 of its largest value, allowed 1e-03; not timed"
+    )
     assert (failed[0].self_test.error, failed[1].self_test.error) == (0.5, None)
     for row in failed:
         assert not row.self_test.passed
