@@ -71,7 +71,7 @@ def command(
     kdcmae-compile --target openvino                        # the small trained model that is shipped here
     kdcmae-compile --target openvino --checkpoint model.pth --output out/ov
     kdcmae-compile --target trt --checkpoint model.pth --precision fp16 --batch 1:8:64
-    kdcmae-compile --target openvino --precision int8 --max-drop 0.5
+    kdcmae-compile --target openvino --precision int8 --max-drop 1.0
     kdcmae-compile --budget-ms 100 --max-drop 1.0           # the most accurate engine that this machine runs in time
     """
     require_acting(BUILD_RULES)

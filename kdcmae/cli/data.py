@@ -45,9 +45,9 @@ _mono_option = click.option(
 def command() -> None:
     """Make, extract, check and measure clips.
 
-    MANIFEST is a list of clips: the published JSON over extracted clips, or CSV or JSON lines over videos with the
-    columns path, labels (separated by ';') and optionally id. CLIPS is such a list, a .tar shard or a folder of them,
-    or a folder of clips without labels.
+    CLIPS is a manifest (the published JSON over extracted clips, or CSV or JSON lines over videos with the columns
+    path, labels, separated by ';', and optionally id), a .tar shard, a folder of shards, or a folder of clips without
+    labels.
     """
 
 
@@ -84,7 +84,7 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 
 
 @command.command(name="extract")
-@click.argument("manifest", metavar="MANIFEST", type=_PATH)
+@click.argument("data", metavar="CLIPS", type=_PATH)
 @click.argument("folder", metavar="OUT", type=_PATH)
 @click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
 @click.option(
@@ -104,7 +104,7 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @_processes_option
 @json_option
 def extract_videos(
-    manifest: Path,
+    data: Path,
     folder: Path,
     image_size: int,
     seconds: float | None,
@@ -126,9 +126,9 @@ def extract_videos(
     import json
 
     from kdcmae.data.extract import MANIFEST_FILE, WINDOW_S, extract
-    from kdcmae.data.manifest import read_manifest
+    from kdcmae.data.shard_files import list_clips
 
-    records = read_manifest(manifest)
+    records = list_clips(data)
     with progress_bar("extract", len(records)) as on_clip:
         outcome = extract(
             records,

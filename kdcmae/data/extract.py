@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.provenance import Source, Sources, source_of
+from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
 from kdcmae.replacing import replacing
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_image
@@ -65,7 +68,7 @@ def extract(
     from the file as it is now, with these settings and by this version of the extraction; otherwise it is made again.
 
     Args:
-        records: of videos.
+        records: of videos, in files or in shards.
         folder: made if need be.
         image_size: frames are resized to this short side and cropped to a square, as published; small ones are
             only cropped.
@@ -75,13 +78,15 @@ def extract(
         on_clip: called for each clip done.
 
     Raises:
-        DataError: a record without a video, or no clip that can be decoded.
+        DataError: a record without a video or with an id that is no file's name, or no clip that can be decoded.
         DiskFullError: no space is left; the clips before are kept.
     """
     folder = Path(folder)
     for record in records:
-        if record.video is None:
-            raise DataError(f"clip {record.id!r} has no video: give a manifest of videos")
+        if _file(record) is None:
+            raise DataError(f"clip {record.id!r} has no video: give a manifest of videos, or shards of them")
+        if "/" in record.id:
+            raise DataError(f"clip {record.id!r} lies in a folder within the folder: list such clips in a manifest")
     for name in ("audio", *(f"frames/frame_{number}" for number in range(FRAMES_PER_CLIP))):
         (folder / name).mkdir(parents=True, exist_ok=True)
     facts = {"extraction": _VERSION, "image_size": image_size, "seconds": seconds, "mono": mono}
@@ -119,12 +124,12 @@ def _extracted(record: ClipRecord, folder: Path) -> ClipRecord:
 
 
 def _is_done(record: ClipRecord, folder: Path, sources: Sources) -> bool:
-    extracted = _extracted(record, folder)
-    assert record.video is not None
+    extracted, file = _extracted(record, folder), _file(record)
+    assert file is not None
     assert extracted.wav is not None
     try:
         made = extracted.wav.exists() and all(path.exists() for path in extracted.frames)
-        return made and sources.current(record.id, source_of(record.video))
+        return made and sources.current(record.id, source_of(file))
     except OSError:  # what is wrong with its file or its name is told when it is read
         return False
 
@@ -134,12 +139,35 @@ def _extract(folder: Path, write: Callable[[Path, ClipRecord], None], record: Cl
     source: Source = {}
     try:
         with clip_boundary(record.id):
-            assert record.video is not None
-            source = source_of(record.video) if record.video.is_file() else {}  # before it is read
-            write(record.video, _extracted(record, folder))
+            file = _file(record)
+            assert file is not None
+            source = source_of(file) if file.is_file() else {}  # before it is read
+            with _video(record) as video:
+                write(video, _extracted(record, folder))
     except BrokenClipError as error:
         return source, error.reason
     return source, None
+
+
+def _file(record: ClipRecord) -> Path | None:
+    """What a clip is made from: its video, or the shard that has it."""
+    return record.shard if isinstance(record, ShardClip) else record.video
+
+
+@contextmanager
+def _video(record: ClipRecord) -> Iterator[Path]:
+    """The video of a clip as a file, for this moment where it lies in a shard."""
+    if not isinstance(record, ShardClip):
+        assert record.video is not None
+        yield record.video
+        return
+    if record.flaw is not None:
+        raise DataError(record.flaw)
+    with TemporaryDirectory(prefix="kdcmae-") as scratch:
+        video = spooled(record, Path(scratch), ()).video
+        if video is None:
+            raise DataError(f"has no video, only {', '.join(record.members)}")
+        yield video
 
 
 def _write(video: Path, extracted: ClipRecord, *, image_size: int, seconds: float, mono: Mono) -> None:

@@ -48,10 +48,12 @@ class ShardClip(ClipRecord):
     Args:
         members: their content, by what follows the first dot of their names.
         flaw: why it cannot be used, where that is known beforehand; it stands for the rest of a damaged shard too.
+        shard: the file that it lies in, where that is known.
     """
 
     members: Mapping[str, bytes]
     flaw: str | None = None
+    shard: Path | None = None
 
     @property
     def modality(self) -> Modality:
@@ -185,7 +187,7 @@ def _until_damage(path: Path, clips: Iterator[ShardClip]) -> Iterator[ShardClip]
     try:
         yield from clips
     except DataError as error:
-        yield ShardClip(id=path.name, members={}, flaw=str(error))
+        yield ShardClip(id=path.name, members={}, flaw=str(error), shard=path)
 
 
 def _require_clips(shards: Sequence[Path], clips: Collection[ShardClip]) -> None:
@@ -210,7 +212,7 @@ def _shard_clip(path: Path, clip_id: str, members: Mapping[str, bytes]) -> Shard
         labels, flaw = _labels(path, clip_id, members.get("json")), None
     except DataError as error:
         labels, flaw = (), str(error)
-    return ShardClip(id=clip_id, labels=labels, members=members, flaw=flaw)
+    return ShardClip(id=clip_id, labels=labels, members=members, flaw=flaw, shard=path)
 
 
 _Member = tuple[str, str, tarfile.TarInfo, Callable[[], bytes]]

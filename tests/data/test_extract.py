@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from kdcmae.data.extract import extract
 from kdcmae.data.images import read_image
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.data.reading import read_record
+from kdcmae.data.shard_files import list_clips
 from kdcmae.data.synthetic import write_clip
 from kdcmae.errors import DataError, DiskFullError
+
+WriteShard = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +164,30 @@ def test_what_cannot_be_extracted(videos: list[ClipRecord], tmp_path: Path) -> N
         extract(videos[1:2], tmp_path)
     with pytest.raises(DataError, match="'x' has no video: give a manifest of videos"):
         extract([ClipRecord(id="x", wav=tmp_path / "x.wav")], tmp_path)
+
+
+def test_videos_in_a_shard_are_extracted_like_their_files(
+    videos: list[ClipRecord], write_shard: WriteShard, tmp_path: Path
+) -> None:
+    members = []
+    for record in videos:
+        assert record.video is not None
+        members += [(f"{record.id}.mp4", record.video.read_bytes())]
+        members += [(f"{record.id}.json", json.dumps({"labels": list(record.labels)}).encode())]
+    shard = write_shard(tmp_path / "some.tar", [*members, ("sound.wav", b"RIFF")])
+    outcome = extract(list_clips(shard), tmp_path / "shard", image_size=32)
+    assert list(outcome.failed) == ["v1", "sound"]
+    assert "has no video" in outcome.failed["sound"]
+    extract(videos[::2], tmp_path / "files", image_size=32)
+    for path in sorted((tmp_path / "files").rglob("*.*")):
+        if path.name != "sources.jsonl":
+            assert (tmp_path / "shard" / path.relative_to(tmp_path / "files")).read_bytes() == path.read_bytes()
+    again = extract(list_clips(shard), tmp_path / "shard", image_size=32)
+    assert (again.extracted, again.kept) == (0, 2)
+
+
+def test_clips_in_folders_of_a_folder_need_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.mp4").touch()
+    with pytest.raises(DataError, match=r"'deep/a\.mp4' lies in a folder within the folder"):
+        extract(list_clips(tmp_path), tmp_path / "out")
