@@ -27,6 +27,7 @@ from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
 from kdcmae.compile.report.notes import clip_lines, how_rungs_ran, what_stays_float32
+from kdcmae.compile.report.proof import not_proved, proved
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.runtime.folders import file_sizes
@@ -166,6 +167,10 @@ def _report(folder: Path, manifest: Manifest) -> None:
     say(_ladder(manifest.parity))
     for line in how_rungs_ran(manifest.parity):
         say(f"  {line}")
+    for line in proved(manifest):
+        say(f"  proved: {line}")
+    for line in not_proved(manifest):
+        say(f"  not proved: {line}")
     products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     executed = f"execute as {products}" if products else "were not checked on this machine"
@@ -182,7 +187,7 @@ def _report(folder: Path, manifest: Manifest) -> None:
 
 
 def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
-    head = ("rung", "result", "largest error", "allowed", "cosine", "top-1")
+    head = ("rung", "result", "largest error", "allowed", "cosine", "same class", "with ties")
     colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
     rows = (
         (
@@ -191,7 +196,7 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
             f"{max(rung['errors'].values()):.1e}" if rung["errors"] else "-",
             "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}",
             f"{min(rung['cosines'].values()):.6f}" if rung["cosines"] else "-",
-            "-" if rung["agreement"] is None else f"{rung['agreement']:.0%}",
+            *("-" if rung[name] is None else f"{rung[name]:.1%}" for name in ("strict", "agreement")),
         )
         for rung in rungs
     )

@@ -10,6 +10,7 @@ from typing import Any
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran, what_stays_float32
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
+from kdcmae.compile.report.proof import QUANTILES, clip_cases_of, not_proved, proved
 from kdcmae.markup import Html, document, section, table, tag
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
@@ -44,6 +45,7 @@ def render(manifest: Manifest, sizes: Mapping[str, int]) -> str:
     return document(
         name,
         _head(name, manifest),
+        _proof(manifest),
         _ladder(manifest.parity),
         _precision(manifest.precision),
         _latency(manifest.build),
@@ -89,6 +91,30 @@ def _head(name: str, manifest: Manifest) -> Html:
     return tag("header", *lines)
 
 
+def _proof(manifest: Manifest) -> Html:
+    """What was proved and what was not, in words, and how it is distributed over the clips."""
+    shown = proved(manifest)
+    missing = not_proved(manifest)
+    _, cases = clip_cases_of(manifest.parity)
+    rows = [
+        (f"{output}, {measure}", case["case"], *(_number(found[measure][name], style) for name in QUANTILES))
+        for case in cases
+        for output, found in case["outputs"].items()
+        for measure, style in (("error", ".1e"), ("cosine", ".6f"), ("distance", ".2%"))
+        if measure in found
+    ]
+    header = ("per clip", "clips", "least#", "5 %#", "25 %#", "middle#", "75 %#", "95 %#", "most#")
+    return section(
+        "What was proved, and what was not",
+        tag("h3", "Proved") if shown else "",
+        tag("ul", *(tag("li", line) for line in shown)) if shown else "",
+        tag("h3", "Not proved"),
+        tag("ul", *(tag("li", line) for line in missing)) if missing else tag("p", "Nothing is missing."),
+        table(header, rows, caption="Distribution over the clips") if rows else "",
+        wide=True,
+    )
+
+
 def _ladder(rungs: list[dict[str, Any]]) -> Html:
     climbed = [rung for rung in rungs if rung.get("cases")]
     rows = [
@@ -98,11 +124,12 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
             _worst(rung["errors"].values(), max, ".1e"),
             _number(rung.get("tolerance"), ".0e"),
             _worst(rung.get("cosines", {}).values(), min, ".7f"),
-            _number(rung.get("agreement"), ".0%"),
+            _number(rung.get("strict"), ".1%"),
+            _number(rung.get("agreement"), ".1%"),
         )
         for rung in rungs
     ]
-    header = ("rung", "result", "largest error#", "allowed#", "smallest cosine#", "top-1 agreement#")
+    header = ("rung", "result", "largest error#", "allowed#", "smallest cosine#", "same class#", "with ties#")
     plot = [
         Bar(
             label=rung["name"],
@@ -113,18 +140,27 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
         for rung in climbed
     ]
     detail = [
-        (rung["name"], case["case"], str(case["batch"]), output, f"{error:.2e}", f"{case['cosines'][output]:.8f}")
+        (
+            rung["name"],
+            case["case"],
+            str(case.get("samples", case["batch"])),
+            output,
+            _number(error, ".2e"),
+            f"{case['cosines'][output]:.8f}",
+        )
         for rung in climbed
         for case in rung["cases"]
         for output, error in case["errors"].items()
     ]
-    every = table(("rung", "case", "batch#", "output", "error#", "cosine#"), detail)
+    every = table(("rung", "case", "samples#", "output", "error#", "cosine#"), detail)
     return section(
         "Parity with the PyTorch model in float32",
         log_bars(plot) if plot else "",
         tag(
             "p",
-            "Largest error relative to the largest reference value, logarithmic; the mark is what is allowed.",
+            "Largest error of a sample relative to its spread, of logits around their mean, logarithmic; the mark is "
+            "what is allowed. A tie is excused only where the model itself holds two classes to be equal within the "
+            "numerical noise of the precision.",
             class_="soft",
         ),
         table(header, rows),
