@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,17 @@ def test_without_validation_a_run_says_so_and_keeps_no_best(pretrained, tmp_path
     assert "without --validation nothing is measured" in result.stderr
     assert "weights of the last epoch, 1, in:" in result.stderr
     assert {path.name for path in (tmp_path / "run").glob("*.safetensors")} == {"model.safetensors", "last.safetensors"}
+
+
+def test_without_what_draws_a_run_says_what_to_install_and_goes_on(pretrained, tmp_path, monkeypatch):
+    for module in ("PIL", "tensorboard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = run("finetune", *DATA, "--checkpoint", pretrained["weights"], "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    for missing in ("a log for TensorBoard: tensorboard", "pictures of its curves: PIL"):
+        assert f"without {missing} is not installed; install it with: pip install 'kdcmae[train]'" in result.stderr
+    assert not list(tmp_path.glob("*.png"))
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_going_on_needs_resume(pretrained):
