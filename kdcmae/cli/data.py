@@ -162,11 +162,20 @@ def extract_videos(
     "--audio-frames", type=click.IntRange(min=1), default=1024, show_default=True, help="That the model takes."
 )
 @_mono_option
+@click.option("--write", is_flag=True, help="Keep them beside the clips, where training finds them.")
 @_processes_option
 @json_option
-def stats(data: Path, audio_frames: int, mono: Mono, processes: int, as_json: bool) -> None:
-    """Measure the mean and standard deviation of the spectrogram, padding included, as published."""
+def stats(data: Path, audio_frames: int, mono: Mono, write: bool, processes: int, as_json: bool) -> None:
+    """Measure the mean and standard deviation of the spectrogram, padding included, as published.
+
+    A fresh model is trained with what --write keeps: CLIPS.stats.json beside a manifest, stats.json in a folder of
+    shards. A model that starts from a checkpoint keeps the checkpoint's, unless --set says otherwise.
+
+    \b
+    kdcmae data stats clips.jsonl --write
+    """
     from kdcmae.data.shard_files import list_clips
+    from kdcmae.data.statistics import write_statistics
     from kdcmae.data.stats import spectrogram_stats
 
     records = list_clips(data)
@@ -174,10 +183,17 @@ def stats(data: Path, audio_frames: int, mono: Mono, processes: int, as_json: bo
         measured = spectrogram_stats(
             records, audio_frames=audio_frames, mono=mono, processes=processes, on_clip=on_clip
         )
+    kept = None
+    if write:
+        values = {"fbank_mean": measured.mean, "fbank_std": measured.std}
+        kept = write_statistics(data, values, audio_frames=audio_frames, mono=mono, clips=measured.clips)
     if as_json:
-        print_json({"audio_frames": audio_frames, "mono": mono, **asdict(measured)})
+        written = None if kept is None else str(kept)
+        print_json({"audio_frames": audio_frames, "mono": mono, **asdict(measured), "written": written})
     else:
         say(f"fbank_mean {measured.mean:.4f}\nfbank_std  {measured.std:.4f}\nover {measured.clips} clips")
+        options = f"--set fbank_mean={measured.mean:.4f} --set fbank_std={measured.std:.4f}"
+        say(f"train with {options}" if kept is None else f"kept in {kept}")
     if measured.broken:
         note(f"note: {len(measured.broken)} clips could not be read; `kdcmae data check` says why")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -137,6 +138,8 @@ def start(
     options = {setting: request.pop(option) for option, setting in _SHORTCUTS.items()}
     settings = (*overrides, *(f"{setting}={value}" for setting, value in options.items() if value is not None))
     with joined(device) as place:
+        if rank() > 0:
+            logging.getLogger("kdcmae").setLevel(logging.ERROR)  # the first rank says the same
         asked = Request(recipe=recipe(name, stage), overrides=settings, resume=resume, **request)
         run, transfer = assemble(asked)
         trainer = Trainer(run, device=place, resume=resume, progress=sys.stderr)
@@ -171,6 +174,7 @@ def _ending(summary: Summary, transfer: Transfer | None) -> dict[str, Any]:
 def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> None:
     """Say what is about to run."""
     from kdcmae.collectives import world_size
+    from kdcmae.normalisation import STATISTICS, described
     from kdcmae.training.recipes import RECIPES
 
     run, settings = trainer.run, trainer.settings
@@ -180,6 +184,8 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
         f"{parameters / 1e6:.1f} M parameters on {world_size()} x {trainer.device.type}, "
         f"{settings.epochs} epochs of {trainer.steps_per_epoch} steps of {settings.batch_size} clips"
     )
+    every = [name for names in STATISTICS.values() for name in names]
+    note(f"inputs normalised with {described(run.model.config, every)}")
     if transfer is not None:
         note(f"took {len(transfer.taken)} tensors from the checkpoint")
         for names, what in ((transfer.fresh, "fresh"), (transfer.left, "not used")):

@@ -13,6 +13,7 @@ from kdcmae.checkpoints import Transfer, init_classifier, load_pretrained, read_
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import PretrainingConfig
 from kdcmae.errors import CheckpointError
+from kdcmae.normalisation import STATISTICS
 from kdcmae.pretraining import KDCMAE
 from kdcmae.weight_sets import Weights
 
@@ -47,7 +48,7 @@ def start_pretraining(
     if path is None or mae is not None:
         model = KDCMAE.from_preset(preset, **{**sizes, **overrides})
         return model, None if mae is None else transfer(tensors_from_mae(mae, model.config), model)
-    earlier = load_pretrained(path, weights=weights, **_heads(overrides))
+    earlier = load_pretrained(path, weights=weights, **_unstated(overrides))
     model = KDCMAE(configs.replace(earlier.config, **overrides))
     model.reset_parameters()
     return model, transfer(earlier.state_dict(), model)
@@ -78,12 +79,13 @@ def start_finetuning(
     """
     if path is None:
         return KDCMAEClassifier.from_preset(preset, **{**sizes, **overrides}), None
-    return init_classifier(load_pretrained(path, weights=weights, **_heads(overrides)), **overrides)
+    return init_classifier(load_pretrained(path, weights=weights, **_unstated(overrides)), **overrides)
 
 
-def _heads(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of attention heads among overrides: published files do not tell them."""
-    return {name: overrides[name] for name in ("num_heads", "decoder_num_heads") if name in overrides}
+def _unstated(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those overrides that published files do not state: numbers of attention heads, and statistics of the inputs."""
+    unstated = ("num_heads", "decoder_num_heads", *(name for names in STATISTICS.values() for name in names))
+    return {name: overrides[name] for name in unstated if name in overrides}
 
 
 def _read_mae(path: str | os.PathLike[str], weights: Weights | None) -> dict[str, Tensor] | None:

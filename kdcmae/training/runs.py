@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdcmae import config as configs
 from kdcmae.checkpoints import Transfer
-from kdcmae.config import PretrainingConfig
+from kdcmae.collectives import rank
+from kdcmae.config import EncoderConfig, PretrainingConfig
 from kdcmae.data.augment import Augmentation
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.manifest import LabelMap
+from kdcmae.data.statistics import KeptStatistics
 from kdcmae.errors import ConfigError, cause
+from kdcmae.normalisation import STATISTICS, described, differing
+from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.catalogue import kinds_of
 from kdcmae.training.initialise import start_finetuning, start_pretraining
 from kdcmae.training.loop import SETTINGS_FILE
 from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
 from kdcmae.training.run import Run
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
-from kdcmae.training.sources import ClipSource, is_avsynth, open_source
+from kdcmae.training.sources import ClipSource, is_avsynth, kept_statistics, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
 from kdcmae.weight_sets import Weights
 
 __all__ = ["Request", "finetuning_run", "pretraining_run"]
+
+logger = logging.getLogger(__name__)
+
+_STATISTICS = tuple(name for names in STATISTICS.values() for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +84,60 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
     """
     overrides = parse_overrides(request.overrides, kinds_of("pretrain"))
     settings = _settings(request, overrides["training"])
+    kept = _statistics(request, overrides["model"])
     clips = open_source(request.data, split="train")
     torch.manual_seed(settings.seed)
     model, transfer = start_pretraining(
         request.checkpoint,
         weights=request.weights,
         preset=request.preset or request.recipe.preset,
-        sizes=request.recipe.sizes,
+        sizes={**request.recipe.sizes, **(kept.values if kept else {})},
         overrides={**request.recipe.model, **overrides["model"]},
     )
     _require_contrast(model.config, settings)
+    _compare_statistics(request, model.config, kept, overrides["model"])
     task = PretrainingTask(model, settings.seed)
     data = DatasetSettings(preprocessing=model.config.preprocessing)
     sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=None)
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
+
+
+def _statistics(request: Request, overrides: Mapping[str, Any]) -> KeptStatistics | None:
+    """The statistics that are kept beside the clips, once those and the ones set are known to be possible.
+
+    Raises:
+        KdcmaeError: they are not.
+    """
+    Preprocessing.from_dict({name: overrides[name] for name in _STATISTICS if name in overrides})
+    return kept_statistics(request.data)
+
+
+def _compare_statistics(
+    request: Request, config: EncoderConfig, kept: KeptStatistics | None, overrides: Mapping[str, Any]
+) -> None:
+    """Say that a model keeps the statistics that its checkpoint was trained with, where the clips' are others.
+
+    Raises:
+        ConfigError: it has those of the clips, which were measured over spectrograms of another length.
+    """
+    if kept is None:
+        return
+    theirs = configs.replace(config, **kept.values)
+    if others := [name for name in differing(config, theirs) if name not in overrides]:
+        if rank() == 0:
+            logger.warning(
+                "%s has %s; keeping %s, as the checkpoint has: to use the others, add %s",
+                kept.path,
+                described(theirs, others),
+                described(config, others),
+                " ".join(f"--set {name}={_as_set(kept.values[name])}" for name in others),
+            )
+    elif request.checkpoint is None and not kept.values.keys() <= overrides.keys():
+        kept.require_frames(config.audio_length)
+
+
+def _as_set(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _require_contrast(config: PretrainingConfig, settings: TrainingSettings) -> None:
@@ -110,6 +161,7 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
     if given := overrides["model"].keys() & {"num_classes", "labels"}:
         raise ConfigError(f"{given.pop()} comes from the classes of the data; use --labels FILE")
     settings = _settings(request, overrides["training"])
+    kept = _statistics(request, overrides["model"])
     assert isinstance(settings, FinetuningSettings)
     clips = open_source(request.data, split="train")
     labels = clips.classes(None if request.labels is None else LabelMap.read(request.labels))
@@ -118,7 +170,7 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
         request.checkpoint,
         weights=request.weights,
         preset=request.preset or request.recipe.preset,
-        sizes=request.recipe.sizes,
+        sizes={**request.recipe.sizes, **(kept.values if kept else {})},
         overrides={
             **request.recipe.model,
             **overrides["model"],
@@ -126,6 +178,7 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
             "labels": labels.names,
         },
     )
+    _compare_statistics(request, model.config, kept, overrides["model"])
     task = FinetuningTask(model, settings.label_smoothing)
     data = DatasetSettings(preprocessing=model.config.preprocessing, modality=model.config.modality)
     sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=labels)

@@ -20,11 +20,12 @@ from kdcmae.data.reading import Reader
 from kdcmae.data.sampling import Balanced, BatchSampler, InOrder, Order, Shuffled, balance_weights
 from kdcmae.data.shard_files import count_clips, index_shards, shard_paths
 from kdcmae.data.shards import ShardLoader, ShardSettings
+from kdcmae.data.statistics import KeptStatistics, read_statistics
 from kdcmae.errors import ConfigError
 from kdcmae.training.run import BatchSource
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
-__all__ = ["ClipList", "ClipSource", "Shards", "is_avsynth", "open_source"]
+__all__ = ["ClipList", "ClipSource", "Shards", "is_avsynth", "kept_statistics", "open_source"]
 
 
 class ClipSource(Protocol):
@@ -85,6 +86,15 @@ def open_source(data: str, *, split: str) -> ClipSource:
         return ClipList(read_manifest(name))
     shards = shard_paths(name)
     return Shards(shards, clips=count or count_clips(shards))
+
+
+def kept_statistics(data: str) -> KeptStatistics | None:
+    """The statistics of the inputs that are kept beside the clips, given as for :func:`open_source`; None if none are.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    return None if is_avsynth(data) else read_statistics(_split_count(data)[0])
 
 
 def _split_count(data: str) -> tuple[str, int | None]:

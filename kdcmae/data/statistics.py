@@ -1,0 +1,118 @@
+"""The statistics that normalise a data set's inputs, where they are kept beside the clips: training reads them there.
+
+A published JSON manifest may have them beside its field ``data``. For every kind of clips they may lie in a file of
+their own: ``stats.json`` in a folder of shards, ``NAME.stats.json`` beside a manifest ``NAME``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.replacing import replacing
+from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.text_files import read_json
+
+__all__ = ["KeptStatistics", "read_statistics", "write_statistics"]
+
+_NAMES = ("fbank_mean", "fbank_std", "image_mean", "image_std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptStatistics:
+    """Statistics that were kept beside clips.
+
+    Args:
+        path: of the file that holds them.
+        values: some of ``fbank_mean``, ``fbank_std``, ``image_mean`` and ``image_std``.
+        audio_frames: that the sound was padded with zeros or cut to; None if the file does not say.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    audio_frames: int | None = None
+
+    def require_frames(self, audio_length: int) -> None:
+        """Refuse statistics of spectrograms of another length: their padding counts.
+
+        Raises:
+            ConfigError: they were measured over another number of frames.
+        """
+        if self.audio_frames not in (None, audio_length):
+            raise ConfigError(
+                f"{self.path} was measured over {self.audio_frames} frames and the model takes {audio_length}; measure "
+                f"again with kdcmae data stats --audio-frames {audio_length} --write, or --set fbank_mean and fbank_std"
+            )
+
+
+def read_statistics(data: str | os.PathLike[str]) -> KeptStatistics | None:
+    """The statistics kept with a manifest or a folder of shards; None if there are none.
+
+    Raises:
+        DataError: the file cannot be read, a value is out of range, or two files have them.
+    """
+    own, beside = _of_manifest(Path(data)), _path_of(Path(data))
+    if not beside.is_file():
+        return own
+    if own is not None:
+        raise DataError(f"both {data} and {beside} hold statistics; remove them from one")
+    document = read_json(beside)
+    if not isinstance(document, dict) or not document.keys() & set(_NAMES):
+        raise DataError(f"{beside}: holds none of {', '.join(_NAMES)}; write it with kdcmae data stats --write")
+    return _checked(beside, document)
+
+
+def write_statistics(data: str | os.PathLike[str], values: Mapping[str, float], **facts: Any) -> Path:
+    """Keep statistics beside a manifest or in a folder of shards.
+
+    Args:
+        data: the manifest or the folder.
+        values: as of :class:`KeptStatistics`.
+        facts: further fields of the file.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: the manifest holds statistics itself, the folder no shards, or the values are out of range.
+    """
+    if _of_manifest(Path(data)) is not None:
+        raise DataError(f"{data} holds statistics itself; change them there, or remove them and run again")
+    path = _path_of(Path(data))
+    if path.parent == Path(data) and not any(path.parent.glob("*.tar")):
+        raise DataError(f"{data} holds no shards, and training takes no folder of clips; give a manifest")
+    document = {**values, **facts}
+    _checked(path, document)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _path_of(data: Path) -> Path:
+    return data / "stats.json" if data.is_dir() else data.with_name(f"{data.name}.stats.json")
+
+
+def _of_manifest(path: Path) -> KeptStatistics | None:
+    """What a published manifest holds beside its clips; it is parsed only where it names a statistic."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return None
+    content = path.read_bytes()
+    if not any(f'"{name}"'.encode() in content for name in _NAMES):
+        return None
+    document = read_json(path)
+    return _checked(path, document) if isinstance(document, dict) and document.keys() & set(_NAMES) else None
+
+
+def _checked(path: Path, document: Mapping[str, Any]) -> KeptStatistics:
+    facts = {name: document[name] for name in (*_NAMES, "audio_frames") if name in document}
+    try:
+        checked = Preprocessing.from_dict(facts)
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from error
+    values = {name: getattr(checked, name) for name in _NAMES if name in facts}
+    return KeptStatistics(path=path, values=values, audio_frames=facts.get("audio_frames"))
