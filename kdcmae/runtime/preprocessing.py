@@ -304,7 +304,7 @@ def prepare_image(frame: NDArray[np.uint8], preprocessing: Preprocessing) -> Flo
     square = np.concatenate([band.matrix @ wide[:, band.used] for band in rows], axis=1).clip(0, 255)
     mean = np.array(preprocessing.image_mean, dtype=np.float32)[:, None, None]
     std = np.array(preprocessing.image_std, dtype=np.float32)[:, None, None]
-    return ((square / np.float32(255) - mean) / std)[None]
+    return np.asarray(((square / 255 - mean) / std)[None], dtype=np.float32)
 
 
 class Band(NamedTuple):
