@@ -185,14 +185,14 @@ def stats(data: Path, audio_frames: int, mono: Mono, write: bool, processes: int
         )
     kept = None
     if write:
-        values = {"fbank_mean": measured.mean, "fbank_std": measured.std}
-        kept = write_statistics(data, values, audio_frames=audio_frames, mono=mono, clips=measured.clips)
+        values = {"fbank_mean": measured.mean, "fbank_std": measured.std, "mono": mono}
+        kept = write_statistics(data, values, audio_frames=audio_frames, clips=measured.clips)
     if as_json:
         written = None if kept is None else str(kept)
         print_json({"audio_frames": audio_frames, "mono": mono, **asdict(measured), "written": written})
     else:
         say(f"fbank_mean {measured.mean:.4f}\nfbank_std  {measured.std:.4f}\nover {measured.clips} clips")
-        options = f"--set fbank_mean={measured.mean:.4f} --set fbank_std={measured.std:.4f}"
+        options = f"--set fbank_mean={measured.mean:.4f} --set fbank_std={measured.std:.4f} --set mono={mono}"
         say(f"train with {options}" if kept is None else f"kept in {kept}")
     if measured.broken:
         note(f"note: {len(measured.broken)} clips could not be read; `kdcmae data check` says why")

@@ -20,7 +20,7 @@ from kdcmae.text_files import read_json
 
 __all__ = ["KeptStatistics", "read_statistics", "write_statistics"]
 
-_NAMES = ("fbank_mean", "fbank_std", "image_mean", "image_std")
+_NAMES = ("fbank_mean", "fbank_std", "image_mean", "image_std", "mono")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class KeptStatistics:
 
     Args:
         path: of the file that holds them.
-        values: some of ``fbank_mean``, ``fbank_std``, ``image_mean`` and ``image_std``.
+        values: some of ``fbank_mean``, ``fbank_std``, ``image_mean``, ``image_std`` and ``mono``.
         audio_frames: that the sound was padded with zeros or cut to; None if the file does not say.
     """
 
@@ -67,7 +67,7 @@ def read_statistics(data: str | os.PathLike[str]) -> KeptStatistics | None:
     return _checked(beside, document)
 
 
-def write_statistics(data: str | os.PathLike[str], values: Mapping[str, float], **facts: Any) -> Path:
+def write_statistics(data: str | os.PathLike[str], values: Mapping[str, Any], **facts: Any) -> Path:
     """Keep statistics beside a manifest or in a folder of shards.
 
     Args:
