@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -64,10 +65,11 @@ EVERY = dict(pair for name, program in PROGRAMS.items() for pair in commands(pro
 
 
 def examples() -> list[Example]:
-    """Every line of a help that starts a program, with the lines that continue it."""
+    """Every line that starts a program, and what continues it, in the parts of a help that are not wrapped."""
     found = []
     for path, command in EVERY.items():
-        text = re.sub(r"\\\n\s*", "", (command.help or "").replace("\b", ""))
+        parts = [part for part in inspect.cleandoc(command.help or "").split("\n\n") if part.startswith("\b\n")]
+        text = re.sub(r"\\\n\s*", "", "\n".join(parts))
         for row in map(str.strip, text.splitlines()):
             first = next((word for word in row.split() if not _VARIABLE.match(word)), "")
             if first in (*PROGRAMS, "torchrun"):
