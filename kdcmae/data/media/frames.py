@@ -23,7 +23,8 @@ Picture = NDArray[np.uint8]
 def spread_numbers(first: int, end: int) -> list[int]:
     """Which ten frames are kept of those from number ``first`` to before ``end``.
 
-    Source: frame i is number i * n // 10 of n decoded frames, as in the published extraction.
+    Source: frame i is number i * n // 10 of n frames, as in the published extraction, whose n are those of the first
+        ten seconds.
     """
     return [first + i * (end - first) // FRAMES_PER_CLIP for i in range(FRAMES_PER_CLIP)]
 
