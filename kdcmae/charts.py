@@ -220,7 +220,7 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
 
 
 def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
-    """Confusion matrix: a row per true class, a column per predicted one, darker for a larger share of the row.
+    """Confusion matrix: a row per true class, a column per predicted one, coloured by its share of the row.
 
     Args:
         title: said to screen readers.

@@ -89,7 +89,7 @@ def _confusion(document: Document) -> Iterator[Html]:
 
 def _matrix(labels: Sequence[str], confusion: Mapping[str, Mapping[str, int]]) -> Html:
     counts = [[confusion.get(own, {}).get(label, 0) for label in labels] for own in labels]
-    note = "A row per class, a column per predicted class; a cell is darker the more of its row it holds."
+    note = "A row per class, a column per predicted class; a stronger colour for a larger share of the row."
     if len(labels) <= MOST_CELLS:
         drawn = charts.confusion("confusion matrix", labels, counts)
         return section("Confusion", drawn, note=note, wide=len(labels) > _BESIDE)
@@ -146,7 +146,7 @@ def _worst(document: Document, pictures: Pictures) -> Iterator[Html]:
     yield section(
         "Clips that it is furthest off on",
         tag("div", *shown, class_="gallery"),
-        note="The frame and the sound as the model gets them, without padding, and the score of each class.",
+        note="What the model gets of each clip, without padding, and the scores of its classes and of the best ones.",
         wide=True,
     )
 
