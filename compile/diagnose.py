@@ -149,7 +149,7 @@ def _diagnose(
             *cases.clip_cases(model, settings.batch, settings.clips),
         )
     with step("export"):
-        lowered = lower(model.module, settings.floating, needed(peaks))  # type: ignore[arg-type]
+        lowered = lower(model.module, settings.floating, needed(peaks) or None)  # type: ignore[arg-type]
         exported = graph = scratch / "graph.onnx"
         export.export_onnx(model, export.export_program(model, lowered, settings.batch), graph)
         names = layer_values(graph)

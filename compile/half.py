@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from kdcmae.compile import diagnose, export
-from kdcmae.compile.lowering import Precision, lower
+from kdcmae.compile.lowering import Precision, lower, usual
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Ladder
 from kdcmae.compile.peaks import FP16_LARGEST, Peaks, exceeds, needed
@@ -43,7 +43,7 @@ class GraphPrecision:
         self._settings = settings
         self._precision: Precision = settings.floating  # type: ignore[assignment]
         self._peaks = peaks
-        self._kept = needed(peaks)
+        self._kept = needed(peaks) or usual(self._precision)
 
     def lower(self) -> nn.Module:
         """The module to export."""
@@ -54,7 +54,7 @@ class GraphPrecision:
 
         None where that is the graph itself, or this target's graphs are not timed while an engine is built.
         """
-        if not self._kept or CAPABILITIES[self._settings.target].devices != ("cpu",):
+        if self._kept == usual(self._precision) or CAPABILITIES[self._settings.target].devices != ("cpu",):
             return None
         graph = folder / _THROUGHOUT / "graph.onnx"
         graph.parent.mkdir()
@@ -102,7 +102,7 @@ class GraphPrecision:
         self._kept = more
 
     def to_dict(self, speed: Mapping[str, Any]) -> dict[str, Any]:
-        """What stays float32 and why, as plain data for the manifest; empty where nothing does.
+        """What stays float32 and why, as plain data for the manifest; empty where it is the usual.
 
         ``limit``, where fp16 ends; ``parts``, each with its ``name``, ``largest`` magnitude (None where none was
         measured) and ``exceeds``: whether that is why, rather than the gate; ``speed`` where it was measured.
@@ -111,7 +111,7 @@ class GraphPrecision:
             speed: how fast the graph is beside the one that keeps nothing in float32, as
                 :func:`kdcmae.compile.latency.compare_latency` gives it; empty where that was not measured.
         """
-        if not self._kept:
+        if self._kept == usual(self._precision):
             return {}
         largest = {_RESIDUAL: self._peaks.residual, **self._peaks.layers}
         parts = [(name, largest.get(name, 0.0)) for name in self._names()]

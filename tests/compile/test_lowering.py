@@ -51,3 +51,14 @@ def test_large_activations_do_not_overflow_the_norms(classifier, inputs):
     huge[..., ::2] = -1e4
     assert norm(huge).isfinite().all()
     assert norm(huge).abs().max() == 1
+
+
+@pytest.mark.parametrize(("precision", "stream"), [("fp16", torch.float16), ("bf16", torch.float32)])
+@torch.inference_mode()
+def test_the_residual_stream_is_float32_in_bf16_as_in_training(precision, stream, classifier, inputs):
+    model = lower(classifier, precision)
+    seen = []
+    for name in ("patch_embed_a", "blocks_a.0", "blocks_a.0.mlp.fc2"):
+        model.get_submodule(name).register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    model(**inputs)
+    assert seen == [stream, DTYPES[precision], stream]  # a block ends after its MLP
