@@ -25,7 +25,7 @@ from kdcmae.compile.settings import CompileSettings
 from kdcmae.runtime import Engine, SelfTest, load_engine
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.execution import differences_known
-from kdcmae.runtime.golden import GOLDEN_FILE
+from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
 from kdcmae.runtime.manifest import BatchRange, Manifest
 from kdcmae.runtime.openvino import import_openvino, native_precision, openvino_core
 from kdcmae.runtime.preprocessing import Preprocessing
@@ -147,6 +147,15 @@ def test_a_whole_engine_passes(engines: dict[str, Path], head: str) -> None:
         result = engine.self_test()
     assert result.passed, str(result)
     assert result.clips >= result.decided >= 4
+
+
+def test_the_clips_are_of_many_classes_in_little_room(engines: dict[str, Path]) -> None:
+    folder = engines[HEADS[0]]
+    clips = read_golden(folder / GOLDEN_FILE, Manifest.read(folder)).clips
+    assert clips is not None
+    assert len(set(clips.reference["logits"].argmax(axis=1).tolist())) >= 4
+    assert (folder / GOLDEN_FILE).stat().st_size < 1e6
+    assert bool(clips.built) is (clips.precisions != ("fp32",))
 
 
 @pytest.mark.parametrize("breakage", CHANGES)
