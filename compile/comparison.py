@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.compile.parity import cosine, relative_error
 from kdcmae.errors import KdcmaeError
 from kdcmae.runtime.engine import load_engine
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.golden import GOLDEN_FILE
+from kdcmae.runtime.metrics import compare
+from kdcmae.runtime.selftest import kind_of
 
 __all__ = ["compare_outputs", "differences"]
 
@@ -50,23 +51,20 @@ def compare_outputs(one: Path, other: Path) -> dict[str, Any]:
         one, other: engine folders.
 
     Returns:
-        ``outputs``: error and cosine per output, of the second against the first; ``note`` says why there are none.
+        ``outputs``: error and cosine per output, of the second against the first, logits around their mean; ``note``
+        says why there are none.
     """
     try:
         with load_engine(one) as first, load_engine(other) as second:
             golden = _golden_inputs(one)
             expected, actual = first.infer(golden), second.infer(golden)
+            kinds = {name: kind_of(first.manifest, name) for name in expected}
     except (KdcmaeError, OSError) as error:
         return {"outputs": {}, "note": f"outputs not compared: {error}"}
     shared = [name for name in expected if name in actual]
+    compared = {name: compare(actual[name], expected[name], kind=kinds[name], tie=0.0) for name in shared}
     return {
-        "outputs": {
-            name: {
-                "error": _finite(relative_error(actual[name], expected[name])),
-                "cosine": cosine(actual[name], expected[name]),
-            }
-            for name in shared
-        },
+        "outputs": {name: {"error": _finite(found.error), "cosine": found.cosine} for name, found in compared.items()},
         "note": "" if shared else "outputs not compared: the engines have none in common",
     }
 

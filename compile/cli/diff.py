@@ -37,7 +37,7 @@ def _print(facts: dict[str, Any]) -> None:
     rows = ((row["field"], _short(row["one"]), _short(row["other"])) for row in facts["differences"])
     say(table(("field", facts["one"], facts["other"]), rows, title="Differences"))
     for name, compared in facts["outputs"].items():
-        error = "not finite" if compared["error"] is None else f"{compared['error']:.1e} of the largest value"
+        error = "not finite" if compared["error"] is None else f"{compared['error']:.1e} of its spread"
         say(f"{name} from the same inputs: differs by {error}, cosine {compared['cosine']:.6f}")
     if facts["note"]:
         say(facts["note"])

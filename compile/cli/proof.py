@@ -24,7 +24,7 @@ _OPTIONS = (
     click.option(
         "--max-error",
         type=Number(),
-        help="Largest error allowed, relative to the largest output; to tighten.",
+        help="Largest error allowed, relative to a sample's spread; to tighten.",
         show_default="by precision",
     ),
     click.option(
@@ -40,8 +40,8 @@ _OPTIONS = (
         "--clips",
         type=click.Path(path_type=Path),
         multiple=True,
-        help="Clips to prove the engine on, besides made ones: a video file, a manifest, .tar shards or a folder; may "
-        "be repeated.",
+        help="Your clips to prove the engine on, before made ones fill up to 64: a video file, a manifest, .tar shards "
+        "or a folder; may be repeated.",
     ),
 )
 _LIMITS = ("max_error", "min_cosine", "min_agreement")

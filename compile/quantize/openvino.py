@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcmae.compile import memory
-from kdcmae.compile.parity import Arrays, cosine
+from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize import attention
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.rows import split_short_blocks
@@ -30,6 +30,7 @@ from kdcmae.errors import EngineError
 from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.cpu import Cpu, this_cpu
+from kdcmae.runtime.metrics import compare
 from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, native_precision, openvino_core
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _closest(model: Any, clips: Clips, products: set[str], *, saturates: bool) -
     for smooth in (False, True):
         made = _quantized(model, clips, products, smooth=smooth, saturates=saturates)
         closeness = min(
-            cosine(output[name], reference[name])
+            compare(output[name], reference[name], kind="softmax", tie=0.0).cosine  # around their mean
             for output, reference in zip(_answers(made, clips, floating=floating), expected, strict=True)
             for name in reference
         )
