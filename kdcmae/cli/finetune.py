@@ -40,7 +40,5 @@ def command(modality: str | None, linear_probe: bool, overrides: tuple[str, ...]
     Recipes: audioset20k-finetune, audioset2m-finetune, vggsound-finetune, avsynth-finetune; `kdcmae recipes` says
     what each sets.
     """
-    from kdcmae.training.runs import finetuning_run
-
     given = [*([f"modality={modality}"] if modality else []), *(["trained=head"] if linear_probe else [])]
-    start("finetune", finetuning_run, overrides=(*given, *overrides), **options)
+    start("finetune", overrides=(*given, *overrides), **options)

@@ -27,6 +27,4 @@ def command(**options: Any) -> None:
     Recipes: audioset-pretrain-base, audioset-pretrain-plus, audioset-pretrain-plusplus, vggsound-pretrain,
     avsynth-pretrain; `kdcmae recipes` says what each sets.
     """
-    from kdcmae.training.runs import pretraining_run
-
-    start("pretrain", pretraining_run, **options)
+    start("pretrain", **options)

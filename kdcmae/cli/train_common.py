@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from kdcmae.checkpoints import Transfer
     from kdcmae.training.loop import Trainer
     from kdcmae.training.recipes import Stage
-    from kdcmae.training.run import Run, Summary
-    from kdcmae.training.runs import Request
+    from kdcmae.training.run import Summary
     from kdcmae.training.settings import TrainingSettings
 
 __all__ = ["TrainingCommand", "run_options", "start"]
@@ -105,7 +104,6 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 
 def start(
     stage: Stage,
-    assemble: Callable[[Request], tuple[Run, Transfer | None]],
     *,
     recipe_name: str | None,
     resume: bool,
@@ -118,7 +116,6 @@ def start(
 
     Args:
         stage: whose recipes to take.
-        assemble: makes the run of a request.
         recipe_name: None for AVSynth's own, or VGGSound's for other data.
         resume: go on with the run in the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -127,21 +124,24 @@ def start(
         request: options that stand for a setting, and fields of :class:`~kdcmae.training.runs.Request`.
     """
     require_installed("torch", "safetensors", "av", install=TRAIN)
+    from kdcmae.training.catalogue import parse_settings
+
+    options = {setting: request.pop(option) for option, setting in _SHORTCUTS.items()}
+    settings = (*overrides, *(f"{setting}={value}" for setting, value in options.items() if value is not None))
+    parse_settings(stage, settings)  # before PyTorch is loaded, which takes seconds
     from kdcmae.collectives import rank
     from kdcmae.training.distributed import joined
     from kdcmae.training.loop import Trainer
     from kdcmae.training.recipes import recipe
-    from kdcmae.training.runs import Request
+    from kdcmae.training.runs import Request, finetuning_run, pretraining_run
     from kdcmae.training.sources import is_avsynth
 
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
-    options = {setting: request.pop(option) for option, setting in _SHORTCUTS.items()}
-    settings = (*overrides, *(f"{setting}={value}" for setting, value in options.items() if value is not None))
     with joined(device) as place:
         if rank() > 0:
             logging.getLogger("kdcmae").setLevel(logging.ERROR)  # the first rank says the same
         asked = Request(recipe=recipe(name, stage), overrides=settings, resume=resume, **request)
-        run, transfer = assemble(asked)
+        run, transfer = (pretraining_run if stage == "pretrain" else finetuning_run)(asked)
         trainer = Trainer(run, device=place, resume=resume, progress=sys.stderr)
         if rank() == 0:
             _announce(trainer, name, transfer)

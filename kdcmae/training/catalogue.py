@@ -8,15 +8,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdcmae.config import PRESETS, ClassifierConfig, PretrainingConfig
 from kdcmae.data.augment import Augmentation
+from kdcmae.normalisation import STATISTICS
+from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.recipes import Recipe, Stage
-from kdcmae.training.settings import FinetuningSettings, TrainingSettings
+from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
 
-__all__ = ["Setting", "differences", "kinds_of", "settings_of", "shown_value"]
+__all__ = ["Setting", "differences", "kinds_of", "parse_settings", "settings_of", "shown_value"]
 
 _FROM_THE_DATA = frozenset({"num_classes", "labels"})  # fields of a classifier that no setting changes
 _ENTRY = re.compile(r"^    (\w+(?:, \w+)*)(?: \(([^)]+)\))?: (.*)")
@@ -42,6 +44,18 @@ class Setting:
     takes: str
     unit: str
     meaning: str
+
+
+def parse_settings(stage: Stage, pairs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Sort ``key=value`` texts by the part of a run that they set; see :func:`parse_overrides`.
+
+    Raises:
+        ConfigError: not such a text or setting, or statistics of the inputs that no model can have.
+    """
+    overrides = parse_overrides(pairs, kinds_of(stage))
+    statistics = {name for names in STATISTICS.values() for name in names}
+    Preprocessing.from_dict({name: value for name, value in overrides["model"].items() if name in statistics})
+    return overrides
 
 
 def kinds_of(stage: Stage) -> dict[str, type]:

@@ -21,14 +21,13 @@ from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.manifest import LabelMap
 from kdcmae.data.statistics import KeptStatistics
 from kdcmae.errors import ConfigError, cause
-from kdcmae.normalisation import STATISTICS, described, differing
-from kdcmae.runtime.preprocessing import Preprocessing
-from kdcmae.training.catalogue import kinds_of
+from kdcmae.normalisation import described, differing
+from kdcmae.training.catalogue import parse_settings
 from kdcmae.training.initialise import start_finetuning, start_pretraining
 from kdcmae.training.loop import SETTINGS_FILE
 from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
 from kdcmae.training.run import Run
-from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
+from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 from kdcmae.training.sources import ClipSource, is_avsynth, kept_statistics, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
 from kdcmae.weight_sets import Weights
@@ -36,8 +35,6 @@ from kdcmae.weight_sets import Weights
 __all__ = ["Request", "finetuning_run", "pretraining_run"]
 
 logger = logging.getLogger(__name__)
-
-_STATISTICS = tuple(name for names in STATISTICS.values() for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +79,9 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
     Raises:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
     """
-    overrides = parse_overrides(request.overrides, kinds_of("pretrain"))
+    overrides = parse_settings("pretrain", request.overrides)
     settings = _settings(request, overrides["training"])
-    kept = _statistics(request, overrides["model"])
+    kept = kept_statistics(request.data)
     clips = open_source(request.data, split="train")
     torch.manual_seed(settings.seed)
     model, transfer = start_pretraining(
@@ -100,16 +97,6 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
     data = DatasetSettings(preprocessing=model.config.preprocessing)
     sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=None)
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
-
-
-def _statistics(request: Request, overrides: Mapping[str, Any]) -> KeptStatistics | None:
-    """The statistics that are kept beside the clips, once those and the ones set are known to be possible.
-
-    Raises:
-        KdcmaeError: they are not.
-    """
-    Preprocessing.from_dict({name: overrides[name] for name in _STATISTICS if name in overrides})
-    return kept_statistics(request.data)
 
 
 def _compare_statistics(
@@ -157,11 +144,11 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
     Raises:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
     """
-    overrides = parse_overrides(request.overrides, kinds_of("finetune"))
+    overrides = parse_settings("finetune", request.overrides)
     if given := overrides["model"].keys() & {"num_classes", "labels"}:
         raise ConfigError(f"{given.pop()} comes from the classes of the data; use --labels FILE")
     settings = _settings(request, overrides["training"])
-    kept = _statistics(request, overrides["model"])
+    kept = kept_statistics(request.data)
     assert isinstance(settings, FinetuningSettings)
     clips = open_source(request.data, split="train")
     labels = clips.classes(None if request.labels is None else LabelMap.read(request.labels))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,14 @@ def test_statistics_that_no_model_can_have(settings: dict[str, Any], message: st
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_refused_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    words = ["finetune", "--data", "avsynth", "--output", str(tmp_path / "run"), "--set", "fbank_std=0"]
+    code = (
+        f"import sys\nfrom kdcmae.cli import main\ntry:\n    main({words})\nexcept SystemExit as end:\n"
+        "    sys.exit(9 if 'torch' in sys.modules else end.code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "fbank_std=0.0 is not supported; it must be a positive number" in ended.stderr
