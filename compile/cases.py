@@ -26,6 +26,7 @@ from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 __all__ = [
     "GOLDEN",
     "PAIRED_CLIPS",
+    "affordable_clips",
     "batch_cases",
     "clip_cases",
     "cut_note",
@@ -46,7 +47,7 @@ _MOST_CLIPS = 256  # of the user's own, spread evenly over them: prepared ones o
 # tiny model takes them all, the base model three. The reference and the artifact run all clips, but of a model with
 # random weights, whose classes mean nothing and of which the numbers alone can be proved, only those within the second.
 _WORK = 500_000_000
-_PAIRED_WORK = 2_000_000_000
+_PAIRED_WORK = 700_000_000
 _CHUNK = 8  # samples that the reference model computes at once
 
 # (S,) at SAMPLE_RATE_HZ, and (H, W, 3); None of what the model has no input for
@@ -114,13 +115,18 @@ def clip_cases(model: EngineModel, batch: BatchRange, paths: Sequence[Path]) -> 
         DataError: a clip that cannot be read.
     """
     yours = _read_clips(model, paths)
-    made = PAIRED_CLIPS - len(yours)
-    if model.facts.get("random_weights"):
-        made = min(made, max(1, _PAIRED_WORK // model.facts["parameters"]))
+    made = affordable_clips(model, PAIRED_CLIPS - len(yours))
     if made > 0:
         yield from _of_clips(model, "made", made_clips(made), batch)
     if yours:
         yield from _of_clips(model, "yours", yours, batch)
+
+
+def affordable_clips(model: EngineModel, wanted: int) -> int:
+    """As many made clips as are wanted; fewer of a large model with random weights, of which they prove little."""
+    if model.facts.get("random_weights"):
+        return min(wanted, max(1, _PAIRED_WORK // model.facts["parameters"]))
+    return wanted
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:

@@ -60,7 +60,7 @@ class Samples:
         """Make them while the model still has its weights."""
         names = [spec.name for spec in model.inputs]
         seen = feeding.sources(names)
-        clips = list(cases.made_clips(_DRAWN))
+        clips = list(cases.made_clips(cases.affordable_clips(model, _DRAWN)))
         heard = np.stack([clip[: model.preprocessing.audio_samples] for clip, _ in clips])
         waveforms = np.rint(np.clip(heard, -1, 1 - _SOUND_STEP) / _SOUND_STEP).astype(np.int16)
         frames = np.stack([frame for _, frame in clips])
