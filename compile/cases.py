@@ -47,7 +47,7 @@ _MOST_CLIPS = 256  # of the user's own, spread evenly over them: prepared ones o
 # tiny model takes them all, the base model three. The reference and the artifact run all clips, but of a model with
 # random weights, whose classes mean nothing and of which the numbers alone can be proved, only those within the second.
 _WORK = 500_000_000
-_PAIRED_WORK = 700_000_000
+_PAIRED_WORK = 350_000_000
 _CHUNK = 8  # samples that the reference model computes at once
 
 # (S,) at SAMPLE_RATE_HZ, and (H, W, 3); None of what the model has no input for
