@@ -122,7 +122,7 @@ class Search:
         if trial.reason:
             return trial
         # What a candidate may lose counts for all of it, not for its quantisation alone.
-        quantization = dataclasses.replace(self.settings.build.quantization, max_drop=None)
+        quantization = dataclasses.replace(self.settings.build.quantization, max_drop=None, searched=True)
         settings = dataclasses.replace(self.settings.build, precision=precision, quantization=quantization)
         model = self._load(keep)
         try:

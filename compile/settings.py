@@ -106,18 +106,25 @@ class QuantizationSettings:
         calibration: clips that ranges are learnt from: ``avsynth:CLIPS``, a manifest, shards or a folder of clips.
         evaluation: held-out clips with labels, likewise; half of them choose the layers, half report what they cost.
         max_drop: what the upper end of the 95 % interval of the accuracy lost on them must not exceed, in percentage
-            points of top-1, or of mAP for a multi-label model; None to measure nothing.
+            points of top-1, or of mAP for a multi-label model; None to measure nothing here.
+        searched: a search measures the engine on ``evaluation`` afterwards.
         reuse: take a graph that was quantised before from the cache, and keep this one there.
     """
 
     calibration: str | Path = "avsynth:32"
     evaluation: str | Path = "avsynth:1000"
     max_drop: float | None = None
+    searched: bool = False
     reuse: bool = True
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise ConfigError(f"--max-drop {self.max_drop} must lie between 0 and 100 percentage points")
+
+    @property
+    def measured(self) -> bool:
+        """Clips of ``evaluation`` report accuracy, here or in a search, so that none of them may calibrate."""
+        return self.searched or self.max_drop is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.quantize.listed import CALIBRATED, EVALUATED, ListedClips, choosing_half, list_data
+from kdcmae.compile.quantize.listed import ListedClips, list_calibration
 from kdcmae.config import Modality
 from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
@@ -107,7 +107,7 @@ class Clips:
 
 
 def load_clips(
-    model: EngineModel, data: str | Path, batch: BatchRange, *, split: str, evaluation: str | Path = ""
+    model: EngineModel, data: str | Path, batch: BatchRange, *, split: str, evaluation: str | Path | None = None
 ) -> Clips:
     """Read and prepare clips to calibrate on.
 
@@ -116,17 +116,13 @@ def load_clips(
         data: as of :func:`~kdcmae.compile.quantize.listed.list_data`.
         batch: sizes the graph takes; batches have its smallest.
         split: of AVSynth.
-        evaluation: what accuracy is measured on; where it is the same data, the half of it that chooses calibrates.
+        evaluation: as of :func:`~kdcmae.compile.quantize.listed.list_calibration`: what accuracy is measured on.
 
     Raises:
-        DataError: data that cannot be listed, or too many clips that cannot be read.
+        DataError: data that cannot be listed, or whose every clip reports accuracy; or too many that cannot be read.
         ConfigError: no such data.
     """
-    clips = list_data(data, split=split, most=CALIBRATED)
-    if not clips.made and str(data) == str(evaluation):
-        chooses = choosing_half([record.id for record in list_data(data, split=split, most=EVALUATED).records])
-        clips = dataclasses.replace(clips, records=[record for record in clips.records if record.id in chooses])
-    return prepare_clips(model, clips, batch)
+    return prepare_clips(model, list_calibration(data, split=split, evaluation=evaluation), batch)
 
 
 def prepare_clips(model: EngineModel, clips: ListedClips, batch: BatchRange) -> Clips:

@@ -5,6 +5,7 @@ Never imports torch, so that a command can refuse clips before it loads librarie
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Sequence
@@ -22,7 +23,16 @@ from kdcmae.data.shard_files import flaw_of, list_clips
 from kdcmae.errors import DataError
 from kdcmae.text_files import name_of
 
-__all__ = ["CALIBRATED", "EVALUATED", "ListedClips", "calibration_note", "choosing_half", "list_data", "require_labels"]
+__all__ = [
+    "CALIBRATED",
+    "EVALUATED",
+    "ListedClips",
+    "calibration_note",
+    "choosing_half",
+    "list_calibration",
+    "list_data",
+    "require_labels",
+]
 
 CALIBRATED = 300
 """Clips of a manifest that a graph is calibrated on: more teach no better ranges."""
@@ -72,9 +82,34 @@ def list_data(data: str | Path, *, split: str, most: int) -> ListedClips:
     if made is not None:
         return ListedClips(source=f"AVSynth {split}", records=made.records, listed=len(made.records), read=made.read)
     records = list_clips(data)
-    places = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int)
-    chosen = [records[place] for place in places]
-    return ListedClips(source=name_of(data), records=chosen, listed=len(records), read=None)
+    return ListedClips(source=name_of(data), records=_spread(records, most), listed=len(records), read=None)
+
+
+def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | None) -> ListedClips:
+    """List at most :data:`CALIBRATED` clips to calibrate on, none of which reports accuracy.
+
+    Args:
+        data: as of :func:`list_data`.
+        split: of AVSynth.
+        evaluation: what accuracy is measured on; where it is the same data, the half of it that chooses calibrates.
+            None where accuracy is not measured.
+
+    Raises:
+        DataError: not such data, or every clip of it reports.
+        ConfigError: no number of clips behind the colon.
+    """
+    clips = list_data(data, split=split, most=CALIBRATED)
+    if clips.made or evaluation is None or Path(data).resolve() != Path(evaluation).resolve():
+        return clips
+    measured = list_data(data, split=split, most=EVALUATED).records
+    chooses = choosing_half([record.id for record in measured])
+    left = [record for record in measured if record.id in chooses]
+    if not left:
+        raise DataError(
+            f"{clips.source}: none of {len(measured)} clips is left to calibrate on, because they report the accuracy; "
+            "give --calibration other clips, or --evaluation at least two"
+        )
+    return dataclasses.replace(clips, records=_spread(left, CALIBRATED))
 
 
 def require_labels(clips: ListedClips, classes: LabelMap | None, *, model: str) -> None:
@@ -137,6 +172,11 @@ def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> s
         f"these made clips are not like those that {model} was trained on; give clips of its own: --calibration "
         "MANIFEST, shards or a folder"
     )
+
+
+def _spread(records: Sequence[ClipRecord], most: int) -> list[ClipRecord]:
+    places = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int)
+    return [records[place] for place in places]
 
 
 def _knows(classes: LabelMap | None, label: str) -> bool:

@@ -84,9 +84,8 @@ class Quantizer:
             with step("evaluation clips (torch)"):
                 self._evaluation = Evaluation.on(model, wanted.evaluation, settings.batch)
         with step("calibration clips"):
-            self._clips = load_clips(
-                model, wanted.calibration, settings.batch, split="train", evaluation=wanted.evaluation
-            )
+            held_back = wanted.evaluation if wanted.measured else None
+            self._clips = load_clips(model, wanted.calibration, settings.batch, split="train", evaluation=held_back)
         self._calibration = {
             "source": self._clips.source,
             "clips": self._clips.count,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import wave
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,17 @@ from kdcmae.compile.cache import cache_key
 from kdcmae.compile.cli.classes import named_classes, require_clips
 from kdcmae.compile.quantize.accuracy import Evaluation
 from kdcmae.compile.quantize.calibration import load_clips
-from kdcmae.compile.quantize.listed import calibration_note, choosing_half, list_data, require_labels
-from kdcmae.compile.settings import QuantizationSettings
+from kdcmae.compile.quantize.listed import (
+    CALIBRATED,
+    EVALUATED,
+    calibration_note,
+    choosing_half,
+    list_calibration,
+    list_data,
+    require_labels,
+)
+from kdcmae.compile.quantize.quantizer import Quantizer
+from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, LabelMap, frame_path, write_manifest
 from kdcmae.errors import ConfigError, DataError, GateError
@@ -315,6 +325,39 @@ def test_clips_that_report_do_not_calibrate(model, manifest):
     clips = load_clips(model, manifest, BATCH, split="train", evaluation=manifest)
     assert set(clips.ids) == choosing_half([f"clip{number}" for number in range(12)])
     assert load_clips(model, manifest, BATCH, split="train", evaluation="avsynth:4").count == 12
+
+
+@pytest.mark.parametrize(("listed", "expected"), [(5000, CALIBRATED), (600, CALIBRATED), (9, 4)])
+def test_one_manifest_for_both_still_calibrates_on_many_clips(listed, expected, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(f'{{"path": "{number}.mp4"}}\n' for number in range(listed)), encoding="utf-8")
+    clips = list_calibration(path, split="train", evaluation=path)
+    chooses = choosing_half([record.id for record in list_data(path, split="test", most=EVALUATED).records])
+    ids = {record.id for record in clips.records}
+    assert len(clips.records) == len(ids) == expected
+    assert ids <= chooses
+    assert int(max(ids, key=int)) - int(min(ids, key=int)) > 0.5 * listed  # spread over all of it
+    assert len(list_calibration(path, split="train", evaluation=None).records) == min(listed, CALIBRATED)
+
+
+def test_a_file_is_the_same_under_another_path(manifest, tmp_path, monkeypatch):
+    monkeypatch.chdir(manifest.parent)
+    (link := tmp_path / "link.json").symlink_to(manifest)
+    for other in (manifest, Path(manifest.name), str(link)):
+        assert len(list_calibration(Path(manifest.name), split="train", evaluation=other).records) == 6
+
+
+def test_a_clip_that_reports_leaves_none_to_calibrate_on(tmp_path):
+    write_manifest(tmp_path / "own.json", write_clips(tmp_path, 1))
+    with pytest.raises(DataError, match=r"none of 1 clips is left to calibrate on.*give --calibration other clips"):
+        list_calibration(tmp_path / "own.json", split="train", evaluation=tmp_path / "own.json")
+
+
+@pytest.mark.parametrize(("measuring", "expected"), [({}, 12), ({"max_drop": 100.0}, 6), ({"searched": True}, 6)])
+def test_clips_are_held_back_only_where_accuracy_is_measured(measuring, expected, model, manifest):
+    wanted = QuantizationSettings(calibration=manifest, evaluation=manifest, **measuring)
+    settings = CompileSettings(target="onnx", precision="int8", batch=BATCH, quantization=wanted)
+    assert Quantizer(model, settings, lambda name: nullcontext())._calibration["clips"] == expected
 
 
 def test_accuracy_needs_a_clip_to_choose_and_one_to_report(model, tmp_path):
