@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from kdcmae.cards import (
     Verdict,
 )
 from kdcmae.runtime import Engine, load_engine
+from kdcmae.runtime.backend import loaded_versions
 from kdcmae.runtime.capabilities import SATURATES, saturates_here
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.examples import example_inputs
@@ -131,18 +131,13 @@ def _timed(engine: Engine, load_ms: float, seconds: float, step: Step) -> Timing
 
 def _device(manifest: Manifest, name: str, device: str | None, threads: int | None) -> CardDevice:
     cpu = this_cpu()
-    loaded = {library: sys.modules.get(library) for library in ("numpy", *manifest.libraries)}
     return CardDevice(
         name=name,
         host=host.describe_host(),
         cpu_class=cpu.class_name,
         cpu_features=tuple(sorted(cpu.features)),
         cpu_cap=os.environ.get(CAP_VARIABLE, ""),
-        libraries={
-            library: str(getattr(module, "__version__", "")).partition("-")[0]
-            for library, module in loaded.items()
-            if module
-        },
+        libraries=loaded_versions(("numpy", *manifest.libraries)),
         runs_on=device or str(manifest.engine.get("device", "")),
         threads=threads,
     )

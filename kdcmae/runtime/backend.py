@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,7 @@ __all__ = [
     "import_library",
     "is_whole",
     "limited_threads",
+    "loaded_versions",
     "require_same_or_newer",
     "require_same_release",
 ]
@@ -100,6 +102,14 @@ def import_library(name: str, *, install: str) -> ModuleType:
         raise MissingDependencyError(name, install=install) from error
     except (ImportError, OSError) as error:
         raise BrokenDependencyError(f"{name} is installed but does not import: {error}; reinstall it") from error
+
+
+def loaded_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The releases of those libraries that this process has loaded, without the build behind ``-`` or ``+``."""
+    loaded = {name: sys.modules.get(name) for name in libraries}
+    return {
+        name: re.split("[-+]", str(getattr(module, "__version__", "")))[0] for name, module in loaded.items() if module
+    }
 
 
 def engine_option(manifest: Manifest, option: str, choices: tuple[str, ...]) -> str:

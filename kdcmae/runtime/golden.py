@@ -98,21 +98,24 @@ class Clips:
         names = {*self.precisions, *(executed.keys() & self.limits.keys())}
         return self.limits[max(names, key=order.index)]
 
-    def limits_of_repeating(self, executed: Mapping[str, int], cpu: Cpu) -> Limits | None:
+    def limits_of_repeating(
+        self, executed: Mapping[str, int], cpu: Cpu, *, same_libraries: bool = True
+    ) -> Limits | None:
         """How closely the engine must give again what it gave where it was built; None where that says nothing.
 
-        Processors of one class execute an engine alike: sums in another order round a value in thousands another way,
-        which is less than the rounding of fp16. Another class of the same architecture computes roots and exponentials
-        otherwise and rounds more values another way, each by a step of 8 bits, which is that of bf16. Where other
-        precisions execute, the engine is another one.
+        One release of a library executes an engine alike on processors of one class: sums in another order round a
+        value in thousands another way, which is less than the rounding of fp16. Another class of the same architecture,
+        or another release, fuses other layers, computes roots and exponentials otherwise and rounds more values another
+        way, each by a step of 8 bits, which is that of bf16. Where other precisions execute, the engine is another one.
 
         Args:
             executed: matrix products by precision, here.
             cpu: this machine's.
+            same_libraries: the engine's library is of the release that built it.
         """
         if not self.built or dict(executed) != dict(self.products) or self.cpu_class not in CLASSES:
             return None
-        if self.cpu_class == cpu.class_name:
+        if self.cpu_class == cpu.class_name and same_libraries:
             return self.limits["fp16"]
         return self.limits["bf16"] if CLASSES[self.cpu_class].machine == cpu.machine else None
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import EngineError
+from kdcmae.runtime.backend import loaded_versions
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.golden import Clips, Golden
 from kdcmae.runtime.manifest import Manifest, file_name
@@ -127,7 +128,8 @@ def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
     if golden.clips is None:
         return _by_largest_value(results, golden, variant)
     manifest, clips, executed = engine.manifests[variant], golden.clips, engine.products(variant)
-    limits, again = clips.limits_of(executed), clips.limits_of_repeating(executed, this_cpu())
+    limits, same = clips.limits_of(executed), loaded_versions(manifest.libraries) == manifest.libraries
+    again = clips.limits_of_repeating(executed, this_cpu(), same_libraries=same)
     found, problems = outputs_of_clips(engine, manifest, clips)
     findings = _Findings(max_error={}, tolerance={}, problems=problems, clips=len(clips))
     for spec in manifest.outputs:
