@@ -209,10 +209,10 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return _nothing_agrees(samples, kind)
     ours, theirs = (array.reshape(samples, -1).astype(np.float64) for array in (actual, expected))
-    centre = theirs.mean(axis=1, keepdims=True) if kind != "features" else 0.0
+    centre = {"softmax": theirs.mean(axis=1, keepdims=True), "sigmoid": theirs.mean(), "features": 0.0}[kind]
     reference = theirs - centre
     centred = ours - (ours.mean(axis=1, keepdims=True) if kind == "softmax" else centre)
-    typical = _typical(reference) if kind != "features" else 0.0
+    typical = _typical(reference, kind)
     errors, cosines = _errors(centred, reference, typical), _cosines(centred, reference, typical / 2)
     empty, no = np.empty(0), np.empty(0, dtype=bool)
     if kind == "features":
@@ -309,9 +309,12 @@ def _spreads(centred: _Wide) -> _Wide:
     return found
 
 
-def _typical(centred: _Wide) -> float:
-    """The median spread of all samples, and no less than what can be told apart."""
-    return max(FLAT, float(np.median(_spreads(centred))))
+def _typical(centred: _Wide, kind: Kind) -> float:
+    """The median spread of all samples, and no less than what can be told apart: a logit, where there is only one."""
+    if kind == "features":
+        return 0.0
+    alone = kind == "sigmoid" and centred.shape[1] == 1
+    return max(1.0 if alone else FLAT, float(np.median(_spreads(centred))))
 
 
 def _errors(actual: _Wide, expected: _Wide, least: float) -> _Wide:

@@ -145,3 +145,18 @@ def test_neighbours_of_features_are_ranked_whatever_they_have_in_common():
         assert same.ranked > 0.98
         assert other.ranked < 0.8
     assert compare(expected[:4], expected[:4], kind="features", tie=0.02).ranked is None
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize("samples", [1, 64])
+def test_a_few_answers_of_their_own_are_compared_in_logits(classes: int, samples: int) -> None:
+    """One class has nothing beside it, and two rare ones are nearly as unlikely: rounding is no fault there."""
+    rng = np.random.default_rng(0)
+    expected = -7 + rng.normal(size=(samples, 1)) * 3 + rng.normal(size=(samples, classes)) * 0.02
+    rounded = compare(expected + 0.01, expected, kind="sigmoid", tie=2e-2)
+    wrong = compare(-expected, expected, kind="sigmoid", tie=2e-2)
+    if classes == 1 or samples > 1:
+        assert rounded.error < 0.08
+        assert rounded.cosine > 0.999
+    assert wrong.error > 0.5
+    assert wrong.cosine < 0.98
