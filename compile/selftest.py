@@ -123,8 +123,7 @@ class Samples:
             )
             outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, every)
             kept = _chosen(every, selftest.within(outputs, every, engine.manifest))
-            # Threads may change the last bits, which is no reason for another file.
-            built = {name: array[kept].astype(np.float16) for name, array in outputs.items()} if on_cpu else {}
+            built = {name: coarse(array[kept]) for name, array in outputs.items()} if on_cpu else {}
             clips = dataclasses.replace(
                 every.of(kept), built=built, products=engine.products(), cpu_class=this_cpu().class_name
             )
@@ -151,6 +150,12 @@ def _chosen(clips: Clips, within: NDArray[np.bool_]) -> list[int]:
         order.append((not within[number], not clear[number], before[classes[number]], number))
         before[classes[number]] += 1
     return sorted(number for *_, number in sorted(order)[:_KEPT])
+
+
+def coarse(array: NDArray[Any]) -> NDArray[np.float32]:
+    """In steps of a thousandth of its spread, wherever it lies: threads may change the last bits, and files stay."""
+    step = 2.0 ** np.floor(np.log2(array.std() or 1.0) - 10)
+    return np.asarray(np.rint(array / step) * step, dtype=np.float32)
 
 
 def _limits(gate: Gate) -> Limits:

@@ -121,7 +121,7 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
             raise
         return backend
 
-    return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load)
+    return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load, device=device)
 
 
 def _check_execution(backend: Backend, manifest: Manifest, folder: Path, device: str | None, strict: bool) -> None:
@@ -154,8 +154,11 @@ class Engine:
         manifests: Mapping[str, Manifest],
         preprocessing: Preprocessing,
         load: Callable[[Manifest], Backend],
+        *,
+        device: str | None = None,
     ) -> None:
         self.folder = folder
+        self.device = device  # another one than the manifest's, in the library's words
         self.manifest = manifests[MAIN]
         self._manifests = manifests
         self._preprocessing = preprocessing

@@ -129,7 +129,7 @@ def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
         return _by_largest_value(results, golden, variant)
     manifest, clips, executed = engine.manifests[variant], golden.clips, engine.products(variant)
     limits, same = clips.limits_of(executed), loaded_versions(manifest.libraries) == manifest.libraries
-    again = clips.limits_of_repeating(executed, this_cpu(), same_libraries=same)
+    again = None if engine.device else clips.limits_of_repeating(executed, this_cpu(), same_libraries=same)
     found, problems = outputs_of_clips(engine, manifest, clips)
     findings = _Findings(max_error={}, tolerance={}, problems=problems, clips=len(clips))
     for spec in manifest.outputs:

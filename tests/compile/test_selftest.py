@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from breakages import GRAPH, MANIFEST, Graph
@@ -21,6 +23,7 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize import qdq
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.ranking import linear_layers
+from kdcmae.compile.selftest import coarse
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.runtime import Engine, SelfTest, load_engine
 from kdcmae.runtime.cpu import this_cpu
@@ -80,6 +83,7 @@ def described(model: EngineModel, precision: str) -> Manifest:
         "openvino": {"file": "model.xml", "device": "CPU", "inference_precision": precision},
     }
     target = TARGETS[precision]
+    library = {"onnx": "onnxruntime"}.get(target, target)
     return Manifest(
         kdcmae_version="0.1.0",
         created="2026-07-01T12:00:00+00:00",
@@ -91,7 +95,7 @@ def described(model: EngineModel, precision: str) -> Manifest:
         batch=BATCH,
         preprocessing=model.preprocessing.to_dict(),
         target=target,  # type: ignore[arg-type]
-        libraries={"onnxruntime": "1.0.0"} if target == "onnx" else {"openvino": "2024.0.0"},
+        libraries={library: version(library)},
         engine=engines[target],
         precision={"asked": precision},
         parity=[],
@@ -171,3 +175,9 @@ def test_a_broken_engine_fails(
         assert not result.passed, f"{head}: {result}"
         by_model = [problem for problem in result.problems if not problem.startswith("it gave something else")]
         assert by_model or breakage in BLURRED[manifest.precision["asked"]], f"{head}: {result}"
+
+
+@pytest.mark.parametrize("offset", [0.0, -7.0, 1000.0])
+def test_what_an_engine_gave_is_stored_far_more_finely_than_it_is_compared(offset: float) -> None:
+    close = offset + 0.05 * np.random.default_rng(0).standard_normal((6, 12)).astype(np.float32)
+    assert np.abs(coarse(close) - close).max() < 1e-3 * 0.05 * 1.1

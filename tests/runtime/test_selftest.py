@@ -211,3 +211,12 @@ def test_damaged_clips_are_said(tiny: Any, damage: Any) -> None:
     Manifest.read(folder).write(folder)
     with pytest.raises(EngineError, match=r"golden\.npz is not a self-test of this engine: .+; rebuild"):
         load_engine(folder).self_test()
+
+
+def test_another_device_repeats_nothing(tiny: Any) -> None:
+    golden = golden_of(tiny, precisions=("int8",), products={}, cpu_class=this_cpu().class_name)
+    clips = dataclasses.replace(golden.clips, built={"logits": -golden.clips.reference["logits"]})
+    folder = tiny.make("onnx", NAMES)
+    write(folder, dataclasses.replace(golden, clips=clips))
+    assert not load_engine(folder).self_test().passed
+    assert load_engine(folder, device="cpu").self_test().passed
