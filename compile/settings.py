@@ -60,7 +60,7 @@ class Gate(Limits):
         return Gate(**{**asdict(self), **given})
 
 
-# Chosen from measured engines, at about twice the worst of them; docs/proof.md has the measurements and the commands.
+# Chosen from measured engines, with room for other models; docs/proof.md has the measurements and the commands.
 # float32 differs by summation order only; fp16 keeps 11 significant bits and bf16 8, and errors of that size add up
 # over some twenty blocks. Of int8 only direction, classes and ranking are promised, and clips may lie beyond the ranges
 # that it was calibrated for: the largest error of a single clip says little.

@@ -159,8 +159,8 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
         tag(
             "p",
             "Largest error of a sample relative to its spread, of logits around their mean, logarithmic; the mark is "
-            "what is allowed. A tie is excused only where the model itself holds two classes to be equal within the "
-            "numerical noise of the precision.",
+            "what is allowed. A tie is excused only where the model separates two classes by less than the precision "
+            "blurs.",
             class_="soft",
         ),
         table(header, rows),

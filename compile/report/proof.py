@@ -36,7 +36,7 @@ def proved(manifest: Manifest) -> list[str]:
         strict, agreed = (round(sum(case[key] * case["samples"] for case in cases)) for key in ("strict", "agreement"))
         line = f"Both give the same first class on {strict} of them ({strict / total:.1%})"
         if agreed > strict:
-            line += f"; on {agreed - strict} more the model itself holds two classes to be equal within its noise"
+            line += f"; on {agreed - strict} more the model separates the two by less than the precision blurs"
         lines.append(f"{line}.")
     rung = next(rung for rung in reversed(manifest.parity) if rung["name"] == name)
     for case in cases:
