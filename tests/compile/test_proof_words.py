@@ -36,7 +36,7 @@ def test_clips_classes_errors_and_precision_are_in_words(manifest):
 
 def test_a_tie_is_told_from_an_agreement(manifest):
     (line,) = [line for line in proved(changed(manifest, {"strict": 0.5, "agreement": 0.75})) if "first class" in line]
-    assert line.startswith("Both give the same first class on 4 of them (50.0%); on 2 more the model itself")
+    assert line.startswith("Both give the same first class on 4 of them (50.0%); on 2 more the model separates")
 
 
 def test_what_was_not_proved_says_why(manifest):
