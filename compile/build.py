@@ -77,13 +77,11 @@ def compile_engine(
         build = _Build(model, partial, settings, step, target)
         while True:
             try:
-                built = _built(build, target, exported)
+                manifest = build.package(_built(build, target, exported), seconds)
             except GateError as error:
                 build.restart(error, reload)
                 continue
             break
-        memory.trim()
-        manifest = build.package(built, seconds)
         package.publish(partial, folder)
     return manifest
 
@@ -274,6 +272,7 @@ class _Build:
 
     def package(self, built: BuiltEngine, seconds: dict[str, float]) -> Manifest:
         """Write golden data, labels and manifest, load the result as an app would, and write the report."""
+        memory.trim()
         claimed = {claim.claimed for claim in self.claims if claim.checked}  # on the machine that the engine is for
         golden = self.samples.golden(self.settings, {*built.products, *claimed})
         golden.write(self.folder / GOLDEN_FILE)

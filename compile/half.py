@@ -90,14 +90,14 @@ class GraphPrecision:
             if reload is None:
                 raise error
             self._restore(reload())
-        worst = max(rung.comparisons, key=lambda one: max(one.errors.values(), default=0.0))
-        feed = behind_frontend(next(case.inputs for case in ladder.cases if case.name == worst.case))
+        feed = behind_frontend(ladder.worst_batch(rung))
         more = diagnose.wider(self._body, self._precision, self._kept, feed, gate)
         if more is None:
             tried = ", ".join(self._names())
+            nor = f"nor does it pass with {tried} in float32, and " if tried else ""
             raise GateError(
-                f"{error}; nor does it pass with {tried} in float32, and with more it would hardly be a "
-                f"{self._precision} engine; use --precision fp32"
+                f"{error}; {nor}with more in float32 it would hardly be a {self._precision} engine; use "
+                f"--precision fp32"
             ) from error
         self._kept = more
 
@@ -122,7 +122,9 @@ class GraphPrecision:
         }
 
     def _names(self) -> list[str]:
-        return [_RESIDUAL] * self._kept.residual + list(self._kept.layers)
+        """What stays float32 in this model and not in every one."""
+        residual = self._kept.residual and not usual(self._precision).residual
+        return [_RESIDUAL] * residual + list(self._kept.layers)
 
     def _restore(self, again: EngineModel) -> None:
         """Give the body its weights back, of the same model or of the part behind its preprocessing."""

@@ -99,12 +99,14 @@ class Comparison:
         batch: samples of a batch.
         clips: as the case has it.
         outputs: by name.
+        worst_batch: number of the batch with the largest error of a sample, from 0.
     """
 
     case: str
     batch: int
     clips: str = ""
     outputs: Mapping[str, OutputComparison]
+    worst_batch: int = 0
 
     @property
     def errors(self) -> dict[str, float]:
@@ -285,6 +287,16 @@ class Ladder:
         """Remember that this machine cannot run a stage, and why."""
         self.rungs.append(Rung(name=name, status="skipped", comparisons=(), gate=None, seconds=0.0, note=reason))
 
+    def worst_batch(self, rung: Rung) -> Arrays:
+        """The inputs of the batch with the largest error of a sample.
+
+        Args:
+            rung: compared on cases of this ladder, or on their leading batches.
+        """
+        worst = max(rung.comparisons, key=lambda one: max(one.errors.values(), default=0.0))
+        case = next(case for case in self.cases if case.name == worst.case)
+        return (case.inputs, *case.more)[worst.worst_batch]
+
     def _compare(self, case: Case, run: Callable[[Arrays], Arrays], gate: Gate) -> Comparison:
         found = [run(inputs) for inputs in (case.inputs, *case.more)]
         outputs = {}
@@ -293,7 +305,22 @@ class Ladder:
             fits = all(part.shape[1:] == expected.shape[1:] for part in parts)
             actual = np.concatenate(parts)[: len(expected)] if fits else np.empty(0)
             outputs[name] = compare(actual, expected, kind=self.kinds.get(name, "features"), tie=gate.tie)
-        return Comparison(case=case.name, batch=case.batch, clips=case.clips, outputs=outputs)
+
+        def error(number: int) -> tuple[bool, float]:
+            # Where a batch is not finite, the errors of all of them are infinite.
+            rows = slice(number * case.batch, (number + 1) * case.batch)
+            return max(
+                (not np.isfinite(found[number].get(name, 0.0)).all(), float(compared.errors[rows].max(initial=0.0)))
+                for name, compared in outputs.items()
+            )
+
+        return Comparison(
+            case=case.name,
+            batch=case.batch,
+            clips=case.clips,
+            outputs=outputs,
+            worst_batch=max(range(len(found)), key=error),
+        )
 
 
 def _finite(value: float) -> float | None:

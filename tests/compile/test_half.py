@@ -12,19 +12,23 @@ import torch
 
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.diagnose import wider
+from kdcmae.compile.half import GraphPrecision
 from kdcmae.compile.lowering import InFloat32, layers_of, lower
 from kdcmae.compile.models import classifier_model, examples, free_weights, run
-from kdcmae.compile.parity import TOLERANCE, relative_error
-from kdcmae.compile.peaks import needed, watched
+from kdcmae.compile.parity import TOLERANCE, Case, Ladder, relative_error
+from kdcmae.compile.peaks import Peaks, needed, watched
 from kdcmae.compile.report.notes import what_stays_float32
 from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import GATES
 from kdcmae.errors import GateError
 from kdcmae.keep import TokenKeep, keep_tokens
 from kdcmae.layers import Block
+from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
+
+BATCH = BatchRange(1, 1, 1)
 
 
 def blocks_of(classifier):
@@ -170,9 +174,7 @@ def test_the_ladder_names_what_no_peak_shows(smallest):
 def built(model, target, folder, **settings):
     native = executed_as(target, "fp16", cpu=this_cpu())
     execute_as = "" if native == "fp16" else native
-    chosen = CompileSettings(
-        target=target, precision="fp16", batch=BatchRange(1, 1, 1), execute_as=execute_as, **settings
-    )
+    chosen = CompileSettings(target=target, precision="fp16", batch=BATCH, execute_as=execute_as, **settings)
     model = dataclasses.replace(model, module=copy.deepcopy(model.module))
     again = dataclasses.replace(model, module=copy.deepcopy(model.module))
     return compile_engine(
@@ -232,6 +234,61 @@ def test_a_rung_out_of_its_gate_starts_again_with_more_in_float32(smallest, tmp_
     assert [(rung["name"], rung["status"]) for rung in manifest.parity] == [
         (name, "passed") for name in ("program", "onnx", "engine", "artifact")
     ]
+
+
+def test_an_artifact_out_of_its_gate_starts_again_too(smallest, tmp_path, monkeypatch):
+    """Of targets without a rung for the engine it is the first to run larger batches and all clips."""
+    engines = []
+
+    def wrong_at_first(folder):
+        engine = load_engine(folder)
+        engines.append(engine)
+        if len(engines) == 1:
+            right = engine.infer
+            engine.infer = lambda feed: {name: np.flip(output, axis=-1) for name, output in right(feed).items()}
+        return engine
+
+    monkeypatch.setattr("kdcmae.compile.build.load_engine", wrong_at_first)
+    model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
+    manifest = built(model, "onnx", tmp_path / "engine")
+    assert [part["name"] for part in manifest.precision["in_float32"]["parts"]] == ["the residual stream"]
+    assert [(rung["name"], rung["status"]) for rung in manifest.parity] == [
+        (name, "passed") for name in ("program", "onnx", "engine", "artifact")
+    ]
+
+
+def test_what_leaves_the_gate_is_looked_for_in_the_batch_that_does(smallest, monkeypatch):
+    model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
+    batches = [{"audio": np.full((1, 2), number, dtype=np.float32)} for number in range(3)]
+    case = Case(name="your clips", inputs=batches[0], more=batches[1:], reference={"logits": np.eye(3)})
+    ladder = Ladder(cases=(case,), kinds={"logits": "softmax"})
+    searched = []
+    monkeypatch.setattr("kdcmae.compile.half.diagnose.wider", lambda *known: searched.append(known[3]) or InFloat32())
+    for wrong in ([np.nan, 0, 0], [-3, 2, 5]):
+        answers = np.array([[1, 0, 0], wrong, [0, 0, 1]])
+        ladder.climb(
+            "artifact",
+            lambda feed, answers=answers: {"logits": answers[[int(feed["audio"][0, 0])]]},
+            gate=GATES["fp16"],
+        )
+        precision = GraphPrecision(model, CompileSettings(target="onnx", precision="fp16", batch=BATCH), Peaks())
+        precision.widen(GateError("out"), ladder, GATES["fp16"], behind_frontend=dict, reload=None)
+    assert [feed["audio"][0, 0] for feed in searched] == [1, 1]
+
+
+def test_only_what_is_not_float32_in_every_engine_is_named(smallest, monkeypatch):
+    """The residual stream is float32 in all of bf16, so that no gate is the reason."""
+    model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
+    case = Case(name="golden", inputs={"audio": np.ones((1, 2))}, reference={"logits": np.eye(1, 3)})
+    ladder = Ladder(cases=(case,))
+    ladder.climb("program", lambda feed: {"logits": -np.eye(1, 3)}, gate=GATES["bf16"])
+    precision = GraphPrecision(model, CompileSettings(target="onnx", precision="bf16", batch=BATCH), Peaks())
+    more = [InFloat32(residual=True, layers=("classifier.blocks_a.0.attn",)), None]
+    monkeypatch.setattr("kdcmae.compile.half.diagnose.wider", lambda *_: more.pop(0))
+    precision.widen(GateError("out"), ladder, GATES["bf16"], behind_frontend=dict, reload=None)
+    assert [part["name"] for part in precision.to_dict({})["parts"]] == ["classifier.blocks_a.0.attn"]
+    with pytest.raises(GateError, match=r"^out; nor does it pass with classifier.blocks_a.0.attn in float32"):
+        precision.widen(GateError("out"), ladder, GATES["bf16"], behind_frontend=dict, reload=None)
 
 
 def test_what_nothing_helps_is_refused(smallest, tmp_path, monkeypatch):
