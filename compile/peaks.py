@@ -22,7 +22,7 @@ __all__ = ["FP16_LARGEST", "Peaks", "exceeds", "needed", "watched"]
 
 FP16_LARGEST = float(torch.finfo(torch.float16).max)
 
-# Clips of users may be louder than those of the proof: what comes within two bits of the end is float32 too.
+# Clips of users may be louder than those of the proof: what reaches a quarter of the end is float32 too.
 _HEADROOM = 4.0
 
 
@@ -85,7 +85,7 @@ def needed(peaks: Peaks) -> InFloat32:
 
 def exceeds(peak: float) -> bool:
     """Whether a magnitude is too close to the end of fp16."""
-    return peak * _HEADROOM > FP16_LARGEST
+    return peak * _HEADROOM >= FP16_LARGEST
 
 
 def _see_stream_behind(peaks: Peaks, _: nn.Module, __: tuple[Any, ...], result: Tensor) -> None:

@@ -16,7 +16,7 @@ from kdcmae.compile.half import GraphPrecision
 from kdcmae.compile.lowering import InFloat32, layers_of, lower
 from kdcmae.compile.models import classifier_model, examples, free_weights, run
 from kdcmae.compile.parity import TOLERANCE, Case, Ladder, relative_error
-from kdcmae.compile.peaks import Peaks, needed, watched
+from kdcmae.compile.peaks import Peaks, exceeds, needed, watched
 from kdcmae.compile.report.notes import what_stays_float32
 from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import GATES
@@ -289,6 +289,11 @@ def test_only_what_is_not_float32_in_every_engine_is_named(smallest, monkeypatch
     assert [part["name"] for part in precision.to_dict({})["parts"]] == ["classifier.blocks_a.0.attn"]
     with pytest.raises(GateError, match=r"^out; nor does it pass with classifier.blocks_a.0.attn in float32"):
         precision.widen(GateError("out"), ladder, GATES["bf16"], behind_frontend=dict, reload=None)
+
+
+def test_a_quarter_of_fp16_is_too_close_to_its_end():
+    assert exceeds(16376)
+    assert not exceeds(16375)
 
 
 def test_what_nothing_helps_is_refused(smallest, tmp_path, monkeypatch):
