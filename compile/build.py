@@ -285,9 +285,10 @@ class _Build:
                 with differences_known(), load_engine(self.folder) as engine:
                     executed, note = self._executed(built), self._ran_in(built)
                     self._climb("artifact", engine.infer, computes=executed, note=note, chosen=self.cases)
-                    self.samples.proven(engine, golden, self.settings).write(self.folder / GOLDEN_FILE)
-                    smallest = min(self.cases, key=lambda case: case.batch)
-                    self.latency = measure_latency(engine.infer, smallest.inputs)
+                    golden = self.samples.proven(engine, golden, self.settings)
+                    golden.write(self.folder / GOLDEN_FILE)
+                    self.ladder.remark(self.samples.left_out(golden))
+                    self.latency = measure_latency(engine.infer, min(self.cases, key=lambda case: case.batch).inputs)
         manifest = self._manifest(built, seconds)
         report.write(manifest, self.folder)
         return manifest.write(self.folder)

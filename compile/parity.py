@@ -287,6 +287,11 @@ class Ladder:
         """Remember that this machine cannot run a stage, and why."""
         self.rungs.append(Rung(name=name, status="skipped", comparisons=(), gate=None, seconds=0.0, note=reason))
 
+    def remark(self, note: str) -> None:
+        """Say more of how the last rung ran; nothing where the note is empty."""
+        last = self.rungs[-1]
+        self.rungs[-1] = dataclasses.replace(last, note="; ".join(filter(None, (last.note, note))))
+
     def worst_batch(self, rung: Rung) -> Arrays:
         """The inputs of the batch with the largest error of a sample.
 

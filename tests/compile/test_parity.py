@@ -57,6 +57,14 @@ def test_a_rung_passes_fails_or_is_skipped():
     assert "logits, centred, differs by 1.0e-01" in engine.problem()
 
 
+def test_more_is_said_of_the_last_rung():
+    climbed = ladder()
+    climbed.climb("program", echo, gate=EXACT, note="in fp32")
+    climbed.remark("")
+    climbed.remark("on two clips")
+    assert climbed.rungs[0].note == "in fp32; on two clips"
+
+
 def test_every_case_counts():
     climbed = ladder()
     rung = climbed.climb("engine", lambda feed: {"logits": np.where(feed["x"] > 3, 0, feed["x"])}, gate=EXACT)

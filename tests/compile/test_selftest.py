@@ -25,6 +25,7 @@ from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.ranking import linear_layers
 from kdcmae.compile.selftest import coarse
 from kdcmae.compile.settings import CompileSettings
+from kdcmae.errors import GateError
 from kdcmae.runtime import Engine, SelfTest, load_engine
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.execution import differences_known
@@ -181,3 +182,65 @@ def test_a_broken_engine_fails(
 def test_what_an_engine_gave_is_stored_far_more_finely_than_it_is_compared(offset: float) -> None:
     close = offset + 0.05 * np.random.default_rng(0).standard_normal((6, 12)).astype(np.float32)
     assert np.abs(coarse(close) - close).max() < 1e-3 * 0.05 * 1.1
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    classifier: EngineModel, graphs: dict[str, onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, selftest.Samples]:
+    """An exact engine that is held to the limits of int8, and what it is tested with."""
+    folder = tmp_path_factory.mktemp("quantized")
+    samples = selftest.Samples.of(cases.on_clips(classifier), own_proof(()))
+    samples.golden(own_proof(()), {"int8"}).write(folder / GOLDEN_FILE)
+    write(folder, graphs["fp32"], "int8", described(classifier, "int8"))
+    return folder, samples
+
+
+def own_proof(clips: tuple[Path, ...]) -> CompileSettings:
+    return CompileSettings(target="onnx", precision="int8", batch=BATCH, clips=clips)
+
+
+def beyond(samples: selftest.Samples, fit: int) -> selftest.Samples:
+    """The same of a model whose ranges hold the last clips alone, and not the seeded inputs."""
+    outputs = {name: np.concatenate([-array[: 16 - fit], array[16 - fit :]]) for name, array in samples.outputs.items()}
+    reference = {name: -array for name, array in samples.reference.items()}
+    return dataclasses.replace(samples, outputs=outputs, reference=reference)
+
+
+@pytest.mark.parametrize("fit", [0, 4])
+def test_made_clips_out_of_an_own_model_s_ranges_are_left_out(
+    quantized: tuple[Path, selftest.Samples], fit: int, tmp_path: Path
+) -> None:
+    """The build was proved on the user's own."""
+    folder, samples = shutil.copytree(quantized[0], tmp_path / "engine"), beyond(quantized[1], fit)
+    settings = own_proof((Path("mine"),))
+    with differences_known(), load_engine(folder) as engine:
+        golden = samples.proven(engine, samples.golden(settings, {"int8"}), settings)
+    assert (0 if golden.clips is None else len(golden.clips)) == fit
+    assert samples.left_out(golden).startswith(f"the self-test has {fit} of 6 made clips")
+    golden.write(folder / GOLDEN_FILE)
+    Manifest.read(folder).write(folder)
+    with differences_known(), load_engine(folder) as engine:
+        assert engine.self_test().passed
+
+
+def test_made_clips_that_a_proof_is_made_of_are_needed(quantized: tuple[Path, selftest.Samples]) -> None:
+    folder, samples = quantized[0], beyond(quantized[1], 4)
+    with (
+        differences_known(),
+        load_engine(folder) as engine,
+        pytest.raises(GateError, match=r"^self-test on made clips: .* prove it on your own: --clips$"),
+    ):
+        samples.proven(engine, samples.golden(own_proof(()), {"int8"}), own_proof(()))
+
+
+def test_an_engine_that_is_not_finite_is_refused_whatever_it_was_proved_on(
+    quantized: tuple[Path, selftest.Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, samples = quantized
+    settings = own_proof((Path("mine"),))
+    with differences_known(), load_engine(folder) as engine:
+        infer = engine.infer
+        monkeypatch.setattr(engine, "infer", lambda feed: {name: out * np.nan for name, out in infer(feed).items()})
+        with pytest.raises(GateError, match="not finite"):
+            samples.proven(engine, samples.golden(settings, {"int8"}), settings)
