@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from kdcmae.errors import EngineError
 from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.cpu import Cpu, this_cpu
-from kdcmae.runtime.metrics import compare
+from kdcmae.runtime.metrics import Kind, compare
 from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, native_precision, openvino_core
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def quantize(
     layers: Sequence[str],
     precision: str,
     *,
+    kinds: Mapping[str, Kind],
     saturates: bool = False,
     scores: bool = True,
 ) -> None:
@@ -80,6 +81,7 @@ def quantize(
         clips: to learn ranges from.
         layers: names of linear layers.
         precision: ``int8``.
+        kinds: what each output is for.
         saturates: for processors whose integer products saturate.
         scores: the products of queries and keys too, for processors that multiply them on integers.
 
@@ -96,13 +98,13 @@ def quantize(
         chosen |= attention.separate_products(model, chosen).keys()
         if scores and not saturates:
             chosen |= attention.score_products(model, chosen)
-        quantized = _closest(model, clips, chosen, saturates=saturates)
+        quantized = _closest(model, clips, chosen, kinds, saturates=saturates)
         ov.save_model(quantized, target, compress_to_fp16=False)
     except RuntimeError as error:
         raise EngineError(f"NNCF {nncf.__version__} could not quantise the graph: {error}") from error
 
 
-def _closest(model: Any, clips: Clips, products: set[str], *, saturates: bool) -> Any:
+def _closest(model: Any, clips: Clips, products: set[str], kinds: Mapping[str, Kind], *, saturates: bool) -> Any:
     """The model with these products in int8: plain, or smoothed where plain is not close and smoothed is closer.
 
     Smoothing moves outliers from activations into weights. Its scales stand between a norm or an attention and the
@@ -115,9 +117,9 @@ def _closest(model: Any, clips: Clips, products: set[str], *, saturates: bool) -
     for smooth in (False, True):
         made = _quantized(model, clips, products, smooth=smooth, saturates=saturates)
         closeness = min(
-            compare(output[name], reference[name], kind="softmax", tie=0.0).cosine  # around their mean
+            compare(output[name], reference[name], kind=kind, tie=0.0).cosine
             for output, reference in zip(_answers(made, clips, floating=floating), expected, strict=True)
-            for name in reference
+            for name, kind in kinds.items()
         )
         if closeness > closest:
             best, closest = made, closeness

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.assets import FOLDER
+from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize import openvino, qdq, ranking, store
 from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation, open_graph
@@ -78,7 +79,7 @@ class Quantizer:
         self._budget = 0.0 if wanted.max_drop is None else wanted.max_drop
         if self._target == "openvino":
             openvino.import_nncf()
-        self._layers = ranking.linear_layers(model.module)
+        self._layers, self._kinds = ranking.linear_layers(model.module), models.kinds(model)
         self._evaluation: Evaluation | None = None
         if wanted.max_drop is not None:
             with step("evaluation clips (torch)"):
@@ -153,7 +154,7 @@ class Quantizer:
         chosen = sorted(order[kept:], key=self._layers.index)
         make: Callable[..., None]
         if self._target == "openvino":
-            make, suffix = partial(openvino.quantize, scores=self._scores), ".xml"
+            make, suffix = partial(openvino.quantize, kinds=self._kinds, scores=self._scores), ".xml"
             method = openvino.method(saturates=self._saturates, scores=self._scores)
         else:
             make, suffix = qdq.quantize, ".onnx"
@@ -161,7 +162,8 @@ class Quantizer:
         path = graph.parent / f"without-{kept}" / f"graph{suffix}"
         path.parent.mkdir()
         with self._step(f"quantise to {self._precision}" + (f", {kept} layers kept" if kept else "")):
-            key = store.key_of(graph, self._clips, method, self._target, chosen) if self._reuse else ""
+            made_from = (graph, self._clips, method, self._target, chosen, self._kinds)
+            key = store.key_of(*made_from) if self._reuse else ""
             reused = bool(key) and store.fetch(key, path)
             if not reused:
                 make(graph, path, self._clips, chosen, self._precision, saturates=self._saturates)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.quantize.calibration import Clips
+from kdcmae.runtime.metrics import Kind
 
 __all__ = ["fetch", "keep", "key_of"]
 
 _COMPANIONS = {".xml": ".bin", ".onnx": ".onnx.data"}
 
 
-def key_of(graph: Path, clips: Clips, method: str, target: str, layers: Sequence[str]) -> str:
+def key_of(
+    graph: Path, clips: Clips, method: str, target: str, layers: Sequence[str], kinds: Mapping[str, Kind]
+) -> str:
     """A name for a quantised graph.
 
     Args:
         graph: the float graph, weights beside it.
         clips: as prepared: they stand for the data and the preprocessing.
         method, target, layers: what is made of it, and how.
+        kinds: what each output is for, which decides between two ways.
 
     Returns:
         The name; empty where the cache cannot be used.
     """
-    made = {"clips": _digest(clips), "method": method, "target": target, "layers": layers}
+    made = {"clips": _digest(clips), "method": method, "target": target, "layers": layers, "kinds": dict(kinds)}
     key = BuildCache().key({"files": _with_weights(graph)}, made)
     return f"quantized-{key}" if key else ""
 

@@ -180,7 +180,7 @@ def test_where_scores_stay_in_floating_point_only_weights_that_must_not_saturate
     how, largest, model, graph, clips, tmp_path
 ):
     path = tmp_path / "graph.xml"
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", **how)
+    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", kinds=models.kinds(model), **how)
     network = openvino_core().read_model(path)
     stored = [op.data for op in network.get_ops() if op.get_type_name() == "Constant" and op.data.dtype == np.int8]
     weights = [data for data in stored if data.ndim == 2]
@@ -213,7 +213,8 @@ def test_a_quantised_graph_executes_in_float32_where_that_is_asked(
         openvino, "compile_native", lambda *given: compiled.append(compile_native(*given)) or compiled[-1]
     )
     path = tmp_path / "graph.xml"
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", saturates=saturates)
+    how = {"kinds": models.kinds(model), "saturates": saturates}
+    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", **how)
     run = open_graph(path, floating=True)
     assert set(read_execution(compiled[-1]).products) == {"fp32"}
     assert min(cosines(model, run, clips)) > 0.995
@@ -352,7 +353,7 @@ def test_activations_are_smoothed_only_where_they_have_outliers(outliers, classi
     model = models.classifier_model(made, name="tiny", source="a test", random_weights=True)
     graph, path = tmp_path / "graph.onnx", tmp_path / "graph.xml"
     export_onnx(model, export_program(model, lower(model.module, "fp32"), BATCH), graph)
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8")
+    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", kinds=models.kinds(model))
     assert ("nncf_smooth_quant" in path.read_text(encoding="utf-8")) is outliers
     assert min(cosines(model, open_graph(path, floating=True), clips)) > 0.995
 

@@ -11,6 +11,7 @@ from kdcmae.compile.quantize import store
 from kdcmae.compile.quantize.calibration import Clips
 
 KB = 1000
+KINDS = {"logits": "softmax"}
 
 
 def clips(value=0.0):
@@ -65,28 +66,29 @@ def test_a_graph_larger_than_the_cache_is_not_kept(graph, cache, monkeypatch):
 
 
 def test_the_key_follows_the_graph_the_clips_and_what_is_made_of_them(graph):
-    def key(given=graph, batches=None, precision="int8", target="onnx", layers=("fc1", "fc2")):
-        return store.key_of(given, batches or clips(), precision, target, layers)
+    def key(given=graph, batches=None, precision="int8", target="onnx", layers=("fc1", "fc2"), kinds=KINDS):
+        return store.key_of(given, batches or clips(), precision, target, layers, kinds)
 
     first = key()
     assert first.startswith("quantized-")
     assert key() == first
     others = [key(batches=clips(1.0)), key(precision="fp8"), key(target="trt"), key(layers=("fc1",))]
+    others.append(key(kinds={"logits": "sigmoid"}))
     graph.with_name("graph.onnx.data").write_bytes(bytes(KB))
-    assert len({first, *others, key()}) == 6
+    assert len({first, *others, key()}) == 7
 
 
 @pytest.mark.parametrize("changed", ["sources", "host", "versions"])
 def test_the_key_follows_what_it_is_made_with(changed, graph, monkeypatch):
     """As that of an engine does: the graph of another state of this package is another graph."""
-    before = store.key_of(graph, clips(), "int8", "onnx", ["fc1"])
+    before = store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS)
     if changed == "sources":
         monkeypatch.setattr(caching, "_sources", lambda: "edited")
     elif changed == "host":
         monkeypatch.setattr(host, "describe_host", lambda: {"cpu": "another"})
     else:
         monkeypatch.setattr(caching, "version", lambda library: "99")
-    assert store.key_of(graph, clips(), "int8", "onnx", ["fc1"]) != before
+    assert store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS) != before
 
 
 @pytest.mark.parametrize("place", ["of_user", "fetch_files", "store_files"])
@@ -95,7 +97,7 @@ def test_a_cache_that_fails_costs_a_build_nothing(place, graph, monkeypatch):
         raise RuntimeError("anything")
 
     monkeypatch.setattr(caching.Cache, place, fail)
-    key = store.key_of(graph, clips(), "int8", "onnx", ["fc1"])
+    key = store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS)
     assert bool(key) == (place != "of_user")  # without a name nothing is looked for
     store.keep("quantized-1", graph)
     assert not store.fetch("quantized-1", graph)

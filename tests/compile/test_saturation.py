@@ -61,7 +61,8 @@ def test_an_engine_whose_products_saturate_is_refused_and_the_cause_named(plante
     fault = (
         "from kdcmae.compile.quantize import openvino\n"
         "quantize = openvino.quantize\n"
-        "openvino.quantize = lambda *arguments, saturates, scores: quantize(*arguments, saturates=not saturates)\n"
+        "openvino.quantize = lambda *given, saturates, scores, **others: "
+        "quantize(*given, saturates=not saturates, **others)\n"
     )
     arguments = ["--target", "openvino", "--precision", "int8", "--calibration", "avsynth:4", "--no-cache"]
     arguments += ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "engine")]
