@@ -9,7 +9,7 @@ from kdcmae.evaluation.classification import Classification, ScoredClips
 from kdcmae.evaluation.intervals import mean_average_precision_interval, share_interval
 from kdcmae.evaluation.localization import Localization
 from kdcmae.evaluation.metrics import confusion_matrix
-from kdcmae.evaluation.mistakes import answer, confused_pairs, confusion_by_label, worst_rows
+from kdcmae.evaluation.mistakes import answer, confused_pairs, confusion_cells, worst_rows
 from kdcmae.evaluation.retrieval import (
     Direction,
     Features,
@@ -50,7 +50,7 @@ def classification_details(
             "top_5_accuracy": share_interval(result.top_5_accuracy, labelled),
             "mean_average_precision": mean_average_precision_interval(scored.scores, scored.positives),
         },
-        **({"confusion": confusion_by_label(counts, labels)} if single else {}),
+        **({"confusion": confusion_cells(counts, labels)} if single else {}),
         "confused": confused_pairs(counts, labels),
         "examples": [{"clip": clips[row], **answer(scored, row, labels)} for row in worst_rows(scored, most)],
     }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kdcmae.evaluation.classification import ScoredClips
 
-__all__ = ["answer", "confused_pairs", "confusion_by_label", "worst_rows"]
+__all__ = ["answer", "confused_pairs", "confusion_cells", "worst_rows"]
 
 _BEST = 3  # classes of an answer
 
@@ -50,17 +50,21 @@ def answer(scored: ScoredClips, row: int, labels: Sequence[str]) -> dict[str, An
     return {"labels": scored_labels(own), "predicted": scored_labels(best)}
 
 
-def confusion_by_label(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, dict[str, int]]:
-    """A confusion matrix by name, without its zeros: clips by own class and by predicted class.
+def confusion_cells(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, Any]:
+    """A confusion matrix without its zeros. Its cells are by number: two classes may have one name.
 
     Args:
         counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
         labels: a name per class.
+
+    Returns:
+        The ``labels`` and the ``cells``: ``class`` and ``predicted``, both numbers of labels from 0, and ``clips``.
     """
-    return {
-        labels[own]: {labels[index]: int(counts[own, index]) for index in np.flatnonzero(counts[own]).tolist()}
-        for own in np.flatnonzero(counts.any(axis=1)).tolist()
-    }
+    cells = [
+        {"class": own, "predicted": predicted, "clips": int(counts[own, predicted])}
+        for own, predicted in np.argwhere(counts).tolist()
+    ]
+    return {"labels": list(labels), "cells": cells}
 
 
 def confused_pairs(counts: NDArray[np.int64], labels: Sequence[str], most: int = 20) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 from kdcmae.evaluation.classification import ScoredClips, summarize
 from kdcmae.evaluation.details import classification_details
 from kdcmae.evaluation.metrics import top_accuracy
-from kdcmae.evaluation.mistakes import answer, confused_pairs, confusion_by_label, worst_rows
+from kdcmae.evaluation.mistakes import answer, confused_pairs, confusion_cells, worst_rows
 
 LABELS = ("cat", "dog", "rain")
 SCORED = ScoredClips(
@@ -40,9 +40,20 @@ def test_pairs_are_ordered_by_clips_and_then_by_their_share() -> None:
     assert confused_pairs(np.zeros((3, 3), dtype=np.int64), LABELS) == []
 
 
-def test_a_confusion_matrix_by_name_has_no_zeros() -> None:
+def test_a_confusion_matrix_is_written_without_its_zeros() -> None:
     counts = np.array([[7, 2, 0], [0, 0, 0], [0, 0, 5]])
-    assert confusion_by_label(counts, LABELS) == {"cat": {"cat": 7, "dog": 2}, "rain": {"rain": 5}}
+    found = confusion_cells(counts, LABELS)
+    assert found["labels"] == list(LABELS)
+    assert [tuple(cell.values()) for cell in found["cells"]] == [(0, 0, 7), (0, 1, 2), (2, 2, 5)]
+
+
+def test_classes_of_one_name_keep_their_own_counts() -> None:
+    counts = np.array([[7, 2, 1], [3, 4, 0], [0, 0, 5]])
+    found = confusion_cells(counts, ("engine", "engine", "rain"))
+    again = np.zeros_like(counts)
+    for cell in found["cells"]:
+        again[cell["class"], cell["predicted"]] += cell["clips"]
+    assert np.array_equal(again, counts)
 
 
 def test_top_accuracy_counts_a_tie_as_the_last_of_its_ranks() -> None:

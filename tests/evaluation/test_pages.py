@@ -184,9 +184,20 @@ def test_the_figures_of_a_classifier_are_those_of_its_report(rendered, name):
 def test_every_cell_of_a_small_confusion_matrix_is_on_the_page(rendered):
     report, page = rendered["single"]
     titles = [unescape(part.split("</title>")[0]) for part in page.split("<title>")[2:]]
-    for own, predicted in report["confusion"].items():
-        for label, clips in predicted.items():
-            assert any(title.startswith(f"{own}, predicted {label}: {clips} clips") for title in titles)
+    labels = report["confusion"]["labels"]
+    for cell in report["confusion"]["cells"]:
+        own, predicted = labels[cell["class"]], labels[cell["predicted"]]
+        assert any(title.startswith(f"{own}, predicted {predicted}: {cell['clips']} clips") for title in titles)
+
+
+def test_classes_of_one_name_have_cells_of_their_own():
+    positives = np.eye(2, dtype=bool)[[0, 0, 0, 1]]
+    scored = ScoredClips(np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7]]), positives)
+    result = summarize(scored, ("engine", "engine"))
+    details = classification_details(scored, result, list("abcd"), several=False, most=0)
+    page = render(document("classification", result, **details), {})
+    counts = [part.split(" clip")[0] for part in page.split("engine, predicted engine: ")[1:]]
+    assert counts == ["2", "1", "0", "1"]
 
 
 def test_a_large_confusion_matrix_is_a_picture_and_one_of_several_classes_is_none(rendered):

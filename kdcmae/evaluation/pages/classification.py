@@ -77,8 +77,7 @@ def _figures(document: Document) -> Html:
 def _confusion(document: Document) -> Iterator[Html]:
     confusion = document.get("confusion")
     if confusion is not None:
-        labels = [entry["label"] for entry in _measured(document)["classes"]]
-        yield _matrix(labels, confusion)
+        yield _matrix(confusion["labels"], confusion["cells"])
     pairs = document["confused"]
     if pairs:
         rows = [(one["label"], one["predicted"], f"{one['clips']} ({percent(one['share'])})") for one in pairs]
@@ -87,17 +86,19 @@ def _confusion(document: Document) -> Iterator[Html]:
         yield section("Most frequent errors", shown, note=f"Clips, and their share of those of the class.{several}")
 
 
-def _matrix(labels: Sequence[str], confusion: Mapping[str, Mapping[str, int]]) -> Html:
-    counts = [[confusion.get(own, {}).get(label, 0) for label in labels] for own in labels]
+def _matrix(labels: Sequence[str], cells: Sequence[Mapping[str, int]]) -> Html:
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for found in cells:
+        counts[found["class"], found["predicted"]] = found["clips"]
     note = "A row per class, a column per predicted class; a stronger colour for a larger share of the row."
     if len(labels) <= MOST_CELLS:
-        drawn = charts.confusion("confusion matrix", labels, counts)
+        drawn = charts.confusion("confusion matrix", labels, counts.tolist())
         return section("Confusion", drawn, note=note, wide=len(labels) > _BESIDE)
     said = (
         f"{len(labels)} classes in the model's order: a row per class from above, a column per predicted class from "
         "the left; brighter the more of its row it holds."
     )
-    content = encode_image(_map(np.array(counts, dtype=np.int64)), "png")
+    content = encode_image(_map(counts), "png")
     image = tag("img", src=data_uri("png", content), alt="confusion matrix", class_="cells")
     return section("Confusion", image, note=said)
 
