@@ -52,6 +52,7 @@ class Accuracy:
         loss: what the quantised graph, or another engine, loses against the float32 model.
         agreement: per cent of the clips that both give the same first class.
         others: clips of the other half.
+        most: clips of ``--evaluation`` that are used in both halves, however many it has; None for all.
         broken: clips that could not be used, and why.
     """
 
@@ -59,6 +60,7 @@ class Accuracy:
     loss: Loss
     agreement: float
     others: int
+    most: int | None = None
     broken: Mapping[str, str] = field(default_factory=dict)
 
     def problem(self, limit: float) -> str:
@@ -72,7 +74,10 @@ class Accuracy:
         needed = loss.clips_needed(limit)
         if needed is None:
             return f"{found}; no number of clips decides on a loss that is the limit itself: raise --max-drop"
-        return f"{found}; too few clips to decide: about {2 * needed} in --evaluation would"
+        advice = f"{found}; too few clips to decide: about {2 * needed} in --evaluation would"
+        if self.most is None or 2 * needed <= self.most:
+            return advice
+        return f"{advice}, of which at most {self.most} are used: raise --max-drop"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, in per cent and percentage points."""
@@ -97,20 +102,21 @@ class Evaluation:
     Args:
         model: a classifier with its weights; what an untrained one puts first counts as right: its labels mean nothing.
         clips: labelled with its classes, at least two.
+        most: clips that are used, however many there are; None for all.
 
     Raises:
         ConfigError: a model that does not classify.
         DataError: labels that the model does not have, or a single clip.
     """
 
-    def __init__(self, model: EngineModel, clips: Clips) -> None:
+    def __init__(self, model: EngineModel, clips: Clips, *, most: int | None = None) -> None:
         _require_classes(model)
         chooses = choosing_half((*clips.ids, *clips.broken))
         self._choosing = [place for place, clip in enumerate(clips.ids) if clip in chooses]
         self._reporting = [place for place, clip in enumerate(clips.ids) if clip not in chooses]
         if not self._choosing or not self._reporting:
             raise DataError(f"{clips.source}: accuracy needs two clips at least, one to choose and one to report")
-        self._clips = clips
+        self._clips, self._most = clips, most
         self._output = model.outputs[0].name
         self._reference = self._logits(lambda feed: models.reference(model, feed), clips)
         self._metric: Metric = metric_of(model.scores)
@@ -138,7 +144,7 @@ class Evaluation:
         clips = list_data(data, split="test", most=EVALUATED)
         if not model.facts["random_weights"]:
             require_labels(clips, model.classes, model=model.facts["name"])
-        return cls(model, prepare_clips(model, clips, batch))
+        return cls(model, prepare_clips(model, clips, batch), most=None if clips.made else EVALUATED)
 
     def choose(self, run: Run) -> Accuracy:
         """Measure a candidate on the half of the clips that choices are made by.
@@ -166,6 +172,7 @@ class Evaluation:
             loss=paired_loss(self._metric, reference, found, self._targets[half]),
             agreement=100 * float(same.mean()),
             others=self._clips.count - len(half),
+            most=self._most,
             broken=self._clips.broken,
         )
 

@@ -200,6 +200,7 @@ def test_map_is_what_a_multi_label_model_loses(smallest, manifest):
         return {"logits": np.where(best, logits, -logits - 100)}
 
     accuracy = evaluation.report(spoilt)
+    assert accuracy.most == EVALUATED
     assert accuracy.loss.metric == "mAP"
     assert accuracy.agreement == 100
     assert accuracy.loss.points != 0
