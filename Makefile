@@ -21,10 +21,10 @@ check: $(STAMP)
 	rm -rf build/site && $(PIP) install --quiet --no-deps --no-build-isolation --target build/site .
 	cd build/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kdcmae
 
-# Some 2000 damaged files of each kind that people hand in: media, lists, shards, engine folders, cards, checkpoints.
-# `make test` tries a twentieth of them.
+# 2000 damaged files of each kind that people hand in: media, lists, shards, engine folders, cards, checkpoints.
+# `make test` tries sixty of each.
 fuzz: $(STAMP)
-	KDCMAE_FUZZ=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --timeout 3600 tests/fuzz
+	KDCMAE_FUZZ=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --timeout 3600 tests/fuzz
 
 # Engines once more with the instructions of a processor without AVX-512 and VNNI, as far as oneDNN, and so OpenVINO and
 # PyTorch, goes: int8 products saturate there, and nothing multiplies bfloat16.
