@@ -125,10 +125,7 @@ class _Build:
         self.latency: dict[str, float] = {}
         self.speed: dict[str, Any] = {}
         with step("reference outputs (torch)"), watched(self.body.module, settings.floating) as peaks:
-            self.cases = (
-                *cases.batch_cases(model, settings.batch),
-                *cases.clip_cases(model, settings.batch, settings.clips),
-            )
+            self.cases = cases.proof(model, settings.batch, settings.clips, rounds=settings.precision != "fp32")
             self.samples = selftest.Samples.of(model, settings)
         self.some_cases = cases.shortened(model, self.cases)
         self.ladder = Ladder(cases=self.cases, kinds=models.kinds(model))

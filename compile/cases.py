@@ -32,6 +32,7 @@ __all__ = [
     "cut_note",
     "made_clips",
     "on_clips",
+    "proof",
     "shortened",
 ]
 
@@ -54,10 +55,28 @@ _CHUNK = 8  # samples that the reference model computes at once
 _RawClip = tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None]
 
 
+def proof(model: EngineModel, batch: BatchRange, paths: Sequence[Path], *, rounds: bool) -> tuple[Case, ...]:
+    """Everything that an engine is proved on: batches of every size, and clips.
+
+    Args:
+        model, batch, paths: as for :func:`clip_cases`.
+        rounds: the engine does. Then the batches are of the user's own clips where there are any: made ones may lie
+            beyond the ranges of a model that was calibrated on its own.
+
+    Raises:
+        DataError: a clip that cannot be read.
+    """
+    clips = tuple(clip_cases(model, batch, paths))
+    yours = next((case for case in clips if case.clips == "yours"), None)
+    if rounds and yours is not None:
+        model = dataclasses.replace(model, examples=functools.partial(_samples_of, yours))
+    return (*batch_cases(model, batch), *clips)
+
+
 def batch_cases(model: EngineModel, batch: BatchRange) -> Iterator[Case]:
     """Seeded inputs at the smallest, the tuned and the largest batch, as far as the model's size allows.
 
-    The first case is the one that the engine's self-test gets: two samples where the engine takes them, since one
+    The first case is like the one that the engine's self-test gets: two samples where the engine takes them, since one
     would not show a batch axis that got mixed up.
     """
     golden = min(batch.max, max(batch.min, 2))
@@ -196,6 +215,15 @@ def _prepared(model: EngineModel, clips: Iterable[_RawClip]) -> list[Arrays]:
 
 def _concatenated(samples: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _samples_of(case: Case, count: int, seed: int) -> dict[str, NDArray[Any]]:
+    """So many samples of a case, from that of this number on, and again from the first."""
+    batches = (case.inputs, *case.more)
+    places = [divmod((seed + number) % case.samples, case.batch) for number in range(count)]
+    return _concatenated(
+        [{name: array[row : row + 1] for name, array in batches[batch].items()} for batch, row in places]
+    )
 
 
 def _case(model: EngineModel, name: str, inputs: Arrays) -> Case:

@@ -144,10 +144,7 @@ def _diagnose(
     if quantized:
         model = cases.on_clips(model)
     with step("inputs"), watched(model.module, settings.floating) as peaks:
-        proofs = (
-            *cases.batch_cases(model, settings.batch),
-            *cases.clip_cases(model, settings.batch, settings.clips),
-        )
+        proofs = cases.proof(model, settings.batch, settings.clips, rounds=settings.precision != "fp32")
     with step("export"):
         lowered = lower(model.module, settings.floating, needed(peaks) or None)  # type: ignore[arg-type]
         exported = graph = scratch / "graph.onnx"

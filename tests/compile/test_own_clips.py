@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile import models
+from kdcmae.compile import cases, models
 from kdcmae.compile.cache import cache_key
 from kdcmae.compile.cli.classes import named_classes, require_clips
 from kdcmae.compile.quantize.accuracy import Evaluation
@@ -346,6 +346,21 @@ def test_a_file_is_the_same_under_another_path(manifest, tmp_path, monkeypatch):
     (link := tmp_path / "link.json").symlink_to(manifest)
     for other in (manifest, Path(manifest.name), str(link)):
         assert len(list_calibration(Path(manifest.name), split="train", evaluation=other).records) == 6
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_an_engine_that_rounds_is_proved_on_batches_of_the_user_s_own_clips(rounds, smallest, manifest, monkeypatch):
+    """Made ones may lie beyond its ranges; float32 has none, and gets noise."""
+    monkeypatch.setattr(cases, "PAIRED_CLIPS", 12)  # no made ones are needed to fill up
+    model = models.classifier_model(smallest, name="mine", source="a file", random_weights=False)
+    batch = BatchRange(1, 2, 4)
+    *batches, yours = cases.proof(cases.on_clips(model), batch, [manifest], rounds=rounds)
+    assert [(case.batch, case.clips) for case in batches] == [(2, ""), (1, ""), (4, "")]
+    own = {sample.tobytes() for inputs in (yours.inputs, *yours.more) for sample in inputs["audio"]}
+    assert len(own) == yours.samples == 12
+    assert all({sample.tobytes() for sample in case.inputs["audio"]} <= own for case in batches) is rounds
+    for case in batches:
+        np.testing.assert_array_equal(case.reference["logits"], models.reference(model, case.inputs)["logits"])
 
 
 def test_a_clip_that_reports_leaves_none_to_calibrate_on(tmp_path):
