@@ -21,7 +21,7 @@ from kdcmae.evaluation.bootstrap import clip_weights, weighted_map
 from kdcmae.evaluation.metrics import Positives, Scores, correctness, mean_average_precision
 from kdcmae.runtime.scores import Scores as Kind
 
-__all__ = ["CONFIDENCE", "Loss", "Metric", "mean_interval", "metric_of", "paired_loss"]
+__all__ = ["CONFIDENCE", "Loss", "Metric", "mean_interval", "metric_of", "paired_loss", "unseen_loss"]
 
 Metric = Literal["top-1", "mAP"]
 
@@ -61,12 +61,15 @@ class Loss:
     def clips_needed(self, limit: float) -> int | None:
         """About how many clips would show that no more than ``limit`` points are lost, if the loss is what it seems.
 
-        The interval narrows with the square root of the clips. None where no number of clips would: so much is lost.
+        The interval narrows with the square root of the clips; where nothing changes, as :func:`unseen_loss` does.
+        None where no number of clips would: so much is lost.
         """
         if self.high <= limit:
             return self.clips
         if self.points >= limit:
             return None
+        if self.low == self.points:
+            return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-limit / 100))
         return math.ceil(self.clips * ((self.high - self.points) / (limit - self.points)) ** 2)
 
 
@@ -92,11 +95,22 @@ def paired_loss(metric: Metric, reference: Scores, other: Scores, positives: Pos
     if metric == "top-1":
         right = [100 * correctness(scores, positives) for scores in (reference, other)]
         values = [float(found.mean()) for found in right]
-        low, high = mean_interval(right[0] - right[1], seed=seed)
+        lost = right[0] - right[1]
+        low, high = mean_interval(lost, seed=seed)
+        if lost.max() <= 0:  # a resample of clips without a lost answer has none either
+            high = max(high, unseen_loss(len(lost)))
     else:
         values = [100 * mean_average_precision(scores, positives) for scores in (reference, other)]
         low, high = _map_interval(reference, other, positives, seed)
     return Loss(metric=metric, clips=len(positives), reference=values[0], other=values[1], low=low, high=high)
+
+
+def unseen_loss(clips: int) -> float:
+    """The percentage of answers that may be lost though none of these clips' is: at 95 %, the rule of three, 3/n.
+
+    Source: Hanley and Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983).
+    """
+    return 100 * (1 - (1 - CONFIDENCE) ** (1 / clips))
 
 
 def mean_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 from kdcmae.evaluation.metrics import mean_average_precision
-from kdcmae.evaluation.paired import Loss, mean_interval, metric_of, paired_loss
+from kdcmae.evaluation.paired import Loss, mean_interval, metric_of, paired_loss, unseen_loss
 
 
 def multi_label(
@@ -36,10 +36,31 @@ def single_label(
 
 def test_an_equal_model_loses_nothing() -> None:
     scores, _, positives = multi_label(40, 6, seed=0, noise=0)
-    for metric in ("top-1", "mAP"):
-        loss = paired_loss(metric, scores, scores.copy(), positives)
-        assert (loss.points, loss.low, loss.high, loss.clips) == (0, 0, 0, 40)
-        assert loss.clips_needed(0.0) == 40
+    loss = paired_loss("mAP", scores, scores.copy(), positives)
+    assert (loss.points, loss.low, loss.high, loss.clips) == (0, 0, 0, 40)
+    assert loss.clips_needed(0.0) == 40
+
+
+@pytest.mark.parametrize(("clips", "at_most"), [(5, 45.07), (100, 2.951), (500, 0.5974)])
+def test_clips_without_a_changed_answer_leave_room_for_one_in_a_third_of_them(clips: int, at_most: float) -> None:
+    scores, positives = np.eye(4)[np.arange(clips) % 4], np.eye(4, dtype=bool)[np.arange(clips) % 3]
+    loss = paired_loss("top-1", scores, scores.copy(), positives)
+    assert (loss.points, loss.low) == (0, 0)
+    assert loss.high == pytest.approx(at_most, rel=1e-3)
+    assert loss.high <= 300 / clips
+    assert (1 - loss.high / 100) ** clips == pytest.approx(0.05)  # so many lose nothing that seldom
+    assert loss.clips_needed(0.5) == 598
+    assert loss.clips_needed(0.0) is None
+
+
+def test_answers_that_are_won_do_not_hide_those_that_may_be_lost() -> None:
+    positives = np.eye(4, dtype=bool)[np.zeros(20, dtype=int)]
+    other = positives + 0.0
+    reference = other.copy()
+    reference[0] = np.eye(4)[1]
+    loss = paired_loss("top-1", reference, other, positives)
+    assert loss.points == -5
+    assert loss.high == unseen_loss(20)
 
 
 @pytest.mark.parametrize("metric", ["top-1", "mAP"])
