@@ -98,7 +98,7 @@ def extract(
         on_clip()
     failed = {}
     write = partial(_write, image_size=image_size, seconds=seconds, mono=mono)
-    outcomes = map_in_processes(partial(_extract, folder, write), left, processes=processes)
+    outcomes = map_in_processes(partial(_extract, folder, write), _begun(left, sources), processes=processes)
     with sources:
         for record, (source, reason) in zip(left, outcomes, strict=True):
             if reason is None:
@@ -121,6 +121,13 @@ def _extracted(record: ClipRecord, folder: Path) -> ClipRecord:
         wav=folder / "audio" / f"{record.id}.wav",
         frames_folder=folder / "frames",
     )
+
+
+def _begun(records: Sequence[ClipRecord], sources: Sources) -> Iterator[ClipRecord]:
+    """The clips to make, each noted before a process gets it: stopped in the middle, it is of two settings."""
+    for record in records:
+        sources.begin(record.id)
+        yield record
 
 
 def _is_done(record: ClipRecord, folder: Path, sources: Sources) -> bool:

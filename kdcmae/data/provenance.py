@@ -26,8 +26,8 @@ def source_of(path: Path) -> Source:
 class Sources:
     """A file of one JSON line per item: what it was made from, and with which settings.
 
-    Lines are appended as items are done, so that a run that is killed leaves those of what it did. The last line of an
-    item counts.
+    Lines are appended as items are begun and done, so that a run that is killed leaves those of what it did. The last
+    line of an item counts; one without a source says that it was begun.
 
     Args:
         path: of the file; a new one if need be.
@@ -61,8 +61,16 @@ class Sources:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
 
+    def begin(self, item: str) -> None:
+        """Forget what an item was made from: its files are about to be overwritten, one after another."""
+        if item in self._made:
+            self._append(item, {})
+
     def add(self, item: str, source: Source) -> None:
         """Remember that an item was made."""
-        self._made[item] = {**source, **self._settings}
-        self._file.write(json.dumps({"id": item, **self._made[item]}) + "\n")
+        self._append(item, {**source, **self._settings})
+
+    def _append(self, item: str, entry: dict[str, Any]) -> None:
+        self._made[item] = entry
+        self._file.write(json.dumps({"id": item, **entry}) + "\n")
         self._file.flush()

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kdcmae.data.clip import read_clip
 from kdcmae.data.extract import extract
-from kdcmae.data.images import read_image
+from kdcmae.data.images import read_image, write_image
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.data.reading import read_record
 from kdcmae.data.shard_files import list_clips
@@ -149,6 +151,49 @@ def test_a_run_killed_while_it_writes_goes_on(videos: list[ClipRecord], tmp_path
     outcome = extract([videos[0], videos[2]], tmp_path)
     assert (outcome.extracted, outcome.kept) == (1, 1)
     assert extract([videos[0], videos[2]], tmp_path).kept == 2
+
+
+@pytest.mark.parametrize("settings", [{"image_size": 24}, {"mono": "left"}, {"seconds": 0.5}], ids=str)
+@pytest.mark.parametrize("stopped_at", ["kdcmae.data.extract.write_image", "kdcmae.data.provenance.Sources.add"])
+def test_a_clip_that_was_being_remade_when_killed_is_not_done(
+    stopped_at: str, settings: dict[str, Any], videos: list[ClipRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contents() -> dict[str, bytes]:
+        return {name: (tmp_path / name).read_bytes() for name in files(tmp_path) - {"sources.jsonl"}}
+
+    good = [videos[0], videos[2]]
+    extract(good, tmp_path, image_size=32)
+    expected, calls, real = contents(), [], write_image
+
+    def stopped(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > 4 or stopped_at.endswith("add"):
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(stopped_at, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        extract(good, tmp_path, **{"image_size": 32, **settings})
+    monkeypatch.undo()
+    assert not (tmp_path / "manifest.json").exists()
+    outcome = extract(good, tmp_path, image_size=32)
+    assert (outcome.extracted, outcome.kept) == (1, 1)  # the other one was not begun
+    assert contents() == expected
+
+
+def test_a_clip_that_cannot_be_remade_is_not_done(videos: list[ClipRecord], tmp_path: Path) -> None:
+    clip = ClipRecord(id="a", video=tmp_path / "a.mp4")
+    assert clip.video is not None
+    assert videos[0].video is not None
+    clip.video.write_bytes(videos[0].video.read_bytes())
+    when = clip.video.stat().st_mtime_ns
+    extract([clip, videos[2]], tmp_path / "out", image_size=32, processes=2)
+    content = clip.video.read_bytes()
+    clip.video.write_bytes(b"damaged")
+    assert list(extract([clip, videos[2]], tmp_path / "out", image_size=32, processes=2).failed) == ["a"]
+    clip.video.write_bytes(content)
+    os.utime(clip.video, ns=(when, when))
+    assert extract([clip, videos[2]], tmp_path / "out", image_size=32).extracted == 1
 
 
 def test_processes_change_nothing(videos: list[ClipRecord], tmp_path: Path) -> None:
