@@ -36,13 +36,17 @@ _MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", 
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels to show per clip.")
 @click.option("--average-frames", is_flag=True, help="Average the scores over ten frames; otherwise the middle one.")
 @click.option(
-    "--window", "window_s", type=Number(min=0, min_open=True), help="Seconds.", show_default="what the model hears"
+    "--window",
+    "window_s",
+    type=Number(min=0, min_open=True),
+    help="Seconds that are scored at once; a longer clip is cut into windows of as many.",
+    show_default="what the model hears",
 )
 @click.option(
     "--hop",
     "hop_s",
     type=Number(min=0, min_open=True),
-    help="Seconds from one window to the next.",
+    help="Seconds from one window to the next, no more than a window.",
     show_default="half a window",
 )
 @click.option("--timeline", type=click.Path(path_type=Path), help="Draw one clip's scores over time: a .png or .html.")
@@ -131,7 +135,7 @@ def windowing_of(facts: ModelFacts, window_s: float | None = None, hop_s: float 
         hop_s: seconds from one to the next; None for half a window.
 
     Raises:
-        ConfigError: a window is longer than what the model hears.
+        ConfigError: the model cannot hear such a window, or the hop is longer than a window or too short.
     """
     from kdcmae.runtime.windows import Windowing
 
@@ -156,7 +160,7 @@ def score_clip(
         path: the clip.
         windowing: in samples at 16 kHz.
         frame_numbers: which of each window's ten frames to use; their scores are averaged.
-        progress: told of every window.
+        progress: told of the number of windows, and then of each.
 
     Raises:
         BrokenClipError: the clip cannot be used.
@@ -178,6 +182,7 @@ def score_clip(
     with clip_boundary(str(path)):
         windows = ClipWindows(path, facts.modality, frame_numbers, windowing, mono=facts.preprocessing.mono)
         arriving = iter(windows)
+    progress(0, len(windows))
     while True:
         with clip_boundary(str(path)):
             window = next(arriving, None)

@@ -26,6 +26,7 @@ Progress = Callable[[int, int], None]
 
 _ROWS = 40  # of a table over time; more windows than that are joined where their best label is the same
 _NOTE_EVERY_S = 10.0
+_MANY = 100  # windows, which are told of before the first is scored
 _KINDS = (".png", ".html")
 
 
@@ -114,6 +115,10 @@ def progress_of(path: Path) -> Iterator[Progress]:
 
     def progress(done: int, total: int) -> None:
         nonlocal noted
+        if done == 0:
+            if total >= _MANY:
+                note(f"  {path}: {total} windows")
+            return
         if total > 1:
             status(f"  {line(str(path))}: window {done} of {max(done, total)}")
         if time.monotonic() - noted > _NOTE_EVERY_S:

@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT
+from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
 __all__ = ["Cutter", "Window", "Windowing"]
+
+_FRAME_S, _SHIFT_S = FRAME_LENGTH / SAMPLE_RATE_HZ, FRAME_SHIFT / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +49,31 @@ class Windowing:
             sample_rate_hz: of the sound.
 
         Raises:
-            ConfigError: a window is longer than what the model hears, or one of them is not positive.
+            ConfigError: a window is longer than what the model hears or shorter than a frame of a spectrogram, or a
+                hop is longer than a window, whose sound nobody would hear, or shorter than from frame to frame.
         """
         length = longest if window_s is None else round(window_s * sample_rate_hz)
         if length > longest:
             raise ConfigError(
                 f"a window of {window_s:g} s is more than the {longest / sample_rate_hz:.2f} s that the model hears"
             )
-        return cls(length=length, hop=max(1, length // 2) if hop_s is None else round(hop_s * sample_rate_hz))
+        if window_s is not None and window_s < _FRAME_S:
+            raise ConfigError(
+                f"a window of {window_s:g} s is less than one spectrogram frame; give {_FRAME_S:g} s or more"
+            )
+        if hop_s is None:
+            return cls(length=length, hop=max(1, length // 2))
+        if hop_s < _SHIFT_S:
+            raise ConfigError(
+                f"a hop of {hop_s:g} s is less than from one spectrogram frame to the next; give {_SHIFT_S:g} s or more"
+            )
+        hop = round(hop_s * sample_rate_hz)
+        if hop > length:
+            raise ConfigError(
+                f"a hop of {hop_s:g} s leaves out sound between windows of {length / sample_rate_hz:g} s; "
+                "give a hop that is no longer than a window"
+            )
+        return cls(length=length, hop=hop)
 
     def starts(self, total: int) -> list[int]:
         """Where the windows of a sound start.

@@ -414,12 +414,20 @@ def test_a_table_over_time_for_people(model: Path, long_clip: Path) -> None:
 
 
 def test_windows_as_one_asks_for_them(model: Path, long_clip: Path) -> None:
-    windows = answer(model, long_clip, "--window", 0.2, "--hop", 0.5)["clips"][0]["windows"]
-    assert [window["start_s"] for window in windows][:4] == [0, 0.5, 1, 1.5]
+    windows = answer(model, long_clip, "--window", 0.2, "--hop", 0.15)["clips"][0]["windows"]
+    assert [window["start_s"] for window in windows][:4] == [0, 0.15, 0.3, 0.45]
     assert all(window["end_s"] - window["start_s"] == pytest.approx(0.2) for window in windows)
     result = run(model, long_clip, "--window", 5)
     assert result.exit_code == 2
     assert "a window of 5 s is more than the 0.34 s that the model hears" in result.stderr
+
+
+def test_a_hop_that_leaves_out_sound_is_refused(model: Path, long_clip: Path, tmp_path: Path) -> None:
+    page = tmp_path / "time.html"
+    result = run(model, long_clip, "--window", 0.2, "--hop", 1000, "--timeline", page)
+    assert result.exit_code == 2
+    assert "a hop of 1000 s leaves out sound between windows of 0.2 s; give a hop" in result.stderr
+    assert not page.exists()
 
 
 @pytest.mark.parametrize("name", ["time.html", "time.png"])
@@ -454,4 +462,9 @@ def test_a_timeline_that_cannot_be_drawn(
 
 def test_progress_of_a_long_clip(model: Path, long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_report, "_NOTE_EVERY_S", 0)
-    assert f"{long_clip}: window 5 of 11" in run(model, long_clip).stderr
+    told = run(model, long_clip).stderr
+    assert f"{long_clip}: window 5 of 11" in told
+    assert "11 windows" not in told
+    monkeypatch.setattr(predict_report, "_MANY", 11)
+    told = run(model, long_clip).stderr
+    assert 0 <= told.index(f"{long_clip}: 11 windows") < told.index("window 1 of 11")

@@ -60,8 +60,16 @@ def test_windows_in_seconds() -> None:
     assert made(None, None) == (4000, 2000)
     assert made(2.5, None) == (2500, 1250)
     assert made(None, 0.1) == (4000, 100)
-    assert made(1, 60) == (1000, 60000)
+    assert made(1, 1) == (1000, 1000)
+    assert made(0.025, None) == (25, 12)
+    assert made(None, 0.01) == (4000, 10)
     with pytest.raises(ConfigError, match=r"a window of 5 s is more than the 4\.00 s that the model hears"):
         made(5, None)
-    with pytest.raises(ConfigError, match="hop=0 of the windows must be at least one sample"):
+    with pytest.raises(ConfigError, match=r"a window of 0\.02 s is less than one .*; give 0\.025 s or more"):
+        made(0.02, None)
+    with pytest.raises(ConfigError, match=r"a hop of 0\.0001 s is less than .*; give 0\.01 s or more"):
         made(None, 0.0001)
+    with pytest.raises(ConfigError, match=r"a hop of 60 s leaves out sound between windows of 4 s; give a hop that"):
+        made(None, 60)
+    with pytest.raises(ConfigError, match="hop=0 of the windows must be at least one sample"):
+        Windowing(length=1, hop=0)
