@@ -168,16 +168,18 @@ def extract_videos(
 def stats(data: Path, audio_frames: int, mono: Mono, write: bool, processes: int, as_json: bool) -> None:
     """Measure the mean and standard deviation of the spectrogram, padding included, as published.
 
-    A fresh model is trained with what --write keeps: CLIPS.stats.json beside a manifest, stats.json in a folder of
-    shards. A model that starts from a checkpoint keeps the checkpoint's, unless --set says otherwise.
+    A fresh model is trained with what --write keeps: CLIPS.stats.json beside a manifest or a shard, stats.json in a
+    folder of shards. A model that starts from a checkpoint keeps the checkpoint's, unless --set says otherwise.
 
     \b
     kdcmae data stats clips.jsonl --write
     """
     from kdcmae.data.shard_files import list_clips
-    from kdcmae.data.statistics import write_statistics
+    from kdcmae.data.statistics import statistics_path, write_statistics
     from kdcmae.data.stats import spectrogram_stats
 
+    if write:
+        statistics_path(data)  # refused before hours of measuring
     records = list_clips(data)
     with progress_bar("measure", len(records)) as on_clip:
         measured = spectrogram_stats(

@@ -1,7 +1,7 @@
 """The statistics that normalise a data set's inputs, where they are kept beside the clips: training reads them there.
 
 A published JSON manifest may have them beside its field ``data``. For every kind of clips they may lie in a file of
-their own: ``stats.json`` in a folder of shards, ``NAME.stats.json`` beside a manifest ``NAME``.
+their own: ``stats.json`` in a folder of shards, ``NAME.stats.json`` beside a manifest or a single shard ``NAME``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.replacing import replacing
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.text_files import read_json
 
-__all__ = ["KeptStatistics", "read_statistics", "write_statistics"]
+__all__ = ["KeptStatistics", "read_statistics", "statistics_path", "write_statistics"]
 
 _NAMES = ("fbank_mean", "fbank_std", "image_mean", "image_std", "mono")
 
@@ -51,7 +52,7 @@ class KeptStatistics:
 
 
 def read_statistics(data: str | os.PathLike[str]) -> KeptStatistics | None:
-    """The statistics kept with a manifest or a folder of shards; None if there are none.
+    """The statistics kept with a manifest, a shard or a folder of shards; None if there are none.
 
     Raises:
         DataError: the file cannot be read, a value is out of range, or two files have them.
@@ -67,11 +68,25 @@ def read_statistics(data: str | os.PathLike[str]) -> KeptStatistics | None:
     return _checked(beside, document)
 
 
+def statistics_path(data: str | os.PathLike[str]) -> Path:
+    """Where :func:`write_statistics` keeps those of a manifest, a shard or a folder of shards.
+
+    Raises:
+        DataError: the manifest holds statistics itself, or the folder no shards.
+    """
+    if _of_manifest(Path(data)) is not None:
+        raise DataError(f"{data} holds statistics itself; change them there, or remove them and run again")
+    path = _path_of(Path(data))
+    if path.parent == Path(data) and not any(path.parent.glob("*.tar")):
+        raise DataError(f"{data} holds no shards, and training takes no folder of clips; give a manifest")
+    return path
+
+
 def write_statistics(data: str | os.PathLike[str], values: Mapping[str, Any], **facts: Any) -> Path:
-    """Keep statistics beside a manifest or in a folder of shards.
+    """Keep statistics beside a manifest or a shard, or in a folder of shards.
 
     Args:
-        data: the manifest or the folder.
+        data: the manifest, the shard or the folder.
         values: as of :class:`KeptStatistics`.
         facts: further fields of the file.
 
@@ -79,16 +94,13 @@ def write_statistics(data: str | os.PathLike[str], values: Mapping[str, Any], **
         The file.
 
     Raises:
-        DataError: the manifest holds statistics itself, the folder no shards, or the values are out of range.
+        DataError: as of :func:`statistics_path`, or the values are out of range.
+        DiskFullError: no space is left for it.
     """
-    if _of_manifest(Path(data)) is not None:
-        raise DataError(f"{data} holds statistics itself; change them there, or remove them and run again")
-    path = _path_of(Path(data))
-    if path.parent == Path(data) and not any(path.parent.glob("*.tar")):
-        raise DataError(f"{data} holds no shards, and training takes no folder of clips; give a manifest")
+    path = statistics_path(data)
     document = {**values, **facts}
     _checked(path, document)
-    with replacing(path) as partial:
+    with writing(path), replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -83,6 +83,22 @@ def test_stats(avsynth: Path, extracted: Path) -> None:
     assert f"fbank_std  {document['std']:.4f}" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("clips", "holds no shards"), ("a.json", "holds statistics itself")], ids=lambda name: name
+)
+def test_stats_that_cannot_be_kept_are_refused_before_they_are_measured(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    (tmp_path / "a.json").write_text(json.dumps({"fbank_mean": -5, "data": [{"wav": "a.wav", "labels": "x"}]}))
+    measured = []
+    monkeypatch.setattr("kdcmae.data.stats.spectrogram_stats", lambda *_, **__: measured.append(1))
+    result = CliRunner().invoke(main, ["data", "stats", str(tmp_path / name), "--write", "--processes", "1"])
+    assert (measured, result.exit_code) == ([], 2)
+    assert message in result.stderr
+
+
 def test_speed(extracted: Path) -> None:
     result = run("speed", extracted / "manifest.json", "--workers", 0, "--seconds", 0, "--json")
     assert result.exit_code == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdcmae.data.statistics import read_statistics, write_statistics
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.errors import ConfigError, DataError, DiskFullError
 
 VALUES = {"fbank_mean": -4.25, "fbank_std": 3.5}
 
@@ -63,6 +64,20 @@ def test_padding_counts(tmp_path: Path) -> None:
     kept.require_frames(1024)
     with pytest.raises(ConfigError, match=r"over 1024 frames and the model takes 208; .*--audio-frames 208 --write"):
         kept.require_frames(208)
+
+
+def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_statistics(tmp_path / "a.csv", VALUES)
+    before = path.read_text()
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DiskFullError, match=r"a\.csv\.stats\.json: no space left"):
+        write_statistics(tmp_path / "a.csv", {"fbank_mean": 0.0})
+    assert path.read_text() == before
 
 
 def test_a_folder_of_clips_keeps_none(tmp_path: Path) -> None:
