@@ -127,6 +127,8 @@ def extract_videos(
 
     from kdcmae.data.extract import MANIFEST_FILE, WINDOW_S, extract
     from kdcmae.data.shard_files import list_clips
+    from kdcmae.disk import writing
+    from kdcmae.replacing import replacing
 
     records = list_clips(data)
     with progress_bar("extract", len(records)) as on_clip:
@@ -140,7 +142,8 @@ def extract_videos(
             on_clip=on_clip,
         )
     document = {"manifest": str(folder / MANIFEST_FILE), **asdict(outcome)}
-    (folder / _REPORT_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    with writing(folder / _REPORT_FILE), replacing(folder / _REPORT_FILE) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(document)
     else:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from kdcmae.config import Modality
 from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
+from kdcmae.disk import writing
 from kdcmae.errors import DataError
 from kdcmae.labels import read_class_names
 from kdcmae.replacing import replacing
@@ -174,13 +175,16 @@ def write_manifest(path: Path, records: Sequence[ClipRecord], **facts: Any) -> N
         path: of the file; clips' paths are written relative to its folder.
         records: at least one.
         facts: more fields for every clip.
+
+    Raises:
+        DiskFullError: no space is left for it.
     """
     if path.suffix == ".json":
         entries = [{**_published_entry(record, path.parent), **facts} for record in records]
         text = json.dumps({"data": entries}, indent=1) + "\n"
     else:
         text = "".join(json.dumps({**_video_entry(record, path.parent), **facts}) + "\n" for record in records)
-    with replacing(path) as partial:
+    with writing(path), replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from kdcmae.disk import writing
+
 __all__ = ["Source", "Sources", "source_of"]
 
 Source = dict[str, Any]
@@ -59,18 +61,28 @@ class Sources:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        with writing(self._path):  # a line that did not reach the disk is tried again
+            self._file.close()
 
     def begin(self, item: str) -> None:
-        """Forget what an item was made from: its files are about to be overwritten, one after another."""
+        """Forget what an item was made from: its files are about to be overwritten, one after another.
+
+        Raises:
+            DiskFullError: no space is left to note it.
+        """
         if item in self._made:
             self._append(item, {})
 
     def add(self, item: str, source: Source) -> None:
-        """Remember that an item was made."""
+        """Remember that an item was made.
+
+        Raises:
+            DiskFullError: no space is left to note it.
+        """
         self._append(item, {**source, **self._settings})
 
     def _append(self, item: str, entry: dict[str, Any]) -> None:
         self._made[item] = entry
-        self._file.write(json.dumps({"id": item, **entry}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"id": item, **entry}) + "\n")
+            self._file.flush()

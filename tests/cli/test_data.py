@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import tarfile
 from pathlib import Path
@@ -71,6 +72,25 @@ def test_extract_resumes_and_reports_failures(avsynth: Path, extracted: Path) ->
     assert "--broken-limit" in stopped.stderr
     assert json.loads(stopped.stdout) == document
     assert len(read_manifest(document["manifest"])) == 2
+
+
+@pytest.mark.parametrize("name", ["report.json", "manifest.json"])
+def test_a_full_disk_leaves_what_an_extraction_wrote_before(
+    name: str, avsynth: Path, extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = (extracted / name).read_bytes(), Path.write_text
+
+    def full(path: Path, text: str, **encoding: str) -> int:
+        if ('"manifest"' in text) != (name == "report.json"):
+            return real(path, text, **encoding)
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run("extract", avsynth / "valid.jsonl", extracted, "--image-size", 64, "--processes", 1)
+    assert result.exit_code == 2
+    assert f"{name}: no space left on the device" in result.stderr
+    assert (extracted / name).read_bytes() == before
 
 
 def test_stats(avsynth: Path, extracted: Path) -> None:
