@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from kdcmae.collectives import rank
 from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError, TrainingError
+from kdcmae.replacing import replacing
 from kdcmae.training.distributed import gathered, mean_over_ranks, spread
 from kdcmae.training.figures import open_figures
 from kdcmae.training.kept_weights import KeptWeights
@@ -259,8 +260,8 @@ class Trainer:
         self.run.output.mkdir(parents=True, exist_ok=True)
         remove_partial(self.run.output)
         settings = self.run.output / SETTINGS_FILE
-        with writing(settings):
-            settings.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
+        with writing(settings), replacing(settings) as partial:
+            partial.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
         step = self.position.step
         log = self.run.output / LOG_FILE
         self.trackers = [MetricsLog(log, resume_step=step)]

@@ -14,7 +14,7 @@ import torch
 from kdcmae.disk import writing
 from kdcmae.errors import CheckpointError, cause
 
-__all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state"]
+__all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state", "stored_identity"]
 
 
 def save_run_state(state: dict[str, Any], path: Path) -> None:
@@ -39,15 +39,32 @@ def save_run_state(state: dict[str, Any], path: Path) -> None:
         os.close(folder)
 
 
-def load_run_state(path: Path) -> dict[str, Any]:
+def load_run_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a state back to the CPU.
+
+    Args:
+        path: of the state.
+        mapped: read tensors when they are used, from the file, which has to stay as it is until then.
 
     Raises:
         CheckpointError: not a readable state.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not the state of a run: {cause(error)}; remove it to start over") from error
+
+
+def stored_identity(path: Path) -> dict[str, Any]:
+    """What decides the losses of the run with this state: its settings, model and clips; no tensor is read.
+
+    Raises:
+        CheckpointError: not a readable state.
+    """
+    state = load_run_state(path, mapped=True)
+    try:
+        return dict(state["identity"])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise CheckpointError(f"{path} is not the state of a run: {cause(error)}; remove it to start over") from error
 
 

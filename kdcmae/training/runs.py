@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from kdcmae.data.augment import Augmentation
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.manifest import LabelMap
 from kdcmae.data.statistics import KeptStatistics
-from kdcmae.errors import ConfigError, cause
+from kdcmae.errors import ConfigError
 from kdcmae.normalisation import described, differing
 from kdcmae.training.catalogue import parse_settings
 from kdcmae.training.initialise import start_finetuning, start_pretraining
-from kdcmae.training.loop import SETTINGS_FILE
+from kdcmae.training.loop import STATE_FILE
 from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
+from kdcmae.training.resume import stored_identity
 from kdcmae.training.run import Run
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 from kdcmae.training.sources import ClipSource, is_avsynth, kept_statistics, open_source
@@ -183,15 +183,12 @@ def _settings(request: Request, given: dict[str, Any]) -> TrainingSettings:
 
 
 def _schedule_so_far(request: Request) -> dict[str, Any]:
-    """The schedule of the run that goes on; none of a new run."""
-    path = request.output / SETTINGS_FILE
+    """The schedule of the run that goes on; none of a new run, or of one that ended before its first saved state."""
+    path = request.output / STATE_FILE
     if not request.resume or not path.is_file():
         return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {name: stored[name] for name in SCHEDULE}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not the settings of a run: {cause(error)}; restore it to go on") from error
+    stored = stored_identity(path)
+    return {name: stored[name] for name in SCHEDULE}
 
 
 def _sources(

@@ -114,9 +114,20 @@ def test_short_options_set_what_they_say_and_the_schedule_follows(pretrained, tm
     summary = json.loads(result.stdout)
     assert summary["best"]["metric"] == "accuracy"
     assert summary["final"]["weights"] == ("average" if summary["epochs"] == 2 else "best")
+    (tmp_path / "settings.json").write_text("half of th")  # it is for people; the state knows the schedule
     longer = CliRunner().invoke(main, [*words, "--epochs", "3", "--resume"])
     assert longer.exit_code == 0, longer.output
     assert json.loads((tmp_path / "settings.json").read_text())["average_from_epoch"] == 2
+
+
+def test_a_run_without_a_state_yet_starts_over_with_any_number_of_epochs(pretrained, tmp_path):
+    """Killed before its first saved state, it has left its settings."""
+    longer = {"epochs": 12, "decay_start_epoch": 8, "decay_every_epochs": 1, "average_from_epoch": 11}
+    (tmp_path / "settings.json").write_text(json.dumps(longer))
+    words = ("finetune", *DATA, "--output", str(tmp_path), "--checkpoint", pretrained["weights"], "--resume")
+    result = CliRunner().invoke(main, [*words, "--set", "workers=0", "--batch-size", "4", "--epochs", "1"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "settings.json").read_text())["average_from_epoch"] == 1
 
 
 @pytest.mark.parametrize(
