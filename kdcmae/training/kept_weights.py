@@ -78,14 +78,15 @@ class KeptWeights:
             What it is, and its weights, on the first rank at least; none for the last epoch's.
 
         Raises:
-            CheckpointError: the file of the best epoch is not there any more.
+            CheckpointError: the file of the best epoch is not there any more, or is of another epoch.
         """
         first = self._settings.average_from_epoch
         if first is not None and self.average.count:
             return Final(weights="average", first_epoch=first, last_epoch=epoch), self.average.mean
         if self._settings.early_stop_epochs is not None and self.best is not None:
-            weights = stored_best(self._folder, self._model) if rank() == 0 else {}
-            return Final(weights="best", first_epoch=self.best.epoch, last_epoch=self.best.epoch), weights
+            number = self.best.epoch
+            weights = stored_best(self._folder, self._model, epoch=number) if rank() == 0 else {}
+            return Final(weights="best", first_epoch=number, last_epoch=number), weights
         return Final(weights="last", first_epoch=epoch, last_epoch=epoch), {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from kdcmae.checkpoints import load_classifier, load_pretrained, save_checkpoint
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.disk import writing
-from kdcmae.errors import TrainingError
+from kdcmae.errors import CheckpointError, TrainingError
 from kdcmae.pretraining import KDCMAE
 
 __all__ = [
@@ -104,16 +105,31 @@ def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def stored_best(folder: Path, model: KDCMAE | KDCMAEClassifier) -> dict[str, Tensor]:
+def stored_best(folder: Path, model: KDCMAE | KDCMAEClassifier, *, epoch: int) -> dict[str, Tensor]:
     """The weights of the best epoch in a run's folder.
 
+    Args:
+        folder: of the run.
+        model: of the run.
+        epoch: the best one as the run's state has it, from 1. A run that was killed after it wrote the weights of
+            another one and before it saved its state does not know that one.
+
     Raises:
-        CheckpointError: they are not there, or not readable.
+        CheckpointError: they are not there, not readable, or of another epoch.
     """
     path = folder / BEST_FILE
     if isinstance(model, KDCMAEClassifier):
-        return load_classifier(path, modality=model.config.modality).state_dict()
-    return load_pretrained(path).state_dict()
+        state = load_classifier(path, modality=model.config.modality).state_dict()
+    else:
+        state = load_pretrained(path).state_dict()
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    if (found := facts.get("epoch")) != epoch:
+        raise CheckpointError(
+            f"{path} is of epoch {found}, and the best one that the run saved is epoch {epoch}; go on past epoch "
+            f"{found} with --resume and a larger --patience, which measures and writes it again"
+        )
+    return state
 
 
 def remove_partial(folder: Path) -> None:

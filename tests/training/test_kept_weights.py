@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kdcmae.errors import ConfigError, TrainingError
+from kdcmae.errors import CheckpointError, ConfigError, TrainingError
 from kdcmae.training.kept_weights import KeptWeights
 from kdcmae.training.settings import FinetuningSettings
 from kdcmae.training.tracking import read_metrics
@@ -92,6 +92,17 @@ def test_what_the_run_is_for(settings, values, final, kept):
     assert found == final
     expected = {"average": 1.5, "best": 1.0, "last": None}[final.weights]
     assert (state["norm.weight"][0].item() if state else None) == expected
+
+
+def test_the_weights_of_an_epoch_that_the_saved_state_does_not_know_are_not_taken_for_the_best(kept):
+    """Killed between writing them and saving the state, and resumed with less patience than before."""
+    weights = kept(early_stop_epochs=1)
+    weights.end_epoch(1, state_of(weights, 1.0), {"accuracy": 0.5})
+    saved = weights.state_dict()
+    weights.end_epoch(2, state_of(weights, 2.0), {"accuracy": 0.6})
+    weights.load_state_dict(saved)
+    with pytest.raises(CheckpointError, match=r"best\.safetensors is of epoch 2, .* saved is epoch 1; .*--patience"):
+        weights.final(2)
 
 
 def test_spoilt_weights_replace_nothing(kept, tmp_path):
