@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcmae.errors import EngineError, KdcmaeError, cause
+from kdcmae.replacing import open_to_others
 from kdcmae.runtime.folders import openable
 
 __all__ = ["check_destination", "publish", "remove_abandoned", "staging"]
@@ -106,6 +107,7 @@ def publish(partial: Path, folder: Path) -> None:
     Raises:
         OSError: the destination cannot be replaced; what was there is there still.
     """
+    open_to_others([path for path in partial.rglob("*") if path.is_file() and not path.is_symlink()])
     for _ in range(_ATTEMPTS):
         try:
             os.rename(partial, folder)  # where nothing is, or an empty folder

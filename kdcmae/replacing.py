@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kdcmae.runtime.folders import openable
 
-__all__ = ["replacing"]
+__all__ = ["open_to_others", "replacing"]
 
 
 @contextmanager
@@ -27,6 +28,36 @@ def replacing(path: Path) -> Iterator[Path]:
         partial = folder / f".{secrets.token_hex(8)}.partial{path.suffix}"
         try:
             yield partial
+            open_to_others([partial])
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def open_to_others(files: Iterable[Path]) -> None:
+    """Let whoever may use a new file there use these: some libraries write theirs for the owner alone.
+
+    A file tells what that mode is, since a process can only read its mask by changing it, for other threads as well.
+
+    Args:
+        files: in folders that can be written to; the mode of a new file beside the first counts for all.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    usual = None
+    for file in files:
+        if usual is None:
+            usual = _usual_mode(file.parent)
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode | usual != mode:
+            file.chmod(mode | usual)
+
+
+def _usual_mode(folder: Path) -> int:
+    probe = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        probe.touch()
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)

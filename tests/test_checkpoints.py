@@ -70,6 +70,12 @@ def test_pretraining_round_trip_keeps_positions_frozen(tmp_path):
     assert frozen == {"pos_embed_a", "pos_embed_v", "decoder_pos_embed_a", "decoder_pos_embed_v"}
 
 
+def test_a_saved_file_is_no_more_private_than_others(classifier, tmp_path):
+    save_checkpoint(classifier, tmp_path / "model.safetensors")
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_failed_save_keeps_the_old_file(classifier, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"precious")

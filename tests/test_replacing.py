@@ -23,6 +23,21 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     assert os.listdir(tmp_path) == ["file.json"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_file_has_the_mode_of_any_new_file_whatever_a_library_gives_it(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "private") as partial:
+            partial.touch(mode=0o600)
+        write(tmp_path / "usual", "new")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "private": 0o666 & ~mask,
+        "usual": 0o666 & ~mask,
+    }
+
+
 def fail(path):
     with replacing(path) as partial:
         partial.write_text("half")

@@ -33,6 +33,19 @@ def test_a_build_appears_whole(tmp_path):
     assert os.listdir(target.parent) == ["engine"]
 
 
+def test_files_of_an_engine_are_no_more_private_than_others(tmp_path):
+    with staging(tmp_path / "engine") as partial:
+        write(partial, "new")
+        (partial / "model.data").touch(mode=0o600)
+        publish(partial, tmp_path / "engine")
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    assert {path.name: path.stat().st_mode for path in (tmp_path / "engine").iterdir()} == {
+        "manifest.json": usual,
+        "model.data": usual,
+    }
+
+
 def test_a_failed_build_leaves_the_old_engine(tmp_path):
     target = tmp_path / "engine"
     target.mkdir()
