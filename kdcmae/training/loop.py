@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import time
 from contextlib import closing
@@ -24,13 +25,15 @@ from kdcmae.training.kept_weights import KeptWeights
 from kdcmae.training.optim import build_optimizer, learning_rate, select_trained
 from kdcmae.training.resume import load_run_state, random_state, restore_random_state, save_run_state
 from kdcmae.training.run import BatchSource, Position, Run, Summary
-from kdcmae.training.settings import Precision, changed
+from kdcmae.training.settings import HELD_OUT, Precision, changed
 from kdcmae.training.tasks import Batch, Score
 from kdcmae.training.tracking import EpochEnd, MetricsLog, ProgressLine, Tracker, open_tensorboard
 from kdcmae.training.validation import Validation, count_together, validate
 from kdcmae.training.weight_files import MODEL_FILE, Final, remove_partial, require_finite, write_weights
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "run_state.pt"
 SETTINGS_FILE = "settings.json"
@@ -319,9 +322,25 @@ class Trainer:
         self.spread.load(self.optimizer, state["model"], state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.kept.load_state_dict(state)
+        self._forget_other_clips(state["identity"].get(HELD_OUT))
         self.position = Position(**state["position"])
         self.metrics = state["metrics"]
         restore_random_state(state["random"])
+
+    def _forget_other_clips(self, measured: str | None) -> None:
+        """Compare no epoch with one that was measured on other held-out clips than the run now has."""
+        best = self.kept.best
+        if best is None or self.run.validation is None or measured == self.identity.get(HELD_OUT):
+            return
+        self.kept.best = None
+        if rank() == 0:
+            logger.warning(
+                "the validation clips are not those that epoch %d was best on, with %s %.4g: from now on the best one "
+                "is chosen among the epochs measured on the new clips",
+                best.epoch,
+                best.metric,
+                best.value,
+            )
 
     def _finish(self) -> Final:
         """Write what the run is for, and measure it where no epoch had these weights."""

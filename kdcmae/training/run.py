@@ -46,7 +46,8 @@ class Run:
         validation: batches to measure after each epoch, or None.
         settings: of the training.
         output: folder for the weights, the state of the run, its settings and its log.
-        identity: what else decides the losses, as plain values; a resumed run must have the same.
+        identity: what else decides the losses, as plain values; a resumed run must have the same, but
+            for the clips that it is measured on: with others it chooses its best epoch anew.
     """
 
     model: KDCMAE | KDCMAEClassifier

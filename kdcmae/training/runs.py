@@ -27,7 +27,7 @@ from kdcmae.training.loop import STATE_FILE
 from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
 from kdcmae.training.resume import stored_identity
 from kdcmae.training.run import Run
-from kdcmae.training.settings import FinetuningSettings, TrainingSettings
+from kdcmae.training.settings import HELD_OUT, FinetuningSettings, TrainingSettings
 from kdcmae.training.sources import ClipSource, is_avsynth, kept_statistics, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
 from kdcmae.weight_sets import Weights
@@ -208,12 +208,14 @@ def _sources(
         seed=settings.seed,
     )
     train = clips.training(labels, varied, settings)
-    validation = None
+    validation, measured = None, None
     held_out = request.validation or ("avsynth" if is_avsynth(request.data) else None)
     if held_out is not None:
-        validation = open_source(held_out, split="valid").validation(labels, data, settings)
+        source = open_source(held_out, split="valid")
+        validation, measured = source.validation(labels, data, settings), source.identity(settings)["data.clips"]
     identity = {
         **clips.identity(settings),
+        HELD_OUT: measured,
         **{f"data.{name}": value for name, value in dataclasses.asdict(varied).items()},
     }
     return {"train": train, "validation": validation, "identity": identity}

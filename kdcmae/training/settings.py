@@ -12,7 +12,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from kdcmae.data.broken import BROKEN_LIMIT
 from kdcmae.errors import ConfigError
 
-__all__ = ["FinetuningSettings", "Parallelism", "Precision", "TrainingSettings", "changed", "parse_overrides"]
+__all__ = [
+    "HELD_OUT",
+    "FinetuningSettings",
+    "Parallelism",
+    "Precision",
+    "TrainingSettings",
+    "changed",
+    "parse_overrides",
+]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Parallelism = Literal["ddp", "fsdp"]
@@ -137,8 +145,14 @@ class FinetuningSettings(TrainingSettings):
         _require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing} must be in [0, 1)")
 
 
+HELD_OUT = "validation.clips"
+"""Which clips a run is measured on, among what identifies it."""
+
 # What a resumed run may change: none of these changes the loss of a step.
-_FREE = {"epochs", "early_stop_epochs", "workers", "broken_limit", "checkpoint_every_steps", "log_every_steps"}
+_FREE = {
+    *("epochs", "early_stop_epochs", "workers", "broken_limit", "checkpoint_every_steps", "log_every_steps"),
+    HELD_OUT,
+}
 
 
 def changed(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:

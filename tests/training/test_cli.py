@@ -94,6 +94,11 @@ def test_going_on_needs_resume(pretrained):
     assert resumed.exit_code == 0, resumed.output
     assert "going on after step 2" in resumed.stderr
     assert resumed.stdout.strip() == str(folder / "model.safetensors")
+    longer = {**SIZES, **DECODER, "epochs": 3}
+    moved = run(*("pretrain", *DATA, "--validation", "avsynth:6", "--output", folder, "--resume"), **longer)
+    assert moved.exit_code == 0, moved.output
+    assert "the validation clips are not those that epoch" in moved.stderr
+    assert "best: epoch 3, validation loss" in moved.stderr
     other = run("pretrain", "--data", "avsynth:9", "--output", folder, "--resume", **SIZES, **DECODER)
     assert other.exit_code == 2
     assert "holds a run with other settings: data.clips" in other.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from kdcmae.errors import CheckpointError, ConfigError, TrainingError
 from kdcmae.training.kept_weights import KeptWeights
-from kdcmae.training.settings import FinetuningSettings
+from kdcmae.training.settings import HELD_OUT, FinetuningSettings
 from kdcmae.training.tracking import read_metrics
 from kdcmae.training.validation import Criterion
 from kdcmae.training.weight_files import Best, Final
@@ -137,6 +138,20 @@ def test_a_run_that_stops_early_keeps_the_best_and_goes_on_with_more_patience(ra
     for name in ("model", "best", "last"):
         assert same(parts / f"{name}.safetensors", whole / f"{name}.safetensors")
     assert read_metrics(parts / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
+
+
+def test_epochs_measured_on_other_clips_are_not_compared(random_runs, tmp_path, caplog):
+    def trainer(clips: str, **changes):
+        run = random_runs.random_run("finetune", tmp_path, batches={"clips": 4}, early_stop_epochs=1, **changes)
+        return random_runs.trainer(dataclasses.replace(run, identity={HELD_OUT: clips}), resume=True)
+
+    trainer("easy", epochs=1).fit()
+    assert trainer("easy", epochs=1).fit().best.epoch == 1
+    assert not caplog.messages
+    other = trainer("hard", epochs=2)
+    assert other.kept.best is None
+    assert ["validation clips are not those that epoch 1 was best on" in line for line in caplog.messages] == [True]
+    assert other.fit().best.epoch == 2
 
 
 def test_the_average_is_measured_too(random_runs, tmp_path):
