@@ -278,6 +278,4 @@ def _predictor(setup: Setup, modality: Modality | None) -> Predictor:
     predictor = load_predictor(setup.model, **overrides)
     if isinstance(predictor, CheckpointPredictor):
         predictor.classifier.to(setup.torch_device)
-    elif setup.device != "auto":
-        raise ConfigError(f"{setup.model} is an engine: --device is for checkpoints")
     return predictor

@@ -60,13 +60,16 @@ class Setup:
             more_data: clips that the task reads beside ``--data``.
 
         Raises:
-            ConfigError: no model there, no number of clips behind ``avsynth:``, or ``--output`` cannot be a folder.
+            ConfigError: no model there, an option of checkpoints beside an engine, no number of clips behind
+                ``avsynth:``, or ``--output`` cannot be a folder.
             DataError: the clips are not there.
         """
         from kdcmae.data.avsynth.naming import names_avsynth
 
         if not self.model.exists():
             raise ConfigError(f"{self.model}: no such file or folder; check the path")
+        if self.model.is_dir():
+            self._refuse_options_of_checkpoints()
         for data in (self.data, *more_data):
             if not names_avsynth(data) and not Path(data).exists():
                 raise DataError(f"{data}: no such file or folder of clips; check the path")
@@ -75,6 +78,13 @@ class Setup:
                 self.output.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"--output {self.output}: {error.strerror}; name another folder") from error
+
+    def _refuse_options_of_checkpoints(self) -> None:
+        given = [*self.overrides, *(["device"] if self.device != "auto" else [])]
+        if given:
+            options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            are, them = ("is", "it") if len(given) == 1 else ("are", "them")
+            raise ConfigError(f"{self.model} is an engine: {options} {are} for checkpoints; leave {them} out")
 
     @property
     def overrides(self) -> dict[str, Any]:

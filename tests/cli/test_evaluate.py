@@ -144,8 +144,32 @@ def test_modalities(models: dict[str, Path], manifest: Callable[..., Path]) -> N
     result = run("classification", models["engine"], "--data", data, "--missing", "video")
     assert result.exit_code == 2
     assert "input image is missing" in result.stderr
-    result = run("classification", models["engine"], "--data", data, "--device", "cpu")
-    assert "--device is for checkpoints" in result.stderr
+
+
+OPTIONS_OF_CHECKPOINTS: tuple[tuple[Any, ...], ...] = (
+    ("--device", "cpu"),
+    ("--fbank-mean", -3),
+    ("--fbank-std", 2),
+    ("--image-mean", "0.5,0.5,0.5"),
+    ("--image-std", "0.5,0.5,0.5"),
+    ("--mono", "left"),
+    ("--num-heads", 2),
+    ("--weights", "ema"),
+)
+
+
+@pytest.mark.parametrize("task", ["classification", "retrieval"])
+def test_an_engine_takes_no_option_of_checkpoints(
+    task: str, models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = (task, models["engine"], "--data", manifest("plain"), "--output", tmp_path / "out")
+    for option in OPTIONS_OF_CHECKPOINTS:
+        result = run(*asked, *option)
+        assert result.exit_code == 2
+        assert f"is an engine: {option[0]} is for checkpoints; leave it out" in result.stderr
+    result = run(*asked, *OPTIONS_OF_CHECKPOINTS[0], *OPTIONS_OF_CHECKPOINTS[1])
+    assert "--fbank-mean and --device are for checkpoints; leave them out" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_for_people(models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path) -> None:
