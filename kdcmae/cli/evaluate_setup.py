@@ -179,7 +179,7 @@ class Outcome:
 
 COMMON_OPTIONS = (
     click.option(
-        "--data", required=True, help="Manifest (.json, .csv, .jsonl), folder of .tar shards, or avsynth[:CLIPS]."
+        "--data", required=True, help="Manifest (.json, .csv, .jsonl), .tar shard, folder of them, or avsynth[:CLIPS]."
     ),
     click.option("--output", type=PATH, help="Folder for TASK.json, the page TASK.html and pictures."),
     click.option(

@@ -30,7 +30,7 @@ __all__ = ["TrainingCommand", "run_options", "start"]
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
     click.option(
-        "--data", required=True, help="Manifest (.json, .csv, .jsonl), folder of .tar shards, or avsynth[:CLIPS]."
+        "--data", required=True, help="Manifest (.json, .csv, .jsonl), .tar shard, folder of them, or avsynth[:CLIPS]."
     ),
     click.option("--validation", help="Clips to measure on after each epoch, given as --data."),
     click.option("--output", type=_PATH, required=True, help="Folder for the weights, the log and the state."),

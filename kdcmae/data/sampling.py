@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.data.manifest import ClipRecord, LabelMap
+from kdcmae.data.shard_files import flaw_of
 from kdcmae.errors import ConfigError, DataError
 
 __all__ = ["Balanced", "BatchSampler", "Draw", "InOrder", "Order", "Shuffled", "balance_weights"]
@@ -104,7 +105,8 @@ def balance_weights(records: Sequence[ClipRecord], labels: LabelMap) -> NDArray[
     """
     for record in records:
         if not record.labels:
-            raise DataError(f"clip {record.id!r} has no labels: balanced sampling needs them")
+            reason = flaw_of(record) or "has no labels"
+            raise DataError(f"clip {record.id!r}: {reason}; balanced sampling needs the labels of all clips")
     classes = [np.array([labels.index(label) for label in record.labels]) for record in records]
     counts = np.bincount(np.concatenate(classes), minlength=len(labels))
     return np.array([(1000 / (counts[own] + 0.01)).sum() for own in classes])

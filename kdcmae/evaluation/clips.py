@@ -50,7 +50,7 @@ class EvaluationClips:
     has them, ``target`` (B, C) with labels, and ``index`` (B,).
 
     Args:
-        data: a manifest or a folder of shards, see :func:`~kdcmae.data.shard_files.list_clips`; or
+        data: a manifest, a shard or a folder of them, see :func:`~kdcmae.data.shard_files.list_clips`; or
             ``avsynth[:CLIPS]``.
         labels: the classes; None for batches without a target.
         dataset: how clips become samples.

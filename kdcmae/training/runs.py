@@ -43,7 +43,7 @@ class Request:
 
     Args:
         recipe: to start from.
-        data: a manifest, a folder of shards, or ``avsynth[:CLIPS]``.
+        data: a manifest, a shard, a folder of shards, or ``avsynth[:CLIPS]``.
         validation: clips to measure on after each epoch, given as ``data``; None for none, or AVSynth's own.
         output: folder of the run.
         checkpoint: to start from; None for fresh weights.

@@ -15,10 +15,10 @@ from kdcmae.data.avsynth.memory import open_avsynth
 from kdcmae.data.avsynth.naming import NAME
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.loader import evaluation_loader, training_loader
-from kdcmae.data.manifest import ClipRecord, LabelMap, read_manifest
+from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader
 from kdcmae.data.sampling import Balanced, BatchSampler, InOrder, Order, Shuffled, balance_weights
-from kdcmae.data.shard_files import count_clips, index_shards, shard_paths
+from kdcmae.data.shard_files import count_clips, index_shards, list_clips, shard_paths
 from kdcmae.data.shards import ShardLoader, ShardSettings
 from kdcmae.data.statistics import KeptStatistics, read_statistics
 from kdcmae.errors import ConfigError
@@ -68,22 +68,22 @@ def is_avsynth(data: str) -> bool:
 
 
 def open_source(data: str, *, split: str) -> ClipSource:
-    """The clips of a manifest, of a folder of shards, or of AVSynth, made as they are read.
+    """The clips of a manifest or a shard, one by one; of a folder of shards; or of AVSynth, made as they are read.
 
     Args:
-        data: the manifest; or ``avsynth`` or the folder, with ``:CLIPS`` behind it for another number of AVSynth's
-            clips, or to spare counting those of the shards.
+        data: the manifest or the shard; or ``avsynth`` or the folder, with ``:CLIPS`` behind it for another number of
+            AVSynth's clips, or to spare counting those of the shards.
         split: of AVSynth: ``train`` or ``valid``.
 
     Raises:
-        DataError: not a manifest, or a folder without shards.
+        DataError: not a manifest, or shards without clips.
         ConfigError: no number of clips behind the colon.
     """
     if (synth := open_avsynth(data, split=split)) is not None:
         return ClipList(synth.records, synth.labels, synth.read)
     name, count = _split_count(data)
     if not Path(name).is_dir():
-        return ClipList(read_manifest(name))
+        return ClipList(list_clips(name))
     shards = shard_paths(name)
     return Shards(shards, clips=count or count_clips(shards))
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.sampling import Balanced, BatchSampler, Draw, InOrder, Order, Shuffled, balance_weights
+from kdcmae.data.shard_files import ShardClip
 from kdcmae.errors import ConfigError, DataError
 
 
@@ -84,8 +85,10 @@ def test_weights_add_up_over_labels() -> None:
 
 
 def test_balance_needs_labels() -> None:
-    with pytest.raises(DataError, match="'a' has no labels"):
-        balance_weights([ClipRecord(id="a")], LabelMap(("x",), ("x",)))
+    damaged = ShardClip(id="some.tar", members={}, flaw="some.tar: is truncated")
+    for record, reason in ((ClipRecord(id="a"), "'a': has no labels"), (damaged, "'some.tar': some.tar: is truncated")):
+        with pytest.raises(DataError, match=f"{reason}; balanced sampling needs the labels of all clips"):
+            balance_weights([record], LabelMap(("x",), ("x",)))
 
 
 @pytest.mark.parametrize(("batch", "rank", "world"), [(0, 0, 1), (1, 1, 1), (1, -1, 2)])

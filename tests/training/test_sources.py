@@ -145,6 +145,17 @@ def test_shards_are_measured_in_order(shards):
     assert [source.clip_id(number) for number in range(8)] == [f"{shard}-{clip}" for shard in "01" for clip in range(4)]
 
 
+def test_a_single_shard_is_a_list_of_its_clips(shards):
+    listed = open_source(str(shards.paths[1]), split="train")
+    assert isinstance(listed, ClipList)
+    assert [record.id for record in listed.records] == [f"1-{clip}" for clip in range(4)]
+    # However many workers read it, a single file is enough for all of them, and they give the same batches.
+    assert "data.readers" not in listed.identity(settings("pretrain"))
+    assert listed.training(None, DatasetSettings(), settings("pretrain")).batches_per_epoch == 1
+    with pytest.raises(DataError, match="no clip has a label"):
+        listed.classes(None)
+
+
 def test_what_shards_cannot_do(shards):
     finetuning = settings("finetune", balanced=True)
     with pytest.raises(ConfigError, match="use --labels FILE"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from kdcmae import load_classifier, load_pretrained
 from kdcmae.cli import main
 from kdcmae.data.avsynth.files import generate
+from kdcmae.data.manifest import read_manifest
 
 SIZES: dict[str, Any] = {"embed_dim": 64, "num_heads": 1, "specific_depth": 1, "audio_length": 208, "image_size": 32}
 DECODER: dict[str, Any] = {"decoder_embed_dim": 32, "decoder_num_heads": 1, "decoder_depth": 1}
@@ -67,6 +69,24 @@ def test_from_the_data_to_the_finetuned_checkpoint(clips: Path, tmp_path: Path) 
     assert (finetuned.fbank_mean, finetuned.fbank_std) == (-1.0, pretrained.fbank_std)
     assert finetuned.image_std == (0.5, 0.25, 0.125)
     assert "computing with fbank_mean=-1.0" in told.stderr
+
+
+def test_a_single_shard_is_trained_with_what_was_measured_on_it(clips: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "clips.tar"
+    with tarfile.open(shard, "w") as file:
+        for record in read_manifest(clips):
+            (tmp_path / "labels.json").write_text(json.dumps({"labels": record.labels}))
+            file.add(tmp_path / "labels.json", f"{record.id}.json")
+            file.add(str(record.video), f"{record.id}.mp4")
+    written = run("data", "stats", shard, "--audio-frames", 208, "--processes", 1, "--write", "--json")
+    measured = json.loads(written.stdout)
+    assert measured["written"] == f"{shard}.stats.json"
+    recipe = ("--recipe", "avsynth-finetune", "--device", "cpu", "--output", tmp_path / "run")
+    result = run("finetune", "--data", shard, *recipe, **SIZES, **QUICK)
+    assert result.exit_code == 0, result.stderr
+    trained = load_classifier(tmp_path / "run" / "model.safetensors")
+    assert (trained.config.fbank_mean, trained.config.fbank_std) == (measured["mean"], measured["std"])
+    assert trained.config.num_classes == len({label for record in read_manifest(clips) for label in record.labels})
 
 
 @pytest.mark.parametrize(
