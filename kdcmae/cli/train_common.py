@@ -193,6 +193,12 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
                 modules = Counter(name.partition(".")[0] for name in names)
                 note(f"  {what}: {', '.join(f'{module} ({count})' for module, count in modules.items())}")
     _announce_changes(settings, RECIPES[recipe_name].training)
+    steps = settings.epochs * trainer.steps_per_epoch
+    if settings.warmup_steps >= steps and not trainer.position.step:  # a run that goes on keeps its warm-up
+        note(
+            f"the learning rate rises over warmup_steps={settings.warmup_steps} and this run has {steps}, so that it "
+            f"gets no further than the warm-up; a shorter one learns faster: --set warmup_steps=0"
+        )
     for module, what in {"tensorboard": "a log for TensorBoard", "PIL": "pictures of its curves"}.items():
         if not is_installed(module):
             note(f"without {what}: {MissingDependencyError(module, install=TRAIN)}")

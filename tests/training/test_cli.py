@@ -67,8 +67,9 @@ def test_without_validation_a_run_says_so_and_keeps_no_best(pretrained, tmp_path
     generate(tmp_path, clips=4)
     assert (tmp_path / "train.jsonl").rename(manifest)
     data = ("--data", manifest, "--recipe", "avsynth-finetune", "--checkpoint", pretrained["weights"])
-    result = run("finetune", *data, "--output", tmp_path / "run")
+    result = run("finetune", *data, "--output", tmp_path / "run", warmup_steps=0)
     assert result.exit_code == 0, result.output
+    assert "warm-up" not in result.stderr
     assert "without --validation nothing is measured" in result.stderr
     assert "weights of the last epoch, 1, in:" in result.stderr
     assert {path.name for path in (tmp_path / "run").glob("*.safetensors")} == {"model.safetensors", "last.safetensors"}
@@ -116,12 +117,15 @@ def test_short_options_set_what_they_say_and_the_schedule_follows(pretrained, tm
     assert (settings["decay_start_epoch"], settings["average_from_epoch"]) == (1, 2)
     assert "epochs 12 -> 2, decay_start_epoch 8 -> 1" in result.stderr
     assert "batch_size 16 -> 4" in result.stderr
+    assert "rises over warmup_steps=50 and this run has 4" in result.stderr
+    assert "--set warmup_steps=0" in result.stderr
     summary = json.loads(result.stdout)
     assert summary["best"]["metric"] == "accuracy"
     assert summary["final"]["weights"] == ("average" if summary["epochs"] == 2 else "best")
     (tmp_path / "settings.json").write_text("half of th")  # it is for people; the state knows the schedule
     longer = CliRunner().invoke(main, [*words, "--epochs", "3", "--resume"])
     assert longer.exit_code == 0, longer.output
+    assert "warmup_steps=0" not in longer.stderr  # it cannot be changed any more
     assert json.loads((tmp_path / "settings.json").read_text())["average_from_epoch"] == 2
 
 
