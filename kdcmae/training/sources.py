@@ -54,8 +54,9 @@ class ClipSource(Protocol):
     def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         """Batches to measure on, in order; the arguments and errors of :meth:`training`.
 
-        Every clip is measured once, except in pretraining, whose losses compare the clips of a whole batch: there the
-        last, incomplete one is left out. Fewer clips than a batch are one smaller batch.
+        Every clip is measured once, except in pretraining, whose losses compare the clips of a whole batch: there all
+        batches are of one size, the one between half of the training's and the whole of it that leaves out the fewest
+        clips at the end. Fewer clips than a batch are one smaller batch.
         """
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
@@ -136,6 +137,8 @@ class ClipList:
         compared = not isinstance(settings, FinetuningSettings)
         make_loader = training_loader if compared else evaluation_loader
         share = min(_share(settings), max(1, len(dataset) // world_size()))
+        if compared:
+            share = _share_that_fits(len(dataset), share)
         order = InOrder(len(dataset))
         sampler = BatchSampler(order, batch_size=share, rank=rank(), world_size=world_size(), drop_last=compared)
         return make_loader(dataset, sampler, **_reading(settings))
@@ -200,6 +203,11 @@ def _reading(settings: TrainingSettings) -> dict[str, Any]:
 
 def _sampler(order: Order, settings: TrainingSettings, *, drop_last: bool) -> BatchSampler:
     return BatchSampler(order, batch_size=_share(settings), rank=rank(), world_size=world_size(), drop_last=drop_last)
+
+
+def _share_that_fits(clips: int, most: int) -> int:
+    """Clips per batch of one rank, more than half of ``most``, so that whole batches leave out as few as possible."""
+    return max(range(most // 2 + 1, most + 1), key=lambda share: (-(clips % (share * world_size())), share))
 
 
 def _share(settings: TrainingSettings) -> int:

@@ -76,10 +76,23 @@ def test_balanced_sampling_draws_rare_classes_as_often(clips):
 
 def test_finetuning_validates_every_clip_once_and_pretraining_whole_batches(clips):
     assert all_drawn(validation(clips, settings("finetune"))) == list(range(CLIPS))
-    assert all_drawn(validation(clips, settings("pretrain"))) == list(range(16))
+    assert [len(batch) for batch in drawn(validation(clips, settings("pretrain")))] == [3] * 6
     assert all_drawn(validation(clips, settings("finetune", parallel="fsdp"))) == list(range(CLIPS))
     few = dataclasses.replace(clips, records=clips.records[:3])
     assert drawn(validation(few, settings("pretrain"))) == [[0, 1, 2]]  # no whole batch of four
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "ranks", "left_out"),
+    [(30, 16, 1, 0), (31, 16, 1, 1), (23, 16, 1, 1), (23, 16, 2, 3), (33, 16, 1, 0), (60, 32, 2, 0), (17, 8, 1, 1)],
+)
+def test_pretraining_leaves_few_clips_out_of_its_validation(count, batch, ranks, left_out, clips, monkeypatch):
+    monkeypatch.setattr("kdcmae.training.sources.world_size", lambda: ranks)
+    many = dataclasses.replace(clips, records=[clips.records[0]] * count)
+    source = validation(many, dataclasses.replace(settings("pretrain"), batch_size=batch))
+    size = len(drawn(source)[0]) * ranks
+    assert batch // 2 < size <= batch
+    assert count - size * source.batches_per_epoch == left_out
 
 
 def test_accumulated_batches_are_parts_of_the_batch(clips):
