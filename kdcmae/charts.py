@@ -14,6 +14,7 @@ from html import escape
 from kdcmae.markup import COLOURS, Html
 
 __all__ = [
+    "MOST_CELLS",
     "Bar",
     "Line",
     "Point",
@@ -28,6 +29,9 @@ __all__ = [
     "stacked",
     "ticks",
 ]
+
+MOST_CELLS = 30
+"""Classes whose confusion can be read cell by cell, names and counts beside each other."""
 
 _WIDTH = 440
 _CHARACTER = 7  # about as wide as one of a value, so that what stands behind a bar has room

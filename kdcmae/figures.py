@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kdcmae.charts import Line, cut, number, ticks
+from kdcmae.charts import MOST_CELLS, Line, cut, number, ticks
 from kdcmae.timelines import Timeline, clock, time_ticks
 
 __all__ = ["confusion_figure", "lines_figure", "timeline_figure"]
@@ -25,7 +25,6 @@ _PAPER, _INK, _SOFT, _GRID = (255, 255, 255), (22, 32, 44), (85, 96, 110), (223,
 _HEAT = (31, 95, 196)
 _COLOURS = ((47, 111, 222), (224, 118, 42), (42, 157, 99), (176, 74, 194), (194, 59, 78), (15, 155, 176))
 _SMALL, _LARGE = 13, 17  # pixels of the letters
-_CELLS_WITH_TEXT = 30  # classes whose names and counts can be read beside each other
 _LABEL = 26  # characters
 
 
@@ -38,10 +37,10 @@ def confusion_figure(title: str, labels: Sequence[str], counts: NDArray[np.integ
         counts: (C, C) clips.
 
     Returns:
-        Names and counts for up to 30 classes; for more, the shares alone, of up to 1024 pixels a side.
+        Names and counts of as many classes as have room; of more, the shares alone, of up to 1024 pixels a side.
     """
     classes = len(labels)
-    named = classes <= _CELLS_WITH_TEXT
+    named = classes <= MOST_CELLS
     side = 30 if named else max(1, 900 // classes)
     left, top = (220 if named else 20), 64
     canvas = Image.new("RGB", (left + side * classes + 20, top + side * classes + 20), _PAPER)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.charts import Line
+from kdcmae.charts import MOST_CELLS, Line
 from kdcmae.data.images import write_image
 from kdcmae.extras import is_installed
 from kdcmae.replacing import replacing
@@ -23,7 +23,6 @@ __all__ = ["CURVES_FILE", "FigureTracker", "confusion_picture", "curves_picture"
 CURVES_FILE = "curves.png"
 _CONFUSION = "confusion"
 _POINTS = 100  # of a curve over steps; more of them are averaged
-_CLASSES = 30  # as many have their names and counts beside each other
 
 
 class FigureTracker:
@@ -124,9 +123,9 @@ def confusion_picture(confusion: Confusion, title: str) -> Picture:
 
     counts = confusion.counts
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
-    shown = np.sort(np.argsort(-wrong, kind="stable")[:_CLASSES])
+    shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CELLS])
     if len(shown) < len(counts):
-        title += f"; the {_CLASSES} of {len(counts)} classes that are confused most"
+        title += f"; the {MOST_CELLS} of {len(counts)} classes that are confused most"
     return confusion_figure(title, [confusion.labels[index] for index in shown], counts[np.ix_(shown, shown)])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdcmae.charts import MOST_CELLS
 from kdcmae.evaluation.classification import ScoredClips, summarize
 from kdcmae.evaluation.details import classification_details, localization_details, retrieval_details
 from kdcmae.evaluation.inpainting import Inpainting
@@ -205,6 +206,12 @@ def test_a_large_confusion_matrix_is_a_picture_and_one_of_several_classes_is_non
     assert "data:image/png" in rendered["many"][1]
     assert "Confusion" not in rendered["several"][1]
     assert "Average precision by class" in rendered["several"][1]
+
+
+def test_a_confusion_matrix_has_cells_as_long_as_they_can_be_read():
+    small, large = (render(*classification(classes)) for classes in (MOST_CELLS, MOST_CELLS + 1))
+    assert 'alt="confusion matrix"' not in small
+    assert 'alt="confusion matrix"' in large
 
 
 def test_a_page_of_nothing_but_right_answers_shows_no_errors():

@@ -15,10 +15,7 @@ from kdcmae.evaluation.pictures import heat_colours
 from kdcmae.evaluation.wording import cell, figure_name, percent
 from kdcmae.markup import Html, section, table, tag
 
-__all__ = ["MOST_CELLS", "render"]
-
-MOST_CELLS = 30
-"""Classes whose confusion matrix can be read cell by cell."""
+__all__ = ["render"]
 
 _BESIDE = 12  # classes whose matrix fits beside another section
 _BARS = 30  # classes with a bar: these, or the hardest
@@ -91,7 +88,7 @@ def _matrix(labels: Sequence[str], cells: Sequence[Mapping[str, int]]) -> Html:
     for found in cells:
         counts[found["class"], found["predicted"]] = found["clips"]
     note = "A row per class, a column per predicted class; a stronger colour for a larger share of the row."
-    if len(labels) <= MOST_CELLS:
+    if len(labels) <= charts.MOST_CELLS:
         drawn = charts.confusion("confusion matrix", labels, counts.tolist())
         return section("Confusion", drawn, note=note, wide=len(labels) > _BESIDE)
     said = (
