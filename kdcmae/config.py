@@ -54,8 +54,8 @@ class EncoderConfig:
     """The audio-visual encoder shared by pretraining and finetuning.
 
     Args:
-        audio_length (frames of 10 ms): of the spectrogram, a multiple of ``patch_size``.
-        mel_bins (mel bands): of the spectrogram, a multiple of ``patch_size``.
+        audio_length (frames of 10 ms): length of the spectrogram, a multiple of ``patch_size``.
+        mel_bins (mel bands): height of the spectrogram, a multiple of ``patch_size``.
         image_size (pixels): side of the square image, a multiple of ``patch_size``.
         patch_size (pixels): side of the square patches, for both modalities.
         embed_dim: token width D.
@@ -65,8 +65,13 @@ class EncoderConfig:
         mlp_ratio: hidden width of the MLP over ``embed_dim``.
         layer_norm_eps: epsilon of every LayerNorm.
         mono: what became of several channels in the sound that the model learned from, ``mean`` or ``left``.
-        fbank_mean, fbank_std, image_mean, image_std: the statistics that normalised what the model learned from, as
-            :class:`~kdcmae.runtime.preprocessing.Preprocessing` has them; by default the published ones.
+        fbank_mean (natural log of energy): mean of the log-mel spectrograms that the model learned from, taken off
+            every input; by default, as the next three, the published one.
+        fbank_std (natural log of energy): standard deviation of those spectrograms, which divides every input.
+        image_mean (of a range 0 to 1): mean of red, green and blue in the images that the model learned from, taken
+            off every image.
+        image_std (of a range 0 to 1): standard deviation of red, green and blue in those images, which divides every
+            image.
     """
 
     audio_length: int = 1024
@@ -146,8 +151,10 @@ class ObjectiveConfig:
         complementary: views keep disjoint patches; otherwise each draws its own permutation.
         audio_mask: which audio patches are removed together.
         norm_pix: reconstruct patches normalised to zero mean and unit variance.
-        reconstruction_weight, contrastive_weight, distillation_weight: weights of the three losses; a term of
-            weight 0 is still reported.
+        reconstruction_weight: of the squared error of removed patches in the loss; a term of weight 0 is still
+            reported.
+        contrastive_weight: in the loss, of telling which sound and image are of one clip.
+        distillation_weight: in the loss, of the divergence between the views.
         weighting: ``fixed`` weights, or learned from them by ``uncertainty``.
         temperature: of the contrastive softmax.
         bidirectional: average both directions of the contrastive loss.

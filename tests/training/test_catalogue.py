@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections import Counter
 from typing import get_args
 
 import pytest
@@ -26,9 +27,17 @@ def test_every_setting_says_what_it_means_and_takes(stage):
 
 
 @every_stage
+def test_every_setting_has_a_meaning_of_its_own(stage):
+    meanings = Counter(setting.meaning for setting in settings_of(stage))
+    assert [meaning for meaning, settings in meanings.items() if settings > 1] == []
+
+
+@every_stage
 def test_counts_of_something_have_its_unit(stage):
     for setting in settings_of(stage):
-        if setting.name.endswith(("_steps", "_epochs", "_epoch", "_depth", "_size")) or setting.name == "epochs":
+        if setting.name.endswith(("_steps", "_epochs", "_epoch", "_depth", "_size")) or setting.name in (
+            *("epochs", "fbank_mean", "fbank_std", "image_mean", "image_std"),
+        ):
             assert setting.unit, setting.name
 
 
