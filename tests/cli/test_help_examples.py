@@ -114,7 +114,7 @@ def make_files(folder: Path, random_runs) -> None:
     manifest = generate(folder / "out" / "avsynth", clips=12)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     listed = [{**row, **{key: f"out/avsynth/{row[key]}" for key in ("path", "mask")}} for row in rows]
-    for name in ("train.jsonl", "test.jsonl"):
+    for name in ("train.jsonl", "test.jsonl", "clips.jsonl"):
         (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in listed))
     (folder / "videos.csv").write_text("path\n" + "".join(f"{row['path']}\n" for row in listed))
     shutil.copy(manifest.with_name("labels.csv"), folder / "classes.csv")
