@@ -18,7 +18,7 @@ from kdcmae.replacing import replacing
 from kdcmae.training.tracking import EpochEnd, Picture, read_metrics
 from kdcmae.training.validation import Confusion, Criterion
 
-__all__ = ["CURVES_FILE", "FigureTracker", "confusion_picture", "curves_picture", "open_figures"]
+__all__ = ["CURVES_FILE", "FigureTracker", "confusion_picture", "curves_picture", "open_figures", "training_label"]
 
 CURVES_FILE = "curves.png"
 _CONFUSION = "confusion"
@@ -33,6 +33,7 @@ class FigureTracker:
         steps_per_epoch: of the optimiser.
         criterion: which curve tells the best epoch.
         measured: names of the metrics that have a curve, beside the learning rate.
+        trained: label of what is measured while it learns.
         show: what else gets the pictures, with a step and a name, such as TensorBoard.
     """
 
@@ -43,16 +44,18 @@ class FigureTracker:
         steps_per_epoch: int,
         criterion: Criterion,
         measured: tuple[str, ...],
+        trained: str,
         show: Callable[[int, str, Picture], None] | None,
     ) -> None:
-        self._log, self._steps_per_epoch, self._show = log, steps_per_epoch, show
+        self._log, self._steps_per_epoch, self._show, self._trained = log, steps_per_epoch, show, trained
         self._criterion, self._measured = criterion, measured
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing is drawn within an epoch."""
 
     def epoch(self, ending: EpochEnd) -> None:
-        curves = curves_picture(read_metrics(self._log), self._steps_per_epoch, self._criterion, self._measured)
+        lines = read_metrics(self._log)
+        curves = curves_picture(lines, self._steps_per_epoch, self._criterion, self._measured, self._trained)
         _write(self._log.with_name(CURVES_FILE), curves)
         for name, picture in ending.pictures.items():
             _write(self._log.with_name(f"{name}.png"), picture)
@@ -72,16 +75,35 @@ def open_figures(
     steps_per_epoch: int,
     criterion: Criterion,
     measured: tuple[str, ...],
+    trained: str,
     show: Callable[[int, str, Picture], None] | None,
 ) -> FigureTracker | None:
     """The pictures of a run, where Pillow is installed; arguments as of :class:`FigureTracker`."""
     if not is_installed("PIL"):
         return None
-    return FigureTracker(log, steps_per_epoch=steps_per_epoch, criterion=criterion, measured=measured, show=show)
+    return FigureTracker(
+        log, steps_per_epoch=steps_per_epoch, criterion=criterion, measured=measured, trained=trained, show=show
+    )
+
+
+def training_label(identity: Mapping[str, Any]) -> str:
+    """What a run measures while it learns, told from the validation, which neither smooths labels nor mixes clips.
+
+    Args:
+        identity: of the run: its settings, and its augmentation as ``data.augmentation``.
+    """
+    augmentation = identity.get("data.augmentation", {})
+    varied = {"smoothed": identity.get("label_smoothing"), "mixed": augmentation.get("mixup_rate")}
+    words = ", ".join(word for word, share in varied.items() if share)
+    return f"training ({words})" if words else "training"
 
 
 def curves_picture(
-    lines: Sequence[Mapping[str, Any]], steps_per_epoch: int, criterion: Criterion, measured: tuple[str, ...]
+    lines: Sequence[Mapping[str, Any]],
+    steps_per_epoch: int,
+    criterion: Criterion,
+    measured: tuple[str, ...],
+    training: str,
 ) -> Picture:
     """What is measured and the learning rate over epochs, one below the other.
 
@@ -90,6 +112,7 @@ def curves_picture(
         steps_per_epoch: of the optimiser.
         criterion: the title of its metric tells the best epoch.
         measured: names of metrics, the criterion's among them.
+        training: label of what was measured while it learned.
     """
     from kdcmae.figures import lines_figure
 
@@ -102,7 +125,8 @@ def curves_picture(
                 (f"validation_{name}", lines),
             )
         )
-        title, shown = name.replace("_", " "), {"training": _thinned(trained), "validation": validated}
+        label = training if name in measured else "training"
+        title, shown = name.replace("_", " "), {label: _thinned(trained), "validation": validated}
         if validated and name == criterion.metric:
             pick = max if criterion.higher_is_better else min
             epoch, value = pick(validated, key=lambda point: point[1])

@@ -20,7 +20,7 @@ from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError, TrainingError
 from kdcmae.replacing import replacing
 from kdcmae.training.distributed import gathered, mean_over_ranks, spread
-from kdcmae.training.figures import open_figures
+from kdcmae.training.figures import open_figures, training_label
 from kdcmae.training.kept_weights import KeptWeights
 from kdcmae.training.optim import build_optimizer, learning_rate, select_trained
 from kdcmae.training.resume import load_run_state, random_state, restore_random_state, save_run_state
@@ -285,6 +285,7 @@ class Trainer:
                 steps_per_epoch=self.steps_per_epoch,
                 criterion=self.run.task.criterion,
                 measured=self.run.task.validated,
+                trained=training_label(self.identity),
                 show=None if tensorboard is None else tensorboard.picture,
             )
             self.trackers += [] if figures is None else [figures]

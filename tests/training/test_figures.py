@@ -9,7 +9,7 @@ import torch
 
 from kdcmae.charts import MOST_CELLS
 from kdcmae.data.images import read_image
-from kdcmae.training.figures import confusion_picture, curves_picture, open_figures
+from kdcmae.training.figures import confusion_picture, curves_picture, open_figures, training_label
 from kdcmae.training.loop import Trainer
 from kdcmae.training.tracking import EpochEnd
 from kdcmae.training.validation import Confusion, Criterion, Validation
@@ -41,9 +41,27 @@ def test_curves_take_thousands_of_lines_and_what_is_not_a_number():
         else {"step": step, "loss": None if step == 7 else 1 / step, "learning_rate": 1e-3}
         for step in range(1, 2001)
     ]
-    picture = curves_picture(lines, 500, LOSS, ("loss",))
+    picture = curves_picture(lines, 500, LOSS, ("loss",), "training")
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "mixup", "label"),
+    [(0.1, 0.5, "training (smoothed, mixed)"), (0.0, 0.5, "training (mixed)"), (0.0, 0.0, "training")],
+)
+def test_the_legend_says_how_training_is_measured_otherwise(smoothing, mixup, label, monkeypatch):
+    shown = []
+
+    def lines_figure(title, series, **axes):
+        shown.extend(line.label for line in series)
+        return np.zeros((1, 1, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("kdcmae.figures.lines_figure", lines_figure)
+    found = training_label({"label_smoothing": smoothing, "data.augmentation": {"mixup_rate": mixup}})
+    lines = [{"step": 1, "loss": 0.5, "learning_rate": 1e-3}, {"step": 1, "loss": 0.5, "validation_loss": 0.4}]
+    curves_picture(lines, 1, LOSS, ("loss",), found)
+    assert shown == [label, "validation", "training"]
 
 
 def test_a_confusion_of_many_classes_in_any_script_shows_those_that_are_confused():
@@ -59,14 +77,17 @@ def test_a_confusion_of_many_classes_in_any_script_shows_those_that_are_confused
 
 def test_without_pillow_a_run_goes_on(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert open_figures(tmp_path / "metrics.jsonl", steps_per_epoch=1, criterion=LOSS, measured=(), show=None) is None
+    assert (
+        open_figures(tmp_path / "metrics.jsonl", steps_per_epoch=1, criterion=LOSS, measured=(), trained="", show=None)
+        is None
+    )
 
 
 def test_tensorboard_gets_the_confusion_too(tmp_path):
     shown = []
     tracker = open_figures(
         tmp_path / "metrics.jsonl",
-        **{"steps_per_epoch": 5, "criterion": LOSS, "measured": ("loss",)},
+        **{"steps_per_epoch": 5, "criterion": LOSS, "measured": ("loss",), "trained": "training"},
         show=lambda step, name, picture: shown.append((step, name, picture.shape[2])),
     )
     ending = EpochEnd(
