@@ -46,13 +46,14 @@ def command(
     2: a bad engine. 3: its library or its device is missing.
     """
     from kdcmae.check import check_engine
+    from kdcmae.disk import writing
     from kdcmae.replacing import replacing
 
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)  # before the time is spent
     card = check_engine(engine, seconds=seconds, step=Steps(), device=device, threads=threads, name=name)
     if output is not None:
-        with replacing(output) as partial:
+        with writing(output), replacing(output) as partial:
             partial.write_text(json.dumps(card.to_dict(), indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(card.to_dict())

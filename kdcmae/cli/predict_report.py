@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcmae.cli.common import note
+from kdcmae.disk import writing
 from kdcmae.errors import ConfigError
 from kdcmae.extras import TRAIN, require_installed
 from kdcmae.replacing import replacing
@@ -153,9 +154,12 @@ def write_timeline(path: Path, clip: ScoredClip, model: str) -> None:
         path: a PNG or HTML file.
         clip: to draw.
         model: name of what scored it.
+
+    Raises:
+        DiskFullError: no space is left for it.
     """
     timeline = Timeline.of(clip.path.name, model, clip.spans, clip.scores, clip.labels)
-    with replacing(path) as partial:
+    with writing(path), replacing(path) as partial:
         if path.suffix.lower() == ".png":
             from kdcmae.data.images import write_image
             from kdcmae.figures import timeline_figure

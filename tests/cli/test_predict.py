@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -441,6 +442,23 @@ def test_a_timeline_is_a_picture_or_a_page(name: str, model: Path, long_clip: Pa
         page = (tmp_path / name).read_text()
         assert "dog [barking], 0:00.0" in page
         assert "://" not in page
+
+
+def test_a_full_disk_leaves_the_old_timeline(
+    model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "time.html"
+    page.write_text("old")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run(model, clip, "--timeline", page)
+    assert result.exit_code == 2
+    assert "time.html: no space left on the device" in result.stderr
+    assert page.read_text() == "old"
 
 
 @pytest.mark.parametrize(

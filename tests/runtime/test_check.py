@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -62,6 +63,21 @@ def test_a_card_says_what_executes_how_exactly_and_how_fast(tiny: Any, tmp_path:
     assert (device["cpu_class"], set(device["cpu_features"])) == (this_cpu().class_name, this_cpu().features)
     assert device["threads"] == 1
     assert {"numpy", "openvino" if target == "openvino" else "onnxruntime"} == set(device["libraries"])
+
+
+def test_a_full_disk_leaves_the_old_card(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, card = tiny.make("onnx", precision=claimed("fp32")), tmp_path / "card.json"
+    card.write_text("old")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = check(folder, "--threads", "1", "--output", str(card))
+    assert result.exit_code == 2
+    assert "card.json: no space left on the device" in result.stderr
+    assert card.read_text() == "old"
 
 
 def test_the_table_has_every_claim_and_every_figure(tiny: Any) -> None:
