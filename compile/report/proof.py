@@ -60,7 +60,7 @@ def _numbers(case: str, output: str, found: Mapping[str, Any], gate: Mapping[str
         _value(error["p50"]), _value(error["max"]), _value(found["cosine"]["min"], ".6f"),
     )  # fmt: skip
     yield (
-        f"On the {case}, {output}{around} differ by {middle} of their spread on the median clip and by {worst} on the "
+        f"On {case}, {output}{around} differ by {middle} of their spread on the median clip and by {worst} on the "
         f"worst{allowed}; their cosine is {cosine} at least."
     )
     if "mean_distance" in found:

@@ -173,6 +173,8 @@ class Limits:
             name: of the output.
         """
         where = "" if found.kind == "features" else ", centred,"
+        if not np.isfinite(found.errors).all():  # which no share of outliers excuses
+            return f"{name} is not finite on every sample, or of another shape"
         if self.max_error is not None and not found.error <= self.max_error:
             return f"{name}{where} differs by {found.error:.1e} of its spread, allowed {self.max_error:.0e}"
         cosine = found.cosine_but_for(self.outliers)

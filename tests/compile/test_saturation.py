@@ -64,7 +64,7 @@ def test_an_engine_whose_products_saturate_is_refused_and_the_cause_named(plante
         "openvino.quantize = lambda *given, saturates, scores, **others: "
         "quantize(*given, saturates=not saturates, **others)\n"
     )
-    arguments = ["--target", "openvino", "--precision", "int8", "--calibration", "avsynth:4", "--no-cache"]
+    arguments = ["--target", "openvino", "--precision", "int8", "--calibration", "avsynth:16", "--no-cache"]
     arguments += ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "engine")]
     code = f"from kdcmae.compile.cli import main\n{fault if planted else ''}main({arguments!r})"
     done = capped("AVX2", sys.executable, "-c", code)

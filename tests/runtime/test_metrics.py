@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from kdcmae.runtime.metrics import Limits, compare
+from kdcmae.runtime.metrics import Limits, compare, pooled
 from kdcmae.runtime.rankings import kept_order
 
 CLIPS, CLASSES = 32, 20
@@ -160,3 +160,14 @@ def test_a_few_answers_of_their_own_are_compared_in_logits(classes: int, samples
         assert rounded.cosine > 0.999
     assert wrong.error > 0.5
     assert wrong.cosine < 0.98
+
+
+def test_a_sample_that_is_not_finite_is_no_outlier() -> None:
+    expected = np.random.default_rng(0).normal(size=(64, 5))
+    broken = expected[:2].copy()
+    broken[0, 0] = np.nan
+    limits = Limits(max_error=None, min_cosine=0.98, outliers=0.05, min_agreement=0.0, tie=0.0)
+    whole = compare(expected, expected, kind="softmax", tie=0.0)
+    assert not limits.problem(whole, "logits")
+    found = pooled([whole, compare(broken, expected[:2], kind="softmax", tie=0.0)])
+    assert limits.problem(found, "logits") == "logits is not finite on every sample, or of another shape"
