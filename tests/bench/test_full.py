@@ -122,4 +122,4 @@ def test_a_report_is_shown_again(suite, tmp_path):
     assert "m: latency in ms" in shown.stdout
     page = tmp_path / "page.html"
     assert CliRunner().invoke(main, ["report", str(path), "--html", str(page)]).exit_code == 0
-    assert page.read_text().startswith("<!doctype html>")
+    assert page.read_text().startswith("<!DOCTYPE html>")

@@ -152,12 +152,15 @@ def test_engines_loaded_while_builds_publish_are_whole(tiny: Any) -> None:
     folder = tiny.make("onnx")
     copies = [relabelled(tiny, folder, number) for number in (1, 2)]
     republish(copies[0], folder)
-    stop = threading.Event()
+    stop, one_loaded = threading.Event(), threading.Event()
 
     def build() -> None:
         for _ in range(10):
             for copy in copies:
                 republish(copy, folder)
+            # No reader can wait for ever for builds that never pause.
+            one_loaded.wait(timeout=2)
+            one_loaded.clear()
         stop.set()
 
     builder = threading.Thread(target=build)
@@ -170,6 +173,7 @@ def test_engines_loaded_while_builds_publish_are_whole(tiny: Any) -> None:
             with suppress(EngineIntegrityError):
                 assert engine.self_test().passed
         loaded += 1
+        one_loaded.set()
     builder.join()
 
 
