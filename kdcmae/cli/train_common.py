@@ -19,10 +19,13 @@ from kdcmae.extras import TRAIN, is_installed, require_installed
 from kdcmae.terminal import say
 
 if TYPE_CHECKING:
+    import torch
+
     from kdcmae.checkpoints import Transfer
     from kdcmae.training.loop import Trainer
     from kdcmae.training.recipes import Stage
     from kdcmae.training.run import Summary
+    from kdcmae.training.runs import Request
     from kdcmae.training.settings import TrainingSettings
 
 __all__ = ["TrainingCommand", "run_options", "start"]
@@ -131,9 +134,8 @@ def start(
     parse_settings(stage, settings)  # before PyTorch is loaded, which takes seconds
     from kdcmae.collectives import rank
     from kdcmae.training.distributed import joined
-    from kdcmae.training.loop import Trainer
     from kdcmae.training.recipes import recipe
-    from kdcmae.training.runs import Request, finetuning_run, pretraining_run
+    from kdcmae.training.runs import Request
     from kdcmae.training.sources import is_avsynth
 
     name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
@@ -141,11 +143,7 @@ def start(
         if rank() > 0:
             logging.getLogger("kdcmae").setLevel(logging.ERROR)  # the first rank says the same
         asked = Request(recipe=recipe(name, stage), overrides=settings, resume=resume, **request)
-        run, transfer = (pretraining_run if stage == "pretrain" else finetuning_run)(asked)
-        trainer = Trainer(run, device=place, resume=resume, progress=sys.stderr)
-        if rank() == 0:
-            _announce(trainer, name, transfer)
-        summary = trainer.fit()
+        summary, transfer = _train(stage, asked, place, name)
     if rank() > 0:
         return
     document = {"stage": stage, "recipe": name, **_ending(summary, transfer)}
@@ -153,6 +151,19 @@ def start(
         print_json(document)
     else:
         _tell(document)
+
+
+def _train(stage: Stage, asked: Request, place: torch.device, name: str) -> tuple[Summary, Transfer | None]:
+    """Assemble a run and train; what it trained with is gone when this returns, before the ranks part."""
+    from kdcmae.collectives import rank
+    from kdcmae.training.loop import Trainer
+    from kdcmae.training.runs import finetuning_run, pretraining_run
+
+    run, transfer = (pretraining_run if stage == "pretrain" else finetuning_run)(asked)
+    trainer = Trainer(run, device=place, resume=asked.resume, progress=sys.stderr)
+    if rank() == 0:
+        _announce(trainer, name, transfer)
+    return trainer.fit(), transfer
 
 
 def _ending(summary: Summary, transfer: Transfer | None) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -34,6 +36,10 @@ __all__ = ["Spread", "gathered", "joined", "mean_over_ranks", "spread"]
 def joined(device: str = "auto") -> Iterator[torch.device]:
     """Join the other processes that ``torchrun`` started, if any, and leave them in the end.
 
+    What holds a model that is spread over the ranks, such as a Trainer, must not outlive the context: the group is
+    destroyed with the last that refers to it, and where that is a model, PyTorch holds the interpreter's lock while it
+    waits for the group's thread, which may wait for the lock.
+
     Args:
         device: ``cpu`` (ranks talk through gloo), ``cuda`` (nccl; this rank's GPU), or ``auto``.
 
@@ -58,7 +64,11 @@ def joined(device: str = "auto") -> Iterator[torch.device]:
     try:
         yield place
         dist.barrier()  # ranks that leave a gloo group at different times abort at exit now and then
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        raise
     finally:
+        gc.collect()  # models that are spread are part of reference cycles
         dist.destroy_process_group()
 
 
