@@ -26,6 +26,7 @@ from kdcmae.runtime.folders import Publication, of_one_publication, openable
 from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.schema import check_mapping
 from kdcmae.runtime.scores import scores
 from kdcmae.runtime.selftest import SelfTest
 
@@ -274,11 +275,13 @@ class Engine:
             variant: one of :attr:`variants`; empty for the engine itself.
 
         Raises:
-            EngineError: the engine is closed.
+            EngineError: the engine is closed, or its manifest tells of no products.
         """
         with self._lock:
             here = self._backend(variant).execution().products
-        return dict(here or self._manifests[variant].precision.get("products", {}))
+        built = self._manifests[variant].precision.get("products", {})
+        check_mapping("precision.products", built)
+        return dict(here or built)
 
     def executions(self) -> dict[str, Execution]:
         """What the layers of the engine, by an empty name, and of its variants execute in here, as the library tells.

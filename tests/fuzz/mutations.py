@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def json_mutated(content: bytes, rng: random.Random) -> bytes:
         elif kind == "new" and isinstance(holder, dict):
             holder[rng.choice(("unknown", "", "label ", key.upper()))] = holder[key]
         else:
-            holder[key] = rng.choice(tuple(_DEEP)) if kind == "deep" else rng.choice(_ODD_VALUES)
+            holder[key] = rng.choice(tuple(_DEEP)) if kind == "deep" else deepcopy(rng.choice(_ODD_VALUES))
     return _dumped(document)
 
 

@@ -463,3 +463,13 @@ assert loaded("torch", "openvino_telemetry", "onnx") == []
     finished = subprocess.run([sys.executable, "-c", script, *folders], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == finished.stderr == ""
+
+
+def test_products_that_are_no_counts_are_refused_in_one_line(tiny: Any) -> None:
+    folder = tiny.make("onnx")
+    tiny.edit(folder, lambda manifest: manifest["precision"].update(products=["bf16"]))
+    with (
+        load_engine(folder) as engine,
+        pytest.raises(EngineError, match=r"field precision\.products must be an object"),
+    ):
+        engine.products()
