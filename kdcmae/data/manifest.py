@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,9 +206,9 @@ def parse_labels(fields: Mapping[str, Any], *, place: str, separator: str = ";")
     elif isinstance(value, str) or value is None:
         parts = (value or "").split(separator)
     else:
-        raise DataError(f"{place}: field labels={value!r} must be text or a list of texts")
+        raise DataError(f"{place}: field labels={reprlib.repr(value)} must be text or a list of texts")
     if any("\0" in part for part in parts):
-        raise DataError(f"{place}: field labels={value!r} holds a NUL character")
+        raise DataError(f"{place}: field labels={reprlib.repr(value)} holds a NUL character")
     return tuple(sys.intern(label) for label in map(one_line, parts) if label)
 
 
@@ -221,7 +222,7 @@ class _Entry:
 
     def __init__(self, place: str, fields: Any, folder: Path) -> None:
         if not isinstance(fields, dict):
-            raise DataError(f"{place}: is {fields!r} instead of an object with fields")
+            raise DataError(f"{place}: is {reprlib.repr(fields)} instead of an object with fields")
         self.place, self.fields, self.folder = place, fields, folder
 
     def text(self, name: str) -> str | None:
@@ -229,9 +230,11 @@ class _Entry:
         if value is None or value == "":
             return None
         if not isinstance(value, str):
-            raise DataError(f"{self.place}: field {name}={value!r} must be text")
+            raise DataError(f"{self.place}: field {name}={reprlib.repr(value)} must be text")
         if not _fit_for_the_system(value):
-            raise DataError(f"{self.place}: field {name}={value!r} holds a character that no file name can have")
+            raise DataError(
+                f"{self.place}: field {name}={reprlib.repr(value)} holds a character that no file name can have"
+            )
         return value
 
     def required(self, name: str) -> str:
@@ -247,7 +250,7 @@ class _Entry:
     def id(self, name: str, default: str | None = None) -> str:
         value = default if default and self.text(name) is None else self.required(name)
         if "/" in value or "\\" in value or value in (".", ".."):
-            raise DataError(f"{self.place}: field {name}={value!r} must be fit for a file name")
+            raise DataError(f"{self.place}: field {name}={reprlib.repr(value)} must be fit for a file name")
         return value
 
     def labels(self, separator: str) -> tuple[str, ...]:

@@ -236,3 +236,12 @@ def test_labels_from_text_and_from_records(tmp_path: Path) -> None:
 def test_label_files_that_cannot_be_used(name: str, text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         LabelMap.read(written(tmp_path / name, text))
+
+
+def test_a_refusal_shows_little_of_a_large_value(tmp_path: Path) -> None:
+    labelled = {"video_id": "a", "wav": "a.wav", "labels": {"x" * 9000: 1}}
+    for entry in ({"video_id": "a", "wav": [0] * 4000}, labelled, [0] * 999):
+        path = written(tmp_path / "clips.json", json.dumps({"data": [entry]}))
+        with pytest.raises(DataError) as refused:
+            read_manifest(path)
+        assert len(str(refused.value)) < 600
