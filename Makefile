@@ -97,7 +97,7 @@ assets: $(STAMP)
 		> out/assets/pretrained.json
 	OMP_NUM_THREADS=1 $(BIN)/kdcmae finetune --data avsynth:6000 --output out/assets/finetuned $(TRAIN) \
 		--checkpoint out/assets/pretrained/model.safetensors > out/assets/finetuned.json
-	$(BIN)/python -m kdcmae.bench.assets out/assets
+	$(BIN)/python -m kdcmae.bench.studies.assets out/assets
 
 # 7 MB of genuine bindings that tests/contract holds the code against; nothing of them is installed.
 $(CONTRACT): $(STAMP)

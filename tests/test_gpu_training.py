@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton", reason="the kernels need Triton")
 
 from kdcmae import KDCMAE, ops
-from kdcmae.bench.published import PublishedKDCMAE
+from kdcmae.bench.studies.published import PublishedKDCMAE
 from kdcmae.pretraining import PretrainingOutput
 
 pytestmark = pytest.mark.gpu

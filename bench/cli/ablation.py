@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from kdcmae.bench.ablation.plan import ROWS
 from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
+from kdcmae.bench.studies.ablation.plan import ROWS
 from kdcmae.cli.common import KdcmaeCommand, json_option, note, thread_count
 
 __all__ = ["command"]
@@ -62,9 +62,9 @@ def command(
     \b
     kdcmae-bench ablation --readme README.md
     """
-    from kdcmae.bench.ablation.plan import AblationSettings
-    from kdcmae.bench.ablation.readme import BEGIN, END, render
-    from kdcmae.bench.ablation.suite import run_ablation
+    from kdcmae.bench.studies.ablation.plan import AblationSettings
+    from kdcmae.bench.studies.ablation.readme import BEGIN, END, render
+    from kdcmae.bench.studies.ablation.suite import run_ablation
 
     settings = AblationSettings(seeds=tuple(range(seeds)))
     rows = tuple(row for row in ROWS if not names or row.name in names)

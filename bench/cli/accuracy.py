@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, json_option, note
 
 __all__ = ["command"]
@@ -49,7 +49,7 @@ def command(
     kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme README.md
     """
     from kdcmae.assets import default_checkpoint
-    from kdcmae.bench.accuracy import BEGIN, END, measure_accuracy, render
+    from kdcmae.bench.studies.accuracy import BEGIN, END, measure_accuracy, render
 
     report = measure_accuracy(checkpoint or default_checkpoint(), engines, clips=clips, on_subject=note)
     publish(report, render(report), output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)

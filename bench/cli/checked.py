@@ -10,7 +10,7 @@ import click
 from kdcmae.cli.common import Steps, note
 
 if TYPE_CHECKING:
-    from kdcmae.bench.schema import SelfCheck
+    from kdcmae.bench.report.records import SelfCheck
 
 __all__ = ["self_check", "self_check_option"]
 
@@ -45,8 +45,8 @@ def self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
     Raises:
         GateError: they are off, and the policy is to refuse.
     """
-    from kdcmae.bench.environment import usable_cpus
-    from kdcmae.bench.selfcheck import check_machine, require_sound
+    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae.bench.machine.selfcheck import check_machine, require_sound
 
     if policy == "skip":
         return None

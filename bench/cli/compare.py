@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.errors import ConfigError
 from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
-    from kdcmae.bench.compare import Change, Comparison
+    from kdcmae.bench.report.comparison import Change, Comparison
 
 __all__ = ["command"]
 
@@ -35,9 +35,9 @@ def command(old: Path | None, new: Path | None, everything: bool, as_json: bool)
 
     Exit code: 1 where a case became slower, less accurate, or was lost.
     """
-    from kdcmae.bench.compare import compare_reports
-    from kdcmae.bench.history import ALL, last_reports
-    from kdcmae.bench.schema import read_report
+    from kdcmae.bench.report.comparison import compare_reports
+    from kdcmae.bench.report.history import ALL, last_reports
+    from kdcmae.bench.report.records import read_report
 
     if (old is None) is not (new is None):
         raise ConfigError("give two reports, or none for the last two of the suite")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import write_text
+from kdcmae.bench.report.files import write_text
 from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
 from kdcmae.terminal import say
 
@@ -26,8 +26,8 @@ def command(cards: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     kdcmae check out/ov --json > nuc.json            # there
     kdcmae-bench fleet *.json --html fleet.html      # here
     """
-    from kdcmae.bench.fleet import fleet_conditions, fleet_document, fleet_tables, read_card, render_fleet
-    from kdcmae.bench.report import print_tables
+    from kdcmae.bench.report.terminal import print_tables
+    from kdcmae.bench.studies.fleet import fleet_conditions, fleet_document, fleet_tables, read_card, render_fleet
 
     read = [read_card(path) for path in cards]
     if as_json:

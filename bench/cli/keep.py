@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, thread_count
 from kdcmae.errors import ConfigError
 
@@ -70,8 +70,8 @@ def command(
         raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny, not both")
     from kdcmae import load_classifier
     from kdcmae.assets import checkpoint as shipped
-    from kdcmae.bench.environment import usable_cpus
-    from kdcmae.bench.keep import BEGIN, END, KeepSettings, render, run_keep_benchmark
+    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae.bench.studies.keep import BEGIN, END, KeepSettings, render, run_keep_benchmark
     from kdcmae.compile.untrained import untrained_classifier
 
     path = None if preset else checkpoint or shipped("classifier")

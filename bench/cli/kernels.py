@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from kdcmae.bench.files import RESULTS, write_json
+from kdcmae.bench.report.files import RESULTS, write_json
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, print_json
 
 if TYPE_CHECKING:

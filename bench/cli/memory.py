@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option
 
 __all__ = ["command"]
@@ -33,7 +33,7 @@ def command(preset: str, readme: Path | None, output: Path | None, as_json: bool
     Peaks of the build and of what it starts, a compiler for instance, by step; the table has the largest. Linux only.
     The builds of the base preset take a quarter of an hour.
     """
-    from kdcmae.bench.memory import BEGIN, END, render, run_memory_benchmark
+    from kdcmae.bench.studies.memory import BEGIN, END, render, run_memory_benchmark
 
     report = run_memory_benchmark(preset, step=Steps())
     path = output or RESULTS / f"memory-{preset}.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, thread_count
 
 __all__ = ["command"]
@@ -43,7 +43,7 @@ def command(
     \b
     kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme README.md
     """
-    from kdcmae.bench.profile import BEGIN, END, profile_engine, render
+    from kdcmae.bench.studies.profile import BEGIN, END, profile_engine, render
 
     step = Steps()
     report = {"engines": [profile_engine(one, threads=threads, seconds=seconds, step=step) for one in engines]}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdcmae.bench.files import write_json
-from kdcmae.bench.markers import replace_between
+from kdcmae.bench.report.files import write_json
+from kdcmae.bench.report.markers import replace_between
 from kdcmae.cli.common import note, print_json
 from kdcmae.terminal import say
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, note
 
 __all__ = ["command"]
@@ -23,9 +23,9 @@ __all__ = ["command"]
 )
 def command(file: Path, results: Path) -> None:
     """Write the newest results of the suite and of the kernels into a README, each between its two markers."""
-    from kdcmae.bench.history import newest_reports
     from kdcmae.bench.kernels.readme import update_readme
-    from kdcmae.bench.readme import update_suite
+    from kdcmae.bench.report.history import newest_reports
+    from kdcmae.bench.report.readme import update_suite
 
     changed = [update_readme(file, results), update_suite(file, newest_reports(results))]
     note(f"{file}: {'updated' if any(changed) else 'up to date'}")

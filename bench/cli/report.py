@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.files import write_text
+from kdcmae.bench.report.files import write_text
 from kdcmae.cli.common import KdcmaeCommand, note
 
 __all__ = ["command"]
@@ -17,9 +17,9 @@ __all__ = ["command"]
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page there instead of tables.")
 def command(file: Path, html: Path | None) -> None:
     """Show the JSON report FILE that another run wrote."""
-    from kdcmae.bench.page import render_page
-    from kdcmae.bench.report import print_report
-    from kdcmae.bench.schema import read_report
+    from kdcmae.bench.report.page import render_page
+    from kdcmae.bench.report.records import read_report
+    from kdcmae.bench.report.terminal import print_report
 
     report = read_report(file)
     if html is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
-from kdcmae.bench.files import write_json
+from kdcmae.bench.report.files import write_json
 from kdcmae.cli.common import LARGEST_BATCH, KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
 
 __all__ = ["command"]
@@ -88,11 +88,11 @@ def command(
     Exit code: 1 where a subject failed or disagrees with the reference, or where the machine is not fit for measuring;
     3 where none can run on this machine.
     """
-    from kdcmae.bench.environment import usable_cpus
-    from kdcmae.bench.report import print_report
-    from kdcmae.bench.schema import Settings
-    from kdcmae.bench.subjects import check_source
-    from kdcmae.bench.suite import run_benchmark
+    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae.bench.report.records import Settings
+    from kdcmae.bench.report.terminal import print_report
+    from kdcmae.bench.run.interleaved import run_benchmark
+    from kdcmae.bench.run.subjects import check_source
 
     for subject in subjects:
         check_source(subject)

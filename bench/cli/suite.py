@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcmae.bench.cli.checked import self_check, self_check_option
-from kdcmae.bench.files import RESULTS
+from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, note, print_json, thread_count
 
 __all__ = ["command"]
@@ -66,12 +66,12 @@ def command(
 
     Exit code: 1 where a subject failed or disagrees with the reference, or the machine is not fit for measuring.
     """
-    from kdcmae.bench.environment import usable_cpus
-    from kdcmae.bench.full import run_suite
-    from kdcmae.bench.history import ALL, keep_report
-    from kdcmae.bench.plan import ALL_PLANS, PLANS
-    from kdcmae.bench.report import print_report
-    from kdcmae.bench.schema import Settings
+    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae.bench.report.history import ALL, keep_report
+    from kdcmae.bench.report.records import Settings
+    from kdcmae.bench.report.terminal import print_report
+    from kdcmae.bench.suite.full import run_suite
+    from kdcmae.bench.suite.plan import ALL_PLANS, PLANS
 
     step = Steps()
     plans, folder, timeout_s = (ALL_PLANS, results / ALL, _COMPILING_S) if everything else (PLANS, results, 300)

@@ -14,7 +14,7 @@ from kdcmae import masking
 from kdcmae.bench.kernels.case import TOLERANCE, Baseline, Case, Contender, Problem, Profile, kernel_obstacle
 from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.kernels.schema import Direction, Work
-from kdcmae.bench.published import dense_embed_patches
+from kdcmae.bench.studies.published import dense_embed_patches
 from kdcmae.kernels.patch_embed import reference
 
 __all__ = ["patch_embed_cases"]

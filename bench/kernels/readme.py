@@ -9,7 +9,7 @@ from typing import Any
 
 from kdcmae.bench.kernels.rows import HEADINGS, comparison_rows, machine_line
 from kdcmae.bench.kernels.schema import SCHEMA_VERSION
-from kdcmae.bench.markers import replace_between, table_row
+from kdcmae.bench.report.markers import replace_between, table_row
 from kdcmae.errors import DataError
 
 __all__ = ["BEGIN", "END", "NOT_MEASURED", "render", "update_readme"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kdcmae.bench.timing import SpeedRatio
+from kdcmae.bench.run.timing import SpeedRatio
 
 __all__ = [
     "SCHEMA_VERSION",

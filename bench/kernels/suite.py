@@ -16,7 +16,6 @@ import torch
 
 import kdcmae
 from kdcmae import host
-from kdcmae.bench.environment import describe_environment
 from kdcmae.bench.kernels.attention import attention_cases
 from kdcmae.bench.kernels.case import Case, Profile
 from kdcmae.bench.kernels.ceilings import measure_ceilings
@@ -26,6 +25,7 @@ from kdcmae.bench.kernels.patch_embed import patch_embed_cases
 from kdcmae.bench.kernels.profiles import ceiling_sizes, profile_for
 from kdcmae.bench.kernels.schema import Report, Settings
 from kdcmae.bench.kernels.step import step_cases
+from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.errors import DeviceError
 
 __all__ = ["Budget", "default_device", "describe_device", "run_kernel_benchmark", "slug"]

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from kdcmae import KDCMAEClassifier
-from kdcmae.bench.schema import Report, Settings
-from kdcmae.bench.suite import run_benchmark
-from kdcmae.bench.worker import OpenSubject
+from kdcmae.bench.report.records import Report, Settings
+from kdcmae.bench.run.interleaved import run_benchmark
+from kdcmae.bench.run.worker import OpenSubject
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcmae.bench.subjects import Arrays, Facts, HostTimed
+from kdcmae.bench.run.subjects import Arrays, Facts, HostTimed
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import CheckpointError, DeviceError
 from kdcmae.runtime import SelfTest

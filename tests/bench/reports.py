@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdcmae.bench.schema import (
+from kdcmae.bench.report.records import (
     Accuracy,
     Agreement,
     Case,
@@ -17,7 +17,7 @@ from kdcmae.bench.schema import (
     Settings,
     Speed,
 )
-from kdcmae.bench.timing import Verdict, summarize
+from kdcmae.bench.run.timing import Verdict, summarize
 
 STATE = {"load_average_1min": 0.25, "cpu_frequency_mhz": 2600.0, "hottest_sensor_celsius": None}
 ENVIRONMENT = {

@@ -1,0 +1,130 @@
+"""Is the clock right and the machine quiet? Asked before anything is timed: a known sleep and a known matrix product.
+
+The product runs on one CPU after the other, in a process pinned to it. Time on the clock beyond the process's own CPU
+time is time that others took; a product of twice the work has to take twice as long.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from kdcmae.bench.machine.state import pinned
+from kdcmae.bench.report.records import SelfCheck
+from kdcmae.errors import GateError
+
+__all__ = ["check_machine", "judge", "require_sound"]
+
+_SLEEP_S = 0.05
+_LATE_S = 0.01  # a quiet system wakes a sleeper within this
+_CLOCKS_APART = 0.01
+_STOLEN = 0.05  # share of the time that others may take
+_TWICE = (1.8, 2.25)
+_MOST_CPUS = 8
+_PROBE_TIMEOUT_S = 60
+
+
+def check_machine(cpus: Sequence[int], *, overridden: bool) -> SelfCheck:
+    """Time a sleep and, on each CPU, matrix products.
+
+    Args:
+        cpus: that the benchmark will use; the first few are checked.
+        overridden: the run goes on whatever is found.
+    """
+    figures = _timed_sleep()
+    for cpu in cpus[:_MOST_CPUS]:
+        figures |= {f"cpu {cpu}: {name}": value for name, value in _probe(cpu).items()}
+    return SelfCheck(problems=judge(figures), figures=figures, overridden=overridden)
+
+
+def require_sound(check: SelfCheck) -> None:
+    """Refuse to go on where the check found problems.
+
+    Raises:
+        GateError: it did, and nobody said to go on in spite of them.
+    """
+    if check.problems and not check.overridden:
+        raise GateError(
+            f"nothing was timed, because {'; '.join(check.problems)}. Close other programs and try again, "
+            "or give --self-check mark, which marks the report"
+        )
+
+
+def judge(figures: Mapping[str, float]) -> tuple[str, ...]:
+    """What is wrong with the figures of a check, in words; empty where nothing is."""
+    problems = []
+    late_s = figures["sleep_s"] - _SLEEP_S
+    if not 0 <= late_s <= _LATE_S:
+        problems.append(f"a sleep of {_SLEEP_S * 1e3:g} ms took {figures['sleep_s'] * 1e3:.1f} ms")
+    if abs(figures["clock_ratio"] - 1) > _CLOCKS_APART:
+        problems.append(f"two clocks disagree by {abs(figures['clock_ratio'] - 1):.1%}")
+    for name, value in figures.items():
+        if name.endswith("stolen") and value > _STOLEN:
+            problems.append(f"on {name.partition(':')[0]} other work took {value:.0%} of the time")
+        if name.endswith("twice the work") and not _TWICE[0] <= value <= _TWICE[1]:
+            problems.append(f"on {name.partition(':')[0]} twice the work took {value:.2f} times as long")
+    return tuple(problems)
+
+
+def _timed_sleep(clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """The shortest of several sleeps on the clock that everything is timed with, and that clock against another."""
+    sleeps = []
+    begin, other = clock(), time.time()
+    for _ in range(5):
+        start = clock()
+        time.sleep(_SLEEP_S)
+        sleeps.append(clock() - start)
+    return {"sleep_s": min(sleeps), "clock_ratio": (clock() - begin) / (time.time() - other)}
+
+
+def _probe(cpu: int) -> dict[str, float]:
+    """Figures of one CPU, from a process of its own.
+
+    Raises:
+        GateError: the process failed.
+    """
+    with pinned((cpu,)):
+        done = subprocess.run(
+            [sys.executable, "-m", "kdcmae.bench.machine.selfcheck"],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+        )
+    if done.returncode:
+        raise GateError(f"the self-check failed on CPU {cpu}: {done.stderr.strip()[-500:]}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _products() -> dict[str, float]:
+    """Run in the pinned process: products of one size and of twice the work, in turns."""
+    import numpy as np
+
+    side = 384
+    left = np.random.default_rng(0).standard_normal((2 * side, side), dtype=np.float32)
+    right = np.ascontiguousarray(left[:side])
+    once, twice = left[:side], left
+    for _ in range(20):
+        twice @ right
+    single_s: list[float] = []
+    double_s: list[float] = []
+    wall, cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < 0.4:
+        for product, times in ((once, single_s), (twice, double_s)):
+            start = time.perf_counter()
+            product @ right
+            times.append(time.perf_counter() - start)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    # The shortest: what others take shows in the first figure already.
+    return {
+        "stolen": max(0.0, 1 - cpu / wall),
+        "twice the work": min(double_s) / min(single_s),
+        "gflop_per_s": 2e-9 * side**3 / min(single_s),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_products()))

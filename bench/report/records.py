@@ -1,0 +1,361 @@
+"""The report of a benchmark as data: one row per case, one JSON object in all, read and written here.
+
+A case is one subject (an engine, a checkpoint, a peer) of one model under one condition. Rows that could not be
+measured are rows too, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdcmae.bench.report.plain import from_plain
+from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict, median_interval
+from kdcmae.errors import DataError
+from kdcmae.text_files import read_json
+
+__all__ = [
+    "BOUNDARIES",
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "Agreement",
+    "Boundary",
+    "Case",
+    "CaseKind",
+    "Ceilings",
+    "Energy",
+    "Floor",
+    "Parity",
+    "Report",
+    "Row",
+    "SelfCheck",
+    "SelfTestResult",
+    "Settings",
+    "Speed",
+    "Status",
+    "read_report",
+]
+
+SCHEMA_VERSION = 4
+
+Boundary = Literal["host to host", "library call", "tool", "device", "clip to label", "process to label"]
+BOUNDARIES: Mapping[str, str] = {
+    "host to host": "numpy arrays in, numpy arrays out; decoding and preprocessing are not included",
+    "library call": "the library's own call by its own clock, in a new process per window, on inputs made up",
+    "tool": "what the library's own tool reports for its inference call, on inputs it makes up",
+    "device": "between two CUDA events around the work on the GPU; inputs and outputs stay there",
+    "clip to label": "a video file on disk to its labels: decode, fbank, frame, inference",
+    "process to label": "starting a new process to its first label, files in the system's cache",
+}
+
+CaseKind = Literal["latency", "batch", "threads", "cold start", "clip to label"]
+Status = Literal["measured", "unstable", "failed", "not measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a benchmark runs.
+
+    Args:
+        batch: samples per call.
+        threads: CPU threads per subject; it is pinned to as many CPUs.
+        seconds: timed seconds per subject, spread over the rounds; slow subjects take longer.
+        warm_up_s: seconds each subject runs before its first window.
+        timeout_s: how long a subject may take for one step before it counts as hung.
+        seed: of the inputs and of the bootstrap.
+    """
+
+    batch: int
+    threads: int
+    seconds: float
+    warm_up_s: float
+    timeout_s: float
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a row is about.
+
+    Args:
+        model: whose subject it is; subjects of one model compute the same.
+        subject: as given on the command line, or the suite's name for it.
+        kind: what is varied or measured.
+        boundary: where the clock starts and stops, a key of :data:`BOUNDARIES`.
+        batch: samples per call.
+        threads: CPU threads per instance.
+        instances: copies of the subject that run at the same time, each pinned to CPUs of its own.
+    """
+
+    model: str
+    subject: str
+    kind: CaseKind = "latency"
+    boundary: Boundary = "host to host"
+    batch: int = 1
+    threads: int = 1
+    instances: int = 1
+
+    def __str__(self) -> str:
+        batch = f", batch {self.batch}" if self.batch > 1 or self.kind == "batch" else ""
+        threads = f", {self.instances} x {self.threads} threads" if self.kind == "threads" else ""
+        return f"{self.model}{': ' if self.model else ''}{self.subject}, {self.kind}{batch}{threads}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTestResult:
+    """Largest error over the outputs of a subject's own test, relative to the largest reference value.
+
+    Args:
+        passed: what the subject says.
+        error: None where it is not finite.
+        tolerance: None where no size of error is promised.
+    """
+
+    passed: bool
+    error: float | None
+    tolerance: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """A subject's outputs against others', on the same inputs.
+
+    Args:
+        against: the subject compared with, or ``"its own ladder"``: what the compiler found for the artifact.
+        error: largest absolute difference over the largest absolute reference value, over all outputs; None where
+            names or shapes differ or a value is not finite.
+        tolerance: the self-test tolerances of both added up; None for a peer that promises nothing.
+        passed: the error is known and, where there is a tolerance, within it.
+    """
+
+    against: str
+    error: float | None
+    tolerance: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(SpeedRatio):
+    """Speed against the reference subject of the same run, and what may be said about it."""
+
+    against: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Share of labelled clips whose best class is their label, with the bounds of its 95 % interval."""
+
+    top1: float
+    low: float
+    high: float
+    clips: int
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy:
+    """Energy per sample while the subject ran, the idle machine included.
+
+    Args:
+        joule_per_sample: None where the machine does not expose it.
+        source: the counter, or why there is none.
+    """
+
+    joule_per_sample: float | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """What the machine's measured ceilings allow at best.
+
+    Args:
+        flop, traffic_bytes: per call, counted by hand in :mod:`kdcmae.bench.run.work`.
+        precision: whose ceiling was used: the fastest the subject computes in.
+        floor_ms: the longer of computing the FLOP and moving the bytes.
+        fraction: the floor over the measured median; 1 is the ceiling.
+    """
+
+    flop: float
+    traffic_bytes: float
+    precision: str
+    floor_ms: float
+    fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case. What could not be measured is None.
+
+    Args:
+        case: what it is about.
+        status: ``unstable`` is measured, but varies too much between windows to compare.
+        reason: why it failed or was not measured.
+        kind: what runs it, such as ``openvino``.
+        computes_in: precision of the matrix products.
+        modality: ``audiovisual``, ``audio`` or ``video``.
+        inputs: ``tensor`` or ``raw``.
+        is_reference: the others of its group are compared with it.
+        load_ms: from a started process to a loaded subject, the import of its library included.
+        first_inference_ms: the first call after loading.
+        latency: of single calls after the warm-up.
+        throughput_samples_per_s: of callers that wait for each result; one per instance.
+        stages_ms: medians of the stages, in their order.
+        peak_rss_bytes: largest resident memory of the subject's own process.
+        device_memory_bytes: memory of the GPU in use once the subject had run, all processes together.
+        artifact_bytes: size of the engine folder.
+        compile_s: what building it took.
+        energy: while it ran.
+        self_test: of the subject itself.
+        parity: with the reference subject, or of its ladder where it takes other inputs.
+        accuracy: on labelled clips, where the model has learnt anything.
+        speed: against the reference subject; None for the reference itself.
+        floor: what the machine allows.
+        yardstick_ms: what known work took meanwhile, see :mod:`kdcmae.bench.machine.yardstick`.
+    """
+
+    case: Case
+    status: Status
+    reason: str = ""
+    kind: str | None = None
+    computes_in: str | None = None
+    modality: str | None = None
+    inputs: str | None = None
+    is_reference: bool = False
+    load_ms: float | None = None
+    first_inference_ms: float | None = None
+    latency: Latency | None = None
+    throughput_samples_per_s: float | None = None
+    stages_ms: dict[str, float] | None = None
+    peak_rss_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    artifact_bytes: int | None = None
+    compile_s: float | None = None
+    energy: Energy | None = None
+    self_test: SelfTestResult | None = None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    speed: Speed | None = None
+    floor: Floor | None = None
+    yardstick_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheck:
+    """What the check of clock and machine found before anything was timed.
+
+    Args:
+        problems: why figures taken now are not to be trusted; empty where all is well.
+        figures: what was measured, by name.
+        overridden: the run was told to go on in spite of problems.
+    """
+
+    problems: tuple[str, ...]
+    figures: dict[str, float]
+    overridden: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """What the machine does at most, with the threads of the run.
+
+    Args:
+        flop_per_s: of a large matrix product, by precision.
+        copy_bytes_per_s: read and written, of a copy larger than the caches.
+        how: what measured each.
+    """
+
+    flop_per_s: dict[str, float]
+    copy_bytes_per_s: float
+    how: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Every two subjects of a model on the same clips.
+
+    Args:
+        model: whose subjects.
+        data: which clips.
+        clips: how many.
+        subjects: names of rows and columns.
+        cosine: smallest cosine of two subjects' logits over the clips.
+        flips: clips whose best class differs.
+    """
+
+    model: str
+    data: str
+    clips: int
+    subjects: tuple[str, ...]
+    cosine: tuple[tuple[float, ...], ...]
+    flips: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A whole benchmark.
+
+    Args:
+        kdcmae_version: that measured.
+        created: when it started, ISO 8601 in UTC.
+        environment: the machine, library versions, commit, and the state of the machine before and after.
+        settings: how it ran.
+        rows: one per case.
+        self_check: None where none was made.
+        ceilings: None where they were not measured.
+        agreement: one per model.
+        schema_version: of this format.
+    """
+
+    kdcmae_version: str
+    created: str
+    environment: dict[str, Any]
+    settings: Settings
+    rows: tuple[Row, ...]
+    self_check: SelfCheck | None = None
+    ceilings: Ceilings | None = None
+    agreement: tuple[Agreement, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a subject failed or disagrees with the reference, 3 where this machine can run none, else 0."""
+        if any(row.status == "failed" or (row.parity and not row.parity.passed) for row in self.rows):
+            return 1
+        return 3 if all(row.status == "not measured" for row in self.rows) else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        return {"boundaries": dict(BOUNDARIES), **dataclasses.asdict(self)}
+
+
+def read_report(path: Path) -> Report:
+    """Read a report that a run wrote. One of version 3 gets the intervals that its windows tell.
+
+    Raises:
+        DataError: no such file, not a report, or of another schema version.
+    """
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    try:
+        if version == 3:
+            version = content["schema_version"] = _with_intervals(content)
+        if version == SCHEMA_VERSION:
+            content.pop("boundaries", None)
+            return from_plain(Report, content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a report of kdcmae-bench: {error}") from error
+    raise DataError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; measure again with kdcmae-bench")
+
+
+def _with_intervals(content: dict[str, Any]) -> int:
+    """Make a report of version 3 one of version 4, and say so: the bounds of the median are all that it lacks."""
+    for row in content.get("rows", ()):
+        if latency := row.get("latency"):
+            bounds = median_interval(latency["p50_ms"], latency["window_medians_ms"])
+            latency["low_ms"], latency["high_ms"] = bounds
+    return 4

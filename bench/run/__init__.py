@@ -1,0 +1,1 @@
+"""One benchmark run: subjects and peers, each in its process, timed in turns."""

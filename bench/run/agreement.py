@@ -1,0 +1,123 @@
+"""Accuracy of each subject on labelled clips, and how far every two of them agree."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.bench.report.records import Accuracy, Agreement
+from kdcmae.bench.run.contender import Contender
+from kdcmae.bench.run.subjects import VARIANT
+from kdcmae.evaluation.intervals import share_interval
+from kdcmae.runtime.manifest import digest
+
+__all__ = ["AnswerCache", "accuracies", "agreement", "knows", "top1_accuracy"]
+
+Answers = NDArray[np.float32]
+
+
+class AnswerCache:
+    """Answers to a set of clips, kept by what gave them, so that they are computed once per engine.
+
+    Args:
+        folder: where they are kept.
+        data: the clips, as :func:`kdcmae.bench.run.clips.write_clips` wrote them.
+    """
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self._folder = folder
+        self._data = data
+
+    def answers(self, contender: Contender) -> Answers | None:
+        """Of one subject; None where it cannot give any."""
+        path = self._folder / f"{self._key(contender.entry.source)}.npy"
+        if path.is_file():
+            kept: Answers = np.load(path)
+            return kept
+        found = contender.answers(self._data)
+        if found is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            np.save(path, found)
+        return found
+
+    def _key(self, source: str) -> str:
+        """Digest of the source, of the weights behind it and of the clips."""
+        facts = hashlib.sha256(f"{source}\n{digest(self._data)}".encode())
+        path = Path(source.partition(VARIANT)[0])
+        path = path if path.exists() else Path(source.partition(":")[2])
+        path = path / "manifest.json" if path.is_dir() else path
+        if path.is_file():
+            facts.update(digest(path).encode())
+        return facts.hexdigest()[:32]
+
+
+def knows(contender: Contender, labels: Sequence[str]) -> bool:
+    """Whether a subject was trained to tell these labels."""
+    return not contender.facts.random_weights and set(labels) <= set(contender.facts.labels)
+
+
+def accuracies(
+    contenders: Sequence[Contender], answers: Mapping[str, Answers], labels: Sequence[str], *, data: str
+) -> dict[str, Accuracy]:
+    """The accuracy of every subject that knows the labels, by subject.
+
+    Args:
+        contenders: all subjects.
+        answers: (clips, classes) by subject, of those that gave any. What only times an engine gives none: it has those
+            of that engine.
+        labels: of the clips.
+        data: which clips these are.
+    """
+    engines = {one.entry.source: one.entry.subject for one in contenders}
+    found = {}
+    for one in contenders:
+        subject, runs = one.entry.subject, engines.get(one.entry.source.partition(":")[2], "")
+        given = answers.get(subject if one.facts.shows_outputs else runs)
+        if given is not None and knows(one, labels):
+            found[subject] = top1_accuracy(given, labels, one.facts.labels, data=data)
+    return found
+
+
+def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str], *, data: str) -> Accuracy:
+    """Share of clips whose best class is their label, with Wilson's 95 % interval.
+
+    Args:
+        answers: (clips, classes).
+        labels: of the clips.
+        classes: of the model.
+        data: which clips these are.
+    """
+    right = sum(classes[index] == label for index, label in zip(answers.argmax(axis=1), labels, strict=True))
+    share = right / len(labels)
+    low, high = share_interval(share, len(labels))
+    return Accuracy(top1=share, low=low, high=high, clips=len(labels), data=data)
+
+
+def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agreement:
+    """Every two subjects that gave answers to the same clips.
+
+    Args:
+        model: whose subjects.
+        answers: (clips, classes) by subject.
+        data: which clips these are.
+    """
+    names, values = tuple(answers), [one.astype(np.float64) for one in answers.values()]
+    return Agreement(
+        model=model,
+        data=data,
+        clips=len(values[0]),
+        subjects=names,
+        cosine=tuple(tuple(_cosine(one, other) for other in values) for one in values),
+        flips=tuple(tuple(int((one.argmax(1) != other.argmax(1)).sum()) for other in values) for one in values),
+    )
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The smallest over the clips; 0 where an answer is all zeros."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    products = (one * other).sum(axis=1)
+    return float(np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0).min())

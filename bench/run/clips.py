@@ -1,0 +1,115 @@
+"""Clips in a benchmark: AVSynth's test clips for accuracy and agreement, one video file for clip to label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.bench.run.subjects import Subject
+from kdcmae.data.clip import read_clip
+from kdcmae.data.frame_numbers import MIDDLE_FRAME
+from kdcmae.errors import ConfigError
+from kdcmae.predictors import in_batches
+from kdcmae.runtime.feeding import from_clip, sources
+from kdcmae.runtime.preprocessing import Preprocessing
+
+__all__ = ["answers", "stages", "write_clips"]
+
+_MOST_ROWS = 16  # at once, where a subject takes any number
+_FEWEST_TRIPS = 3
+
+
+def write_clips(folder: Path, *, clips: int) -> tuple[Path, tuple[str, ...]]:
+    """Write AVSynth's first test clips, undecoded by any codec, for :func:`answers`.
+
+    Args:
+        folder: where the file is kept; it is made only where this version's is missing.
+        clips: how many.
+
+    Returns:
+        An ``.npz`` file, and the label of each clip.
+    """
+    from kdcmae.data.avsynth.memory import AVSynth
+    from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
+
+    data = AVSynth("test", clips=clips)
+    path = folder / f"avsynth-{AVSYNTH_VERSION}-test-{clips}.npz"
+    if not path.is_file():
+        raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            path,
+            waveforms=np.stack([clip.waveform for clip in raw if clip.waveform is not None]),
+            frames=np.stack([clip.frames[0] for clip in raw]),
+        )
+    return path, tuple(record.labels[0] for record in data.records)
+
+
+def answers(subject: Subject, data: Path) -> NDArray[np.float32]:
+    """The subject's first output for every clip of a file.
+
+    Args:
+        subject: takes what a clip becomes.
+        data: what :func:`write_clips` wrote.
+
+    Returns:
+        (clips, classes).
+
+    Raises:
+        ConfigError: it takes inputs of its own, or hides its outputs.
+    """
+    facts, preprocessing = subject.facts, _preprocessing(subject)
+    names = [spec.name for spec in facts.inputs]
+    with np.load(data) as arrays:
+        pairs = list(zip(arrays["waveforms"], arrays["frames"], strict=True))
+    rows = [from_clip(names, preprocessing, waveform, 16_000, [frame]) for waveform, frame in pairs]
+    inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    sizes = (1, _MOST_ROWS) if facts.batch is None else (facts.batch.min, facts.batch.max)
+    return next(iter(in_batches(subject.run, inputs, sizes).values()))
+
+
+def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[float]]:
+    """What each stage from a video file to the outputs takes.
+
+    Args:
+        subject: takes what a clip becomes.
+        clip: any video file.
+        seconds: how long to go on; the first trip does not count.
+
+    Returns:
+        Latencies in ms by stage: ``decode``; ``fbank`` and ``frame``, or ``waveform`` and ``frame`` where the subject
+        computes those itself; ``infer``.
+    """
+    names, preprocessing = [spec.name for spec in subject.facts.inputs], _preprocessing(subject)
+    heard = [name for name in names if sources([name]) == {"waveform"}]
+    seen = [name for name in names if sources([name]) == {"frame"}]
+    sound = "fbank" if "audio" in heard else "waveform"
+    spent: dict[str, list[float]] = {}
+    start = time.perf_counter()
+    trips = 0
+    while trips <= _FEWEST_TRIPS or time.perf_counter() - start < seconds:
+        marks = [time.perf_counter()]
+        decoded = read_clip(clip, seconds=preprocessing.window_s, mono=preprocessing.mono)
+        marks.append(time.perf_counter())
+        feed = from_clip(heard, preprocessing, decoded.waveform, decoded.sample_rate_hz, None)
+        marks.append(time.perf_counter())
+        feed |= from_clip(seen, preprocessing, None, 0, [decoded.frames[MIDDLE_FRAME]]) if seen else {}
+        marks.append(time.perf_counter())
+        fewest = subject.facts.batch.min if subject.facts.batch else 1
+        subject.run({name: np.repeat(array, fewest, axis=0) for name, array in feed.items()})
+        marks.append(time.perf_counter())
+        if trips:
+            for name, begin, end in zip(("decode", sound, "frame", "infer"), marks, marks[1:], strict=False):
+                spent.setdefault(name, []).append((end - begin) * 1e3)
+        trips += 1
+    return spent
+
+
+def _preprocessing(subject: Subject) -> Preprocessing:
+    if subject.facts.preprocessing is None:
+        raise ConfigError(f"{subject.facts.kind} makes up its own inputs and hides its outputs")
+    return subject.facts.preprocessing

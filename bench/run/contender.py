@@ -1,0 +1,243 @@
+"""One subject on its way through an interleaved run, from loading to its row in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcmae.bench.machine.state import EnergyCounter
+from kdcmae.bench.report.records import Case, Energy, Parity, Row, SelfTestResult, Settings, Speed, Status
+from kdcmae.bench.run.subjects import Facts
+from kdcmae.bench.run.timing import Latency, settled, speed_ratio, summarize, verdict
+from kdcmae.bench.run.worker import FirstInference, Loaded, Memory, Worker
+from kdcmae.compile.parity import relative_error
+from kdcmae.errors import ConfigError, DeviceError, EngineError
+from kdcmae.runtime import SelfTest
+
+__all__ = ["Contender", "Entry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A subject that takes part.
+
+    Args:
+        source: what :func:`kdcmae.bench.run.subjects.open_subject` opens.
+        subject: its name in the report.
+        model: whose subject it is.
+    """
+
+    source: str
+    subject: str
+    model: str = ""
+
+
+class Contender:
+    """A subject, its worker and what is known so far. Once it has failed, its worker is gone and it only has a row.
+
+    Attributes:
+        call_s: what a call took during the warm-up.
+
+    Args:
+        entry: what takes part.
+        worker: of this subject.
+        settings: of the benchmark.
+        counter: of energy, or why there is none.
+    """
+
+    def __init__(self, entry: Entry, worker: Worker, settings: Settings, counter: EnergyCounter | str) -> None:
+        self.entry = entry
+        self.call_s = 0.0
+        self._worker = worker
+        self._settings = settings
+        self._counter = counter
+        self._joules = 0.0
+        self._status: Status = "measured"
+        self._reason = ""
+        self._loaded: Loaded | None = None
+        self._first: FirstInference | None = None
+        self._self_test: SelfTestResult | None = None
+        self._windows_ms: list[list[float]] = []
+        self._latency: Latency | None = None
+        self._memory = Memory(peak_rss_bytes=None, gpu_bytes=None)
+
+    @property
+    def running(self) -> bool:
+        """Nothing went wrong so far."""
+        return self._status == "measured"
+
+    @property
+    def facts(self) -> Facts:
+        """Known once loaded."""
+        assert self._loaded is not None
+        return self._loaded.facts
+
+    def load(self) -> None:
+        """Load the subject."""
+        with self._failures_noted():
+            self._loaded = self._worker.load()
+
+    def require_batch(self) -> None:
+        """Refuse a batch size that the subject does not take.
+
+        Raises:
+            ConfigError: it does not take the settings'.
+        """
+        sizes, batch = self.facts.batch, self._settings.batch
+        if sizes is not None and not sizes.min <= batch <= sizes.max:
+            raise ConfigError(f"{self.entry.source} takes batches of {sizes.min} to {sizes.max}, not --batch {batch}")
+
+    def check(self) -> None:
+        """First inference, whose outputs the parity is about, and self-test."""
+        with self._failures_noted():
+            self._first = self._worker.first_inference(self._settings.batch, self._settings.seed)
+            result = self._worker.self_test()
+            if result is None:
+                return
+            self._self_test = _summary(result)
+            if not result.passed:
+                raise EngineError(f"its self-test failed: {result}; not timed")
+
+    def warm_up(self) -> None:
+        """Run without counting, and learn what a call takes."""
+        with self._failures_noted():
+            self.call_s = float(np.median(self._worker.window(self._settings.warm_up_s))) / 1e3
+
+    def take_turn(self, window_s: float) -> None:
+        """Run one window."""
+        with self._failures_noted():
+            before = self._energy()
+            self._windows_ms.append(self._worker.window(window_s))
+            self._joules += self._energy() - before
+
+    def settled(self, rounds: Sequence[int]) -> bool:
+        """Whether its windows of these rounds agree, as far as it still runs."""
+        return not self.running or settled([self._windows_ms[number] for number in rounds])
+
+    def finish(self, rounds: Sequence[int]) -> None:
+        """Sum up the windows of the rounds that count, once every window has run."""
+        with self._failures_noted():
+            self._memory = self._worker.memory()
+            counted = [self._windows_ms[number] for number in rounds]
+            self._latency = summarize(counted, left_out=len(self._windows_ms) - len(counted))
+
+    def answers(self, data: Path) -> NDArray[np.float32] | None:
+        """What it says of the clips in a file; None where it cannot."""
+        if not self.running or self.facts.preprocessing is None:
+            return None
+        with self._failures_noted():
+            return self._worker.answers(data)
+        return None
+
+    def row(self, reference: Contender | None) -> Row:
+        """What is known, the comparison with the reference included."""
+        latency = self._latency
+        loaded, first = self._loaded, self._first
+        facts = loaded.facts if loaded else None
+        return Row(
+            case=self._case(),
+            status="unstable" if latency and not latency.stable else self._status,
+            reason=self._reason,
+            kind=facts.kind if facts else None,
+            computes_in=facts.computes_in if facts else None,
+            modality=facts.modality if facts else None,
+            inputs=facts.form if facts else None,
+            is_reference=reference is self,
+            load_ms=loaded.load_ms if loaded else None,
+            first_inference_ms=first.latency_ms if first else None,
+            latency=latency,
+            throughput_samples_per_s=self._settings.batch / latency.mean_ms * 1e3 if latency else None,
+            peak_rss_bytes=self._memory.peak_rss_bytes,
+            device_memory_bytes=self._memory.gpu_bytes,
+            artifact_bytes=facts.artifact_bytes if facts else None,
+            compile_s=facts.compile_s if facts else None,
+            energy=self._energy_per_sample(),
+            self_test=self._self_test,
+            parity=self._parity(reference),
+            speed=self._speed(reference) if reference is not self else None,
+        )
+
+    def _case(self) -> Case:
+        return Case(
+            model=self.entry.model,
+            subject=self.entry.subject,
+            boundary=self._loaded.facts.boundary if self._loaded else "host to host",
+            batch=self._settings.batch,
+            threads=self._settings.threads,
+        )
+
+    def _parity(self, reference: Contender | None) -> Parity | None:
+        """With the reference where both take the same; what its compiler found, where it takes something else."""
+        if reference is self or self._first is None:
+            return None
+        if reference is None or reference._first is None or not self._comparable(reference):
+            return self.facts.ladder
+        errors = [
+            relative_error(np.asarray(self._first.outputs.get(name, ())), expected)
+            for name, expected in reference._first.outputs.items()
+        ]
+        error = max(errors) if np.isfinite(errors).all() else None
+        promised = [one._tolerance for one in (self, reference)]
+        tolerance = sum(filter(None, promised)) if None not in promised else None
+        passed = error is not None and (tolerance is None or error <= tolerance)
+        return Parity(against=reference.entry.subject, error=error, tolerance=tolerance, passed=passed)
+
+    def _comparable(self, reference: Contender) -> bool:
+        """Whether both compute the same, for all to see: a model that keeps fewer tokens is another model."""
+        mine, theirs = self.facts, reference.facts
+        same_model = mine.config.get("kept_tokens") == theirs.config.get("kept_tokens")
+        seen = mine.shows_outputs and theirs.shows_outputs
+        return seen and same_model and set(mine.inputs) == set(theirs.inputs)
+
+    def _speed(self, reference: Contender | None) -> Speed | None:
+        if self._latency is None or reference is None or reference._latency is None:
+            return None
+        speed = speed_ratio(
+            reference._latency.window_medians_ms, self._latency.window_medians_ms, seed=self._settings.seed
+        )
+        stable = self._latency.stable and reference._latency.stable
+        return Speed(
+            **dataclasses.asdict(speed), against=reference.entry.subject, verdict=verdict(speed, stable=stable)
+        )
+
+    @property
+    def _tolerance(self) -> float | None:
+        return self._self_test.tolerance if self._self_test else self.facts.tolerance
+
+    def _energy(self) -> float:
+        return 0.0 if isinstance(self._counter, str) else self._counter.joules()
+
+    def _energy_per_sample(self) -> Energy | None:
+        if self._latency is None:
+            return None
+        if isinstance(self._counter, str):
+            return Energy(joule_per_sample=None, source=self._counter)
+        samples = self._settings.batch * sum(map(len, self._windows_ms))
+        return Energy(joule_per_sample=self._joules / samples, source=self._counter.source)
+
+    @contextmanager
+    def _failures_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except DeviceError as error:
+            self._status, self._reason = "not measured", f"not measured on this hardware: {error}"
+        except EngineError as error:
+            self._status, self._reason = "failed", str(error)
+        if not self.running:
+            self._worker.close()
+
+
+def _summary(result: SelfTest) -> SelfTestResult:
+    error, tolerance = max(result.max_error.values()), max(result.tolerance.values())
+    return SelfTestResult(
+        passed=result.passed,
+        error=error if math.isfinite(error) else None,
+        tolerance=tolerance if math.isfinite(tolerance) else None,
+    )

@@ -1,0 +1,194 @@
+"""Subjects against each other, interleaved: load, check, warm up, then take turns until the windows settle."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import kdcmae
+from kdcmae.bench.machine.environment import cpus_for, describe_environment
+from kdcmae.bench.machine.state import energy_counter, machine_state
+from kdcmae.bench.machine.yardstick import Yardstick, open_yardstick, steady_rounds
+from kdcmae.bench.report.records import Accuracy, Report, Row, SelfCheck, Settings
+from kdcmae.bench.run.agreement import accuracies, knows
+from kdcmae.bench.run.contender import Contender, Entry
+from kdcmae.bench.run.subjects import Facts, open_subject
+from kdcmae.bench.run.timing import plan_rounds
+from kdcmae.bench.run.worker import OpenSubject, Worker
+from kdcmae.data.avsynth.classes import LABELS
+from kdcmae.errors import EngineInputError
+
+__all__ = ["Step", "measure_group", "new_report", "run_benchmark"]
+
+Step = Callable[[str], AbstractContextManager[None]]
+Visit = Callable[[Sequence[Contender]], None]
+
+_CLIPS = 96
+
+
+def run_benchmark(
+    sources: Sequence[str],
+    settings: Settings,
+    *,
+    step: Step,
+    self_check: SelfCheck | None = None,
+    open_subject: OpenSubject = open_subject,
+    yardstick: Yardstick | None = None,
+) -> Report:
+    """Benchmark subjects that take the same inputs against each other; those that know AVSynth's labels answer for it.
+
+    Args:
+        sources: engine folders, checkpoint files, presets or peers.
+        settings: how to run.
+        step: shows progress; a context manager per named step.
+        self_check: what was found before.
+        open_subject: opens a source inside a worker.
+        yardstick: tells what state the machine is in; one is started where None.
+
+    Returns:
+        One row per source; a subject that fails or cannot run here is a row too.
+
+    Raises:
+        ConfigError: a batch size that a subject does not take.
+        EngineInputError: the subjects take different inputs, so they cannot be compared.
+    """
+    with ExitStack() as stack:
+        reading = yardstick or stack.enter_context(open_yardstick(settings.threads))
+        accuracy: dict[str, Accuracy] = {}
+
+        def measure() -> list[Row]:
+            rows = measure_group(
+                [Entry(source=source, subject=source) for source in sources],
+                settings,
+                step=step,
+                yardstick=reading,
+                before=_require_same_inputs,
+                after=lambda contenders: accuracy.update(_accuracies(contenders, step)),
+                open_subject=open_subject,
+            )
+            return [replace(row, accuracy=accuracy.get(row.case.subject)) for row in rows]
+
+        return new_report(settings, measure, self_check=self_check)
+
+
+def new_report(settings: Settings, measure: Callable[[], Sequence[Row]], *, self_check: SelfCheck | None) -> Report:
+    """A report of what ``measure`` gives, with the state of the machine before and after it."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    environment = describe_environment()
+    rows = tuple(measure())
+    return Report(
+        kdcmae_version=kdcmae.__version__,
+        created=created,
+        environment={**environment, "after": machine_state()},
+        settings=settings,
+        rows=rows,
+        self_check=self_check,
+    )
+
+
+def measure_group(
+    entries: Sequence[Entry],
+    settings: Settings,
+    *,
+    step: Step,
+    yardstick: Yardstick,
+    before: Visit = lambda _: None,
+    after: Visit = lambda _: None,
+    open_subject: OpenSubject = open_subject,
+) -> list[Row]:
+    """Measure subjects in turns, each in a process of its own, pinned to the first CPUs.
+
+    Args:
+        entries: what takes part.
+        settings: how to run.
+        step: shows progress.
+        yardstick: tells what state the machine is in.
+        before: sees the contenders that run, once they are loaded.
+        after: sees them again after the last turn, their workers still there.
+        open_subject: opens a source inside a worker.
+
+    Returns:
+        A row per entry, in order; the first PyTorch model, or else the first that runs, is the reference.
+    """
+    counter, cpus = energy_counter(), cpus_for(settings.threads)
+    with ExitStack() as stack:
+        contenders = []
+        for entry in entries:
+            with step(f"load {entry.subject}"):
+                worker = Worker(entry.source, cpus=cpus, timeout_s=settings.timeout_s, open_subject=open_subject)
+                one = Contender(entry, stack.enter_context(closing(worker)), settings, counter)
+                one.load()
+                contenders.append(one)
+        before([one for one in contenders if one.running])
+        for one in contenders:
+            if one.running:
+                with step(f"check {one.entry.subject}"):
+                    one.check()
+        running = [one for one in contenders if one.running]
+        reference = next((one for one in running if one.facts.is_torch), running[0] if running else None)
+        state_ms = _measure(running, settings.seconds, step, yardstick) if running else None
+        after([one for one in contenders if one.running])
+        return [replace(one.row(reference), yardstick_ms=state_ms) for one in contenders]
+
+
+def _accuracies(contenders: Sequence[Contender], step: Step) -> dict[str, Accuracy]:
+    """On AVSynth's test clips, of those that know its labels."""
+    if not any(knows(one, LABELS.names) for one in contenders):
+        return {}
+    from kdcmae.bench.run.clips import write_clips  # it brings a video library along
+
+    with tempfile.TemporaryDirectory() as folder:
+        data, labels = write_clips(Path(folder), clips=_CLIPS)
+        with step(f"answers to {_CLIPS} clips of AVSynth"):
+            given = {one.entry.subject: one.answers(data) for one in contenders if knows(one, labels)}
+    known = {subject: answers for subject, answers in given.items() if answers is not None}
+    return accuracies(contenders, known, labels, data=f"AVSynth test, {_CLIPS} clips")
+
+
+def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:
+    """Take turns until enough steady rounds agree; returns what the yardstick read in the rounds that count."""
+    with step("warm up"):
+        for one in contenders:
+            one.warm_up()
+    schedule = plan_rounds(seconds, max(one.call_s for one in contenders))
+    readings_ms, counted = [yardstick()], list[int]()
+    with step(f"measure in {schedule.rounds} rounds or more"):
+        for turn in range(schedule.most_rounds):
+            # Back and forth, so that over two rounds nobody always runs after the same other.
+            for one in contenders if turn % 2 == 0 else reversed(contenders):
+                if one.running:
+                    one.take_turn(schedule.window_s)
+            readings_ms.append(yardstick())
+            steady = steady_rounds(readings_ms, enough=schedule.rounds)
+            # A machine that never keeps still for long enough is measured all the same: the intervals will tell.
+            kept_still = len(steady) >= schedule.rounds
+            counted = steady if kept_still else list(range(turn + 1))
+            if kept_still and all(one.settled(counted) for one in contenders):
+                break
+    for one in contenders:
+        if one.running:
+            one.finish(counted)
+    return statistics.median(max(readings_ms[number : number + 2]) for number in counted)
+
+
+def _require_same_inputs(contenders: Sequence[Contender]) -> None:
+    for one in contenders:
+        first = contenders[0]
+        if _signature(one.facts) != _signature(first.facts):
+            raise EngineInputError(
+                f"{first.entry.source} takes {_signature(first.facts)}, but {one.entry.source} takes "
+                f"{_signature(one.facts)}; benchmark them in separate runs"
+            )
+        one.require_batch()
+
+
+def _signature(facts: Facts) -> str:
+    return ", ".join(
+        f"{spec.name} ({', '.join(map(str, spec.shape))}) {spec.dtype}"
+        for spec in sorted(facts.inputs, key=lambda spec: spec.name)
+    )

@@ -1,0 +1,307 @@
+"""What can be benchmarked: engine folders, checkpoints, untrained presets and peers, behind one small interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
+
+from kdcmae.bench.report.records import Boundary, Parity
+from kdcmae.errors import ConfigError
+from kdcmae.runtime import SelfTest, load_engine
+from kdcmae.runtime.facts import read_with_facts
+from kdcmae.runtime.folders import file_sizes
+from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
+from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.timing import time_window
+
+if TYPE_CHECKING:
+    from kdcmae import KDCMAEClassifier
+
+__all__ = [
+    "FLOAT32_ROUNDING",
+    "WITHOUT_THREADS",
+    "Arrays",
+    "EngineSubject",
+    "Facts",
+    "HostTimed",
+    "Subject",
+    "TorchSubject",
+    "check_source",
+    "engine_facts",
+    "load_torch_model",
+    "open_subject",
+]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+PRESET = "preset:"
+VARIANT = "@"
+PEERS = ("torch-compile", "torch-cuda", "ort-int8", "openvino-call", "benchmark_app", "trtexec")
+TORCH_EAGER = "torch eager"
+
+# Outputs of PyTorch models with the same weights may differ by this: alignment can change the order of a sum.
+FLOAT32_ROUNDING = 1e-5
+
+WITHOUT_THREADS = ("trt", "torch-trt")  # these run on a GPU and refuse a number of CPU threads
+_SEES = {"audio": "audio", "waveform": "audio", "image": "image", "frame": "image"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known about a subject once it is loaded.
+
+    Args:
+        kind: what runs it, such as ``"openvino"`` or :data:`TORCH_EAGER`.
+        computes_in: precision of the matrix products, such as ``"bf16"``.
+        inputs: what it takes.
+        batch: sizes it takes; None for any.
+        device: what it runs on: ``"cpu"``, ``"cuda"``, or another that its library names.
+        preprocessing: how a clip becomes the inputs; None where nobody may know.
+        boundary: of its timings.
+        config: sizes of the model, to count its work, as :func:`kdcmae.bench.run.work.count_work` takes them; empty
+            where they are unknown.
+        tolerance: of its outputs where it has no self-test; None where it promises nothing.
+        ladder: what its compiler found for the artifact.
+        artifact_bytes, compile_s: of an engine.
+        labels: class names.
+        random_weights: it was never trained.
+    """
+
+    kind: str
+    computes_in: str
+    inputs: tuple[TensorSpec, ...]
+    batch: BatchRange | None
+    device: str = "cpu"
+    preprocessing: Preprocessing | None = None
+    boundary: Boundary = "host to host"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float | None = FLOAT32_ROUNDING
+    ladder: Parity | None = None
+    artifact_bytes: int | None = None
+    compile_s: float | None = None
+    labels: tuple[str, ...] = ()
+    random_weights: bool = False
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether this is the PyTorch model that engines are compared with."""
+        return self.kind == TORCH_EAGER
+
+    @property
+    def shows_outputs(self) -> bool:
+        """Whether what it computes can be seen; a process that only times keeps it to itself."""
+        return self.boundary not in ("library call", "tool")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Which of ``audio`` and ``image`` it is given, in whatever form."""
+        return tuple(sorted({_SEES[spec.name] for spec in self.inputs if spec.name in _SEES}))
+
+    @property
+    def modality(self) -> str | None:
+        """``audiovisual``, ``audio`` or ``video``, as it is given; None for other inputs."""
+        return {("audio", "image"): "audiovisual", ("audio",): "audio", ("image",): "video"}.get(self.given)
+
+    @property
+    def form(self) -> str:
+        """``tensor`` for prepared inputs, ``raw`` for a waveform or a frame."""
+        return "raw" if any(spec.name in ("waveform", "frame") for spec in self.inputs) else "tensor"
+
+
+class Subject(Protocol):
+    """Something that is benchmarked: numpy arrays in, numpy arrays out."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is known about it."""
+        ...
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One inference; empty where its outputs are out of reach."""
+        ...
+
+    def window(self, inputs: Arrays, seconds: float) -> list[float]:
+        """Latencies in ms of inferences for about so many seconds."""
+        ...
+
+    def self_test(self) -> SelfTest | None:
+        """Its own proof, on data it brings along; None where it brings none."""
+        ...
+
+
+class HostTimed(ABC):
+    """A subject whose calls are timed on the host, from arrays to arrays."""
+
+    @abstractmethod
+    def run(self, inputs: Arrays) -> Arrays:
+        """One inference."""
+
+    def window(self, inputs: Arrays, seconds: float) -> list[float]:
+        """Latencies in ms of calls back to back."""
+        return time_window(lambda: self.run(inputs), seconds)
+
+
+def check_source(source: str) -> None:
+    """Refuse what :func:`open_subject` cannot open, before anything is loaded.
+
+    Args:
+        source: an engine folder, ``FOLDER@audio`` for a variant in it, a checkpoint file, ``preset:NAME``, or one of
+            these after a peer's name and a colon.
+
+    Raises:
+        ConfigError: there is no such file or folder.
+    """
+    peer, _, rest = source.partition(":")
+    inner = (rest if peer in PEERS else source).partition(VARIANT)[0]
+    if not inner.startswith(PRESET) and not Path(inner).exists():
+        raise ConfigError(
+            f"{inner} does not exist; give an engine folder, a checkpoint or {PRESET}base|small|tiny, "
+            f"after {', '.join(PEERS)} and a colon for a peer"
+        )
+
+
+def open_subject(source: str, threads: int) -> Subject:
+    """Load a subject.
+
+    Args:
+        source: as :func:`check_source` takes it; presets have random weights, as kdcmae-compile draws them.
+        threads: CPU threads it may use.
+
+    Raises:
+        KdcmaeError: it cannot be loaded, or not on this machine.
+    """
+    peer, _, rest = source.partition(":")
+    if peer in PEERS:
+        from kdcmae.bench.run.peers import open_peer
+
+        return open_peer(peer, rest, threads)
+    folder, _, variant = source.partition(VARIANT)
+    if not source.startswith(PRESET) and Path(folder).is_dir():
+        return EngineSubject(Path(folder), threads, variant)
+    return TorchSubject(load_torch_model(source), threads)
+
+
+def load_torch_model(source: str) -> KDCMAEClassifier:
+    """A classifier in evaluation mode from a checkpoint file or ``preset:NAME``."""
+    if source.startswith(PRESET):
+        from kdcmae.compile.untrained import untrained_classifier
+
+        return untrained_classifier(source.removeprefix(PRESET))
+    from kdcmae import load_classifier
+
+    return load_classifier(source).eval()
+
+
+class TorchSubject(HostTimed):
+    """A classifier in PyTorch: eager, float32, on the CPU.
+
+    Args:
+        classifier: in evaluation mode.
+        threads: for PyTorch's operators.
+    """
+
+    kind = TORCH_EAGER
+
+    def __init__(self, classifier: KDCMAEClassifier, threads: int) -> None:
+        import torch
+
+        from kdcmae.compile.models import classifier_model
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._call: Any = classifier
+        model = classifier_model(classifier)
+        self.facts: Facts = Facts(
+            kind=self.kind,
+            computes_in="fp32",
+            inputs=model.inputs,
+            batch=None,
+            preprocessing=model.preprocessing,
+            config=model.facts["config"],
+            labels=model.labels,
+        )
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One forward pass."""
+        with self._torch.inference_mode():
+            logits = self._call(**{name: self._torch.from_numpy(array) for name, array in inputs.items()})
+        return {"logits": logits.numpy()}
+
+    def self_test(self) -> None:
+        """None: the model is what others are checked against."""
+
+
+class EngineSubject(HostTimed):
+    """An engine folder, run by :mod:`kdcmae.runtime`.
+
+    Args:
+        folder: what kdcmae-compile wrote.
+        threads: for engines that run on the CPU.
+        variant: which of the folder's variants is benchmarked; empty for the engine itself.
+    """
+
+    def __init__(self, folder: Path, threads: int, variant: str = "") -> None:
+        manifest = read_with_facts(folder, variant)
+        self._engine = load_engine(folder, threads=None if manifest.target in WITHOUT_THREADS else threads)
+        self.facts = engine_facts(folder, manifest)
+        if not variant:  # one is loaded when it is first run, which must not count as loading
+            self.facts = replace(self.facts, computes_in=", ".join(self._engine.products()))
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One inference."""
+        return self._engine.infer(inputs)
+
+    def self_test(self) -> SelfTest:
+        """The engine's self-test on its golden data."""
+        return self._engine.self_test()
+
+
+def engine_facts(folder: Path, manifest: Manifest) -> Facts:
+    """What a manifest says."""
+    seconds = manifest.build.get("seconds", {})
+    return Facts(
+        kind=manifest.target,
+        computes_in=", ".join(manifest.precision.get("products", ())),
+        inputs=manifest.inputs,
+        batch=manifest.batch,
+        device=_device(manifest),
+        preprocessing=Preprocessing.from_dict(manifest.preprocessing),
+        config={**manifest.model["config"], **_kept(manifest.model)},
+        ladder=_ladder(manifest),
+        artifact_bytes=sum(file_sizes(folder).values()),
+        compile_s=sum(seconds.values()) if seconds else None,
+        labels=manifest.labels,
+        random_weights=manifest.model["random_weights"],
+    )
+
+
+def _device(manifest: Manifest) -> str:
+    """The kind of device an engine runs on, however its target writes it."""
+    default = "cuda" if manifest.target in WITHOUT_THREADS else "cpu"
+    return str(manifest.engine.get("device", default)).partition(":")[0].lower()
+
+
+def _kept(model: Mapping[str, Any]) -> dict[str, Any]:
+    """How many tokens of each input a model sees that was built with ``--keep``."""
+    keep = model.get("keep")
+    return {"kept_tokens": {"audio": keep["audio_tokens"], "image": keep["video_tokens"]}} if keep else {}
+
+
+def _ladder(manifest: Manifest) -> Parity | None:
+    """The last rung that ran."""
+    rungs = [rung for rung in manifest.parity if rung.get("errors")]
+    if not rungs:
+        return None
+    last = rungs[-1]
+    errors = list(last["errors"].values())
+    return Parity(
+        against="its own ladder",
+        error=None if None in errors else max(errors),
+        tolerance=last["tolerance"],
+        passed=last["status"] == "passed",
+    )

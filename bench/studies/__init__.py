@@ -1,0 +1,1 @@
+"""Single questions, each with a command and a table of its own."""

@@ -1,0 +1,211 @@
+"""Device cards side by side: which engine runs in what precision, how fast and how exactly, on which device."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdcmae import charts
+from kdcmae.bench.report.page import precision_colour, table_section
+from kdcmae.bench.report.plain import from_plain
+from kdcmae.bench.report.tables import NONE, Table
+from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
+from kdcmae.charts import number
+from kdcmae.errors import DataError
+from kdcmae.markup import page, section
+from kdcmae.text_files import read_json
+
+__all__ = ["fleet_conditions", "fleet_document", "fleet_tables", "read_card", "render_fleet"]
+
+_MEASURED = {"load_ms": "load", "first_inference_ms": "first", "peak_rss_bytes": "peak"}
+_NARROW = 2  # columns that fit beside a chart
+_LABEL = 58  # characters of a bar's label that fit on a page
+
+
+def read_card(path: Path) -> DeviceCard:
+    """Read a device card.
+
+    Raises:
+        DataError: no such file, not a device card, or of another schema version.
+    """
+    fix = "write one on the device with: kdcmae check ENGINE --json"
+    try:
+        content = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {fix}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{path} has schema version {version!r}, not that of a device card, {SCHEMA_VERSION}; {fix}")
+    content.pop("boundaries", None)
+    try:
+        card: DeviceCard = from_plain(DeviceCard, content)
+        fleet_conditions([card])  # a fact of the device that is not there shows where it is used
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a device card: {error}; {fix}") from error
+    return card
+
+
+def fleet_document(cards: Sequence[DeviceCard]) -> dict[str, Any]:
+    """The cards and the names that the tables give them, as plain data."""
+    engines = _engine_names(cards)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "boundaries": dict(BOUNDARIES),
+        "rows": [
+            {
+                "engine": engines[card.engine.digest],
+                "device": _device_name(card),
+                "computes_in": card.computes_in,
+                "claims": _claims(card),
+                "card": asdict(card),
+            }
+            for card in _sorted(cards)
+        ],
+    }
+
+
+def fleet_conditions(cards: Sequence[DeviceCard]) -> list[str]:
+    """Devices, libraries and measured quantities that the figures depend on, one per line."""
+    devices = dict.fromkeys(map(_device_name, cards))
+    engines = {card.engine.digest for card in cards}
+    checked = sorted(card.created for card in cards)
+    lines = [
+        f"cards: {len(cards)}, devices: {len(devices)}, engines: {len(engines)}; checked {checked[0]} to {checked[-1]}",
+        *(f"{_MEASURED.get(name, name)}: {covers}" for name, covers in BOUNDARIES.items()),
+        "error: largest difference from the reference outputs of the self-test, over their largest value",
+    ]
+    for device in devices:
+        own = [card for card in cards if _device_name(card) == device]
+        host = own[0].device.host
+        libraries = sorted({f"{name} {version}" for card in own for name, version in card.device.libraries.items()})
+        lines.append(
+            f"{device}: {host['cpus']} CPUs, {host['system']} {host['machine']}, Python {host['python']}, "
+            f"{', '.join(libraries)}"
+        )
+    return lines
+
+
+def fleet_tables(cards: Sequence[DeviceCard]) -> list[Table]:
+    """An overview of engines by device per model, every figure, and the claims that do not hold or cannot be told."""
+    engines = _engine_names(cards)
+    found = []
+    for model in dict.fromkeys(card.engine.model for card in cards):
+        own = _sorted([card for card in cards if card.engine.model == model])
+        found.append(_overview(f"{model}: what executes, and the median latency in ms", own, engines))
+        found.append(
+            Table(
+                title=f"{model}: engines on devices, times in ms",
+                head=(
+                    *("engine", "device", "executes", "claims", "error (allowed)", "p50", "p90", "p99", "variation"),
+                    *("calls", "load", "first", "peak MB"),
+                ),
+                rows=tuple(_row(card, engines[card.engine.digest], _device_name(card)) for card in own),
+            )
+        )
+    doubtful = tuple(
+        (engines[card.engine.digest], _device_name(card), verdict.claim, verdict.found, verdict.outcome)
+        for card in _sorted(cards)
+        for verdict in card.verdicts
+        if verdict.outcome != "holds"
+    )
+    found.append(
+        Table(title="claims that fail or are open", head=("engine", "device", "claim", "found", "here"), rows=doubtful)
+    )
+    return [table for table in found if table.rows]
+
+
+def render_fleet(cards: Sequence[DeviceCard]) -> str:
+    """One self-contained page: latencies by model, then every table."""
+    engines = _engine_names(cards)
+    sections = []
+    for model in dict.fromkeys(card.engine.model for card in cards):
+        title = f"{model}: latency"
+        drawn = charts.bars(title, list(_bars(cards, model, engines)), unit="ms")
+        sections.append(section(title, drawn, note="Median, whisker to the 99th percentile."))
+    for table in fleet_tables(cards):
+        wide = len(table.head) > _NARROW
+        sections.append(table_section(table, wide=wide))
+    return page("kdcmae fleet", fleet_conditions(cards), sections)
+
+
+def _bars(cards: Sequence[DeviceCard], model: str, engines: Mapping[str, str]) -> Iterator[charts.Bar]:
+    own = [card for card in cards if card.engine.model == model]
+    for card in sorted(own, key=lambda card: card.timings.latency.p50_ms):
+        notes = [card.computes_in or "precision not reported", *(["claims fail"] if card.failed else [])]
+        yield charts.Bar(
+            label=charts.cut(f"{engines[card.engine.digest]} on {_device_name(card)}", _LABEL),
+            value=card.timings.latency.p50_ms,
+            high=card.timings.latency.p99_ms,
+            note=", ".join(notes),
+            colour=precision_colour(card.computes_in.partition(" ")[0]),
+        )
+
+
+def _overview(title: str, cards: Sequence[DeviceCard], engines: Mapping[str, str]) -> Table:
+    devices = tuple(dict.fromkeys(map(_device_name, cards)))
+    cells: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for card in cards:
+        told = f"{card.computes_in or 'not reported'}: {number(card.timings.latency.p50_ms)}"
+        cells[engines[card.engine.digest]][_device_name(card)].append(f"{told}, claims fail" if card.failed else told)
+    rows = (
+        (engine, *(" and ".join(found.get(device, [])) or NONE for device in devices))
+        for engine, found in cells.items()
+    )
+    return Table(title=title, head=("engine", *devices), rows=tuple(rows))
+
+
+def _row(card: DeviceCard, engine: str, device: str) -> tuple[str, ...]:
+    timings, latency = card.timings, card.timings.latency
+    error = "not finite" if card.error is None else f"{card.error:.1e}"
+    return (
+        engine,
+        device,
+        card.computes_in or "not reported",
+        _claims(card),
+        f"{error} ({card.tolerance:.0e})",
+        *map(number, (latency.p50_ms, latency.p90_ms, latency.p99_ms)),
+        f"{latency.coefficient_of_variation:.1%}",
+        f"{latency.count:d}",
+        *map(number, (timings.load_ms, timings.first_inference_ms)),
+        NONE if timings.peak_rss_bytes is None else f"{timings.peak_rss_bytes / 1e6:.0f}",
+    )
+
+
+def _claims(card: DeviceCard) -> str:
+    if card.failed:
+        return f"{len(card.failed)} of {len(card.verdicts)} FAILED"
+    unknown = sum(verdict.outcome == "cannot be told" for verdict in card.verdicts)
+    return f"hold, but {unknown} cannot be told" if unknown else "hold"
+
+
+def _sorted(cards: Sequence[DeviceCard]) -> list[DeviceCard]:
+    """Cards by model and device, the fastest first."""
+    return sorted(cards, key=lambda card: (card.engine.model, _device_name(card), card.timings.latency.p50_ms))
+
+
+def _device_name(card: DeviceCard) -> str:
+    """The processor and whatever else tells one device from another."""
+    device = card.device
+    parts = [device.name, str(device.host["cpu"]) or str(device.host["machine"]), device.cpu_class]
+    parts.append(f"oneDNN capped to {device.cpu_cap}" if device.cpu_cap else "")
+    parts.append(device.runs_on if device.runs_on.upper() != "CPU" else "")
+    parts.append(f"threads: {device.threads}" if device.threads else "")
+    return ", ".join(filter(None, parts))
+
+
+def _engine_names(cards: Sequence[DeviceCard]) -> dict[str, str]:
+    """A name for each engine by its digest: its target and precision, and more where several engines share them."""
+    engines = {card.engine.digest: card.engine for card in cards}
+    names: dict[str, str] = {}
+    for digest, engine in engines.items():
+        batch = f", batch {engine.batch}" if engine.batch > 1 else ""
+        names[digest] = f"{engine.target} {engine.asked}{batch}"
+    for more in (lambda engine: Path(engine.folder).name, lambda engine: engine.digest[:8]):
+        shared = [name for name in names.values() if list(names.values()).count(name) > 1]
+        names = {
+            digest: f"{name} ({more(engines[digest])})" if name in shared else name for digest, name in names.items()
+        }
+    return names

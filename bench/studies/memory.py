@@ -1,0 +1,203 @@
+"""What building an engine takes of memory: looked at from outside, while ``kdcmae-compile`` runs.
+
+Resident memory counts the pages of mapped files too, which the system takes back where memory is short: it can read
+them again. Anonymous memory is what a build cannot do without.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import kdcmae
+from kdcmae.bench.machine.environment import describe_environment
+from kdcmae.bench.report.markers import table_row
+from kdcmae.compile.untrained import untrained_classifier
+from kdcmae.errors import ConfigError
+
+__all__ = ["BEGIN", "BUILDS", "END", "SCHEMA_VERSION", "Usage", "render", "run_memory_benchmark", "usage_of"]
+
+BEGIN = "<!-- memory: written by `kdcmae-bench memory` -->"
+END = "<!-- end of memory -->"
+
+# As options of kdcmae-compile.
+BUILDS: tuple[tuple[str, ...], ...] = (
+    *(("--target", "onnx", "--precision", precision) for precision in ("fp32", "int8")),
+    *(("--target", "openvino", "--precision", precision) for precision in ("fp32", "bf16", "int8")),
+    ("--target", "openvino", "--precision", "int8", "--modalities", "audiovisual,audio,video"),
+    *(("--target", "trt", "--precision", precision) for precision in ("fp32", "fp16", "bf16", "int8", "fp8")),
+    *(("--target", "aoti", "--precision", precision) for precision in ("fp32", "bf16")),
+)
+
+_INTERVAL_S = 0.05
+_COMMAND = "from kdcmae.compile.cli import main; main()"
+_STEP = re.compile(r"^  (\S.*?) +\d+\.\d s$")
+_KILOBYTES = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+_BASELINE = "load PyTorch"
+SCHEMA_VERSION = 1
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Memory of processes, in bytes.
+
+    Args:
+        resident: all of it.
+        anonymous: what no file stands behind.
+    """
+
+    resident: int = 0
+    anonymous: int = 0
+
+    def most(self, other: Usage) -> Usage:
+        """The larger of each."""
+        return Usage(resident=max(self.resident, other.resident), anonymous=max(self.anonymous, other.anonymous))
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(resident=self.resident + other.resident, anonymous=self.anonymous + other.anonymous)
+
+
+def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
+    """Build engines one after the other and watch each.
+
+    Args:
+        preset: of the model, with random weights.
+        step: shows progress; a context manager per named step.
+
+    Returns:
+        As plain data: ``pytorch`` is what its import takes, ``rows`` have the peaks, or why a build failed.
+
+    Raises:
+        ConfigError: not on Linux, where alone this is known.
+    """
+    if not Path("/proc/self/status").is_file():
+        raise ConfigError("what a build takes is read from /proc, which only Linux has")
+    environment = describe_environment()
+    rows = []
+    for options in BUILDS:
+        with step(_name(options)):
+            rows.append({"build": _name(options), **_build(options, preset)})
+    baselines = [row["steps"][_BASELINE] for row in rows if _BASELINE in row["steps"]]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kdcmae_version": kdcmae.__version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": environment,
+        "preset": preset,
+        "weights_bytes": sum(parameter.nbytes for parameter in untrained_classifier(preset).parameters()),
+        "pytorch": {kind: min((steps[kind] for steps in baselines), default=0) for kind in ("resident", "anonymous")},
+        "rows": rows,
+    }
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    weights, pytorch = report["weights_bytes"], report["pytorch"]
+    lines = [
+        f"Preset {report['preset']}, {weights / 1e6:.0f} MB of weights; in times these, above PyTorch itself, which "
+        f"takes {pytorch['resident'] / 1e6:.0f} MB, {pytorch['anonymous'] / 1e6:.0f} MB without mapped files:",
+        "",
+        table_row(("build", "at once", "without mapped files", "resident in all, MB", "most in")),
+        table_row(("---", "---:", "---:", "---:", "---")),
+    ]
+    for row in report["rows"]:
+        if "failed" in row:
+            cells = ("-", "-", "-", f"failed: {row['failed']}")
+        else:
+            times = [f"{(row[kind] - pytorch[kind]) / weights:.1f}" for kind in ("resident", "anonymous")]
+            cells = (*times, f"{row['resident'] / 1e6:.0f}", row["step"])
+        lines.append(table_row((row["build"], *cells)))
+    return "\n".join(lines)
+
+
+def usage_of(process: int) -> Usage:
+    """Memory of a process and of the programs that it started, in bytes; nothing of one that has ended.
+
+    Args:
+        process: its number.
+    """
+    return _usage_below(process, b"")
+
+
+def _usage_below(process: int, parent: bytes) -> Usage:
+    folder, usage = Path(f"/proc/{process}"), Usage()
+    with suppress(OSError):  # a process can end at any time
+        command = (folder / "cmdline").read_bytes()
+        # Until a child starts its own program it has its parent's memory, not memory of its own.
+        if command != parent:
+            usage += _usage_alone(folder)
+        for children in folder.glob("task/*/children"):
+            for child in children.read_text().split():
+                usage += _usage_below(int(child), command)
+    return usage
+
+
+def _usage_alone(folder: Path) -> Usage:
+    kilobytes = dict(_KILOBYTES.findall((folder / "status").read_text()))
+    resident, anonymous = (1024 * int(kilobytes.get(name, 0)) for name in ("VmRSS", "RssAnon"))
+    return Usage(resident=resident, anonymous=anonymous)
+
+
+def _build(options: Sequence[str], preset: str) -> dict[str, Any]:
+    """Run ``kdcmae-compile`` and give the peaks of its steps, and the largest; or the last words of one that failed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = ("--preset", preset, "--random-weights")
+        command = (sys.executable, "-c", _COMMAND, *options, *model, "--output", f"{scratch}/engine", "--no-cache")
+        # Where colours are forced, the steps would be no lines.
+        environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+        errors = Path(scratch) / "errors"
+        with (
+            errors.open("wb") as stream,
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream, env=environment) as process,
+        ):
+            try:
+                steps = _watch(process, errors)
+            finally:
+                process.kill()
+        words = errors.read_text().strip() or f"exit code {process.returncode}"
+    facts: dict[str, Any] = {"steps": {name: asdict(usage) for name, usage in steps.items()}}
+    if process.returncode < 0:
+        return {**facts, "failed": signal.Signals(-process.returncode).name}
+    if process.returncode:
+        return {**facts, "failed": words.splitlines()[-1].removeprefix("error: ")}
+    largest = max(steps, key=lambda name: steps[name].resident)
+    anonymous = max(usage.anonymous for usage in steps.values())
+    return {**facts, "resident": steps[largest].resident, "anonymous": anonymous, "step": largest}
+
+
+def _watch(process: subprocess.Popen[bytes], errors: Path) -> dict[str, Usage]:
+    """The peak of every step until the process ends; a step is over when its line is there."""
+    steps: dict[str, Usage] = {}
+    peak = Usage()
+    with errors.open() as lines:
+        while True:
+            ended = process.poll() is not None
+            peak = peak.most(usage_of(process.pid))
+            found = [match[1] for line in lines if (match := _STEP.match(line))]
+            for name in found:
+                steps[name] = peak.most(steps.get(name, Usage()))
+            if ended:
+                return steps
+            if found:
+                peak = Usage()
+            time.sleep(_INTERVAL_S)
+
+
+def _name(options: Sequence[str]) -> str:
+    """``--target trt --precision fp32`` as ``trt fp32``, and what else is asked for as it is."""
+    named = dict(zip(options[::2], options[1::2], strict=True))
+    rest = [f"{name} {value}" for name, value in named.items() if name not in ("--target", "--precision")]
+    return " ".join((named["--target"], named["--precision"], *rest))

@@ -1,0 +1,1 @@
+"""The planned suite: which models, engines, peers and cases it measures."""

@@ -1,0 +1,217 @@
+"""Cases of one subject by itself: more samples per call, more threads and instances, cold starts, clip to label."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcmae.bench.machine.environment import usable_cpus
+from kdcmae.bench.machine.state import pinned
+from kdcmae.bench.machine.yardstick import Yardstick, apart
+from kdcmae.bench.report.records import Case, Row, Settings
+from kdcmae.bench.run.contender import Entry
+from kdcmae.bench.run.subjects import WITHOUT_THREADS, Facts, open_subject
+from kdcmae.bench.run.timing import BETWEEN_MOMENTS, Latency, settled, summarize
+from kdcmae.bench.run.worker import OpenSubject, Worker
+from kdcmae.errors import DeviceError, EngineError
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["Solo", "layouts"]
+
+_WINDOWS, _MOST_WINDOWS = 6, 9
+_SATURATED = 1.05  # another doubling of the batch has to bring more than this
+_COLD_STARTS = (5, 2)  # windows, and starts in each
+
+
+def layouts(cpus: int) -> list[tuple[int, int]]:
+    """Instances and threads per instance: one instance on 1, 2, 4, ... CPUs, then all CPUs shared out."""
+    powers = [1 << shift for shift in range(cpus.bit_length()) if 1 << shift <= cpus]
+    alone = [(1, threads) for threads in sorted({*powers, cpus})]
+    return alone + [(count, cpus // count) for count in powers[1:] if cpus % count == 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solo:
+    """One subject and how it is measured.
+
+    Args:
+        entry: the subject.
+        settings: of the benchmark; ``seconds`` are for each row.
+        yardstick: tells what state the machine is in.
+        open_subject: opens the source inside a worker.
+    """
+
+    entry: Entry
+    settings: Settings
+    yardstick: Yardstick
+    open_subject: OpenSubject = open_subject
+
+    def batches(self, largest: int) -> list[Row]:
+        """Throughput over the batch: doubled until the machine is saturated.
+
+        Args:
+            largest: the last batch to try.
+        """
+        case = self._case(kind="batch", threads=self.settings.threads)
+        return self._guarded(case, lambda: self._batches(case, largest))
+
+    def threads(self) -> list[Row]:
+        """Throughput and latency over threads and instances, every instance pinned to CPUs of its own."""
+        rows = []
+        for instances, threads in layouts(len(usable_cpus())):
+            case = self._case(kind="threads", threads=threads, instances=instances)
+            rows += self._guarded(case, lambda case=case: [self._instances(case)])  # type: ignore[misc]
+        return rows
+
+    def clip_to_label(self, clip: Path) -> list[Row]:
+        """From a video file to the outputs, by stages."""
+        case = self._case(kind="clip to label", boundary="clip to label", threads=self.settings.threads)
+        return self._guarded(case, lambda: [self._stages(case, clip)])
+
+    def cold_start(self, engine: Path, data: Path) -> list[Row]:
+        """From starting a process to the first label, several times.
+
+        Args:
+            engine: an engine folder.
+            data: clips, as :func:`kdcmae.bench.run.clips.write_clips` wrote them.
+        """
+        case = self._case(kind="cold start", boundary="process to label", threads=self.settings.threads)
+        return self._guarded(case, lambda: [self._cold_start(case, engine, data)])
+
+    def _batches(self, case: Case, largest: int) -> list[Row]:
+        with closing(self._worker(usable_cpus()[: case.threads])) as worker:
+            facts = worker.load().facts
+            fewest, most = (facts.batch.min, facts.batch.max) if facts.batch else (1, largest)
+            rows: list[Row] = []
+            batch, best = fewest, 0.0
+            while batch <= min(most, largest):
+                worker.first_inference(batch, self.settings.seed)
+                latency = self._settled_windows(worker)
+                rate = batch / latency.mean_ms * 1e3
+                rows.append(_row(replace(case, batch=batch), facts, latency, rate, worker.memory().peak_rss_bytes))
+                if rate < best * _SATURATED:
+                    break
+                batch, best = 2 * batch, rate
+            return rows
+
+    def _instances(self, case: Case) -> Row:
+        cpus = usable_cpus()
+        shares = [cpus[index * case.threads : (index + 1) * case.threads] for index in range(case.instances)]
+        with ExitStack() as stack:
+            workers = [stack.enter_context(closing(self._worker(share))) for share in shares]
+            loaded = [worker.load() for worker in workers]
+            facts = loaded[0].facts
+            batch = facts.batch.min if facts.batch else 1
+            for worker in workers:
+                worker.first_inference(batch, self.settings.seed)
+            with ThreadPoolExecutor(len(workers)) as pool:
+                measured = list(pool.map(self._windows, workers))
+            peak_rss_bytes = workers[0].memory().peak_rss_bytes
+        rate = sum(1e3 * batch / float(np.mean(np.concatenate(windows))) for windows in measured)
+        # The windows of all instances ran at the same time: the calls of the first ones together, and so on.
+        latency = summarize(
+            [[call for window in windows for call in window] for windows in zip(*measured, strict=True)],
+            between_runs=BETWEEN_MOMENTS,
+        )
+        return _row(replace(case, batch=batch), facts, latency, rate, peak_rss_bytes)
+
+    def _stages(self, case: Case, clip: Path) -> Row:
+        with closing(self._worker(usable_cpus()[: case.threads])) as worker:
+            facts = worker.load().facts
+            stages = worker.stages(clip, self.settings.seconds)
+            totals = [sum(parts) for parts in zip(*stages.values(), strict=True)]
+            windows = [part.tolist() for part in np.array_split(totals, min(_WINDOWS, len(totals)))]
+            latency = summarize(windows, between_runs=BETWEEN_MOMENTS)
+            medians = {name: float(np.median(parts)) for name, parts in stages.items()}
+            return replace(
+                _row(case, facts, latency, 1e3 / latency.mean_ms, worker.memory().peak_rss_bytes), stages_ms=medians
+            )
+
+    def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
+        command = [sys.executable, "-m", "kdcmae.bench.run.coldstart", str(engine), str(data)]
+        if Manifest.read(engine).target not in WITHOUT_THREADS:
+            command.append(str(case.threads))
+        windows, starts = _COLD_STARTS
+        times_ms = [[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)]
+        latency = summarize(times_ms, between_runs=BETWEEN_MOMENTS)
+        return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)
+
+    def _started_ms(self, command: Sequence[str], threads: int) -> float:
+        """From here to the moment that the command prints."""
+        start = time.perf_counter()
+        with pinned(usable_cpus()[:threads]):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=self.settings.timeout_s, check=False)
+        if done.returncode == DeviceError.exit_code:
+            raise DeviceError(done.stderr.strip())
+        if done.returncode:
+            raise EngineError(done.stderr.strip()[-500:])
+        return (float(done.stdout.split()[0]) - start) * 1e3
+
+    def _windows(self, worker: Worker) -> list[list[float]]:
+        worker.window(self.settings.warm_up_s)
+        return [worker.window(self.settings.seconds / _WINDOWS) for _ in range(_WINDOWS)]
+
+    def _settled_windows(self, worker: Worker) -> Latency:
+        """The last windows, once they agree or the time is up."""
+        windows = self._windows(worker)
+        while not settled(windows[-_WINDOWS:]) and len(windows) < _MOST_WINDOWS:
+            windows.append(worker.window(self.settings.seconds / _WINDOWS))
+        return summarize(windows[-_WINDOWS:], left_out=len(windows) - _WINDOWS, between_runs=BETWEEN_MOMENTS)
+
+    def _worker(self, cpus: Sequence[int]) -> Worker:
+        return Worker(
+            self.entry.source,
+            cpus=tuple(cpus),
+            timeout_s=self.settings.timeout_s,
+            open_subject=self.open_subject,
+        )
+
+    def _case(self, **facts: Any) -> Case:
+        return Case(model=self.entry.model, subject=self.entry.subject, **facts)
+
+    def _guarded(self, case: Case, measure: Callable[[], list[Row]]) -> list[Row]:
+        """The rows, or the one that says why there are none."""
+        try:
+            before = self.yardstick()
+            rows = measure()
+            after = self.yardstick()
+            return [_in_state(row, before, after) for row in rows]
+        except DeviceError as error:
+            return [Row(case=case, status="not measured", reason=f"not measured on this hardware: {error}")]
+        except (EngineError, subprocess.TimeoutExpired) as error:
+            return [Row(case=case, status="failed", reason=str(error))]
+
+
+def _in_state(row: Row, before_ms: float, after_ms: float) -> Row:
+    """With what the yardstick read around it; unstable where the machine changed meanwhile."""
+    row = replace(row, yardstick_ms=max(before_ms, after_ms))
+    if not apart(before_ms, after_ms):
+        return row
+    reason = f"the machine changed its state: known work took {before_ms:.2f} ms before, {after_ms:.2f} ms after"
+    return replace(row, status="unstable", reason=reason)
+
+
+def _row(case: Case, facts: Facts, latency: Latency, rate: float, peak_rss_bytes: int | None) -> Row:
+    return Row(
+        case=case,
+        status="measured" if latency.stable else "unstable",
+        kind=facts.kind,
+        computes_in=facts.computes_in,
+        modality=facts.modality,
+        inputs=facts.form,
+        latency=latency,
+        throughput_samples_per_s=rate,
+        peak_rss_bytes=peak_rss_bytes,
+        artifact_bytes=facts.artifact_bytes,
+        compile_s=facts.compile_s,
+        parity=facts.ladder,
+    )

@@ -1,0 +1,216 @@
+"""The whole suite: every engine and peer of the planned models, and every case, in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kdcmae.bench.machine.ceilings import best_ceilings, measure_ceilings
+from kdcmae.bench.machine.environment import usable_cpus
+from kdcmae.bench.machine.yardstick import Yardstick, open_yardstick
+from kdcmae.bench.report.records import Accuracy, Agreement, Case, Ceilings, Floor, Report, Row, SelfCheck, Settings
+from kdcmae.bench.run.agreement import AnswerCache, accuracies, agreement
+from kdcmae.bench.run.clips import write_clips
+from kdcmae.bench.run.contender import Contender, Entry
+from kdcmae.bench.run.interleaved import Step, measure_group, new_report
+from kdcmae.bench.run.subjects import Facts, engine_facts
+from kdcmae.bench.run.work import count_work
+from kdcmae.bench.suite.cases import Solo
+from kdcmae.bench.suite.plan import Built, ModelPlan, build_engine, torch_source
+from kdcmae.data.synthetic import demo_clip
+from kdcmae.errors import CheckpointError
+from kdcmae.runtime.manifest import Manifest
+
+__all__ = ["run_suite"]
+
+_SWEEP_S = 1.0
+_CEILING_S = 0.7
+
+
+def run_suite(
+    plans: Sequence[ModelPlan], settings: Settings, folder: Path, *, step: Step, self_check: SelfCheck | None
+) -> Report:
+    """Build what is missing, then measure everything.
+
+    Args:
+        plans: the models.
+        settings: how to run; the plans say how long.
+        folder: where engines, clips and answers are kept.
+        step: shows progress.
+        self_check: what was found before.
+    """
+    found: list[_Model] = []
+    ceilings: list[Ceilings] = []
+
+    def measure_the_ceilings() -> None:
+        with step("measure the ceilings"):
+            ceilings.append(measure_ceilings(usable_cpus()[: settings.threads], seconds=_CEILING_S))
+
+    def measure(yardstick: Yardstick) -> list[Row]:
+        measure_the_ceilings()
+        for plan in plans:
+            found.append(_Model(plan, settings, folder, step, yardstick))
+            found[-1].measure()
+        measure_the_ceilings()
+        best = best_ceilings(*ceilings)
+        return [row for model in found for row in model.against(best)]
+
+    with open_yardstick(settings.threads) as yardstick:
+        report = new_report(settings, lambda: measure(yardstick), self_check=self_check)
+    return replace(
+        report,
+        ceilings=best_ceilings(*ceilings),
+        agreement=tuple(model.agreement for model in found if model.agreement is not None),
+    )
+
+
+@dataclass
+class _Model:
+    """One model on its way through the suite."""
+
+    plan: ModelPlan
+    settings: Settings
+    folder: Path
+    step: Step
+    yardstick: Yardstick
+    rows: list[Row] = field(default_factory=list)
+    agreement: Agreement | None = None
+    _facts: dict[str, Facts] = field(default_factory=dict)
+    _accuracy: dict[str, Accuracy] = field(default_factory=dict)
+
+    def measure(self) -> None:
+        """Fill in the rows and the agreement."""
+        plan = self.plan
+        try:
+            torch = torch_source(plan)
+        except CheckpointError as error:
+            self.rows.append(Row(case=self._case("PyTorch eager"), status="not measured", reason=str(error)))
+            return
+        engines = self.folder / plan.name
+        built = []
+        for engine in plan.engines:
+            with self.step(f"{plan.name}: {engine.name}"):
+                built.append(build_engine(plan, engine, engines / engine.slug))
+            if built[-1].status == "measured":
+                # Known of what cannot run here too, such as a TensorRT engine that was built without a GPU.
+                self._facts[engine.name] = engine_facts(built[-1].folder, Manifest.read(built[-1].folder))
+        data, labels = write_clips(self.folder, clips=plan.clips)
+        self._side_by_side(built, torch, engines, data, labels)
+        if plan.largest_batch > 1:
+            with self.step(f"{plan.name}: PyTorch eager, batches"):
+                self.rows += self._solo("PyTorch eager", torch).batches(plan.largest_batch)
+        for one in built:
+            if one.plan.cases and one.status == "measured":
+                with self.step(f"{plan.name}: {one.plan.name}, {', '.join(one.plan.cases)}"):
+                    self._alone(one, data)
+        self.rows = [self._completed(row) for row in self.rows]
+
+    def against(self, ceilings: Ceilings) -> list[Row]:
+        """The rows, each with what these ceilings allow."""
+        facts = self._facts
+        return [
+            replace(row, floor=_floor(row, facts[row.case.subject], ceilings)) if row.case.subject in facts else row
+            for row in self.rows
+        ]
+
+    def _side_by_side(
+        self, built: Sequence[Built], torch: str, engines: Path, data: Path, labels: Sequence[str]
+    ) -> None:
+        """The interleaved run, batch 1."""
+        plan = self.plan
+        sources = {name: peer.format(torch=torch, engines=engines) for name, peer in plan.peers.items()}
+        for one in built:
+            if one.status == "measured":
+                sources |= one.sources
+            else:
+                self.rows.append(Row(case=self._case(one.plan.name), status=one.status, reason=one.reason))
+        missing = [str(one.folder) for one in built if one.status != "measured"]
+        for name, reason in plan.left_out.items():
+            self.rows.append(Row(case=self._case(name), status="not measured", reason=reason))
+        for name, source in list(sources.items()):
+            engine = source.partition(":")[2]
+            if engine in missing:
+                del sources[name]
+                self.rows.append(Row(case=self._case(name), status="not measured", reason=f"there is no {engine}"))
+        self.rows += measure_group(
+            [Entry(source=source, subject=name, model=plan.name) for name, source in sources.items()],
+            replace(self.settings, seconds=plan.seconds),
+            step=self.step,
+            yardstick=self.yardstick,
+            after=lambda contenders: self._ask_all(contenders, data, labels),
+        )
+
+    def _ask_all(self, contenders: Sequence[Contender], data: Path, labels: Sequence[str]) -> None:
+        """Accuracy and agreement, while the workers are still there."""
+        cache = AnswerCache(self.folder / "answers", data)
+        name = f"AVSynth test, {len(labels)} clips"
+        with self.step(f"{self.plan.name}: answers to {name}"):
+            given = {one.entry.subject: cache.answers(one) for one in contenders}
+        known = {subject: answers for subject, answers in given.items() if answers is not None}
+        self._facts |= {one.entry.subject: one.facts for one in contenders}
+        self._accuracy = accuracies(contenders, known, labels, data=name)
+        if known:
+            self.agreement = agreement(self.plan.name, known, data=name)
+
+    def _alone(self, built: Built, data: Path) -> None:
+        """The cases that one engine runs by itself."""
+        solo = self._solo(built.plan.name, str(built.folder))
+        if "batch" in built.plan.cases:
+            self.rows += solo.batches(self.plan.largest_batch)
+        if "threads" in built.plan.cases:
+            self.rows += solo.threads()
+        if "cold start" in built.plan.cases:
+            self.rows += solo.cold_start(built.folder, data)
+        if "clip to label" in built.plan.cases:
+            clip = self.folder / "clip.mp4"
+            if not clip.is_file():
+                demo_clip(clip, seconds=10.0)
+            self.rows += solo.clip_to_label(clip)
+
+    def _solo(self, subject: str, source: str) -> Solo:
+        settings = replace(self.settings, seconds=_SWEEP_S, warm_up_s=min(0.3, self.settings.warm_up_s))
+        entry = Entry(source=source, subject=subject, model=self.plan.name)
+        return Solo(entry=entry, settings=settings, yardstick=self.yardstick)
+
+    def _case(self, subject: str) -> Case:
+        return Case(model=self.plan.name, subject=subject, threads=self.settings.threads)
+
+    def _completed(self, row: Row) -> Row:
+        """With what is known of the subject, its accuracy beside its latency, and what the machine allows."""
+        facts = self._facts.get(row.case.subject)
+        if facts is None:
+            return row
+        return replace(
+            row,
+            kind=row.kind or facts.kind,
+            computes_in=row.computes_in or facts.computes_in,
+            modality=row.modality or facts.modality,
+            inputs=row.inputs or facts.form,
+            artifact_bytes=row.artifact_bytes or facts.artifact_bytes,
+            compile_s=row.compile_s or facts.compile_s,
+            parity=row.parity or facts.ladder,
+            accuracy=self._accuracy.get(row.case.subject),
+        )
+
+
+def _floor(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
+    """Of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not.
+
+    The ceilings are the CPU's: what runs elsewhere has none.
+    """
+    names = [name for name in ("int8", "fp16", "bf16", "fp32") if name in facts.computes_in]
+    precision = next((name for name in names if name in ceilings.flop_per_s), None)
+    timed = row.case.kind in ("latency", "batch") and facts.device == "cpu"
+    if not timed or row.latency is None or precision is None or not facts.config or not facts.given:
+        return None
+    work = count_work(facts.config, facts.given, row.case.batch)
+    moved = work.traffic_bytes(precision)
+    floor_ms = 1e3 * max(work.flop / ceilings.flop_per_s[precision], moved / ceilings.copy_bytes_per_s)
+    return Floor(
+        flop=work.flop,
+        traffic_bytes=moved,
+        precision=precision,
+        floor_ms=floor_ms,
+        fraction=floor_ms / row.latency.p50_ms,
+    )

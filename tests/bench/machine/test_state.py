@@ -1,0 +1,158 @@
+"""State, energy and pinning of the machine, on made-up counters."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+
+from kdcmae.bench.machine import selfcheck
+from kdcmae.bench.machine import state as machine
+from kdcmae.bench.machine.state import energy_counter, gpu_memory_bytes, machine_state, pinned
+from kdcmae.bench.report.records import SelfCheck
+from kdcmae.errors import GateError
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(machine, "_nvml", lambda: None)
+
+
+def zone(folder, name, now, most=1000):
+    path = folder / name
+    path.mkdir(exist_ok=True, parents=True)
+    (path / "energy_uj").write_text(f"{now}\n")
+    (path / "max_energy_range_uj").write_text(f"{most}\n")
+
+
+def test_the_state_of_this_machine_has_every_field():
+    state = machine_state()
+    assert state["load_average_1min"] is None or state["load_average_1min"] >= 0
+    assert state["cpu_frequency_mhz"] is None or state["cpu_frequency_mhz"] > 0
+
+
+def test_sensors_and_frequencies_are_read_where_the_system_shows_them(tmp_path, monkeypatch):
+    for path, text in (
+        ("thermal/thermal_zone0/temp", "41500"),
+        ("thermal/thermal_zone1/temp", "asleep"),
+        ("cpu/cpu0/cpufreq/scaling_cur_freq", "2000000"),
+        ("cpu/cpu1/cpufreq/scaling_cur_freq", "3000000"),
+        ("cpu/cpu0/cpufreq/scaling_governor", "powersave\n"),
+        ("cpu/cpu0/thermal_throttle/core_throttle_count", "7"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setattr(machine, "_THERMAL", tmp_path / "thermal")
+    monkeypatch.setattr(machine, "_CPUS", tmp_path / "cpu")
+    state = machine_state()
+    assert state["hottest_sensor_celsius"] == 41.5
+    assert state["cpu_frequency_mhz"] == 2500
+    assert state["frequency_governors"] == ["powersave"]
+    assert state["throttle_events"] == 7
+
+
+def test_rapl_adds_up_packages_and_survives_their_overflow(tmp_path):
+    zone(tmp_path, "intel-rapl:0", 900)
+    zone(tmp_path, "intel-rapl:1", 100)
+    zone(tmp_path, "intel-rapl:0:0", 5)  # a part of the first package: it is in there already
+    counter = energy_counter(tmp_path)
+    before = counter.joules()
+    zone(tmp_path, "intel-rapl:0", 50)
+    zone(tmp_path, "intel-rapl:1", 300)
+    assert counter.joules() - before == pytest.approx((150 + 200) / 1e6)
+    assert counter.source == "RAPL, CPU packages"
+
+
+def test_a_machine_without_counters_says_so(tmp_path):
+    assert energy_counter(tmp_path) == "the machine exposes neither RAPL nor NVML energy counters"
+    (tmp_path / "intel-rapl:0").mkdir()
+    assert "RAPL cannot be read" in energy_counter(tmp_path)
+
+
+def test_nvml_gives_energy_and_memory(monkeypatch, tmp_path):
+    class Library:
+        millijoules = 5000
+
+        def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
+            return 0
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle, found):  # noqa: N802
+            ctypes.cast(found, ctypes.POINTER(ctypes.c_ulonglong))[0] = self.millijoules
+            return 0
+
+        def nvmlDeviceGetMemoryInfo(self, handle, memory):  # noqa: N802
+            ctypes.cast(memory, ctypes.POINTER(ctypes.c_ulonglong))[2] = 123
+            return 0
+
+    monkeypatch.setattr(machine, "_nvml", Library)
+    counter = energy_counter(tmp_path)
+    assert (counter.source, counter.joules()) == ("NVML, GPU 0", 5.0)
+    assert gpu_memory_bytes() == 123
+
+
+def test_without_a_driver_there_is_no_gpu_memory():
+    assert gpu_memory_bytes() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
+def test_pinning_ends_with_its_context(monkeypatch):
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = os.sched_getaffinity(0)
+    with pinned((min(before),)):
+        assert os.sched_getaffinity(0) == {min(before)}
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+    assert os.sched_getaffinity(0) == before
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+SOUND = {
+    "sleep_s": 0.0502,
+    "clock_ratio": 1.0,
+    "cpu 0: stolen": 0.01,
+    "cpu 0: twice the work": 2.02,
+    "cpu 0: gflop_per_s": 90.0,
+}
+
+
+def test_a_sound_machine_has_no_problems():
+    assert selfcheck.judge(SOUND) == ()
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "words"),
+    [
+        ("sleep_s", 0.08, "a sleep of 50 ms took 80.0 ms"),
+        ("sleep_s", 0.04, "a sleep of 50 ms took 40.0 ms"),
+        ("clock_ratio", 1.05, "two clocks disagree by 5.0%"),
+        ("cpu 0: stolen", 0.3, "on cpu 0 other work took 30% of the time"),
+        ("cpu 0: twice the work", 1.4, "on cpu 0 twice the work took 1.40 times as long"),
+    ],
+)
+def test_each_problem_is_named(figure, value, words):
+    assert selfcheck.judge({**SOUND, figure: value}) == (words,)
+
+
+def test_a_problem_stops_the_run_unless_it_is_overridden():
+    with pytest.raises(GateError, match="nothing was timed, because clocks disagree"):
+        selfcheck.require_sound(SelfCheck(problems=("clocks disagree",), figures={}, overridden=False))
+    selfcheck.require_sound(SelfCheck(problems=("clocks disagree",), figures={}, overridden=True))
+    selfcheck.require_sound(SelfCheck(problems=(), figures={}, overridden=False))
+
+
+def test_a_clock_that_runs_fast_is_noticed():
+    import time
+
+    figures = selfcheck._timed_sleep(lambda: 1.2 * time.perf_counter())
+    assert figures["clock_ratio"] == pytest.approx(1.2, rel=0.02)
+    assert len(selfcheck.judge({**SOUND, **figures})) == 2
+
+
+def test_this_machine_is_probed():
+    found = selfcheck.check_machine(
+        (min(os.sched_getaffinity(0)),) if hasattr(os, "sched_getaffinity") else (0,), overridden=True
+    )
+    assert found.figures["sleep_s"] >= 0.05
+    assert sum(name.endswith("gflop_per_s") for name in found.figures) == 1

@@ -1,0 +1,264 @@
+"""Peers: the real ONNX Runtime, and stand-ins for the commands of OpenVINO and TensorRT."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from kdcmae.bench.run import peers
+from kdcmae.bench.run.subjects import open_subject
+from kdcmae.bench.suite.plan import ALL_PLANS, PLANS, EnginePlan, ModelPlan, build_engine
+from kdcmae.compile.build import CompileSettings, compile_engine
+from kdcmae.compile.models import classifier_model
+from kdcmae.errors import ConfigError, DeviceError, EngineError
+from kdcmae.runtime import Manifest
+from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.manifest import TARGETS, BatchRange
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """Puts a Python program on the path under some name."""
+
+    def tool(name: str, body: str) -> None:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\nimport json, pathlib, sys\n{body}")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(peers.sys, "executable", str(path.with_name("python")))
+        monkeypatch.setenv("PATH", str(path.parent))
+
+    return tool
+
+
+@pytest.fixture
+def as_target(engine_folder):
+    """The engine under another target's name: the stand-ins only look at its manifest."""
+
+    def as_target(target: str, **engine: str):
+        manifest = Manifest.read(engine_folder)
+        (engine_folder / "model.bin").touch()
+        dataclasses.replace(manifest, target=target, engine={"file": "model.onnx", **engine}).write(engine_folder)
+        return engine_folder
+
+    return as_target
+
+
+def test_dynamic_int8_gives_nearly_the_engine_s_outputs(engine_folder):
+    peer, engine = open_subject(f"ort-int8:{engine_folder}", 1), open_subject(str(engine_folder), 1)
+    inputs = example_inputs(engine.facts.inputs, 1, seed=0)
+    expected = engine.run(inputs)["logits"]
+    error = np.abs(peer.run(inputs)["logits"] - expected).max() / np.abs(expected).max()
+    assert 0 < error < 0.2
+    assert (peer.facts.computes_in, peer.facts.tolerance) == ("int8 dynamic", None)
+    assert peer.facts.artifact_bytes < engine.facts.artifact_bytes
+    assert peer.self_test() is None
+
+
+def test_a_peer_wants_the_engine_of_its_own_target(engine_folder):
+    with pytest.raises(ConfigError, match="is an engine for onnx; give one for openvino"):
+        open_subject(f"benchmark_app:{engine_folder}", 1)
+
+
+def test_a_graph_needs_a_gpu():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        open_subject("torch-cuda:preset:tiny", 1)
+
+
+def test_benchmark_app_runs_with_the_engine_s_settings(tool, as_target):
+    folder = as_target("openvino", device="CPU", inference_precision="bf16")
+    tool(
+        "benchmark_app",
+        "given = sys.argv\n"
+        "wanted = ['-api', 'sync', '-nthreads', '3', '-infer_precision', 'bf16', '-t', '2',\n"
+        "          'audio[1,64,128],image[1,3,32,32]']\n"
+        "assert all(word in given for word in wanted), given\n"
+        "folder = pathlib.Path(given[given.index('-report_folder') + 1])\n"
+        "report = {'execution_results': {'latency (ms)': '12.5'}}\n"
+        "(folder / 'benchmark_report.json').write_text(json.dumps(report))\n",
+    )
+    subject = open_subject(f"benchmark_app:{folder}", 3)
+    assert subject.window({}, 1.6) == [12.5]
+    assert subject.run({}) == {}
+    assert (subject.facts.kind, subject.facts.boundary, subject.facts.preprocessing) == ("benchmark_app", "tool", None)
+
+
+def test_a_tool_that_fails_is_quoted(tool, as_target):
+    tool("benchmark_app", "sys.exit('the device is busy')")
+    folder = as_target("openvino", device="CPU", inference_precision="f32")
+    with pytest.raises(EngineError, match="benchmark_app ended with exit code 1: the device is busy"):
+        open_subject(f"benchmark_app:{folder}", 1).window({}, 1)
+
+
+def test_trtexec_gives_every_call(tool, as_target):
+    folder = as_target("trt", flavour="tensorrt")
+    tool(
+        "trtexec",
+        "path = next(word for word in sys.argv if word.startswith('--exportTimes=')).partition('=')[2]\n"
+        "assert '--shapes=audio:1x64x128,image:1x3x32x32' in sys.argv\n"
+        "pathlib.Path(path).write_text(json.dumps([{'latencyMs': 1.5}, {'latencyMs': 1.75}]))\n",
+    )
+    subject = open_subject(f"trtexec:{folder}", 1)
+    assert subject.window({}, 1) == [1.5, 1.75]
+    assert subject.facts.kind == "trtexec"
+
+
+def test_a_tool_that_is_not_there_is_missing(as_target, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match="tensorrt_rtx is not on the PATH; TensorRT's own archive has it"):
+        open_subject(f"trtexec:{as_target('trt', flavour='tensorrt_rtx')}", 1)
+
+
+@pytest.fixture
+def compiled_openvino(classifier, tmp_path):
+    """The classifier as an OpenVINO engine."""
+    pytest.importorskip("openvino")
+    folder = tmp_path / "openvino"
+    model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
+    settings = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
+    compile_engine(model, folder, settings, step=nullcontext, seconds={})
+    return folder
+
+
+MODEL = ModelPlan(
+    name="m",
+    options=("--preset", "tiny", "--random-weights"),
+    torch="preset:tiny",
+    engines=(),
+    peers={},
+    left_out={},
+    seconds=1,
+    clips=2,
+    largest_batch=1,
+)
+ENGINE = EnginePlan(name="An engine", target="onnx", options=("--precision", "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [(0, "measured", ""), (3, "not measured", "not measured on this hardware: no"), (1, "failed", "no")],
+)
+def test_an_engine_that_cannot_be_built_says_why(tool, tmp_path, code, status, reason):
+    tool("kdcmae-compile", f"sys.stderr.write('step 1\\nerror: no\\n')\nsys.exit({code})")
+    built = build_engine(MODEL, ENGINE, tmp_path / "engine")
+    assert built.status == status
+    assert built.reason.endswith(reason)
+
+
+def test_an_engine_is_used_again_until_what_it_is_made_of_changes(tool, tmp_path):
+    folder = tmp_path / "engine"
+    tool(
+        "kdcmae-compile",
+        "from pathlib import Path\n"
+        "folder = Path(sys.argv[-1]); folder.mkdir(exist_ok=True)\n"
+        "(folder / 'manifest.json').touch()\n"
+        "with open(folder / 'built', 'a') as log: log.write('x')\n",
+    )
+
+    def builds(model=MODEL, plan=ENGINE):
+        built = build_engine(model, plan, folder)
+        assert (built.status, built.sources) == ("measured", {"An engine": str(folder)})
+        return len((folder / "built").read_text())
+
+    assert [builds(), builds()] == [1, 1]
+    assert builds(plan=dataclasses.replace(ENGINE, options=("--precision", "fp16"))) == 2
+    assert builds(model=dataclasses.replace(MODEL, options=("--preset", "small", "--random-weights"))) == 3
+    (folder / "manifest.json").unlink()
+    assert builds() == 4
+
+
+def test_variants_are_subjects_of_their_own(tool, tmp_path):
+    tool("kdcmae-compile", "")
+    folder = tmp_path / "engine"
+    plan = dataclasses.replace(ENGINE, name="OpenVINO bf16 each modality", variants=("audio", "video"))
+    assert build_engine(MODEL, plan, folder).sources == {
+        "OpenVINO bf16 audio only": f"{folder}@audio",
+        "OpenVINO bf16 video only": f"{folder}@video",
+    }
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_target_is_planned_or_left_out_with_a_reason(name):
+    plan = PLANS[name]
+    planned = {engine.target for engine in plan.engines}
+    left_out = {"aoti" for reason in plan.left_out.values() if "--target aoti" in reason}
+    assert set(TARGETS) <= planned | left_out
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_plan_of_everything_has_all_precisions_and_leaves_nothing_out(name):
+    plan, quick = ALL_PLANS[name], PLANS[name]
+    assert plan.left_out == {}
+    assert set(quick.engines) < set(plan.engines)
+    assert {*quick.peers, *quick.left_out} <= {*plan.peers, *(engine.name for engine in plan.engines)}
+    assert len({engine.slug for engine in plan.engines}) == len(plan.engines)
+    built = {(engine.target, precision) for engine in plan.engines for precision in engine.options[1:2]}
+    for target in ("openvino", "trt"):
+        assert {(target, precision) for precision in ("fp32", "fp16", "bf16", "int8")} <= built
+    assert {("trt", "fp8"), ("onnx", "fp32"), ("onnx", "int8"), ("aoti", "fp32"), ("aoti", "bf16")} <= built
+    assert {engine.target for engine in plan.engines if "raw" in engine.options} == {"openvino", "trt"}
+
+
+def test_an_engine_that_its_machine_refuses_is_built_with_the_fallback(tool, tmp_path):
+    tool("kdcmae-compile", "sys.stderr.write('error: runs bf16')\nsys.exit('--execute-as' not in sys.argv)")
+    assert build_engine(MODEL, ENGINE, tmp_path / "engine").status == "failed"
+    plan = dataclasses.replace(ENGINE, fallback=("--execute-as", "bf16"))
+    assert build_engine(MODEL, plan, tmp_path / "engine").status == "measured"
+
+
+def test_what_cannot_be_built_here_is_not_begun(tool, tmp_path, monkeypatch):
+    tool("kdcmae-compile", "sys.exit('it was begun')")
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
+    built = build_engine(MODEL, dataclasses.replace(ENGINE, target="torch-trt"), tmp_path / "engine")
+    assert built.status == "not measured"
+    assert built.reason.startswith("not measured on this hardware: torch_tensorrt is not installed; install it with")
+
+
+def test_peers_name_engines_of_the_plan():
+    for plan in (*PLANS.values(), *ALL_PLANS.values()):
+        slugs = {engine.slug for engine in plan.engines}
+        for source in plan.peers.values():
+            if "{engines}/" in source:
+                assert source.partition("{engines}/")[2] in slugs
+
+
+def test_the_installed_benchmark_app_agrees_on_options_and_report(compiled_openvino):
+    """The real command on a real IR: the stand-in above takes and writes what it does."""
+    (median_ms,) = open_subject(f"benchmark_app:{compiled_openvino}", 1).window({}, 1)
+    assert 0 < median_ms < 1e5
+
+
+def test_the_library_s_call_alone_is_timed_in_a_process_of_its_own(compiled_openvino):
+    alone, engine = open_subject(f"openvino-call:{compiled_openvino}", 1), open_subject(str(compiled_openvino), 1)
+    latencies_ms = alone.window({}, 1)
+    assert len(latencies_ms) > 1
+    assert 0 < sum(latencies_ms) < 1.2e3  # calls of one second, the last of which crosses its end
+    assert (alone.facts.boundary, alone.facts.computes_in) == ("library call", engine.facts.computes_in)
+    assert not alone.facts.shows_outputs
+    assert engine.facts.shows_outputs
+
+
+def test_a_call_that_fails_says_why(compiled_openvino):
+    alone = open_subject(f"openvino-call:{compiled_openvino}", 1)
+    (compiled_openvino / "manifest.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"exit code \d+: .*manifest"):
+        alone.window({}, 1)
+
+
+@pytest.mark.parametrize("peer", ["openvino-call", "benchmark_app"])
+def test_an_engine_of_several_files_cannot_be_timed_as_one(peer, as_target, engine_folder):
+    for role, name in (("frontend", "frontend.xml"), ("weights", "weights.bin")):
+        for file in (name, "frontend.bin"):
+            (engine_folder / file).touch()
+        folder = as_target("openvino", inference_precision="f32", **{role: name})
+        with pytest.raises(ConfigError, match=f"more than one IR: it has {name} too; give an engine"):
+            open_subject(f"{peer}:{folder}", 1)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+
+from kdcmae.bench.report.markers import replace_between
+from kdcmae.bench.studies.keep import BEGIN, END, KeepSettings, pareto, render, run_keep_benchmark
+from kdcmae.data.avsynth.classes import LABELS
+
+
+def row(latency_ms: float, accuracy: float) -> dict:
+    return {"p50_ms": latency_ms, "accuracy": accuracy}
+
+
+def test_the_front_is_what_nothing_beats():
+    rows = [row(10, 90), row(5, 90), row(4, 80), row(6, 70), row(3, 70)]
+    assert pareto(rows) == [False, True, True, False, True]
+
+
+def test_what_was_not_measured_is_not_on_the_front():
+    assert pareto([row(10, 90), {"failed": "no engine"}]) == [True, False]
+    assert pareto([{"p50_ms": 10.0}, {"p50_ms": 5.0}]) == [False, False]
+
+
+def test_the_table_tells_what_failed_and_what_was_unstable():
+    speed = {"ratio": 1.5, "low": 1.4, "high": 1.6}
+    timed = {"accuracy": 90.0, "agreement": 95.0, "p50_ms": 2.0, "stable": False, "speed": speed, "on_front": True}
+    rows = [
+        {"ratio": 0.5, "by": "energy", **timed},
+        {"ratio": 0.25, "by": "energy", "failed": "it does not pass its gate", "on_front": False},
+    ]
+    environment = {"host": {"cpu": "a processor"}, "load_average_1min": 0.0}
+    report = {"environment": environment, "model": FACTS, "settings": {"threads": 2, "clips": 0},
+              "targets": {"onnx fp32": rows}}  # fmt: skip
+    lines = render(report).splitlines()
+    assert lines[-2:] == [
+        "| 50% | energy | 90.0 | 95.0 | 2 (unstable) | 1.50 (1.40-1.60) | yes |",
+        "| 25% | energy | - | - | failed | - |  |",
+    ]
+
+
+SETTINGS = KeepSettings(targets=(("onnx", "fp32"),), ratios=(0.5,), clips=12, threads=1, seconds=0.05)
+FACTS = {"name": "tiny", "source": "a test", "random_weights": True}
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    from kdcmae import KDCMAEClassifier
+
+    torch.manual_seed(0)
+    return KDCMAEClassifier.from_preset(
+        "tiny", num_classes=len(LABELS), specific_depth=1, audio_length=64, image_size=64, labels=LABELS.names
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def report(classifier):
+    return run_keep_benchmark(classifier, FACTS, SETTINGS, step=lambda name: nullcontext())
+
+
+@pytest.mark.slow
+def test_every_way_is_measured(report):
+    rows = report["targets"]["onnx fp32"]
+    assert [(row["by"], row["ratio"]) for row in rows] == [
+        ("all", 1.0),
+        ("merge", 0.5),
+        ("energy", 0.5),
+        ("uniform", 0.5),
+    ]
+    whole = rows[0]
+    assert whole["agreement"] == 100
+    assert whole["accuracy"] == report["pytorch_accuracy"]
+    assert whole["speed"]["ratio"] == 1
+    assert all(0 <= row["accuracy"] <= 100 and row["p50_ms"] > 0 for row in rows)
+    assert any(row["on_front"] for row in rows)
+
+
+@pytest.mark.slow
+def test_accuracies_are_those_of_the_engines(classifier, monkeypatch):
+    """Engines that answer otherwise than their model have the accuracy of their own answers."""
+    from kdcmae.predictors import EnginePredictor
+
+    logits = EnginePredictor.logits
+    monkeypatch.setattr(EnginePredictor, "logits", lambda engine, inputs: -logits(engine, inputs))
+    report = run_keep_benchmark(classifier, FACTS, replace(SETTINGS, ratios=()), step=lambda name: nullcontext())
+    (whole,) = report["targets"]["onnx fp32"]
+    assert whole["agreement"] == 0
+
+
+@pytest.mark.slow
+def test_the_table_goes_between_the_markers(report, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n", encoding="utf-8")
+    assert replace_between(readme, BEGIN, END, render(report))
+    text = readme.read_text(encoding="utf-8")
+    assert "| 50% | merge |" in text
+    assert "onnx fp32:" in text
+    assert "| 1.00 (1.00-1.00) |" in text
