@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from kdcmae import host
 from kdcmae.compile import package
-from kdcmae.disk import disk_is_full
 from kdcmae.errors import ConfigError, EngineError, KdcmaeError, one_line
+from kdcmae.files.disk import disk_is_full
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import Manifest, digest, verify_files
 from kdcmae.runtime.schema import MANIFEST_FILE

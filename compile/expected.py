@@ -22,9 +22,9 @@ from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import reader_for
 from kdcmae.errors import ConfigError, DataError, one_line
+from kdcmae.files.text import read_json_lines
 from kdcmae.runtime import feeding
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
-from kdcmae.text_files import read_json_lines
 
 __all__ = ["Expected", "expected_outputs"]
 

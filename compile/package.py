@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcmae.errors import EngineError, KdcmaeError, cause
-from kdcmae.replacing import open_to_others
+from kdcmae.files.replacing import open_to_others
 from kdcmae.runtime.folders import openable
 
 __all__ = ["check_destination", "publish", "remove_abandoned", "staging"]

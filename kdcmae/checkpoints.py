@@ -3,8 +3,8 @@
 Our own are one safetensors file whose metadata holds the resolved configuration. Published CAV-MAE and KDC-MAE
 files are PyTorch state dicts; their architecture is inferred from tensor shapes. No file is ever unpickled
 beyond plain tensors, and nothing loads silently: a tensor that is missing, left over or misshapen is an error. What a
-file is and which weights in it are the model's is the matter of :mod:`kdcmae.checkpoint_files` and
-:mod:`kdcmae.weight_sets`.
+file is and which weights in it are the model's is the matter of :mod:`kdcmae.weights.files` and
+:mod:`kdcmae.weights.sets`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from kdcmae import config as configs
-from kdcmae.checkpoint_files import listed, read_file
-from kdcmae.checkpoint_header import CONFIG_KEY, KIND_KEY
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.config import MODALITY_INPUTS, ClassifierConfig, EncoderConfig, Modality, PretrainingConfig
 from kdcmae.errors import CheckpointError
+from kdcmae.files.replacing import replacing
 from kdcmae.normalisation import PUBLISHED, assumed_statistics
 from kdcmae.pos_embed import fit_time
 from kdcmae.pretraining import KDCMAE
-from kdcmae.replacing import replacing
-from kdcmae.weight_sets import Weights, as_float32, choose_weights
+from kdcmae.weights.files import listed, read_file
+from kdcmae.weights.header import CONFIG_KEY, KIND_KEY
+from kdcmae.weights.sets import Weights, as_float32, choose_weights
 
 __all__ = [
     "Transfer",

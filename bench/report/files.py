@@ -18,7 +18,7 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Write text atomically."""
-    from kdcmae.replacing import replacing  # brings numpy, which no --help needs
+    from kdcmae.files.replacing import replacing  # brings numpy, which no --help needs
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdcmae import charts
 from kdcmae.bench.report.records import Agreement, Report, Row
 from kdcmae.bench.report.tables import Table, conditions, name, remarks, tables
-from kdcmae.markup import Html, page, section, table, tag
+from kdcmae.drawing import charts
+from kdcmae.drawing.markup import Html, page, section, table, tag
 
 __all__ = ["precision_colour", "render_page", "table_section"]
 

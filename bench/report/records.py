@@ -15,7 +15,7 @@ from typing import Any, Literal
 from kdcmae.bench.report.plain import from_plain
 from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict, median_interval
 from kdcmae.errors import DataError
-from kdcmae.text_files import read_json
+from kdcmae.files.text import read_json
 
 __all__ = [
     "BOUNDARIES",

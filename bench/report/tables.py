@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdcmae.bench.report.records import BOUNDARIES, Parity, Report, Row
 from kdcmae.bench.run.timing import STABLE_WITHIN, speed_ratio
-from kdcmae.charts import number
+from kdcmae.drawing.charts import number
 
 __all__ = [
     "CALL_ALONE",

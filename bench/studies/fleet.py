@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdcmae import charts
 from kdcmae.bench.report.page import precision_colour, table_section
 from kdcmae.bench.report.plain import from_plain
 from kdcmae.bench.report.tables import NONE, Table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
-from kdcmae.charts import number
+from kdcmae.drawing import charts
+from kdcmae.drawing.charts import number
+from kdcmae.drawing.markup import page, section
 from kdcmae.errors import DataError
-from kdcmae.markup import page, section
-from kdcmae.text_files import read_json
+from kdcmae.files.text import read_json
 
 __all__ = ["fleet_conditions", "fleet_document", "fleet_tables", "read_card", "render_fleet"]
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcmae.checkpoint_header import stored_labels
 from kdcmae.compile.settings import QuantizationSettings
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.data.manifest import LabelMap
 from kdcmae.errors import ConfigError
-from kdcmae.text_files import name_of
+from kdcmae.files.text import name_of
+from kdcmae.weights.header import stored_labels
 
 __all__ = ["named_classes", "require_clips"]
 

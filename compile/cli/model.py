@@ -12,9 +12,9 @@ import click
 from kdcmae.cli.common import Number, Steps, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.compile.cli.classes import named_classes
-from kdcmae.labels import read_class_names
+from kdcmae.data.labels import read_class_names
+from kdcmae.files.text import name_of
 from kdcmae.runtime.manifest import digest
-from kdcmae.text_files import name_of
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel

@@ -21,7 +21,7 @@ from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader
 from kdcmae.data.shard_files import flaw_of, list_clips
 from kdcmae.errors import DataError
-from kdcmae.text_files import name_of
+from kdcmae.files.text import name_of
 
 __all__ = [
     "CALIBRATED",

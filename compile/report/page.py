@@ -11,7 +11,7 @@ from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran, what_stays_float32
 from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
 from kdcmae.compile.report.proof import QUANTILES, clip_cases_of, not_proved, proved
-from kdcmae.markup import Html, document, section, table, tag
+from kdcmae.drawing.markup import Html, document, section, table, tag
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdcmae.markup import Html, tag
+from kdcmae.drawing.markup import Html, tag
 
 __all__ = ["Bar", "Point", "bars", "log_bars", "scatter"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from kdcmae.cards import BOUNDARIES, SELF_TEST, DeviceCard
-from kdcmae.charts import number
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, print_json, thread_count
+from kdcmae.drawing.charts import number
 from kdcmae.errors import GateError
 from kdcmae.runtime.execution import counted
 from kdcmae.terminal import say, style, table
@@ -46,8 +46,8 @@ def command(
     2: a bad engine. 3: its library or its device is missing.
     """
     from kdcmae.check import check_engine
-    from kdcmae.disk import writing
-    from kdcmae.replacing import replacing
+    from kdcmae.files.disk import writing
+    from kdcmae.files.replacing import replacing
 
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)  # before the time is spent

@@ -127,8 +127,8 @@ def extract_videos(
 
     from kdcmae.data.extract import MANIFEST_FILE, WINDOW_S, extract
     from kdcmae.data.shard_files import list_clips
-    from kdcmae.disk import writing
-    from kdcmae.replacing import replacing
+    from kdcmae.files.disk import writing
+    from kdcmae.files.replacing import replacing
 
     records = list_clips(data)
     with progress_bar("extract", len(records)) as on_clip:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcmae.cli.common import note, print_json
-from kdcmae.disk import writing
 from kdcmae.evaluation.wording import cell, figure_name, interval
+from kdcmae.files.disk import writing
 from kdcmae.terminal import line, say, table
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def publish(document: Mapping[str, Any], output: Path | None, pictures: Pictures
 
 def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    from kdcmae.replacing import replacing
+    from kdcmae.files.replacing import replacing
 
     with writing(path), replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")

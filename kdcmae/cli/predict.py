@@ -11,8 +11,8 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
 from kdcmae.cli.normalisation import statistics_options
+from kdcmae.data.labels import read_labels
 from kdcmae.errors import ConfigError, DataError, KdcmaeError
-from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcmae.cli.common import note
-from kdcmae.disk import writing
+from kdcmae.drawing.timelines import Timeline, clock, runs
 from kdcmae.errors import ConfigError
 from kdcmae.extras import TRAIN, require_installed
-from kdcmae.replacing import replacing
+from kdcmae.files.disk import writing
+from kdcmae.files.replacing import replacing
 from kdcmae.terminal import bar, line, say, status, table
-from kdcmae.timelines import Timeline, clock, runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +162,7 @@ def write_timeline(path: Path, clip: ScoredClip, model: str) -> None:
     with writing(path), replacing(path) as partial:
         if path.suffix.lower() == ".png":
             from kdcmae.data.images import write_image
-            from kdcmae.figures import timeline_figure
+            from kdcmae.drawing.figures import timeline_figure
 
             write_image(partial, timeline_figure(timeline))
         else:

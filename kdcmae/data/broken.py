@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from kdcmae.disk import disk_is_full
 from kdcmae.errors import ConfigError, DataError, DiskFullError
+from kdcmae.files.disk import disk_is_full
 
 __all__ = ["BROKEN_LIMIT", "Broken", "BrokenClipError", "BrokenClips", "clip_boundary"]
 

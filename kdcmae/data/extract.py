@@ -23,7 +23,7 @@ from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.provenance import Source, Sources, source_of
 from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
-from kdcmae.replacing import replacing
+from kdcmae.files.replacing import replacing
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_image
 from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kdcmae.disk import writing
+from kdcmae.files.disk import writing
 
 __all__ = ["Source", "Sources", "source_of"]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError
-from kdcmae.replacing import replacing
+from kdcmae.files.disk import writing
+from kdcmae.files.replacing import replacing
+from kdcmae.files.text import read_json
 from kdcmae.runtime.preprocessing import Preprocessing
-from kdcmae.text_files import read_json
 
 __all__ = ["KeptStatistics", "read_statistics", "statistics_path", "write_statistics"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
-from kdcmae.replacing import replacing
+from kdcmae.files.replacing import replacing
 
 __all__ = ["demo_clip", "write_clip"]
 

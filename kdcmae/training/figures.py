@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.charts import MOST_CELLS, Line
 from kdcmae.data.images import write_image
+from kdcmae.drawing.charts import MOST_CELLS, Line
 from kdcmae.extras import is_installed
-from kdcmae.replacing import replacing
+from kdcmae.files.replacing import replacing
 from kdcmae.training.tracking import EpochEnd, Picture, read_metrics
 from kdcmae.training.validation import Confusion, Criterion
 
@@ -114,7 +114,7 @@ def curves_picture(
         measured: names of metrics, the criterion's among them.
         training: label of what was measured while it learned.
     """
-    from kdcmae.figures import lines_figure
+    from kdcmae.drawing.figures import lines_figure
 
     panels = []
     for name in (*measured, "learning_rate"):
@@ -143,7 +143,7 @@ def confusion_picture(confusion: Confusion, title: str) -> Picture:
         confusion: of at least one clip. Where classes are many, those that are confused most often are shown.
         title: said above it.
     """
-    from kdcmae.figures import confusion_figure
+    from kdcmae.drawing.figures import confusion_figure
 
     counts = confusion.counts
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()

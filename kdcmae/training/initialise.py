@@ -15,7 +15,7 @@ from kdcmae.config import PretrainingConfig
 from kdcmae.errors import CheckpointError
 from kdcmae.normalisation import STATISTICS
 from kdcmae.pretraining import KDCMAE
-from kdcmae.weight_sets import Weights
+from kdcmae.weights.sets import Weights
 
 __all__ = ["start_finetuning", "start_pretraining", "tensors_from_mae"]
 

@@ -16,9 +16,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from kdcmae.collectives import rank
-from kdcmae.disk import writing
 from kdcmae.errors import ConfigError, DataError, TrainingError
-from kdcmae.replacing import replacing
+from kdcmae.files.disk import writing
+from kdcmae.files.replacing import replacing
 from kdcmae.training.distributed import gathered, mean_over_ranks, spread
 from kdcmae.training.figures import open_figures, training_label
 from kdcmae.training.kept_weights import KeptWeights

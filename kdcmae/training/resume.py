@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdcmae.disk import writing
 from kdcmae.errors import CheckpointError, cause
+from kdcmae.files.disk import writing
 
 __all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state", "stored_identity"]
 

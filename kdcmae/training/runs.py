@@ -30,7 +30,7 @@ from kdcmae.training.run import Run
 from kdcmae.training.settings import HELD_OUT, FinetuningSettings, TrainingSettings
 from kdcmae.training.sources import ClipSource, is_avsynth, kept_statistics, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
-from kdcmae.weight_sets import Weights
+from kdcmae.weights.sets import Weights
 
 __all__ = ["Request", "finetuning_run", "pretraining_run"]
 

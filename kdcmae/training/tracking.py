@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 from kdcmae.extras import is_installed
-from kdcmae.replacing import replacing
+from kdcmae.files.replacing import replacing
 from kdcmae.terminal import note, say
 from kdcmae.training.validation import Validation
 

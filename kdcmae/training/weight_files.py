@@ -18,8 +18,8 @@ from torch import Tensor
 
 from kdcmae.checkpoints import load_classifier, load_pretrained, save_checkpoint
 from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.disk import writing
 from kdcmae.errors import CheckpointError, TrainingError
+from kdcmae.files.disk import writing
 from kdcmae.pretraining import KDCMAE
 
 __all__ = [

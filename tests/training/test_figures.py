@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdcmae.charts import MOST_CELLS
 from kdcmae.data.images import read_image
+from kdcmae.drawing.charts import MOST_CELLS
 from kdcmae.training.figures import confusion_picture, curves_picture, open_figures, training_label
 from kdcmae.training.loop import Trainer
 from kdcmae.training.tracking import EpochEnd
@@ -57,7 +57,7 @@ def test_the_legend_says_how_training_is_measured_otherwise(smoothing, mixup, la
         shown.extend(line.label for line in series)
         return np.zeros((1, 1, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("kdcmae.figures.lines_figure", lines_figure)
+    monkeypatch.setattr("kdcmae.drawing.figures.lines_figure", lines_figure)
     found = training_label({"label_smoothing": smoothing, "data.augmentation": {"mixup_rate": mixup}})
     lines = [{"step": 1, "loss": 0.5, "learning_rate": 1e-3}, {"step": 1, "loss": 0.5, "validation_loss": 0.4}]
     curves_picture(lines, 1, LOSS, ("loss",), found)
@@ -65,7 +65,7 @@ def test_the_legend_says_how_training_is_measured_otherwise(smoothing, mixup, la
 
 
 def test_a_confusion_of_many_classes_in_any_script_shows_those_that_are_confused():
-    from kdcmae.figures import confusion_figure  # needs Pillow
+    from kdcmae.drawing.figures import confusion_figure  # needs Pillow
 
     labels = tuple(f"$\u72ac_{index}$" for index in range(60))
     picture = confusion_picture(Confusion(labels=labels, counts=np.eye(60, dtype=np.int64)), "after epoch 1")

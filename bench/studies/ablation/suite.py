@@ -16,7 +16,7 @@ from kdcmae.bench.studies.ablation.plan import ROWS, AblationSettings, Row
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.parallel import end_with_parent, interrupts_held
 from kdcmae.errors import DataError
-from kdcmae.replacing import replacing
+from kdcmae.files.replacing import replacing
 
 __all__ = ["SCHEMA_VERSION", "run_ablation"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae import charts
 from kdcmae.data.images import encode_image
+from kdcmae.drawing import charts
+from kdcmae.drawing.markup import Html, section, table, tag
 from kdcmae.evaluation.pages.parts import Document, Pictures, data_uri, figures_table, headline, strip, task_page
 from kdcmae.evaluation.pictures import heat_colours
 from kdcmae.evaluation.wording import cell, figure_name, percent
-from kdcmae.markup import Html, section, table, tag
 
 __all__ = ["render"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdcmae import charts
-from kdcmae.charts import number
+from kdcmae.drawing import charts
+from kdcmae.drawing.charts import number
+from kdcmae.drawing.markup import Html, section, tag
 from kdcmae.evaluation.pages.parts import Document, Pictures, figures_table, frame_panel, sound_panel, task_page
-from kdcmae.markup import Html, section, tag
 
 __all__ = ["PANELS", "render"]
 

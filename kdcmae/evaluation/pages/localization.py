@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdcmae import charts
+from kdcmae.drawing import charts
+from kdcmae.drawing.markup import Html, section, tag
 from kdcmae.evaluation.pages.parts import Document, Pictures, figures_table, frame_panel, headline, task_page
-from kdcmae.markup import Html, section, tag
 
 __all__ = ["render"]
 

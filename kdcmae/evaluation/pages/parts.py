@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae import __version__, charts
+from kdcmae import __version__
 from kdcmae.data.images import encode_image
+from kdcmae.drawing import charts
+from kdcmae.drawing.markup import Html, page, section, table, tag
 from kdcmae.evaluation.pictures import Shown, shrunk
 from kdcmae.evaluation.wording import cell, figure_name, interval, percent
-from kdcmae.markup import Html, page, section, table, tag
 from kdcmae.runtime.preprocessing import HIGH_FREQUENCY_HZ, LOW_FREQUENCY_HZ
 
 __all__ = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kdcmae import charts
+from kdcmae.drawing import charts
+from kdcmae.drawing.markup import Html, section, tag
 from kdcmae.evaluation.pages.parts import Document, Pictures, figures_table, headline, picture, strip, task_page
 from kdcmae.evaluation.pictures import Shown
-from kdcmae.markup import Html, section, tag
 
 __all__ = ["DIRECTIONS", "render"]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcmae.figures import timeline_figure
-from kdcmae.timelines import Timeline, clock, runs, time_ticks
+from kdcmae.drawing.figures import timeline_figure
+from kdcmae.drawing.timelines import Timeline, clock, runs, time_ticks
 
 
 @pytest.mark.parametrize(

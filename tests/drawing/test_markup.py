@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdcmae.markup import Html, page, section, table, tag
+from kdcmae.drawing.markup import Html, page, section, table, tag
 
 NASTY = "<b>&\"'</script>"
 

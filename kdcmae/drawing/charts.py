@@ -1,4 +1,4 @@
-"""Charts as SVG, for the pages of :mod:`kdcmae.markup`.
+"""Charts as SVG, for the pages of :mod:`kdcmae.drawing.markup`.
 
 Every text is escaped here. Charts are drawn in a narrow coordinate system and scaled, so that they stay readable on a
 phone; colours are classes, so that the page's style sheet can turn them for a dark screen.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from kdcmae.markup import COLOURS, Html
+from kdcmae.drawing.markup import COLOURS, Html
 
 __all__ = [
     "MOST_CELLS",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcmae.errors import CheckpointError, ConfigError
-from kdcmae.weight_sets import as_float32, choose_weights
+from kdcmae.weights.sets import as_float32, choose_weights
 
 STATE = {"pos_embed_a": torch.arange(3.0), "blocks_a.0.norm1.weight": torch.ones(2), "mlp_head.1.bias": torch.zeros(1)}
 AVERAGE = {name: tensor + 1 for name, tensor in STATE.items()}

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from kdcmae.disk import disk_is_full, writing
 from kdcmae.errors import DiskFullError
+from kdcmae.files.disk import disk_is_full, writing
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

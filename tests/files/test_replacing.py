@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kdcmae.replacing import replacing
+from kdcmae.files.replacing import replacing
 
 
 def write(path, text):
@@ -70,7 +70,7 @@ def test_the_longest_name_and_one_that_is_no_text_do(tmp_path):
 def test_no_source_names_anything_by_a_process_id():
     from pathlib import Path
 
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     sources = [path for folder in ("kdcmae", "compile", "bench", "kernels") for path in (root / folder).rglob("*.py")]
     assert len(sources) > 100
     assert [path for path in sources if "getpid()" in path.read_text(encoding="utf-8")] == []

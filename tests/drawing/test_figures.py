@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcmae.charts import MOST_CELLS, Line
-from kdcmae.figures import confusion_figure, lines_figure
+from kdcmae.drawing.charts import MOST_CELLS, Line
+from kdcmae.drawing.figures import confusion_figure, lines_figure
 
 HEAT = (31, 95, 196)
 

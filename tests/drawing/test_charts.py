@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcmae import charts
+from kdcmae.drawing import charts
 
 NASTY = "<b>&\"'</svg>"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from kdcmae.charts import Bar, bars
-from kdcmae.markup import Html, page, section, table, tag
+from kdcmae.drawing.charts import Bar, bars
+from kdcmae.drawing.markup import Html, page, section, table, tag
 
 if TYPE_CHECKING:
     import numpy as np

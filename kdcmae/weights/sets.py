@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from kdcmae.checkpoint_files import listed
 from kdcmae.errors import CheckpointError, ConfigError
+from kdcmae.weights.files import listed
 
 __all__ = ["Weights", "as_float32", "choose_weights"]
 

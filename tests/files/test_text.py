@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcmae.errors import DataError
-from kdcmae.text_files import name_of, one_line, read_json, read_json_lines, read_table, read_text
+from kdcmae.files.text import name_of, one_line, read_json, read_json_lines, read_table, read_text
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")

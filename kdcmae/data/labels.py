@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcmae.errors import DataError
-from kdcmae.text_files import one_line, read_table, read_text
+from kdcmae.files.text import one_line, read_table, read_text
 
 __all__ = ["ClassNames", "read_class_names", "read_labels"]
 

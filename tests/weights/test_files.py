@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kdcmae.checkpoint_files import read_file
 from kdcmae.errors import CheckpointError
+from kdcmae.weights.files import read_file
 
 STATE = {"a": torch.arange(4.0).view(2, 2), "b": torch.ones(3, dtype=torch.float16)}
 

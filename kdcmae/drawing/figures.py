@@ -1,4 +1,4 @@
-"""Charts as pictures of pixels, for PNG files and TensorBoard; pages draw theirs with :mod:`kdcmae.charts`.
+"""Charts as pictures of pixels, for PNG files and TensorBoard; pages draw theirs with :mod:`kdcmae.drawing.charts`.
 
 Pillow draws them. Its own typeface has Latin letters alone; others appear as boxes.
 """
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kdcmae.charts import MOST_CELLS, Line, cut, number, ticks
-from kdcmae.timelines import Timeline, clock, time_ticks
+from kdcmae.drawing.charts import MOST_CELLS, Line, cut, number, ticks
+from kdcmae.drawing.timelines import Timeline, clock, time_ticks
 
 __all__ = ["confusion_figure", "lines_figure", "timeline_figure"]
 
