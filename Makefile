@@ -70,13 +70,14 @@ test-gpu: $(STAMP)
 	fi
 
 # The shipped model and the base preset on this machine: engines are compiled once, measuring takes about ten minutes.
-# Writes bench/results/ and the README's tables. `kdcmae-bench compare` tells what became slower since the last run.
+# Writes bench/results/ and the tables of docs/measured.md. `kdcmae-bench compare` tells what became slower since the
+# last run.
 bench: $(STAMP)
 	$(BIN)/kdcmae-bench suite
-	$(BIN)/kdcmae-bench readme README.md
+	$(BIN)/kdcmae-bench readme docs/measured.md
 
 # All of that and every other precision and form of every target, some of which take minutes to build.
-# Writes bench/results/all/, which `kdcmae-bench compare --all` compares; the README's tables are those of `bench`.
+# Writes bench/results/all/, which `kdcmae-bench compare --all` compares; docs/measured.md shows the runs of `bench`.
 bench-all: $(STAMP)
 	$(BIN)/kdcmae-bench suite --all
 
@@ -84,7 +85,7 @@ bench-all: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/kdcmae-bench kernels
 	$(BIN)/kdcmae-bench suite
-	$(BIN)/kdcmae-bench readme README.md
+	$(BIN)/kdcmae-bench readme docs/measured.md
 
 # The model that ships with the package, from nothing, by its recipes: about half an hour on one core. bf16 is
 # fast only on CPUs that multiply it (AVX512_BF16, AMX); leave the setting out elsewhere. A run that was stopped goes

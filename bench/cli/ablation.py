@@ -60,7 +60,7 @@ def command(
     on held-out clips of AVSynth: accuracy, and after pretraining retrieval and localisation.
 
     \b
-    kdcmae-bench ablation --readme README.md
+    kdcmae-bench ablation --readme docs/measured.md
     """
     from kdcmae.bench.studies.ablation.plan import AblationSettings
     from kdcmae.bench.studies.ablation.readme import BEGIN, END, render

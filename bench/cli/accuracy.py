@@ -46,7 +46,7 @@ def command(
     same use.
 
     \b
-    kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme README.md
+    kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme docs/measured.md
     """
     from kdcmae.assets import default_checkpoint
     from kdcmae.bench.studies.accuracy import BEGIN, END, measure_accuracy, render

@@ -41,7 +41,7 @@ def command(
     The ceiling is a large matrix product in the engine's precision on the same CPUs, measured before and after.
 
     \b
-    kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme README.md
+    kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme docs/measured.md
     """
     from kdcmae.bench.studies.profile import BEGIN, END, profile_engine, render
 

@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command(cls=KdcmaeCommand)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=Path("README.md"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=Path("docs/measured.md"))
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
@@ -22,7 +22,7 @@ __all__ = ["command"]
     help="Where kernels-*.json and the suite's folders lie.",
 )
 def command(file: Path, results: Path) -> None:
-    """Write the newest results of the suite and of the kernels into a README, each between its two markers."""
+    """Write the newest results of the suite and of the kernels into a page, each between its two markers."""
     from kdcmae.bench.kernels.readme import update_readme
     from kdcmae.bench.report.history import newest_reports
     from kdcmae.bench.report.readme import update_suite

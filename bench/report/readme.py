@@ -43,7 +43,8 @@ def render_markdown(report: Report) -> str:
 def _lines(report: Report) -> Iterator[str]:
     host = report.environment["host"]
     yield f"{host['cpu']}, {report.settings.threads} threads, batch 1, {report.created[:10]}. Percentiles, memory,"
-    yield f"ceilings, cold starts, sweeps and pictures: [the whole report](bench/results/{machine_slug(report)}.html)."
+    page = f"../bench/results/{machine_slug(report)}.html"  # seen from docs/
+    yield f"ceilings, cold starts, sweeps and pictures: [the whole report]({page})."
     if report.self_check is not None and report.self_check.problems:
         yield f"\n**Not fit for quoting:** {'; '.join(report.self_check.problems)}."
     for model in dict.fromkeys(row.case.model for row in report.rows):

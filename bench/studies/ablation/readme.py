@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +18,9 @@ __all__ = ["BEGIN", "END", "render"]
 
 BEGIN = "<!-- ablation: written by `kdcmae-bench ablation` -->"
 END = "<!-- end of ablation -->"
+
+_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Half a 95 % interval of a mean of so few values, in its standard errors: Student's t."""
 
 _FEATURES = ("R@1, sound to picture", "R@10", "localisation cIoU", "AUC")
 
@@ -105,13 +109,16 @@ def _recipe_settings(stage: Stage) -> dict[str, Any]:
 
 
 def _verdict(what: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], budget: str) -> str:
-    """What the accuracies of two rows say: how far apart, and in how many of the seeds."""
+    """Difference of two rows' accuracies, paired by seed, with its 95 % interval."""
     other_by_seed = {cell["seed"]: cell["accuracy"][budget]["both"] for cell in theirs}
-    gains = [cell["accuracy"][budget]["both"] - other_by_seed[cell["seed"]] for cell in ours]
-    better = sum(gain > 0 for gain in gains)
+    gains = [100 * (cell["accuracy"][budget]["both"] - other_by_seed[cell["seed"]]) for cell in ours]
+    mean = statistics.mean(gains)
+    if len(gains) == 1:
+        return f"- {what}: {mean:+.1f} points of accuracy with the only seed, which gives no interval."
+    half = _T_95.get(len(gains), 1.96) * statistics.stdev(gains) / math.sqrt(len(gains))
+    verdict = "" if abs(mean) > half else ": the interval includes 0, so this is no finding"
     return (
-        f"{what}: {100 * statistics.mean(gains):+.1f} points of accuracy on average, "
-        f"better with {better} of {len(gains)} seeds."
+        f"- {what}: {mean:+.1f} ± {half:.1f} points of accuracy (95 % interval, paired, {len(gains)} seeds){verdict}."
     )
 
 

@@ -165,7 +165,7 @@ def test_the_readme_shows_the_fastest_first_with_accuracy_and_what_is_missing():
     assert "accuracy, 96 clips" in table[0]
     assert lines[-2:] == ["", "- no CUDA device: TensorRT fp16"]
     assert "Not measured here:" in lines
-    assert "[the whole report](bench/results/a-cpu-fast-4-cpus.html)" in lines[1]
+    assert "[the whole report](../bench/results/a-cpu-fast-4-cpus.html)" in lines[1]
     assert ENVIRONMENT["host"]["cpu"] in lines[0]
 
 

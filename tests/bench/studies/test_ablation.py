@@ -163,11 +163,14 @@ def test_the_table_has_means_and_spread_and_says_who_won() -> None:
     )
     assert lines[7] == "| *chance or baseline* |  |  |  |  | 1.0 | 10.0 | 2.0 | 5.0 |"
     text = " ".join(lines)
-    assert "Pretraining against training from scratch, many: +25.0 points" in text
+    assert "Pretraining against training from scratch, many: +25.0 ± 63.5 points of accuracy" in text
     assert "Each view is masked by 60 % in pretraining." in text
     assert f"- `avsynth-pretrain` with mask_ratio 0.6 ({own.model['mask_ratio']}), precision bf16 (auto)" in lines
     assert "- `avsynth-finetune`, few: with mixup_rate 0.5 (0.0)" in lines
-    assert "Distillation against the row above it, many: +0.0 points of accuracy on average, better with 1 of 2" in text
+    assert (
+        "- Distillation against the row above it, many: +0.0 ± 127.1 points of accuracy (95 % interval, paired, "
+        "2 seeds): the interval includes 0, so this is no finding."
+    ) in lines
 
 
 def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
