@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
+from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import CAPABILITIES, fastest_floating
 from kdcmae.runtime.execution import Claim, differences_known
@@ -38,7 +38,6 @@ from kdcmae.runtime.manifest import Manifest, verify_files
 
 __all__ = ["CompileSettings", "compile_engine"]
 
-Step = Callable[[str], AbstractContextManager[None]]
 
 _ROUNDED = "rounded"  # what a quantised graph computes in, executed in float32
 

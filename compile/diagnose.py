@@ -7,8 +7,7 @@ same modules. First at the boundaries of the blocks, then inside the first block
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,11 @@ from kdcmae.compile.quantize.quantizer import Quantizer
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
 from kdcmae.compile.targets import load_target
 from kdcmae.layers import Block
+from kdcmae.progress import Step
 from kdcmae.runtime.onnx import NO_BFLOAT16
 
 __all__ = ["Layer", "Stage", "blind", "compare_layers", "diagnose", "wider"]
 
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 _OPAQUE = ("trt", "torch-trt")  # their engines give no values from inside
 

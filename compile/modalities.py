@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kdcmae.compile import memory, package, sharing
-from kdcmae.compile.build import Step, compile_engine
+from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel, free_weights
 from kdcmae.compile.raw import with_raw_inputs
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.config import MODALITY_INPUTS, Modality
 from kdcmae.errors import CheckpointError, ConfigError, GateError
+from kdcmae.progress import Step
 from kdcmae.runtime import feeding, load_engine
 from kdcmae.runtime.execution import differences_known
 from kdcmae.runtime.manifest import GRAPHS, LABELS_FILE, Manifest, file_name

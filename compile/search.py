@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,13 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
 from kdcmae.compile.settings import SearchSettings
 from kdcmae.errors import EngineError, GateError
+from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.timing import time_window
 
 __all__ = ["Search", "Trial"]
 
-Step = Callable[[str], AbstractContextManager[None]]
 Status = Literal["fits", "too slow", "too inaccurate", "not built", "failed"]
 
 

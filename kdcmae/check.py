@@ -9,8 +9,7 @@ import datetime
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from kdcmae.cards import (
     Timings,
     Verdict,
 )
+from kdcmae.progress import Step
 from kdcmae.runtime import Engine, load_engine
 from kdcmae.runtime.backend import loaded_versions
 from kdcmae.runtime.capabilities import SATURATES, saturates_here
@@ -43,7 +43,6 @@ __all__ = ["check_engine"]
 
 _WARM_UP_S = 1.0
 
-Step = Callable[[str], AbstractContextManager[None]]
 
 _OUTCOMES: Mapping[bool | None, Outcome] = {True: "holds", False: "does not hold", None: "cannot be told"}
 

@@ -21,7 +21,7 @@ LAYERS = {
     "base": ("errors extras host", ""),
     "runtime": ("runtime", "base"),
     "kernels": ("kernels", "base"),
-    "tools": ("cards drawing files terminal timing", "base runtime"),
+    "tools": ("cards drawing files progress terminal timing", "base runtime"),
     "model": (
         "assets checkpoints classifier collectives config decoder encoder frontend keep layers linear losses masking "
         "merging normalisation ops pos_embed predictors pretraining weights",

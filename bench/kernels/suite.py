@@ -7,7 +7,6 @@ import gc
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from typing import Any, Literal
@@ -27,10 +26,9 @@ from kdcmae.bench.kernels.schema import Report, Settings
 from kdcmae.bench.kernels.step import step_cases
 from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.errors import DeviceError
+from kdcmae.progress import Step
 
 __all__ = ["Budget", "default_device", "describe_device", "run_kernel_benchmark", "slug"]
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 
 def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Report], None]) -> Report:

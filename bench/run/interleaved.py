@@ -6,7 +6,7 @@ import datetime
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from kdcmae.bench.run.timing import plan_rounds
 from kdcmae.bench.run.worker import OpenSubject, Worker
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import EngineInputError
+from kdcmae.progress import Step
 
-__all__ = ["Step", "measure_group", "new_report", "run_benchmark"]
+__all__ = ["measure_group", "new_report", "run_benchmark"]
 
-Step = Callable[[str], AbstractContextManager[None]]
 Visit = Callable[[Sequence[Contender]], None]
 
 _CLIPS = 96

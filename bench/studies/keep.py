@@ -17,9 +17,10 @@ from kdcmae.bench.machine.yardstick import open_yardstick
 from kdcmae.bench.report.markers import table_row
 from kdcmae.bench.report.records import Row, Settings
 from kdcmae.bench.run.contender import Entry
-from kdcmae.bench.run.interleaved import Step, measure_group
+from kdcmae.bench.run.interleaved import measure_group
 from kdcmae.bench.run.timing import SpeedRatio
 from kdcmae.errors import EngineError, GateError
+from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 
 if TYPE_CHECKING:

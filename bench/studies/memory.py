@@ -7,6 +7,7 @@ them again. Anonymous memory is what a build cannot do without.
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import re
 import signal
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.bench.report.markers import table_row
 from kdcmae.compile.untrained import untrained_classifier
 from kdcmae.errors import ConfigError
+from kdcmae.progress import Step
 
 __all__ = ["BEGIN", "BUILDS", "END", "SCHEMA_VERSION", "Usage", "render", "run_memory_benchmark", "usage_of"]
 
@@ -41,13 +43,17 @@ BUILDS: tuple[tuple[str, ...], ...] = (
 )
 
 _INTERVAL_S = 0.05
-_COMMAND = "from kdcmae.compile.cli import main; main()"
-_STEP = re.compile(r"^  (\S.*?) +\d+\.\d s$")
+# Writes a line of JSON to the file named first whenever a step begins or ends.
+_COMMAND = """
+import pathlib, sys
+from kdcmae.compile.cli import main
+from kdcmae.progress import observed, write_lines
+with observed(write_lines(pathlib.Path(sys.argv.pop(1)))):
+    main()
+"""
 _KILOBYTES = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 _BASELINE = "load PyTorch"
 SCHEMA_VERSION = 1
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,16 +161,22 @@ def _build(options: Sequence[str], preset: str) -> dict[str, Any]:
     """Run ``kdcmae-compile`` and give the peaks of its steps, and the largest; or the last words of one that failed."""
     with tempfile.TemporaryDirectory() as scratch:
         model = ("--preset", preset, "--random-weights")
-        command = (sys.executable, "-c", _COMMAND, *options, *model, "--output", f"{scratch}/engine", "--no-cache")
-        # Where colours are forced, the steps would be no lines.
+        progress, errors = Path(scratch) / "progress", Path(scratch) / "errors"
+        progress.touch()
+        options = (*options, *model, "--output", f"{scratch}/engine", "--no-cache")
+        # Where colours are forced, the error would not be plain text.
         environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-        errors = Path(scratch) / "errors"
         with (
             errors.open("wb") as stream,
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream, env=environment) as process,
+            subprocess.Popen(
+                (sys.executable, "-c", _COMMAND, str(progress), *options),
+                stdout=subprocess.DEVNULL,
+                stderr=stream,
+                env=environment,
+            ) as process,
         ):
             try:
-                steps = _watch(process, errors)
+                steps = _watch(process, progress)
             finally:
                 process.kill()
         words = errors.read_text().strip() or f"exit code {process.returncode}"
@@ -178,20 +190,26 @@ def _build(options: Sequence[str], preset: str) -> dict[str, Any]:
     return {**facts, "resident": steps[largest].resident, "anonymous": anonymous, "step": largest}
 
 
-def _watch(process: subprocess.Popen[bytes], errors: Path) -> dict[str, Usage]:
-    """The peak of every step until the process ends; a step is over when its line is there."""
+def _watch(process: subprocess.Popen[bytes], progress: Path) -> dict[str, Usage]:
+    """The peak of every step until the process ends.
+
+    Args:
+        process: writes its progress.
+        progress: the file that it writes, a line when a step begins and one when it ends.
+    """
     steps: dict[str, Usage] = {}
-    peak = Usage()
-    with errors.open() as lines:
+    peak, rest = Usage(), ""
+    with progress.open(encoding="utf-8") as stream:
         while True:
             ended = process.poll() is not None
             peak = peak.most(usage_of(process.pid))
-            found = [match[1] for line in lines if (match := _STEP.match(line))]
-            for name in found:
+            *lines, rest = (rest + stream.read()).split("\n")
+            done = [step["name"] for step in map(json.loads, lines) if step["state"] == "done"]
+            for name in done:
                 steps[name] = peak.most(steps.get(name, Usage()))
             if ended:
                 return steps
-            if found:
+            if done:
                 peak = Usage()
             time.sleep(_INTERVAL_S)
 

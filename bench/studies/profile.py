@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kdcmae.bench.machine.environment import describe_environment, usable_cpus
 from kdcmae.bench.run.subjects import engine_facts
 from kdcmae.bench.run.work import count_work
 from kdcmae.errors import ConfigError
+from kdcmae.progress import Step
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
@@ -45,8 +45,6 @@ _CLASSES = {
     "sums, scales, rounding": ("Subgraph", "Eltwise", "FakeQuantize", "Math"),
 }
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "i8": "int8", "u8": "int8"}
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,14 @@ from kdcmae.bench.report.records import Accuracy, Agreement, Case, Ceilings, Flo
 from kdcmae.bench.run.agreement import AnswerCache, accuracies, agreement
 from kdcmae.bench.run.clips import write_clips
 from kdcmae.bench.run.contender import Contender, Entry
-from kdcmae.bench.run.interleaved import Step, measure_group, new_report
+from kdcmae.bench.run.interleaved import measure_group, new_report
 from kdcmae.bench.run.subjects import Facts, engine_facts
 from kdcmae.bench.run.work import count_work
 from kdcmae.bench.suite.cases import Solo
 from kdcmae.bench.suite.plan import Built, ModelPlan, build_engine, torch_source
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import CheckpointError
+from kdcmae.progress import Step
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["run_suite"]

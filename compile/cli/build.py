@@ -30,6 +30,7 @@ from kdcmae.compile.report.notes import clip_lines, how_rungs_ran, what_stays_fl
 from kdcmae.compile.report.proof import not_proved, proved
 from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
+from kdcmae.errors import EngineError
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.terminal import say, style, table
@@ -90,7 +91,7 @@ def command(
     package.check_destination(folder)
     if searched is None:
         require_possible(settings)
-    step = Steps()
+    step = Steps(expected=_earlier_seconds(folder, settings))
     if expectation is not None:
         model_options["trained"] = compared_with_trained(expectation, model_options, step)
     if searched is not None:
@@ -120,6 +121,17 @@ def _announce(settings: CompileSettings, folder: Path) -> None:
         note(f"  {settings.precision}, because {settings.chosen}")
     if settings.elsewhere:
         note(f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
+
+
+def _earlier_seconds(folder: Path, settings: CompileSettings) -> dict[str, float]:
+    """What the steps of an earlier build took, whose engine this one replaces; empty where there was none like it."""
+    try:
+        manifest = Manifest.read(folder)
+        seconds = {str(name): float(took) for name, took in manifest.build.get("seconds", {}).items()}
+    except (AttributeError, EngineError, OSError, TypeError, ValueError):
+        return {}
+    alike = (manifest.target, manifest.precision.get("asked")) == (settings.target, settings.precision)
+    return seconds if alike else {}
 
 
 def _key(cache: BuildCache, model_options: dict[str, Any], settings: CompileSettings) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,10 @@ from kdcmae.compile.quantize.listed import calibration_note
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import GateError
+from kdcmae.progress import Step
 from kdcmae.runtime.manifest import digest
 
 __all__ = ["QuantizationReport", "Quantizer"]
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True)

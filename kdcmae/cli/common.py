@@ -7,14 +7,14 @@ object on stdout.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from kdcmae import progress
 from kdcmae.cli.commands import KdcmaeCommand, KdcmaeGroup, LazyGroup, Number
+from kdcmae.progress import Progress
 from kdcmae.terminal import note, progress_console, say, status
 
 __all__ = [
@@ -51,24 +51,28 @@ def print_json(document: dict[str, Any]) -> None:
     say(json.dumps(document, indent=2, sort_keys=False))
 
 
-class Steps:
+class Steps(progress.Steps):
     """Shows the steps of a long command on stderr and remembers what each took.
 
     Each step is one line when it is done; on a terminal the running one is shown too.
+
+    Args:
+        expected: as of :class:`kdcmae.progress.Steps`.
     """
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, *, expected: Mapping[str, float] | None = None) -> None:
+        super().__init__(_show, expected=expected)
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time one step.
 
-        Args:
-            name: what is being done, such as ``"export to ONNX"``.
-        """
-        start = time.perf_counter()
-        status(f"  {name} ...")
-        yield
-        self.seconds[name] = time.perf_counter() - start
-        note(f"  {name:<28} {self.seconds[name]:6.1f} s")
+def _show(step: Progress) -> None:
+    if step.state == "running":
+        status(f"  {step.name} ...{_how_far(step)}")
+    elif step.state == "done":
+        note(f"  {step.name:<28} {step.seconds:6.1f} s")
+
+
+def _how_far(step: Progress) -> str:
+    """Such as " 3 of 12, about 20 s left"; empty where nobody knows."""
+    if step.count is None or step.remaining_s is None:
+        return ""
+    return f" {step.index} of {step.count}, about {step.remaining_s:.0f} s left"

@@ -121,7 +121,7 @@ def multi(smallest, tmp_path_factory) -> Path:
 def test_clips_that_cannot_measure_a_model_are_refused_before_anything_is_loaded(
     options, message, run, checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kdcmae.compile.cli.build.Steps", lambda: pytest.fail("work has begun"))
+    monkeypatch.setattr("kdcmae.compile.cli.build.Steps", lambda **_: pytest.fail("work has begun"))
     foreign = write_clips(tmp_path, 3, labels=("cat", "snow", "drum"))
     write_manifest(tmp_path / "own.json", foreign)
     places = {"manifest": tmp_path / "own.json", "folder": tmp_path / "frames"}
