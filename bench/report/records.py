@@ -196,7 +196,14 @@ class Row:
         status: ``unstable`` is measured, but varies too much between windows to compare.
         reason: why it failed or was not measured.
         kind: what runs it, such as ``openvino``.
-        computes_in: precision of the matrix products.
+        engine: the subject whose engine folder this row runs: its own for an engine, that of the engine for a tool
+            that runs the same folder; None where no engine is involved, as in PyTorch.
+        tool: the peer that runs or times it, by its name on the command line; None for kdcmae's runtime and for PyTorch
+            eager.
+        target: of the engine folder.
+        precision: asked for when it was built or opened.
+        keep: share of the tokens that the model keeps; None for all.
+        computes_in: precisions that the matrix products execute in.
         modality: ``audiovisual``, ``audio`` or ``video``.
         inputs: ``tensor`` or ``raw``.
         is_reference: the others of its group are compared with it.
@@ -222,6 +229,11 @@ class Row:
     status: Status
     reason: str = ""
     kind: str | None = None
+    engine: str | None = None
+    tool: str | None = None
+    target: str | None = None
+    precision: str | None = None
+    keep: float | None = None
     computes_in: str | None = None
     modality: str | None = None
     inputs: str | None = None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdcmae.bench.machine.state import EnergyCounter
 from kdcmae.bench.report.records import Case, Energy, Parity, Row, SelfTestResult, Settings, Speed, Status
-from kdcmae.bench.run.subjects import Facts
+from kdcmae.bench.run.subjects import Facts, Source
 from kdcmae.bench.run.timing import Latency, settled, speed_ratio, summarize, verdict
 from kdcmae.bench.run.worker import FirstInference, Loaded, Memory, Worker
 from kdcmae.compile.parity import relative_error
@@ -32,11 +32,13 @@ class Entry:
         source: what :func:`kdcmae.bench.run.subjects.open_subject` opens.
         subject: its name in the report.
         model: whose subject it is.
+        engine: the subject whose engine folder it runs, see :attr:`kdcmae.bench.report.records.Row.engine`.
     """
 
     source: str
     subject: str
     model: str = ""
+    engine: str | None = None
 
 
 class Contender:
@@ -146,6 +148,11 @@ class Contender:
             status="unstable" if latency and not latency.stable else self._status,
             reason=self._reason,
             kind=facts.kind if facts else None,
+            engine=self.entry.engine,
+            tool=Source.parse(self.entry.source).peer,
+            target=facts.target if facts else None,
+            precision=facts.precision if facts else None,
+            keep=facts.keep if facts else None,
             computes_in=facts.computes_in if facts else None,
             modality=facts.modality if facts else None,
             inputs=facts.form if facts else None,

@@ -130,6 +130,7 @@ class OrtInt8Subject(HostTimed):
             engine_facts(folder, manifest),
             kind="onnxruntime",
             computes_in="int8 dynamic",
+            precision="int8",
             tolerance=None,
             ladder=None,
             artifact_bytes=size,

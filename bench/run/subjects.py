@@ -29,6 +29,7 @@ __all__ = [
     "EngineSubject",
     "Facts",
     "HostTimed",
+    "Source",
     "Subject",
     "TorchSubject",
     "check_source",
@@ -60,6 +61,9 @@ class Facts:
         computes_in: precision of the matrix products, such as ``"bf16"``.
         inputs: what it takes.
         batch: sizes it takes; None for any.
+        target: of the engine folder that it runs; None where it runs none.
+        precision: asked for when it was built or opened.
+        keep: share of the tokens that the model keeps; None for all.
         device: what it runs on: ``"cpu"``, ``"cuda"``, or another that its library names.
         preprocessing: how a clip becomes the inputs; None where nobody may know.
         boundary: of its timings.
@@ -76,6 +80,9 @@ class Facts:
     computes_in: str
     inputs: tuple[TensorSpec, ...]
     batch: BatchRange | None
+    target: str | None = None
+    precision: str | None = None
+    keep: float | None = None
     device: str = "cpu"
     preprocessing: Preprocessing | None = None
     boundary: Boundary = "host to host"
@@ -146,6 +153,42 @@ class HostTimed(ABC):
         return time_window(lambda: self.run(inputs), seconds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A subject as the command line names it: ``PEER:PATH@VARIANT``, of which the path alone is needed.
+
+    Args:
+        text: as given.
+        peer: None for kdcmae's runtime and for PyTorch eager.
+        path: an engine folder, a checkpoint file or ``preset:NAME``.
+        variant: of the engine; empty for the engine itself.
+    """
+
+    text: str
+    peer: str | None
+    path: str
+    variant: str
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Take a source apart; whether it exists is not looked at."""
+        peer, _, rest = text.partition(":")
+        inner = rest if peer in PEERS else text
+        path, _, variant = inner.partition(VARIANT)
+        return cls(text=text, peer=peer if peer in PEERS else None, path=path, variant=variant)
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is, or runs, an engine folder."""
+        return not self.path.startswith(PRESET) and Path(self.path).is_dir()
+
+    @property
+    def of_engine(self) -> str | None:
+        """The source of the engine that it is or runs; None where there is no engine."""
+        inner = f"{self.path}{VARIANT}{self.variant}" if self.variant else self.path
+        return inner if self.is_engine else None
+
+
 def check_source(source: str) -> None:
     """Refuse what :func:`open_subject` cannot open, before anything is loaded.
 
@@ -156,11 +199,10 @@ def check_source(source: str) -> None:
     Raises:
         ConfigError: there is no such file or folder.
     """
-    peer, _, rest = source.partition(":")
-    inner = (rest if peer in PEERS else source).partition(VARIANT)[0]
-    if not inner.startswith(PRESET) and not Path(inner).exists():
+    path = Source.parse(source).path
+    if not path.startswith(PRESET) and not Path(path).exists():
         raise ConfigError(
-            f"{inner} does not exist; give an engine folder, a checkpoint or {PRESET}base|small|tiny, "
+            f"{path} does not exist; give an engine folder, a checkpoint or {PRESET}base|small|tiny, "
             f"after {', '.join(PEERS)} and a colon for a peer"
         )
 
@@ -175,14 +217,13 @@ def open_subject(source: str, threads: int) -> Subject:
     Raises:
         KdcmaeError: it cannot be loaded, or not on this machine.
     """
-    peer, _, rest = source.partition(":")
-    if peer in PEERS:
+    parsed = Source.parse(source)
+    if parsed.peer is not None:
         from kdcmae.bench.run.peers import open_peer
 
-        return open_peer(peer, rest, threads)
-    folder, _, variant = source.partition(VARIANT)
-    if not source.startswith(PRESET) and Path(folder).is_dir():
-        return EngineSubject(Path(folder), threads, variant)
+        return open_peer(parsed.peer, source.partition(":")[2], threads)
+    if parsed.is_engine:
+        return EngineSubject(Path(parsed.path), threads, parsed.variant)
     return TorchSubject(load_torch_model(source), threads)
 
 
@@ -219,6 +260,7 @@ class TorchSubject(HostTimed):
         self.facts: Facts = Facts(
             kind=self.kind,
             computes_in="fp32",
+            precision="fp32",
             inputs=model.inputs,
             batch=None,
             preprocessing=model.preprocessing,
@@ -266,6 +308,9 @@ def engine_facts(folder: Path, manifest: Manifest) -> Facts:
     seconds = manifest.build.get("seconds", {})
     return Facts(
         kind=manifest.target,
+        target=manifest.target,
+        precision=manifest.precision.get("asked"),
+        keep=manifest.model["keep"]["ratio"] if manifest.model.get("keep") else None,
         computes_in=", ".join(manifest.precision.get("products", ())),
         inputs=manifest.inputs,
         batch=manifest.batch,

@@ -185,6 +185,10 @@ class _Model:
         return replace(
             row,
             kind=row.kind or facts.kind,
+            engine=row.engine or (row.case.subject if facts.target else None),
+            target=row.target or facts.target,
+            precision=row.precision or facts.precision,
+            keep=row.keep or facts.keep,
             computes_in=row.computes_in or facts.computes_in,
             modality=row.modality or facts.modality,
             inputs=row.inputs or facts.form,

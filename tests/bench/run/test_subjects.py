@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcmae.bench.run.subjects import check_source, engine_facts, open_subject
+from kdcmae.bench.run.subjects import Source, check_source, engine_facts, open_subject
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
@@ -103,3 +103,19 @@ def test_a_missing_source_is_refused_at_once(tmp_path):
     check_source("preset:base")
     with pytest.raises(ConfigError, match="nowhere does not exist; give an engine folder, a checkpoint or preset:base"):
         check_source(str(tmp_path / "nowhere"))
+
+
+def test_a_source_tells_the_engine_behind_a_tool(engine_folder, checkpoint):
+    engine = str(engine_folder)
+    tool = Source.parse(f"benchmark_app:{engine}@audio")
+    assert (tool.peer, tool.path, tool.variant, tool.of_engine) == ("benchmark_app", engine, "audio", f"{engine}@audio")
+    assert Source.parse(engine).of_engine == engine
+    assert Source.parse(f"torch-compile:{checkpoint}").of_engine is None
+    assert Source.parse("preset:tiny").of_engine is None
+
+
+def test_facts_name_what_an_engine_was_built_as(engine_folder):
+    manifest = Manifest.read(engine_folder)
+    kept = {"ratio": 0.5, "by": "merge", "audio_tokens": 4, "video_tokens": 2}
+    facts = engine_facts(engine_folder, dataclasses.replace(manifest, model={**manifest.model, "keep": kept}))
+    assert (facts.target, facts.precision, facts.keep) == ("onnx", "fp32", 0.5)
