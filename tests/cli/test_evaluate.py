@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import errno
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -217,21 +217,18 @@ def test_names_that_would_be_markup(models: dict[str, Path], folder: Path, tmp_p
     assert "&lt;script&gt;alert(1)" in page
 
 
-def test_a_full_disk_leaves_no_half_page(
-    models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_leaves_no_half_report(
+    models: dict[str, Path],
+    manifest: Callable[..., Path],
+    tmp_path: Path,
+    full_disk: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    written = Path.write_text
-
-    def full(self: Path, *arguments: Any, **options: Any) -> int:
-        if self.suffix == ".html":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return written(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "write_text", full)
-    result = run("classification", models["finetuned"], "--data", manifest("plain"), "--output", tmp_path)
+    data = manifest("plain")
+    with full_disk():
+        result = run("classification", models["finetuned"], "--data", data, "--output", tmp_path)
     assert result.exit_code == 2
     assert "no space left" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["classification.json"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_clips_are_skipped_and_counted(models: dict[str, Path], manifest: Callable[..., Path]) -> None:

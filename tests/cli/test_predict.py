@@ -1,107 +1,27 @@
 from __future__ import annotations
 
-import errno
 import json
+import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import av
 import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from predicting import LABELS, answer, run, scores
 from safetensors.torch import load_file
 
-from kdcmae import KDCMAEClassifier
 from kdcmae.assets import default_checkpoint
-from kdcmae.checkpoints import save_checkpoint
-from kdcmae.cli import main, predict_report
-from kdcmae.cli import predict as predict_module
-from kdcmae.compile.cli import main as compile_main
+from kdcmae.cli import main
 from kdcmae.data.avsynth.classes import LABELS as SHIPPED
 from kdcmae.data.clip import read_clip
-from kdcmae.data.images import read_image
-from kdcmae.data.synthetic import write_clip
-from kdcmae.predictors import ModelFacts
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.feeding import from_clip
-from kdcmae.runtime.preprocessing import Preprocessing
-from kdcmae.runtime.windows import Windowing
-
-LABELS = ("dog [barking]", "rain", "speech", "engine")
-SMALL = {"audio_length": 32, "image_size": 64, "embed_dim": 32, "num_heads": 2, "specific_depth": 1}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["predict", *map(str, arguments)])
-
-
-def answer(*arguments: object) -> dict[str, Any]:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
-    assert isinstance(document, dict)
-    return document
-
-
-def scores(clip: Mapping[str, Any]) -> dict[str, float]:
-    return {prediction["label"]: prediction["score"] for prediction in clip["predictions"]}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a checkpoint of a very small model."""
-
-    def write(**overrides: Any) -> Path:
-        torch.manual_seed(0)
-        options = {"num_classes": len(LABELS), "labels": LABELS, **SMALL, **overrides}
-        model = KDCMAEClassifier.from_preset("tiny", **options)
-        path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-        save_checkpoint(model, path)
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint: Callable[..., Path]) -> Path:
-    return checkpoint()
-
-
-@pytest.fixture(scope="module")
-def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model as an ONNX engine for batches of 2 to 4: ten frames need several, one frame needs filling."""
-    folder = tmp_path_factory.mktemp("engine") / "onnx"
-    arguments = ["--target", "onnx", "--checkpoint", str(model), "--output", str(folder), "--batch", "2:3:4"]
-    result = CliRunner().invoke(compile_main, arguments)
-    assert result.exit_code == 0, result.output
-    return folder
-
-
-def blocks(path: Path, frames: int, fps: int) -> Path:
-    """A tone, and frames that look nothing like each other."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000 * frames // fps) / 16000)
-    write_clip(path, tone.astype(np.float32), 16000, pictures.repeat(16, axis=1).repeat(16, axis=2), fps)
-    return path
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten frames in less than the 0.335 s that the model hears."""
-    return blocks(tmp_path_factory.mktemp("clip") / "blocks [1].mp4", 10, 33)
-
-
-@pytest.fixture(scope="module")
-def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds: eleven windows, each half over the next."""
-    return blocks(tmp_path_factory.mktemp("clip") / "long.mp4", 50, 25)
 
 
 def without(path: Path, kind: str, target: Path) -> Path:
@@ -274,40 +194,22 @@ def test_what_is_no_model(name: str, clip: Path, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-class Echo:
-    """A model whose logits are the first two mel bands of its input."""
-
-    def __init__(self, *, random_weights: bool = False) -> None:
-        self.facts = ModelFacts(
-            name="echo",
-            runs_on="nothing",
-            modality="audio",
-            labels=("low", "high"),
-            scores="softmax",
-            random_weights=random_weights,
-            preprocessing=Preprocessing(),
-            batch=(1, 1),
-        )
-
-    def prepare(self, waveform: np.ndarray | None, frames: object) -> dict[str, np.ndarray]:
-        return from_clip(("audio",), self.facts.preprocessing, waveform, 16000, None)
-
-    def logits(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return inputs["audio"][:, 0, :2]
+def test_untrained_models_say_so(engine: Path, clip: Path, tmp_path: Path) -> None:
+    untrained = Path(shutil.copytree(engine, tmp_path / "engine"))
+    manifest = json.loads((untrained / "manifest.json").read_text())
+    manifest["model"]["random_weights"] = True
+    (untrained / "manifest.json").write_text(json.dumps(manifest))
+    for folder, said in ((engine, False), (untrained, True)):
+        result = run(folder, clip, "--json")
+        assert json.loads(result.stdout)["model"]["random_weights"] is said
+        assert ("random weights" in result.stderr) is said
 
 
-def test_untrained_models_say_so(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for untrained in (True, False):
-        monkeypatch.setattr(predict_module, "load_predictor", lambda path, u=untrained: Echo(random_weights=u))
-        result = run("echo", clip, "--json")
-        assert json.loads(result.stdout)["model"]["random_weights"] is untrained
-        assert ("random weights" in result.stderr) is untrained
-
-
-def test_scores_that_are_not_finite_are_an_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Echo, "logits", lambda self, inputs: np.full((1, 2), np.nan, np.float32))
-    monkeypatch.setattr(predict_module, "load_predictor", lambda path: Echo())
-    result = run("echo", clip)
+def test_scores_that_are_not_finite_are_an_error(model: Path, clip: Path, tmp_path: Path) -> None:
+    state = load_file(model)
+    state["mlp_head.1.weight"][:] = 3e38  # finite, and no product with it is
+    torch.save(state, tmp_path / "large.pth")
+    result = run(tmp_path / "large.pth", clip, "--num-heads", 2)
     assert result.exit_code == 2
     assert "not finite" in result.stderr
 
@@ -378,111 +280,3 @@ def test_a_model_without_a_clip_is_a_mistake(model: Path) -> None:
     result = run(model)
     assert result.exit_code == 2
     assert "give a clip to classify" in result.stderr
-
-
-def test_a_long_clip_has_scores_over_time(engine: Path, model: Path, long_clip: Path) -> None:
-    length = Preprocessing(audio_frames=SMALL["audio_length"]).audio_samples
-    decoded = read_clip(long_clip)
-    found = answer(engine, long_clip, "--top", "9")["clips"][0]
-    starts = Windowing(length=length, hop=length // 2).starts(len(decoded.waveform))
-    assert [round(window["start_s"] * 16000) for window in found["windows"]] == pytest.approx(starts, abs=1)
-    with load_engine(engine) as loaded:
-        for window, start in zip(found["windows"], starts, strict=True):
-            frame = decoded_frame(long_clip, start / 16000, (start + length) / 16000)
-            expected = loaded.classify(decoded.waveform[start : start + length], 16000, frame)
-            assert scores(window) == pytest.approx({p.label: p.score for p in expected}, abs=1e-5)
-    means = {label: np.mean([scores(window)[label] for window in found["windows"]]) for label in LABELS}
-    assert scores(found) == pytest.approx(means, abs=1e-6)
-    assert scores(answer(model, long_clip)["clips"][0]) == pytest.approx(means, abs=1e-5)
-
-
-def decoded_frame(path: Path, start_s: float, end_s: float) -> np.ndarray:
-    """The sixth of ten frames that are spread over a span of time."""
-    with av.open(path) as container:
-        frames = [frame for frame in container.decode(video=0) if start_s <= frame.time < end_s]
-    picture = frames[5 * len(frames) // 10].to_ndarray(format="rgb24")
-    return np.asarray(picture)
-
-
-def test_a_table_over_time_for_people(model: Path, long_clip: Path) -> None:
-    lines = run(model, long_clip).stdout.splitlines()
-    assert lines[0] == str(long_clip)
-    assert lines[3].startswith("0:00.0 - 0:00.3  ")
-    assert f"mean of {lines.index(next(x for x in lines if 'mean' in x)) - 3} windows:" in lines
-    many = run(model, long_clip, "--hop", 0.02).stdout.splitlines()
-    assert len(many) < 60
-    assert any("highest" in line for line in many)
-
-
-def test_windows_as_one_asks_for_them(model: Path, long_clip: Path) -> None:
-    windows = answer(model, long_clip, "--window", 0.2, "--hop", 0.15)["clips"][0]["windows"]
-    assert [window["start_s"] for window in windows][:4] == [0, 0.15, 0.3, 0.45]
-    assert all(window["end_s"] - window["start_s"] == pytest.approx(0.2) for window in windows)
-    result = run(model, long_clip, "--window", 5)
-    assert result.exit_code == 2
-    assert "a window of 5 s is more than the 0.34 s that the model hears" in result.stderr
-
-
-def test_a_hop_that_leaves_out_sound_is_refused(model: Path, long_clip: Path, tmp_path: Path) -> None:
-    page = tmp_path / "time.html"
-    result = run(model, long_clip, "--window", 0.2, "--hop", 1000, "--timeline", page)
-    assert result.exit_code == 2
-    assert "a hop of 1000 s leaves out sound between windows of 0.2 s; give a hop" in result.stderr
-    assert not page.exists()
-
-
-@pytest.mark.parametrize("name", ["time.html", "time.png"])
-def test_a_timeline_is_a_picture_or_a_page(name: str, model: Path, long_clip: Path, tmp_path: Path) -> None:
-    result = run(model, long_clip, "--timeline", tmp_path / name)
-    assert result.exit_code == 0, result.output
-    assert f"written to {tmp_path / name}" in result.stderr
-    if name.endswith("png"):
-        assert read_image(tmp_path / name).shape[1] > 1000
-    else:
-        page = (tmp_path / name).read_text()
-        assert "dog [barking], 0:00.0" in page
-        assert "://" not in page
-
-
-def test_a_full_disk_leaves_the_old_timeline(
-    model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = tmp_path / "time.html"
-    page.write_text("old")
-
-    def full(path: Path, *_: object, **__: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    result = run(model, clip, "--timeline", page)
-    assert result.exit_code == 2
-    assert "time.html: no space left on the device" in result.stderr
-    assert page.read_text() == "old"
-
-
-@pytest.mark.parametrize(
-    ("name", "clips", "message"),
-    [
-        ("time.pdf", 1, "give a name that ends in .png or .html"),
-        ("time.png", 2, "--timeline draws one clip, and there are 2"),
-        ("no/time.html", 1, "there is no folder"),
-    ],
-)
-def test_a_timeline_that_cannot_be_drawn(
-    name: str, clips: int, message: str, model: Path, clip: Path, tmp_path: Path
-) -> None:
-    result = run(model, *[clip] * clips, "--timeline", tmp_path / name)
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert result.stdout == ""
-
-
-def test_progress_of_a_long_clip(model: Path, long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_report, "_NOTE_EVERY_S", 0)
-    told = run(model, long_clip).stderr
-    assert f"{long_clip}: window 5 of 11" in told
-    assert "11 windows" not in told
-    monkeypatch.setattr(predict_report, "_MANY", 11)
-    told = run(model, long_clip).stderr
-    assert 0 <= told.index(f"{long_clip}: 11 windows") < told.index("window 1 of 11")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kdcmae.data.shard_files import list_clips
 from kdcmae.data.synthetic import write_clip
 from kdcmae.errors import DataError, DiskFullError
 
+FullDisk = Callable[[], AbstractContextManager[None]]
 WriteShard = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
 
 
@@ -85,17 +87,10 @@ def test_a_second_run_goes_on_where_the_first_stood(videos: list[ClipRecord], tm
     assert [record.id for record in read_manifest(tmp_path / "manifest.json")] == ["v0", "v2"]
 
 
-def test_a_clip_appears_whole_or_not_at_all(
-    videos: list[ClipRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kdcmae.data.extract._append", full)
-    with pytest.raises(DiskFullError, match="no space left"):
+def test_a_clip_appears_whole_or_not_at_all(videos: list[ClipRecord], tmp_path: Path, full_disk: FullDisk) -> None:
+    with pytest.raises(DiskFullError, match="no space left"), full_disk():
         extract(videos[:1], tmp_path)
     assert not any("wav" in name or "partial" in name for name in files(tmp_path))
-    monkeypatch.undo()
     assert extract(videos[:1], tmp_path).extracted == 1
 
 

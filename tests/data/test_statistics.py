@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import errno
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from kdcmae.data.statistics import read_statistics, write_statistics
 from kdcmae.errors import ConfigError, DataError, DiskFullError
 
+FullDisk = Callable[[], AbstractContextManager[None]]
 VALUES = {"fbank_mean": -4.25, "fbank_std": 3.5}
 
 
@@ -66,16 +68,10 @@ def test_padding_counts(tmp_path: Path) -> None:
         kept.require_frames(208)
 
 
-def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, full_disk: FullDisk) -> None:
     path = write_statistics(tmp_path / "a.csv", VALUES)
     before = path.read_text()
-
-    def full(path: Path, *_: object, **__: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(DiskFullError, match=r"a\.csv\.stats\.json: no space left"):
+    with pytest.raises(DiskFullError, match=r"a\.csv\.stats\.json: no space left"), full_disk():
         write_statistics(tmp_path / "a.csv", {"fbank_mean": 0.0})
     assert path.read_text() == before
 
