@@ -26,15 +26,17 @@ from kdcmae.compile.preflight import preflight
 from kdcmae.compile.quantize.accuracy import open_graph
 from kdcmae.compile.quantize.quantizer import QuantizationReport, Quantizer
 from kdcmae.compile.sessions import open_session
-from kdcmae.compile.settings import GATES, QUANTIZED, CompileSettings
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import BuildRequest, BuiltEngine
 from kdcmae.errors import GateError
 from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.capabilities import CAPABILITIES, fastest_floating
+from kdcmae.runtime.capabilities import fastest_floating
 from kdcmae.runtime.execution import Claim, differences_known
 from kdcmae.runtime.golden import GOLDEN_FILE
 from kdcmae.runtime.manifest import Manifest, verify_files
+from kdcmae.runtime.precisions import GATES, QUANTIZED
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["CompileSettings", "compile_engine"]
 
@@ -357,7 +359,7 @@ class _Build:
             outputs=model.outputs,
             batch=settings.batch,
             preprocessing=model.preprocessing.to_dict(),
-            target=settings.target,  # type: ignore[arg-type]
+            target=settings.target,
             libraries=dict(built.libraries),
             engine=dict(built.engine),
             precision={
@@ -365,7 +367,7 @@ class _Build:
                 **({"chosen": settings.chosen} if settings.chosen else {}),
                 **(
                     {}
-                    if CAPABILITIES[settings.target].builds_for
+                    if TARGETS[settings.target].this_machine_only
                     else {"built_for": {**settings.cpu.to_dict(), "here": not settings.elsewhere}}
                 ),
                 "read_from": built.read_from,

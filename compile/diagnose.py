@@ -32,11 +32,12 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Case, cosine, relative_error
 from kdcmae.compile.peaks import needed, watched
 from kdcmae.compile.quantize.quantizer import Quantizer
-from kdcmae.compile.settings import QUANTIZED, CompileSettings, Gate
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import load_target
 from kdcmae.layers import Block
 from kdcmae.progress import Step
-from kdcmae.runtime.onnx import NO_BFLOAT16
+from kdcmae.runtime.precisions import QUANTIZED, Gate
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["Layer", "Stage", "blind", "compare_layers", "diagnose", "wider"]
 
@@ -130,7 +131,7 @@ def blind(settings: CompileSettings) -> str:
     if settings.target in _OPAQUE:
         return f"compared up to stage {last!r}: an engine of {settings.target} gives no values from inside"
     if settings.target == "onnx" and settings.floating == "bf16":
-        return f"compared up to stage {last!r}, widened to float32: {NO_BFLOAT16}"
+        return f"compared up to stage {last!r}, widened to float32: {TARGETS['onnx'].cannot_run['bf16']}"
     return ""
 
 

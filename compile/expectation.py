@@ -24,9 +24,10 @@ from kdcmae.compile import models
 from kdcmae.compile.expected import Expected, expected_outputs
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Comparison, Rung
-from kdcmae.compile.settings import Expectation, Gate
+from kdcmae.compile.settings import Expectation
 from kdcmae.errors import GateError
 from kdcmae.runtime.metrics import OutputComparison, compare, compare_first
+from kdcmae.runtime.precisions import Gate
 
 __all__ = ["compare_with_trained"]
 

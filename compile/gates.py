@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdcmae.compile.settings import QUANTIZED
 from kdcmae.errors import GateError
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.execution import MODEL_CLASSES, Claim
+from kdcmae.runtime.precisions import QUANTIZED
+from kdcmae.runtime.targets import TARGETS
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -30,9 +31,6 @@ SATURATES_HERE = (
     "where they saturate; kdcmae check tests the engine there"
 )
 
-# OpenVINO's CPU plugin runs every layer in the precision of its hint, whatever the types of the IR; the others keep
-# the float32 that the graph gives to norms and softmax.
-_ONE_PRECISION_TARGETS = ("openvino",)
 _PRODUCTS = ("addmm", "baddbmm", "bmm", "conv1d", "conv2d", "convolution", "einsum", "linear", "matmul", "mm")
 
 
@@ -110,7 +108,8 @@ def claims(
     for precision, count in declared.items():
         counted[executes(precision)] += count
     # What is not quantised in a quantised engine has a precision of its own.
-    one = settings.target in _ONE_PRECISION_TARGETS and claimed not in QUANTIZED
+    # Norms and softmax keep the float32 of the graph, unless the library gives all layers one precision.
+    one = TARGETS[settings.target].one_precision and claimed not in QUANTIZED
     floating = claimed if one else executes(built.floating)
     classes = built.by_class()
     if settings.elsewhere:  # where they may be layers of their own

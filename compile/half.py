@@ -19,9 +19,10 @@ from kdcmae.compile.lowering import Precision, lower, usual
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Arrays, Ladder
 from kdcmae.compile.peaks import FP16_LARGEST, Peaks, exceeds, needed
-from kdcmae.compile.settings import CompileSettings, Gate
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import GateError
-from kdcmae.runtime.capabilities import CAPABILITIES
+from kdcmae.runtime.precisions import Gate
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["GraphPrecision"]
 
@@ -54,7 +55,7 @@ class GraphPrecision:
 
         None where that is the graph itself, or this target's graphs are not timed while an engine is built.
         """
-        if self._kept == usual(self._precision) or CAPABILITIES[self._settings.target].devices != ("cpu",):
+        if self._kept == usual(self._precision) or not TARGETS[self._settings.target].runs_on_cpu_only:
             return None
         graph = folder / _THROUGHOUT / "graph.onnx"
         graph.parent.mkdir()

@@ -1,7 +1,7 @@
 """The parity ladder: each stage of a build against the reference model, on the same inputs.
 
 What is compared, and how, is said in :mod:`kdcmae.runtime.metrics`; the limits are those of
-:data:`kdcmae.compile.settings.GATES`.
+:data:`kdcmae.runtime.precisions.GATES`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.compile.settings import GATES, Gate
 from kdcmae.runtime.metrics import Kind, OutputComparison, compare, pooled
+from kdcmae.runtime.precisions import GATES, Gate
 
 __all__ = ["TOLERANCE", "Arrays", "Case", "Comparison", "Ladder", "Rung", "cosine", "relative_error"]
 

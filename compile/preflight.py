@@ -9,9 +9,10 @@ from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.sessions import require_onnxruntime
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import MissingDependencyError
-from kdcmae.extras import is_installed, to_compile
+from kdcmae.extras import is_installed
 from kdcmae.runtime import capabilities
-from kdcmae.runtime.capabilities import CAPABILITIES, require_capable, require_device, require_native
+from kdcmae.runtime.capabilities import require_capable, require_device, require_native
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["preflight", "require_possible", "require_tools"]
 
@@ -28,11 +29,11 @@ def require_possible(settings: CompileSettings) -> None:
         DeviceError: the target builds only where its device is, or the processor multiplies in another precision.
     """
     target, precision = settings.target, settings.precision
-    require_capable(target, precision=precision, batch=settings.batch, device=settings.device, cpu=settings.cpu)
+    require_capable(target, precision=precision, device=settings.device, cpu=settings.cpu)
     require_native(target, precision=precision, execute_as=settings.execute_as, cpu=settings.cpu)
-    capable = CAPABILITIES[target]
-    if not is_installed(capable.module()):
-        raise MissingDependencyError(capable.modules[0], install=to_compile(target))
+    record = TARGETS[target]
+    if not is_installed(record.module()):
+        raise MissingDependencyError(record.modules[0], install=record.install_compiler)
     require_device(target, settings.device)
     capabilities.require_tools(target, precision=precision)
 

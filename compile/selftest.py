@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from kdcmae.compile import cases, models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.settings import GATES, CompileSettings, Gate
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import GateError
 from kdcmae.runtime import Engine, feeding, selftest
-from kdcmae.runtime.capabilities import CAPABILITIES
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.golden import Clips, Golden
 from kdcmae.runtime.metrics import Limits
+from kdcmae.runtime.precisions import GATES, Gate
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["Samples"]
 
@@ -153,7 +154,7 @@ class Samples:
         if settings.precision == "fp32":
             yield golden
             return
-        on_cpu = (settings.device or CAPABILITIES[settings.target].devices[0]) == "cpu"
+        on_cpu = (settings.device or TARGETS[settings.target].default_device) == "cpu"
         assert golden.clips is not None
         every = dataclasses.replace(golden.clips, waveforms=self.waveforms, frames=self.frames, reference=self.outputs)
         outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, every)

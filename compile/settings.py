@@ -3,99 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.capabilities import CAPABILITIES, executed_as
+from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.metrics import Limits
+from kdcmae.runtime.precisions import GATES, QUANTIZED, Gate, gate_for
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = [
-    "GATES",
-    "QUANTIZED",
     "SEARCHED",
     "CompileSettings",
     "Expectation",
-    "Gate",
     "QuantizationSettings",
     "SearchSettings",
-    "gate_for",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate(Limits):
-    """What the outputs of a stage must stay within.
-
-    Args:
-        chance: error that may differ from that of the stage before, which computes in the same precision.
-        rounding: error that rounding to this precision may add, where the stage before was not rounded so.
-    """
-
-    chance: float
-    rounding: float
-
-    def __post_init__(self) -> None:
-        if self.max_error is not None and not self.max_error >= 0:
-            raise ConfigError(f"--max-error {self.max_error} must not be negative")
-        for name in ("min_cosine", "min_agreement"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {value} must lie between 0 and 1")
-
-    def tightened(self, **limits: float | None) -> Gate:
-        """The same gate with other limits where they are given.
-
-        Raises:
-            ConfigError: a limit that is looser than the gate's own.
-        """
-        given = {name: value for name, value in limits.items() if value is not None}
-        for name, value in given.items():
-            own = getattr(self, name)
-            if own is not None and (value > own if name == "max_error" else value < own):
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} {value} is looser than the {own} this precision must pass"
-                )
-        return Gate(**{**asdict(self), **given})
-
-
-# Chosen from measured engines, with room for other models; docs/proof.md has the measurements and the commands.
-# float32 differs by summation order only; fp16 keeps 11 significant bits and bf16 8, and errors of that size add up
-# over some twenty blocks. Of int8 only direction, classes and ranking are promised, and clips may lie beyond the ranges
-# that it was calibrated for: the largest error of a single clip says little.
-GATES: Mapping[str, Gate] = {
-    "fp32": Gate(
-        max_error=1e-4, min_cosine=0.999999, max_distance=1e-4, min_agreement=1.0, min_ranked=0.999, tie=2e-4,
-        chance=2e-5, rounding=1e-4,
-    ),
-    "fp16": Gate(
-        max_error=1e-2, min_cosine=0.9999, max_distance=3e-3, min_agreement=1.0, min_ranked=0.995, tie=5e-3,
-        chance=2e-3, rounding=1e-2,
-    ),
-    "bf16": Gate(
-        max_error=8e-2, min_cosine=0.999, max_distance=1e-2, min_agreement=0.95, min_ranked=0.99, tie=2e-2,
-        chance=2e-2, rounding=8e-2,
-    ),
-    "int8": Gate(
-        max_error=None, min_cosine=0.98, outliers=0.05, max_distance=3e-2, min_agreement=0.9, min_ranked=0.97, tie=2e-2,
-        chance=1e-2, rounding=0.4,
-    ),
-    "fp8": Gate(
-        max_error=None, min_cosine=0.98, outliers=0.05, max_distance=3e-2, min_agreement=0.9, min_ranked=0.97, tie=2e-2,
-        chance=1e-2, rounding=0.4,
-    ),
-}  # fmt: skip
-
-
-def gate_for(precisions: set[str]) -> Gate:
-    """The gate of a stage that computes in these precisions: the widest of theirs."""
-    order = list(GATES)
-    return GATES[max(precisions, key=order.index)]
-
-
-QUANTIZED = ("int8", "fp8")
-"""The precisions that a float32 graph is quantised to, after its export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +86,13 @@ class CompileSettings:
     """What to build.
 
     Args:
-        target: one of :data:`kdcmae.runtime.manifest.TARGETS`.
+        target: one of :data:`kdcmae.runtime.targets.TARGETS`.
         precision: of the matrix products.
         batch: sizes the engine must serve; min = max bakes the size in.
         cpu: the processor that the engine is for; this machine's, unless the target builds for others too.
         chosen: why it is this precision, where kdcmae chose it; empty where the user did.
         execute_as: the precision that the products may execute in instead, on a device that lacks the one asked for.
-        limits: tighter limits than the precision's own, by the names of :class:`Gate`.
+        limits: tighter limits than the precision's own, by the names of :class:`~kdcmae.runtime.precisions.Gate`.
         clips: files to prove the engine on, beside the clips made here.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
         quantization: of int8 and fp8.
@@ -218,7 +142,7 @@ class CompileSettings:
     @property
     def saturates(self) -> bool:
         """Integer products of this engine saturate on the processor it is for, unless the graph keeps them small."""
-        on_cpu = CAPABILITIES[self.target].devices == ("cpu",)
+        on_cpu = TARGETS[self.target].runs_on_cpu_only
         return self.precision == "int8" and on_cpu and self.cpu.saturates_int8
 
     @property
@@ -235,7 +159,7 @@ class CompileSettings:
 
         Then what it computes here says nothing of what it computes there.
         """
-        on_cpu = CAPABILITIES[self.target].devices == ("cpu",)
+        on_cpu = TARGETS[self.target].runs_on_cpu_only
         return self.precision == "int8" and on_cpu and this_cpu().saturates_int8 and not self.saturates
 
 

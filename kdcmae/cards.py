@@ -68,7 +68,7 @@ class CardEngine:
         folder: its path on the device.
         digest: SHA-256 of its manifest, which holds the digests of all other files: cards with the same one are of the
             same engine.
-        target: one of :data:`kdcmae.runtime.manifest.TARGETS`.
+        target: one of :data:`kdcmae.runtime.targets.TARGETS`.
         model: its name.
         parameters: how many.
         modality: ``audiovisual``, ``audio`` or ``video``.

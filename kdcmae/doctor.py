@@ -16,30 +16,20 @@ from pathlib import Path
 import kdcmae
 from kdcmae import host
 from kdcmae.errors import BrokenDependencyError, MissingDependencyError
-from kdcmae.extras import is_installed, to_compile
-from kdcmae.runtime.backend import import_library
-from kdcmae.runtime.capabilities import (
-    CAPABILITIES,
-    not_native,
-    require_device,
-    require_tools,
-)
+from kdcmae.extras import is_installed
+from kdcmae.runtime.capabilities import not_native, require_device, require_tools
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.cuda import Driver, describe_driver
-from kdcmae.runtime.onnx import NO_BFLOAT16
-from kdcmae.runtime.openvino import import_openvino, openvino_core
-from kdcmae.runtime.tensorrt import import_tensorrt
-from kdcmae.runtime.torch_trt import import_torch_tensorrt
+from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.precisions import PRECISIONS
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["Diagnosis", "Problem", "TargetReport", "diagnose", "require_target"]
 
 _DEVELOPMENT = re.compile(r"""extra == ["']dev["']""")
 
-# Modules that a stray file or a second package takes the place of most often.
-_MODULES = (
-    *("torch", "triton", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino"),
-    *("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch_tensorrt"),
-)
+# Beside those that bring a target: modules that a stray file or a second package takes the place of most often.
+_MODULES = ("torch", "triton", "numpy", "onnx", "onnxscript", "tensorrt_bindings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +96,7 @@ def diagnose() -> Diagnosis:
     driver, cpu = describe_driver(), this_cpu()
     requirements = _requirements()
     installed = {name: _version(name) for name in requirements}
-    reports = tuple(_report(target) for target in CAPABILITIES)
+    reports = tuple(_report(target) for target in TARGETS)
     return Diagnosis(
         kdcmae=kdcmae.__version__,
         host=host.describe_host(),
@@ -131,7 +121,7 @@ def require_target(target: str) -> None:
     """Check that engines for one target can be built here.
 
     Args:
-        target: one of :data:`kdcmae.runtime.capabilities.CAPABILITIES`.
+        target: one of :data:`kdcmae.runtime.targets.TARGETS`.
 
     Raises:
         MissingDependencyError: its library is not installed; the message has the install line.
@@ -144,8 +134,8 @@ def require_target(target: str) -> None:
 
 
 def _report(target: str) -> TargetReport:
-    capable = CAPABILITIES[target]
-    library, builds, runs, fix, broken = "", capable.builds_here(), capable.executes_here(), "", False
+    record = TARGETS[target]
+    library, builds, runs, fix, broken = "", record.cannot_build_here(), record.cannot_execute_here(), "", False
     try:
         library = _import(target)
         _require_tools(target)
@@ -155,7 +145,7 @@ def _report(target: str) -> TargetReport:
         if not library:
             runs = builds
             if not broken:
-                fix = f"pip install '{capable.install}' to run engines, '{to_compile(target)}' to build them"
+                fix = f"pip install '{record.install}' to run engines, '{record.install_compiler}' to build them"
     precisions, executes = _precisions(target, found=bool(library))
     return TargetReport(
         target=target,
@@ -176,14 +166,13 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
         target: its name.
         found: its library is here and can be asked.
     """
-    builds = dict(CAPABILITIES[target].precisions)
-    executes = dict(builds)
-    if target == "onnx":
-        executes["bf16"] = NO_BFLOAT16
-    for name, tools in CAPABILITIES[target].tools_of.items():
+    record = TARGETS[target]
+    builds = {name: record.cannot_build.get(name, "") for name in PRECISIONS}
+    executes = {**builds, **record.cannot_run}
+    for name, tools in record.tools_of.items():
         for tool in tools:
             if not is_installed(tool):
-                builds[name] = str(MissingDependencyError(tool, install=to_compile(target)))
+                builds[name] = str(MissingDependencyError(tool, install=record.install_compiler))
     for name, native in not_native(target, cpu=this_cpu()).items() if found else ():
         executes[name] = f"it executes as {native} on this processor"
         builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
@@ -197,28 +186,20 @@ def _import(target: str) -> str:
         MissingDependencyError: none is.
         BrokenDependencyError: it does not import.
     """
-    capable = CAPABILITIES[target]
-    module = capable.module()
+    record = TARGETS[target]
+    module = record.module()
     if not is_installed(module):
-        raise MissingDependencyError(capable.modules[0], install=to_compile(target))
-    if module == "torch":  # slow to import, and what needs it says soon enough when it is broken
-        return f"torch {_version('torch')}"
-    if module == "torch_tensorrt":
-        found = import_torch_tensorrt()
-    elif module == "openvino":
-        found = import_openvino()
-    elif module.startswith("tensorrt"):
-        found = import_tensorrt(module.removesuffix("_bindings"))
-    else:
-        found = import_library(module, install=capable.install)
-    return f"{module.removesuffix('_bindings')} {getattr(found, '__version__', '')}".strip().partition("-")[0]
+        raise MissingDependencyError(record.modules[0], install=record.install_compiler)
+    version = record.load_backend().library_version(module, install=record.install)
+    return f"{module.removesuffix('_bindings')} {version}".strip().partition("-")[0]
 
 
 def _require_tools(target: str) -> None:
     """Raise where a target's library is here, but not what building needs beside it."""
     require_tools(target)
-    if target == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))):
-        raise BrokenDependencyError("AOTInductor found no C++ compiler; install one with: apt-get install g++")
+    record = TARGETS[target]
+    if record.needs_compiler and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))):
+        raise BrokenDependencyError(f"{record.label} found no C++ compiler; install one with: apt-get install g++")
 
 
 def _version(distribution: str) -> str:
@@ -248,11 +229,16 @@ def _openvino_devices() -> dict[str, str]:
         return {}  # reported with its target
 
 
+def _modules() -> tuple[str, ...]:
+    brought = (module for record in TARGETS.values() for module in record.modules)
+    return tuple(dict.fromkeys((*_MODULES, *brought)))
+
+
 def _shadowed() -> Iterator[Problem]:
     """Files that programs started here import instead of a library."""
     places = (Path.cwd(), *(Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry))
     for place in dict.fromkeys(place.resolve() for place in places):
-        for module in _MODULES:
+        for module in _modules():
             for path in (place / f"{module}.py", place / module / "__init__.py"):
                 # A folder that packages are installed in holds their metadata too.
                 if path.is_file() and not any(place.glob("*.dist-info")):
@@ -263,7 +249,7 @@ def _shadowed() -> Iterator[Problem]:
 def _overwritten() -> Iterator[Problem]:
     """Two packages that hold one module: whichever was installed last overwrote the other's files."""
     holders = metadata.packages_distributions()
-    for module in _MODULES:
+    for module in _modules():
         names = sorted(set(holders.get(module, ())))
         if len(names) > 1:
             yield Problem(

@@ -11,10 +11,9 @@ import pytest
 from kdcmae import doctor
 from kdcmae.doctor import Problem, diagnose, require_target
 from kdcmae.errors import BrokenDependencyError, DeviceError, MissingDependencyError
-from kdcmae.runtime.capabilities import CAPABILITIES
 from kdcmae.runtime.cpu import CAP_VARIABLE
 from kdcmae.runtime.cuda import Driver
-from kdcmae.runtime.manifest import TARGETS
+from kdcmae.runtime.targets import TARGETS
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def packages(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 
 def test_this_machine_is_described() -> None:
     found = diagnose()
-    assert [report.target for report in found.targets] == sorted(TARGETS, key=list(CAPABILITIES).index)
+    assert [report.target for report in found.targets] == list(TARGETS)
     assert found.libraries["torch"]
     assert not {"pytest", "ruff", "mypy", "hypothesis"} & found.libraries.keys()
     assert found.driver is None
@@ -56,7 +55,7 @@ def test_a_missing_library_is_no_problem_but_has_a_fix(
     monkeypatch.setitem(sys.modules, module, None)
     found = report(target)
     assert (found.library, found.builds, found.broken) == ("", f"{module} is not installed", False)
-    assert f"pip install '{CAPABILITIES[target].install}'" in found.fix
+    assert f"pip install '{TARGETS[target].install}'" in found.fix
     assert diagnose().problems == ()
     with pytest.raises(MissingDependencyError, match=rf"{module} is not installed.*pip install") as error:
         require_target(target)

@@ -12,7 +12,9 @@ import pytest
 
 from kdcmae import extras
 from kdcmae.errors import MissingDependencyError
-from kdcmae.runtime.capabilities import CAPABILITIES, PRECISIONS, require_tools
+from kdcmae.runtime.capabilities import require_tools
+from kdcmae.runtime.precisions import PRECISIONS
+from kdcmae.runtime.targets import TARGETS
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
@@ -44,21 +46,21 @@ def test_the_core_is_numpy_and_click():
     ]
 
 
-@pytest.mark.parametrize("target", CAPABILITIES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_what_runs_a_target_comes_with_the_extra_of_its_name(target):
-    assert CAPABILITIES[target].install == f"kdcmae[{target}]"
-    assert DISTRIBUTIONS.get(CAPABILITIES[target].modules[-1], CAPABILITIES[target].modules[-1]) in brought_by(
+    assert TARGETS[target].install == f"kdcmae[{target}]"
+    assert DISTRIBUTIONS.get(TARGETS[target].modules[-1], TARGETS[target].modules[-1]) in brought_by(
         extras.to_run(target)
     )
 
 
-@pytest.mark.parametrize("target", CAPABILITIES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_what_builds_a_target_runs_it_and_has_all_tools(target):
     brought = brought_by(extras.to_compile(target))
     assert brought >= brought_by(extras.to_run(target))
-    assert brought >= {*CAPABILITIES[target].tools, "av"}
+    assert brought >= {*TARGETS[target].tools, "av"}
     for precision in PRECISIONS:
-        assert brought >= set(CAPABILITIES[target].tools_of.get(precision, ()))
+        assert brought >= set(TARGETS[target].tools_of.get(precision, ()))
 
 
 @pytest.mark.parametrize("module", extras._BRINGS)
@@ -88,7 +90,7 @@ def test_the_model_without_torch_is_one_error_with_its_extra(name):
 
 @pytest.mark.parametrize(("target", "precision"), [("openvino", "int8"), ("onnx", "fp32"), ("aoti", "fp32")])
 def test_tools_that_are_missing_are_told_before_any_import(target, precision, monkeypatch):
-    last = [*CAPABILITIES[target].tools, *CAPABILITIES[target].tools_of.get(precision, ())][-1]
+    last = [*TARGETS[target].tools, *TARGETS[target].tools_of.get(precision, ())][-1]
     monkeypatch.setitem(sys.modules, last, None)
     with pytest.raises(MissingDependencyError, match=rf"{last} is not installed.*kdcmae\[compile-{target}\]"):
         require_tools(target, precision=precision)

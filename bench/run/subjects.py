@@ -17,6 +17,7 @@ from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
 from kdcmae.runtime.preprocessing import Preprocessing
+from kdcmae.runtime.targets import TARGETS
 from kdcmae.timing import time_window
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLOAT32_ROUNDING",
-    "WITHOUT_THREADS",
     "Arrays",
     "EngineSubject",
     "Facts",
@@ -48,7 +48,6 @@ TORCH_EAGER = "torch eager"
 # Outputs of PyTorch models with the same weights may differ by this: alignment can change the order of a sum.
 FLOAT32_ROUNDING = 1e-5
 
-WITHOUT_THREADS = ("trt", "torch-trt")  # these run on a GPU and refuse a number of CPU threads
 _SEES = {"audio": "audio", "waveform": "audio", "image": "image", "frame": "image"}
 
 
@@ -289,7 +288,7 @@ class EngineSubject(HostTimed):
 
     def __init__(self, folder: Path, threads: int, variant: str = "") -> None:
         manifest = read_with_facts(folder, variant)
-        self._engine = load_engine(folder, threads=None if manifest.target in WITHOUT_THREADS else threads)
+        self._engine = load_engine(folder, threads=threads if TARGETS[manifest.target].runs_on_cpu else None)
         self.facts = engine_facts(folder, manifest)
         if not variant:  # one is loaded when it is first run, which must not count as loading
             self.facts = replace(self.facts, computes_in=", ".join(self._engine.products()))
@@ -327,7 +326,7 @@ def engine_facts(folder: Path, manifest: Manifest) -> Facts:
 
 def _device(manifest: Manifest) -> str:
     """The kind of device an engine runs on, however its target writes it."""
-    default = "cuda" if manifest.target in WITHOUT_THREADS else "cpu"
+    default = TARGETS[manifest.target].default_device
     return str(manifest.engine.get("device", default)).partition(":")[0].lower()
 
 

@@ -19,11 +19,12 @@ from kdcmae.bench.machine.state import pinned
 from kdcmae.bench.machine.yardstick import Yardstick, apart
 from kdcmae.bench.report.records import Case, Row, Settings
 from kdcmae.bench.run.contender import Entry
-from kdcmae.bench.run.subjects import WITHOUT_THREADS, Facts, open_subject
+from kdcmae.bench.run.subjects import Facts, open_subject
 from kdcmae.bench.run.timing import BETWEEN_MOMENTS, Latency, settled, summarize
 from kdcmae.bench.run.worker import OpenSubject, Worker
 from kdcmae.errors import DeviceError, EngineError
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["Solo", "layouts"]
 
@@ -138,7 +139,7 @@ class Solo:
 
     def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
         command = [sys.executable, "-m", "kdcmae.bench.run.coldstart", str(engine), str(data)]
-        if Manifest.read(engine).target not in WITHOUT_THREADS:
+        if TARGETS[Manifest.read(engine).target].runs_on_cpu:
             command.append(str(case.threads))
         windows, starts = _COLD_STARTS
         times_ms = [[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)]

@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from kdcmae.compile.settings import QUANTIZED
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.precisions import QUANTIZED
 
 __all__ = ["BUILD_RULES", "ENGINE_RULES", "Rule", "require_acting"]
 

@@ -28,11 +28,12 @@ from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
 from kdcmae.compile.report.notes import clip_lines, how_rungs_ran, what_stays_float32
 from kdcmae.compile.report.proof import not_proved, proved
-from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
+from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import EngineError
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.precisions import QUANTIZED
 from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ from kdcmae.compile.cli.proof import expect_options, proof_options
 from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.preflight import require_tools
-from kdcmae.compile.settings import QUANTIZED, CompileSettings, Expectation, QuantizationSettings
+from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import GateError
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.manifest import GRAPHS
 from kdcmae.runtime.openvino import HINTS
+from kdcmae.runtime.precisions import QUANTIZED
 from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:

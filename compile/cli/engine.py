@@ -10,9 +10,11 @@ import click
 
 from kdcmae.cli.common import LARGEST_BATCH
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.capabilities import PRECISIONS, fastest_floating
+from kdcmae.runtime.capabilities import fastest_floating
 from kdcmae.runtime.cpu import CLASSES, describe_cpu, this_cpu
-from kdcmae.runtime.manifest import TARGETS, BatchRange
+from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.precisions import PRECISIONS
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["engine_options", "parse_batch"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdcmae.compile.parity import Arrays
-from kdcmae.errors import ConfigError
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Execution
-from kdcmae.runtime.manifest import TARGETS, BatchRange, TensorSpec
+from kdcmae.runtime.manifest import BatchRange, TensorSpec
+from kdcmae.runtime.targets import find_target
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -131,7 +131,5 @@ def load_target(name: str) -> Target:
     Raises:
         ConfigError: no such target.
     """
-    if name not in TARGETS:
-        raise ConfigError(f"target {name!r} is unknown; use one of {', '.join(TARGETS)}")
-    target: Target = import_module(f"kdcmae.compile.targets.{name.replace('-', '_')}").TARGET
+    target: Target = import_module(find_target(name).compiler).TARGET
     return target

@@ -15,7 +15,8 @@ from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.extras import to_compile
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.onnx import NO_BFLOAT16, profile_execution
+from kdcmae.runtime.onnx import profile_execution
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["TARGET", "OnnxRuntime"]
 
@@ -44,7 +45,7 @@ class OnnxRuntime:
                 engine={"file": "model.onnx", "device": "CUDA"},
                 libraries=libraries,
                 run=None,
-                unrunnable=NO_BFLOAT16,
+                unrunnable=TARGETS["onnx"].cannot_run["bf16"],
             )
         disabled = _NOT_WITH_PAIRS if request.precision == "int8" else ()
         feed = example_inputs(request.inputs, request.batch.min)

@@ -17,10 +17,10 @@ from types import ModuleType
 from typing import IO, Any
 
 from kdcmae.compile.quantize.qdq import declared_products
-from kdcmae.compile.settings import QUANTIZED
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
+from kdcmae.runtime.precisions import QUANTIZED
 from kdcmae.runtime.tensorrt import error_logger, import_tensorrt
 
 __all__ = ["TARGET", "TensorRt", "plan_kernels", "plan_writer"]

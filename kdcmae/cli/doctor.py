@@ -10,8 +10,8 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.doctor import Diagnosis, TargetReport, diagnose, require_target
-from kdcmae.runtime.capabilities import PRECISIONS
-from kdcmae.runtime.manifest import TARGETS
+from kdcmae.runtime.precisions import PRECISIONS
+from kdcmae.runtime.targets import TARGETS
 from kdcmae.terminal import say, style, table
 
 __all__ = ["command"]

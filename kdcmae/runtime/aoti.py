@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ from kdcmae.errors import ConfigError, DeviceError, EngineError, cause
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
-    Unreported,
+    Backend,
     engine_option,
     engine_threads,
     import_library,
@@ -33,7 +34,7 @@ DEVICES = ("cpu", "cuda")
 _TEMPORARY, _DEFAULT = ("TMPDIR", "TMP", "TEMP", "TEMPDIR"), "/tmp"  # where torch's own code in C++ looks
 
 
-class AOTIBackend(Unreported):
+class AOTIBackend(Backend):
     """An AOTInductor package on the device it was compiled for.
 
     ``manifest.engine`` holds ``device`` (``"cpu"`` or ``"cuda"``), ``cpu_features`` or ``compute_capability`` (what
@@ -87,6 +88,11 @@ class AOTIBackend(Unreported):
         with torch.inference_mode():
             results = self._model(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
         return {name: result.cpu().numpy() for name, result in zip(self._outputs, results, strict=True)}
+
+    @classmethod
+    def library_version(cls, module: str, *, install: str) -> str:
+        """As installed: importing torch takes seconds, and whatever needs it says soon enough if it is broken."""
+        return metadata.version(module)
 
     def close(self) -> None:
         """Release the code, its weights and the files that torch unpacked."""

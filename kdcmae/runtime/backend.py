@@ -6,11 +6,12 @@ import importlib
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from kdcmae.errors import (
     EngineVersionError,
     MissingDependencyError,
 )
+from kdcmae.runtime.cpu import Cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
 
@@ -30,7 +32,6 @@ __all__ = [
     "Arrays",
     "Backend",
     "TensorType",
-    "Unreported",
     "bfloat16_to_float32",
     "check_tensors",
     "engine_option",
@@ -47,36 +48,64 @@ Arrays = Mapping[str, NDArray[Any]]
 TensorType = tuple[str, tuple[int | None, ...]]  # numpy's dtype name, and the axis sizes with None for a free one
 
 
-class Backend(Protocol):
-    """A loaded engine of one library. It need not be thread-safe: the engine holds a lock around every call."""
+class Backend(ABC):
+    """A loaded engine of one library. It need not be thread-safe: the engine holds a lock around every call.
 
+    Args:
+        folder: the engine folder, its files already verified.
+        manifest: of that folder.
+        device: another device than the manifest's.
+        threads: CPU threads to use; as many as the manifest says, or the library chooses, where None.
+
+    Raises:
+        MissingDependencyError: the library is not installed.
+        EngineVersionError: the installed release does not read what the build's release wrote.
+        DeviceError: this machine lacks the device.
+        EngineError: the library cannot load the engine, or it is not what the manifest says.
+    """
+
+    @abstractmethod
+    def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None: ...
+
+    @abstractmethod
     def infer(self, feed: Arrays) -> Arrays:
         """Run checked, C-contiguous inputs; the outputs may be views that the next call overwrites."""
-        ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the engine and the memory it holds. Called once; nothing is called afterwards."""
 
     def execution(self) -> Execution:
         """What the layers execute in, as far as the library tells at once; it is asked at every load."""
-        ...
+        return Execution()
 
     def profile(self, folder: Path, feed: Arrays) -> Execution:
         """What the layers execute in, where that takes a run on checked inputs to tell, of files of the folder."""
-        ...
+        return self.execution()
 
-    def close(self) -> None:
-        """Release the engine and the memory it holds. Called once; nothing is called afterwards."""
-        ...
+    @classmethod
+    def library_version(cls, module: str, *, install: str) -> str:
+        """The release of the library, after importing it.
 
+        Args:
+            module: one of the target's modules, installed.
+            install: what brings it, in pip's words.
 
-class Unreported:
-    """A backend whose library does not tell what its engines execute in."""
+        Raises:
+            MissingDependencyError: it is not installed after all.
+            BrokenDependencyError: it does not load.
+        """
+        return str(getattr(import_library(module, install=install), "__version__", ""))
 
-    def execution(self) -> Execution:
-        """Nothing."""
-        return Execution()
+    @classmethod
+    def executed_as(cls, precision: str, cpu: Cpu) -> str:
+        """The precision that the library executes in the place of a floating one, on a CPU.
 
-    def profile(self, folder: Path, feed: Arrays) -> Execution:
-        """Nothing."""
-        return Execution()
+        Args:
+            precision: of the products; as is, where the types of the engine's own code are what executes.
+            cpu: this machine's, or another.
+        """
+        return precision
 
 
 def import_library(name: str, *, install: str) -> ModuleType:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdcmae import host
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.precisions import FLOATING, PRECISIONS
 
 __all__ = ["CAP_VARIABLE", "CLASSES", "Cpu", "CpuClass", "describe_cpu", "this_cpu"]
 
@@ -76,11 +77,6 @@ _CAPS: Mapping[str, frozenset[str]] = {
 }
 _CAPPED = _AVX512_FP16 | {"avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 
-_MULTIPLIED_WITH: Mapping[str, frozenset[str]] = {
-    "bf16": frozenset({"avx512_bf16", "amx_bf16"}),
-    "fp16": frozenset({"avx512_fp16", "asimdhp"}),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
@@ -133,21 +129,32 @@ class Cpu:
 
     @property
     def fastest_floating(self) -> str:
-        """The fastest floating precision of matrix products: ``bf16``, ``fp16`` or ``fp32``.
+        """The fastest floating precision of matrix products: ``bf16``, ``fp16`` or ``fp32``."""
+        return self.fastest_of(FLOATING)
 
-        On x86 fp16 is not among them: OpenVINO's AVX512_FP16 kernels are slower than its float32 ones.
-        """
-        if self.multiplies("bf16"):
-            return "bf16"
-        return "fp16" if self.machine == "aarch64" and self.multiplies("fp16") else "fp32"
-
-    def multiplies(self, precision: str) -> bool:
-        """Whether instructions multiply this floating precision natively.
+    def fastest_of(self, precisions: Iterable[str]) -> str:
+        """The precision that this CPU multiplies fastest.
 
         Args:
-            precision: ``fp32``, ``fp16`` or ``bf16``.
+            precisions: floating ones to choose from, ``fp32`` among them.
         """
-        return precision == "fp32" or bool(_MULTIPLIED_WITH.get(precision, frozenset()) & self.features)
+        fast = [
+            record
+            for name in precisions
+            if self._has((record := PRECISIONS[name]).fast_instructions) and self.multiplies(name)
+        ]
+        return min(fast, key=lambda record: record.speed).name
+
+    def multiplies(self, precision: str) -> bool:
+        """Whether instructions multiply this precision natively.
+
+        Args:
+            precision: one of :data:`kdcmae.runtime.precisions.PRECISIONS`.
+        """
+        return self._has(PRECISIONS[precision].instructions)
+
+    def _has(self, instructions: frozenset[str] | None) -> bool:
+        return instructions is None or bool(instructions & self.features)
 
 
 def this_cpu() -> Cpu:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -29,21 +28,13 @@ from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.schema import check_mapping
 from kdcmae.runtime.scores import scores
 from kdcmae.runtime.selftest import SelfTest
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
 
 _log = logging.getLogger("kdcmae.runtime")
 
 MAIN = ""  # the engine itself, beside its variants
-
-# Imported when an engine of the target is loaded: each brings its library, and writes the names of devices its own way.
-_BACKENDS = {
-    "openvino": ("kdcmae.runtime.openvino", "OpenVINOBackend", str.upper),
-    "trt": ("kdcmae.runtime.tensorrt", "TensorRTBackend", str.lower),
-    "onnx": ("kdcmae.runtime.onnx", "ONNXBackend", str.upper),
-    "aoti": ("kdcmae.runtime.aoti", "AOTIBackend", str.lower),
-    "torch-trt": ("kdcmae.runtime.torch_trt", "TorchTensorRTBackend", str.lower),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +94,16 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
             preprocessing.check_fits({spec.name: spec.shape for spec in one.inputs})
     except ConfigError as error:
         raise EngineError(f"the manifest of {folder} asks for what this kdcmae cannot do: {error}") from error
-    module, name, spelling = _BACKENDS[manifest.target]
+    target = TARGETS[manifest.target]
     if device is not None:
         if not isinstance(device, str) or not device.strip():
             raise ConfigError(f"device={device!r} names no device; leave it out for the one the engine is for")
-        device = spelling(device.strip())
-    load_backend = getattr(importlib.import_module(module), name)
+        device = target.spell_device(device.strip())
+    backend_class = target.load_backend()
 
     def load(part: Manifest) -> Backend:
         with openable(folder) as path:
-            backend: Backend = load_backend(path, part, device=device, threads=threads)
+            backend = backend_class(path, part, device=device, threads=threads)
         try:
             if not publication.holds(manifest):
                 raise EngineError(f"{folder} holds another engine than the one that was loaded; load it again")

@@ -16,12 +16,12 @@ from typing import Any, Literal
 from kdcmae.errors import EngineError, EngineIntegrityError
 from kdcmae.runtime import schema
 from kdcmae.runtime.schema import BATCH_AXIS, FREE_AXES, MANIFEST_FILE, SCHEMA_VERSION
+from kdcmae.runtime.targets import TARGETS
 
 __all__ = [
     "BATCH_AXIS",
     "GRAPHS",
     "SCHEMA_VERSION",
-    "TARGETS",
     "BatchRange",
     "Manifest",
     "TensorSpec",
@@ -32,8 +32,6 @@ __all__ = [
 
 LABELS_FILE = "labels.txt"
 GRAPHS = ("file", "frontend")  # the fields of the engine section that name a file of its library
-
-TARGETS = ("openvino", "trt", "torch-trt", "onnx", "aoti")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Manifest:
         outputs: what the engine computes; the first holds the logits.
         batch: batch sizes the engine accepts.
         preprocessing: how a clip becomes the inputs, see :class:`kdcmae.runtime.preprocessing.Preprocessing`.
-        target: one of :data:`TARGETS`.
+        target: one of :data:`kdcmae.runtime.targets.TARGETS`.
         libraries: version each library the engine needs had when the engine was built.
         engine: ``file``, the raw engine's name in the folder, ``frontend`` where its preprocessing is a file of its
             own, ``weights`` where those lie in a file that several share, and the target's own options.
@@ -132,7 +130,7 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     batch: BatchRange
     preprocessing: dict[str, Any]
-    target: Literal["openvino", "trt", "torch-trt", "onnx", "aoti"]
+    target: str
     libraries: dict[str, str]
     engine: dict[str, Any]
     precision: dict[str, Any]
@@ -327,8 +325,8 @@ def _check_listed(manifest: Manifest) -> None:
     needed = [*graphs, LABELS_FILE]
     if "weights" in manifest.engine:
         needed.append(manifest.engine["weights"])
-    elif manifest.target == "openvino":
-        needed += [f"{Path(file).stem}.bin" for file in graphs]
+    elif sidecar := TARGETS[manifest.target].sidecar:
+        needed += [f"{Path(file).stem}{sidecar}" for file in graphs]
     for name in needed:
         if name not in manifest.files:
             raise EngineError(f"field files does not list {name}; rebuild the engine with kdcmae-compile")

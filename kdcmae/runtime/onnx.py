@@ -14,6 +14,7 @@ from kdcmae.errors import DeviceError, EngineError
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
+    Backend,
     TensorType,
     check_tensors,
     engine_threads,
@@ -21,12 +22,12 @@ from kdcmae.runtime.backend import (
     limited_threads,
     require_same_or_newer,
 )
+from kdcmae.runtime.cpu import Cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.precisions import FLOATING, named
 
-__all__ = ["NO_BFLOAT16", "ONNXBackend", "profile_execution"]
-
-NO_BFLOAT16 = "ONNX Runtime's CPU provider has no bfloat16 kernels"
+__all__ = ["ONNXBackend", "profile_execution"]
 
 _PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -41,7 +42,7 @@ _DTYPES = {
 # What ONNX Runtime makes of a product of dequantised operands.
 _INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
 _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
-_FLOATING = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_FLOATING = named("onnxruntime", FLOATING)
 
 
 def profile_execution(
@@ -76,7 +77,7 @@ def profile_execution(
     return Execution(executed=executed, read_from="ONNX Runtime's profile of a run", products=dict(products))
 
 
-class ONNXBackend:
+class ONNXBackend(Backend):
     """An ONNX model on the CPU or a CUDA device.
 
     ``manifest.engine`` holds ``device`` (``"CPU"``, the default, or ``"CUDA"``) and, optionally, ``threads`` and
@@ -116,9 +117,10 @@ class ONNXBackend:
         self._outputs = [spec.name for spec in manifest.outputs]
         self._profile = partial(profile_execution, disabled=disabled, provider=provider, threads=threads)
 
-    def execution(self) -> Execution:
-        """Nothing: a session does not tell before it ran, and not without a profile."""
-        return Execution()
+    @classmethod
+    def executed_as(cls, precision: str, cpu: Cpu) -> str:
+        """ONNX Runtime's CPU kernels cast around every fp16 product on x86."""
+        return "fp32" if precision == "fp16" and cpu.machine == "x86_64" else precision
 
     def profile(self, folder: Path, feed: Arrays) -> Execution:
         """What the kernels execute in, from a run of a session of its own."""

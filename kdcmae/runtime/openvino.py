@@ -20,6 +20,7 @@ from kdcmae.errors import DeviceError, EngineError
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
+    Backend,
     TensorType,
     check_tensors,
     engine_option,
@@ -31,6 +32,7 @@ from kdcmae.runtime.backend import (
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.precisions import FLOATING, PRECISIONS, named
 
 __all__ = [
     "HINTS",
@@ -45,9 +47,9 @@ __all__ = [
 ]
 
 # The precisions that a device can be asked to execute in, by their names here.
-HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_FLOATING = {hint: precision for precision, hint in HINTS.items()}
-_PRECISIONS = {**_FLOATING, "i8": "int8", "u8": "int8"}
+HINTS = {name: PRECISIONS[name].openvino[0] for name in FLOATING}
+_FLOATING = named("openvino", FLOATING)
+_PRECISIONS = named("openvino")
 _DATA_ONLY = ("Const", "Input", "Output")
 _DTYPES = {
     "f32": "float32",
@@ -236,7 +238,7 @@ class Pipeline:
         return {name: tensor.data for name, tensor in given.items()}
 
 
-class OpenVINOBackend:
+class OpenVINOBackend(Backend):
     """An OpenVINO IR on one device.
 
     ``manifest.engine`` holds ``device`` (such as ``"CPU"``), ``inference_precision`` (``"f32"``, ``"bf16"`` or
@@ -294,9 +296,15 @@ class OpenVINOBackend:
         except RuntimeError:
             return Execution()
 
-    def profile(self, folder: Path, feed: Arrays) -> Execution:
-        """The same: the runtime models tell without a run."""
-        return self.execution()
+    @classmethod
+    def library_version(cls, module: str, *, install: str) -> str:
+        """See :meth:`Backend.library_version`."""
+        return str(import_openvino().__version__)
+
+    @classmethod
+    def executed_as(cls, precision: str, cpu: Cpu) -> str:
+        """See :func:`native_precision`."""
+        return native_precision(precision, cpu)
 
     def close(self) -> None:
         """Release the compiled model."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,7 +86,7 @@ def check_text(field: str, value: Any) -> None:
     require(isinstance(value, str) and value.strip() != "", field, "a text that is not empty", value)
 
 
-def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
     require(isinstance(value, str) and value in choices, field, f"one of {', '.join(choices)}", value)
 
 

@@ -19,8 +19,8 @@ from kdcmae.errors import BrokenDependencyError, ConfigError, EngineError, Missi
 from kdcmae.extras import to_run
 from kdcmae.runtime.backend import (
     Arrays,
+    Backend,
     TensorType,
-    Unreported,
     bfloat16_to_float32,
     check_tensors,
     engine_option,
@@ -85,7 +85,7 @@ def error_logger(trt: Any) -> Any:
     return Logger()
 
 
-class TensorRTBackend(Unreported):
+class TensorRTBackend(Backend):
     """A TensorRT plan on one CUDA device, with memory for its largest batch.
 
     ``manifest.engine`` holds ``flavour`` (``"tensorrt"`` or ``"tensorrt_rtx"``) and, optionally, ``device``
@@ -157,6 +157,11 @@ class TensorRTBackend(Unreported):
             spec.name: bfloat16_to_float32(results[spec.name]) if spec.dtype == "bfloat16" else results[spec.name]
             for spec in self._outputs
         }
+
+    @classmethod
+    def library_version(cls, module: str, *, install: str) -> str:
+        """Of the flavour that a module belongs to, see :meth:`Backend.library_version`."""
+        return str(import_tensorrt(module.removesuffix("_bindings")).__version__)
 
     def close(self) -> None:
         """Release the plan, its memory, and the hold on the device."""

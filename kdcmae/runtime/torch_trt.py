@@ -15,7 +15,7 @@ import numpy as np
 
 from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError, cause
 from kdcmae.extras import to_run
-from kdcmae.runtime.backend import Arrays, Unreported, import_library, require_same_release
+from kdcmae.runtime.backend import Arrays, Backend, import_library, require_same_release
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["TorchTensorRTBackend", "import_torch_tensorrt"]
@@ -45,7 +45,7 @@ def import_torch_tensorrt() -> ModuleType:
         ) from error
 
 
-class TorchTensorRTBackend(Unreported):
+class TorchTensorRTBackend(Backend):
     """A program with TensorRT plans in it, on a CUDA device.
 
     ``manifest.engine`` holds ``device`` (``"cuda:0"`` where it does not).
@@ -94,6 +94,11 @@ class TorchTensorRTBackend(Unreported):
         with torch.inference_mode(), torch.cuda.device(self._device):
             results = self._module(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
         return {name: result.cpu().numpy() for name, result in zip(self._outputs, results, strict=True)}
+
+    @classmethod
+    def library_version(cls, module: str, *, install: str) -> str:
+        """See :meth:`Backend.library_version`."""
+        return str(import_torch_tensorrt().__version__)
 
     def close(self) -> None:
         """Release the program and its plans."""

@@ -13,7 +13,7 @@ from kdcmae.cli import doctor as cli
 from kdcmae.cli import main
 from kdcmae.doctor import Problem
 from kdcmae.runtime.cpu import CAP_VARIABLE, describe_cpu, this_cpu
-from kdcmae.runtime.manifest import TARGETS
+from kdcmae.runtime.targets import TARGETS
 
 
 def run(*arguments: str) -> Result:

@@ -17,8 +17,9 @@ from kdcmae.compile.diagnose import compare_layers, diagnose
 from kdcmae.compile.layers import compiled_values, layer_values, onnx_values, openvino_values
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model, examples
-from kdcmae.compile.settings import GATES, CompileSettings
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.precisions import GATES
 
 ONE = BatchRange(1, 1, 1)
 

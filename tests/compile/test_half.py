@@ -19,7 +19,6 @@ from kdcmae.compile.parity import TOLERANCE, Case, Ladder, relative_error
 from kdcmae.compile.peaks import Peaks, exceeds, needed, watched
 from kdcmae.compile.report.notes import what_stays_float32
 from kdcmae.compile.sessions import open_session
-from kdcmae.compile.settings import GATES
 from kdcmae.errors import GateError
 from kdcmae.keep import TokenKeep, keep_tokens
 from kdcmae.layers import Block
@@ -27,6 +26,7 @@ from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.precisions import GATES
 
 BATCH = BatchRange(1, 1, 1)
 

@@ -5,8 +5,8 @@ import pytest
 
 from kdcmae.compile.gates import require_passed
 from kdcmae.compile.parity import Case, Ladder, cosine, relative_error
-from kdcmae.compile.settings import GATES, Gate, gate_for
 from kdcmae.errors import ConfigError, GateError
+from kdcmae.runtime.precisions import GATES, Gate, gate_for
 
 VALUES = np.array([[1.0, -4.0], [0.5, 2.0]], dtype=np.float32)
 LOGITS = np.array([[1.0, -4.0, 0.5], [0.5, 2.0, -3.0]], dtype=np.float32)

@@ -16,9 +16,9 @@ from kdcmae import KDCMAEClassifier, load_classifier
 from kdcmae.assets import default_checkpoint
 from kdcmae.compile import models
 from kdcmae.compile.cases import made_clips
-from kdcmae.compile.settings import GATES
 from kdcmae.runtime import feeding
 from kdcmae.runtime.metrics import compare
+from kdcmae.runtime.precisions import GATES
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
 CLIPS = 32

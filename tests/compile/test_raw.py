@@ -22,13 +22,13 @@ from kdcmae.compile.lowering import lower
 from kdcmae.compile.parity import TOLERANCE, cosine, relative_error
 from kdcmae.compile.raw import with_raw_inputs
 from kdcmae.compile.sessions import open_session
-from kdcmae.compile.settings import GATES
 from kdcmae.compile.targets import BuildRequest, trt
 from kdcmae.data.clip import read_clip
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.runtime import feeding, load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest
 from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.precisions import GATES
 from kdcmae.runtime.preprocessing import prepare_audio, prepare_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # raised by torch's own exporter

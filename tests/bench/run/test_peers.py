@@ -18,7 +18,8 @@ from kdcmae.compile.models import classifier_model
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.manifest import TARGETS, BatchRange
+from kdcmae.runtime.manifest import BatchRange
+from kdcmae.runtime.targets import TARGETS
 
 
 @pytest.fixture

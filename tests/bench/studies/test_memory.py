@@ -15,7 +15,7 @@ from kdcmae.bench.cli import main
 from kdcmae.bench.studies import memory
 from kdcmae.bench.studies.memory import BEGIN, BUILDS, END, Usage, render, run_memory_benchmark, usage_of
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.manifest import TARGETS
+from kdcmae.runtime.targets import TARGETS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux has /proc")
 
