@@ -113,7 +113,7 @@ class TinyEngines:
             "preprocessing": Preprocessing().to_dict(),
             "target": target,
             "libraries": _libraries(target),
-            "engine": _ENGINES[target],
+            "engine": _ENGINES.get(target, {}),
             "precision": {"asked": "fp32", "executed": {}, "notes": ""},
             "parity": [{"name": "onnx", "status": "passed"}],
             "build": {"seconds": 1.5},
