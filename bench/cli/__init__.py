@@ -16,6 +16,7 @@ _COMMANDS = (
     "keep",
     "kernels",
     "memory",
+    "peers",
     "profile",
     "readme",
     "report",

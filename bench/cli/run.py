@@ -74,8 +74,7 @@ def command(
 
     A SUBJECT is an engine folder (FOLDER@audio for a variant in it), a finetuned checkpoint (PyTorch eager, float32,
     CPU), or preset:base, preset:small, preset:tiny (the untrained model that kdcmae-compile --random-weights compiles).
-    Peers are torch-compile:MODEL, torch-cuda:MODEL, ort-int8:ONNX-ENGINE, openvino-call:OPENVINO-ENGINE (the library's
-    call alone), benchmark_app:OPENVINO-ENGINE and trtexec:TRT-ENGINE.
+    Peers, which other libraries offer for the same model, are PEER:MODEL or PEER:ENGINE; kdcmae-bench peers lists them.
 
     Each subject has a process of its own, pinned to its CPUs. They take turns in short windows until the medians are
     known well, so that noise hits all alike, and outputs are compared before anything is timed: with the first PyTorch
@@ -92,7 +91,7 @@ def command(
     from kdcmae.bench.report.records import Settings
     from kdcmae.bench.report.terminal import print_report
     from kdcmae.bench.run.interleaved import run_benchmark
-    from kdcmae.bench.run.subjects import check_source
+    from kdcmae.bench.run.sources import check_source
 
     for subject in subjects:
         check_source(subject)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdcmae.bench.kernels.case import TOLERANCE, Baseline, Case, Contender, Problem, Profile, kernel_obstacle
-from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.kernels.schema import Direction, Work
+from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.kernels.attention import reference
 
 __all__ = ["attention_cases"]

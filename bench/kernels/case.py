@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kdcmae.bench.kernels.clock import Condition
 from kdcmae.bench.kernels.schema import Direction, Kind, Work
+from kdcmae.bench.machine.clock import Condition
 
 __all__ = ["TOLERANCE", "Baseline", "Case", "Contender", "Problem", "Profile", "each_tensor", "kernel_obstacle"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kdcmae.bench.kernels.clock import PLAIN_WARM, Clock
 from kdcmae.bench.kernels.schema import Ceilings
+from kdcmae.bench.machine.clock import PLAIN_WARM, Clock
 
 __all__ = ["CeilingSizes", "measure_ceilings"]
 

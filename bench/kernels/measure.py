@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from kdcmae.bench.kernels.case import Baseline, Case, Contender, Problem
-from kdcmae.bench.kernels.clock import GRAPH_COLD, PLAIN_COLD, PLAIN_WARM, Clock, Window
 from kdcmae.bench.kernels.schema import CaseResult, Comparison, Direction, Result, Timing
+from kdcmae.bench.machine.clock import GRAPH_COLD, PLAIN_COLD, PLAIN_WARM, Clock, Window
 from kdcmae.bench.run.timing import speed_ratio
 from kdcmae.errors import KdcmaeError
 

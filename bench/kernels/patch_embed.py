@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kdcmae import masking
 from kdcmae.bench.kernels.case import TOLERANCE, Baseline, Case, Contender, Problem, Profile, kernel_obstacle
-from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.kernels.schema import Direction, Work
+from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.studies.published import dense_embed_patches
 from kdcmae.kernels.patch_embed import reference
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.kernels.rows import HEADINGS, comparison_rows, machine_line, time_text
 from kdcmae.bench.kernels.schema import CaseResult, Ceilings, Direction, Report, Timing
+from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.terminal import say, table
 
 __all__ = ["print_report"]

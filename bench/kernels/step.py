@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdcmae import KDCMAE, ops
 from kdcmae.bench.kernels.case import Baseline, Case, Contender, Problem, Profile, kernel_obstacle
-from kdcmae.bench.kernels.clock import PLAIN_WARM
+from kdcmae.bench.machine.clock import PLAIN_WARM
 from kdcmae.bench.studies.published import PublishedKDCMAE, explicit_attention, fused_attention
 from kdcmae.pretraining import MaskedPair, PretrainingOutput
 

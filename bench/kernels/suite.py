@@ -18,12 +18,12 @@ from kdcmae import host
 from kdcmae.bench.kernels.attention import attention_cases
 from kdcmae.bench.kernels.case import Case, Profile
 from kdcmae.bench.kernels.ceilings import measure_ceilings
-from kdcmae.bench.kernels.clock import clock_for
 from kdcmae.bench.kernels.measure import measure_case
 from kdcmae.bench.kernels.patch_embed import patch_embed_cases
 from kdcmae.bench.kernels.profiles import ceiling_sizes, profile_for
 from kdcmae.bench.kernels.schema import Report, Settings
 from kdcmae.bench.kernels.step import step_cases
+from kdcmae.bench.machine.clock import clock_for
 from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.errors import DeviceError
 from kdcmae.progress import Step

@@ -60,7 +60,7 @@ def _measure(threads: int, seconds: float) -> dict[str, Any]:
 
     from kdcmae.bench.kernels.ceilings import CeilingSizes
     from kdcmae.bench.kernels.ceilings import measure_ceilings as measure_products
-    from kdcmae.bench.kernels.clock import CpuClock
+    from kdcmae.bench.machine.clock import CpuClock
 
     torch.set_num_threads(threads)
     sizes = CeilingSizes(copy_bytes=_COPY_BYTES, matmul_side=_SIDE)

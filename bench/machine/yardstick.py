@@ -13,9 +13,8 @@ from contextlib import closing, contextmanager
 from itertools import pairwise
 
 from kdcmae.bench.machine.environment import cpus_for
-from kdcmae.bench.run.subjects import Arrays, Facts, HostTimed
+from kdcmae.bench.run.subjects import Arrays, Facts, Subject
 from kdcmae.bench.run.worker import Worker
-from kdcmae.runtime import SelfTest
 
 __all__ = ["STEADY", "Yardstick", "YardstickSubject", "apart", "open_yardstick", "steady_rounds"]
 
@@ -30,7 +29,7 @@ _SIDE = 512
 _SUMS, _SUMMED = 100, 1 << 16  # small enough that most of their time is two threads waiting for each other
 
 
-class YardstickSubject(HostTimed):
+class YardstickSubject(Subject):
     """A matrix product and many short sums, each on all the threads.
 
     Args:
@@ -52,10 +51,6 @@ class YardstickSubject(HostTimed):
         for _ in range(_SUMS):
             self._sum.add_(1.0)
         return {}
-
-    def self_test(self) -> SelfTest | None:
-        """None: there is nothing to prove."""
-        return None
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from kdcmae.bench.machine.state import EnergyCounter
 from kdcmae.bench.report.records import Case, Energy, Parity, Row, SelfTestResult, Settings, Speed, Status
-from kdcmae.bench.run.subjects import Facts, Source
+from kdcmae.bench.run.sources import Source
+from kdcmae.bench.run.subjects import Facts
 from kdcmae.bench.run.timing import Latency, settled, speed_ratio, summarize, verdict
 from kdcmae.bench.run.worker import FirstInference, Loaded, Memory, Worker
 from kdcmae.compile.parity import relative_error
@@ -29,7 +30,7 @@ class Entry:
     """A subject that takes part.
 
     Args:
-        source: what :func:`kdcmae.bench.run.subjects.open_subject` opens.
+        source: what :func:`kdcmae.bench.run.sources.open_subject` opens.
         subject: its name in the report.
         model: whose subject it is.
         engine: the subject whose engine folder it runs, see :attr:`kdcmae.bench.report.records.Row.engine`.
@@ -142,6 +143,7 @@ class Contender:
         """What is known, the comparison with the reference included."""
         latency = self._latency
         loaded, first = self._loaded, self._first
+        peer = Source.parse(self.entry.source).peer
         facts = loaded.facts if loaded else None
         return Row(
             case=self._case(),
@@ -149,7 +151,7 @@ class Contender:
             reason=self._reason,
             kind=facts.kind if facts else None,
             engine=self.entry.engine,
-            tool=Source.parse(self.entry.source).peer,
+            tool=peer.name if peer else None,
             target=facts.target if facts else None,
             precision=facts.precision if facts else None,
             keep=facts.keep if facts else None,

@@ -17,7 +17,8 @@ from kdcmae.bench.machine.yardstick import Yardstick, open_yardstick, steady_rou
 from kdcmae.bench.report.records import Accuracy, Report, Row, SelfCheck, Settings
 from kdcmae.bench.run.agreement import accuracies, knows
 from kdcmae.bench.run.contender import Contender, Entry
-from kdcmae.bench.run.subjects import Facts, Source, open_subject
+from kdcmae.bench.run.sources import Source, open_subject
+from kdcmae.bench.run.subjects import Facts
 from kdcmae.bench.run.timing import plan_rounds
 from kdcmae.bench.run.worker import OpenSubject, Worker
 from kdcmae.data.avsynth.classes import LABELS
@@ -117,7 +118,7 @@ def measure_group(
     """
     counter, cpus = energy_counter(), cpus_for(settings.threads)
     names = {entry.source: entry.subject for entry in entries}
-    engines = [Source.parse(entry.source).of_engine for entry in entries]
+    engines = [Source.parse(entry.source).engine for entry in entries]
     entries = [
         replace(entry, engine=names.get(engine, engine) if engine else None)
         for entry, engine in zip(entries, engines, strict=True)

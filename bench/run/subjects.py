@@ -1,4 +1,4 @@
-"""What can be benchmarked: engine folders, checkpoints, untrained presets and peers, behind one small interface."""
+"""What is benchmarked: the interface of a subject, and the two of this project, engine folders and PyTorch models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from kdcmae.bench.report.records import Boundary, Parity
-from kdcmae.errors import ConfigError
 from kdcmae.runtime import SelfTest, load_engine
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
@@ -25,28 +24,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLOAT32_ROUNDING",
+    "INDUCTOR_ROUNDING",
+    "PRESET",
+    "TORCH_EAGER",
+    "VARIANT",
     "Arrays",
     "EngineSubject",
     "Facts",
-    "HostTimed",
-    "Source",
     "Subject",
     "TorchSubject",
-    "check_source",
     "engine_facts",
     "load_torch_model",
-    "open_subject",
 ]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 PRESET = "preset:"
 VARIANT = "@"
-PEERS = ("torch-compile", "torch-cuda", "ort-int8", "openvino-call", "benchmark_app", "trtexec")
 TORCH_EAGER = "torch eager"
 
 # Outputs of PyTorch models with the same weights may differ by this: alignment can change the order of a sum.
 FLOAT32_ROUNDING = 1e-5
+INDUCTOR_ROUNDING = 1e-4  # a compiler that sums in another order: as much as kdcmae-compile allows its own engines
 
 _SEES = {"audio": "audio", "waveform": "audio", "image": "image", "frame": "image"}
 
@@ -119,111 +118,26 @@ class Facts:
         return "raw" if any(spec.name in ("waveform", "frame") for spec in self.inputs) else "tensor"
 
 
-class Subject(Protocol):
-    """Something that is benchmarked: numpy arrays in, numpy arrays out."""
+class Subject(ABC):
+    """Something that is benchmarked: numpy arrays in, numpy arrays out.
 
-    @property
-    def facts(self) -> Facts:
-        """What is known about it."""
-        ...
+    Attributes:
+        facts: what is known about it.
+    """
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """One inference; empty where its outputs are out of reach."""
-        ...
-
-    def window(self, inputs: Arrays, seconds: float) -> list[float]:
-        """Latencies in ms of inferences for about so many seconds."""
-        ...
-
-    def self_test(self) -> SelfTest | None:
-        """Its own proof, on data it brings along; None where it brings none."""
-        ...
-
-
-class HostTimed(ABC):
-    """A subject whose calls are timed on the host, from arrays to arrays."""
+    facts: Facts
 
     @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
-        """One inference."""
+        """One inference; empty where its outputs are out of reach."""
 
     def window(self, inputs: Arrays, seconds: float) -> list[float]:
-        """Latencies in ms of calls back to back."""
+        """Latencies in ms of inferences for about so many seconds: by the host's clock, from arrays to arrays."""
         return time_window(lambda: self.run(inputs), seconds)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A subject as the command line names it: ``PEER:PATH@VARIANT``, of which the path alone is needed.
-
-    Args:
-        text: as given.
-        peer: None for kdcmae's runtime and for PyTorch eager.
-        path: an engine folder, a checkpoint file or ``preset:NAME``.
-        variant: of the engine; empty for the engine itself.
-    """
-
-    text: str
-    peer: str | None
-    path: str
-    variant: str
-
-    @classmethod
-    def parse(cls, text: str) -> Source:
-        """Take a source apart; whether it exists is not looked at."""
-        peer, _, rest = text.partition(":")
-        inner = rest if peer in PEERS else text
-        path, _, variant = inner.partition(VARIANT)
-        return cls(text=text, peer=peer if peer in PEERS else None, path=path, variant=variant)
-
-    @property
-    def is_engine(self) -> bool:
-        """Whether it is, or runs, an engine folder."""
-        return not self.path.startswith(PRESET) and Path(self.path).is_dir()
-
-    @property
-    def of_engine(self) -> str | None:
-        """The source of the engine that it is or runs; None where there is no engine."""
-        inner = f"{self.path}{VARIANT}{self.variant}" if self.variant else self.path
-        return inner if self.is_engine else None
-
-
-def check_source(source: str) -> None:
-    """Refuse what :func:`open_subject` cannot open, before anything is loaded.
-
-    Args:
-        source: an engine folder, ``FOLDER@audio`` for a variant in it, a checkpoint file, ``preset:NAME``, or one of
-            these after a peer's name and a colon.
-
-    Raises:
-        ConfigError: there is no such file or folder.
-    """
-    path = Source.parse(source).path
-    if not path.startswith(PRESET) and not Path(path).exists():
-        raise ConfigError(
-            f"{path} does not exist; give an engine folder, a checkpoint or {PRESET}base|small|tiny, "
-            f"after {', '.join(PEERS)} and a colon for a peer"
-        )
-
-
-def open_subject(source: str, threads: int) -> Subject:
-    """Load a subject.
-
-    Args:
-        source: as :func:`check_source` takes it; presets have random weights, as kdcmae-compile draws them.
-        threads: CPU threads it may use.
-
-    Raises:
-        KdcmaeError: it cannot be loaded, or not on this machine.
-    """
-    parsed = Source.parse(source)
-    if parsed.peer is not None:
-        from kdcmae.bench.run.peers import open_peer
-
-        return open_peer(parsed.peer, source.partition(":")[2], threads)
-    if parsed.is_engine:
-        return EngineSubject(Path(parsed.path), threads, parsed.variant)
-    return TorchSubject(load_torch_model(source), threads)
+    def self_test(self) -> SelfTest | None:
+        """Its own proof, on data it brings along; None where it brings none."""
+        return None
 
 
 def load_torch_model(source: str) -> KDCMAEClassifier:
@@ -237,7 +151,7 @@ def load_torch_model(source: str) -> KDCMAEClassifier:
     return load_classifier(source).eval()
 
 
-class TorchSubject(HostTimed):
+class TorchSubject(Subject):
     """A classifier in PyTorch: eager, float32, on the CPU.
 
     Args:
@@ -256,7 +170,7 @@ class TorchSubject(HostTimed):
         self._torch = torch
         self._call: Any = classifier
         model = classifier_model(classifier)
-        self.facts: Facts = Facts(
+        self.facts = Facts(
             kind=self.kind,
             computes_in="fp32",
             precision="fp32",
@@ -273,11 +187,8 @@ class TorchSubject(HostTimed):
             logits = self._call(**{name: self._torch.from_numpy(array) for name, array in inputs.items()})
         return {"logits": logits.numpy()}
 
-    def self_test(self) -> None:
-        """None: the model is what others are checked against."""
 
-
-class EngineSubject(HostTimed):
+class EngineSubject(Subject):
     """An engine folder, run by :mod:`kdcmae.runtime`.
 
     Args:

@@ -73,7 +73,7 @@ class Worker:
     """The parent's side: starts the process and asks it.
 
     Args:
-        source: what :func:`kdcmae.bench.run.subjects.open_subject` opens.
+        source: what :func:`kdcmae.bench.run.sources.open_subject` opens.
         cpus: those the subject may use, one thread for each.
         timeout_s: how long one answer may take before the worker counts as hung.
         open_subject: opens the source; importable by name, because another process calls it.

@@ -19,7 +19,8 @@ from kdcmae.bench.machine.state import pinned
 from kdcmae.bench.machine.yardstick import Yardstick, apart
 from kdcmae.bench.report.records import Case, Row, Settings
 from kdcmae.bench.run.contender import Entry
-from kdcmae.bench.run.subjects import Facts, open_subject
+from kdcmae.bench.run.sources import open_subject
+from kdcmae.bench.run.subjects import Facts
 from kdcmae.bench.run.timing import BETWEEN_MOMENTS, Latency, settled, summarize
 from kdcmae.bench.run.worker import OpenSubject, Worker
 from kdcmae.errors import DeviceError, EngineError

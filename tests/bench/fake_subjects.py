@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcmae.bench.run.subjects import Arrays, Facts, HostTimed
+from kdcmae.bench.run.subjects import Arrays, Facts, Subject
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import CheckpointError, DeviceError
 from kdcmae.runtime import SelfTest
@@ -48,7 +48,7 @@ CLIP_INPUTS = (
 
 
 @dataclass
-class FakeSubject(HostTimed):
+class FakeSubject(Subject):
     """Doubles its input; ``name`` says what else."""
 
     name: str

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kdcmae.bench.kernels.case import Baseline, Case, Contender, Problem
-from kdcmae.bench.kernels.clock import GRAPH_COLD, PLAIN_WARM, Condition, CpuClock, Window
 from kdcmae.bench.kernels.measure import measure_case, summarize
+from kdcmae.bench.machine.clock import GRAPH_COLD, PLAIN_WARM, Condition, CpuClock, Window
 from kdcmae.errors import ConfigError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import stat
 import sys
 from contextlib import nullcontext
@@ -10,8 +11,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from kdcmae.bench.run import peers
-from kdcmae.bench.run.subjects import open_subject
+from kdcmae.bench.report.records import Settings
+from kdcmae.bench.run import tools
+from kdcmae.bench.run.interleaved import run_benchmark
+from kdcmae.bench.run.peers import all_peers
+from kdcmae.bench.run.sources import check_source, open_subject
 from kdcmae.bench.suite.plan import ALL_PLANS, PLANS, EnginePlan, ModelPlan, build_engine
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model
@@ -20,6 +24,8 @@ from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.targets import TARGETS
+
+SETTINGS = Settings(batch=1, threads=1, seconds=0.02, warm_up_s=0.001, timeout_s=60)
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def tool(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!{sys.executable}\nimport json, pathlib, sys\n{body}")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(peers.sys, "executable", str(path.with_name("python")))
+        monkeypatch.setattr(tools.sys, "executable", str(path.with_name("python")))
         monkeypatch.setenv("PATH", str(path.parent))
 
     return tool
@@ -50,6 +56,54 @@ def as_target(engine_folder):
     return as_target
 
 
+TOY = """
+from kdcmae.bench.run.peers import Peer
+from kdcmae.bench.run.subjects import Facts, Subject
+from kdcmae.runtime.manifest import TensorSpec
+
+
+class Toy(Subject):
+    def __init__(self, path, threads):
+        inputs = (TensorSpec("x", ("batch", 4), "float32", "noise"),)
+        self.facts = Facts(kind=f"toy {path}", computes_in="fp32", inputs=inputs, batch=None)
+
+    def run(self, inputs):
+        return {"logits": 2 * inputs["x"]}
+
+
+PEER = Peer(name="toy", label="Toy", about="a toy", open=Toy, precision="bf16")
+"""
+
+
+def test_a_new_peer_is_one_file(tmp_path):
+    (tmp_path / "toy.py").write_text(TOY)
+    toy = f"{tmp_path}/toy.py"
+    report = run_benchmark([f"{toy}:a", f"{toy}:b"], SETTINGS, step=nullcontext, yardstick=lambda: 1.0)
+    reference, row = report.rows
+    assert reference.is_reference
+    assert (row.tool, row.kind, row.precision, row.engine) == (toy, "toy b", "bf16", None)
+    assert row.parity.passed
+    assert row.speed.ratio > 0
+
+
+def test_a_file_without_a_peer_is_refused(tmp_path):
+    (tmp_path / "empty.py").touch()
+    with pytest.raises(ConfigError, match=r"empty\.py defines no peer; give it PEER = Peer"):
+        open_subject(f"{tmp_path}/empty.py:preset:tiny", 1)
+
+
+def test_every_peer_says_what_it_takes_and_needs():
+    for name, peer in all_peers().items():
+        assert peer.usage.startswith(f"{name}:")
+        assert peer.about
+        assert peer.needs
+
+
+def test_a_peer_runs_whole_engines(engine_folder):
+    with pytest.raises(ConfigError, match="benchmark_app runs a whole engine; give it without @audio"):
+        check_source(f"benchmark_app:{engine_folder}@audio")
+
+
 def test_dynamic_int8_gives_nearly_the_engine_s_outputs(engine_folder):
     peer, engine = open_subject(f"ort-int8:{engine_folder}", 1), open_subject(str(engine_folder), 1)
     inputs = example_inputs(engine.facts.inputs, 1, seed=0)
@@ -59,6 +113,7 @@ def test_dynamic_int8_gives_nearly_the_engine_s_outputs(engine_folder):
     assert (peer.facts.computes_in, peer.facts.tolerance) == ("int8 dynamic", None)
     assert peer.facts.artifact_bytes < engine.facts.artifact_bytes
     assert peer.self_test() is None
+    assert peer.facts.precision == "int8"
 
 
 def test_a_peer_wants_the_engine_of_its_own_target(engine_folder):
@@ -119,11 +174,11 @@ def test_a_tool_that_is_not_there_is_missing(as_target, monkeypatch, tmp_path):
         open_subject(f"trtexec:{as_target('trt', flavour='tensorrt_rtx')}", 1)
 
 
-@pytest.fixture
-def compiled_openvino(classifier, tmp_path):
+@pytest.fixture(scope="module")
+def compiled_openvino(classifier, tmp_path_factory):
     """The classifier as an OpenVINO engine."""
     pytest.importorskip("openvino")
-    folder = tmp_path / "openvino"
+    folder = tmp_path_factory.mktemp("compiled") / "openvino"
     model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
     settings = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
     compile_engine(model, folder, settings, step=nullcontext, seconds={})
@@ -248,9 +303,10 @@ def test_the_library_s_call_alone_is_timed_in_a_process_of_its_own(compiled_open
     assert engine.facts.shows_outputs
 
 
-def test_a_call_that_fails_says_why(compiled_openvino):
-    alone = open_subject(f"openvino-call:{compiled_openvino}", 1)
-    (compiled_openvino / "manifest.json").write_text("{}")
+def test_a_call_that_fails_says_why(compiled_openvino, tmp_path):
+    folder = shutil.copytree(compiled_openvino, tmp_path / "engine")
+    alone = open_subject(f"openvino-call:{folder}", 1)
+    (folder / "manifest.json").write_text("{}")
     with pytest.raises(EngineError, match=r"exit code \d+: .*manifest"):
         alone.window({}, 1)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdcmae.bench.run.subjects import Source, check_source, engine_facts, open_subject
+from kdcmae.bench.run.sources import Source, check_source, open_subject
+from kdcmae.bench.run.subjects import engine_facts
 from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
@@ -108,10 +109,11 @@ def test_a_missing_source_is_refused_at_once(tmp_path):
 def test_a_source_tells_the_engine_behind_a_tool(engine_folder, checkpoint):
     engine = str(engine_folder)
     tool = Source.parse(f"benchmark_app:{engine}@audio")
-    assert (tool.peer, tool.path, tool.variant, tool.of_engine) == ("benchmark_app", engine, "audio", f"{engine}@audio")
-    assert Source.parse(engine).of_engine == engine
-    assert Source.parse(f"torch-compile:{checkpoint}").of_engine is None
-    assert Source.parse("preset:tiny").of_engine is None
+    assert (tool.peer.name, tool.path, tool.variant) == ("benchmark_app", engine, "audio")
+    assert tool.engine == f"{engine}@audio"
+    assert Source.parse(engine).engine == engine
+    assert Source.parse(f"torch-compile:{checkpoint}").engine is None
+    assert Source.parse("preset:tiny").engine is None
 
 
 def test_facts_name_what_an_engine_was_built_as(engine_folder):

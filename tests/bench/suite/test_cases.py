@@ -14,7 +14,7 @@ from kdcmae.bench.report.records import Settings
 from kdcmae.bench.run.agreement import AnswerCache, accuracies, agreement, top1_accuracy
 from kdcmae.bench.run.clips import answers, stages, write_clips
 from kdcmae.bench.run.contender import Entry
-from kdcmae.bench.run.subjects import check_source
+from kdcmae.bench.run.sources import check_source
 from kdcmae.bench.run.timing import summarize
 from kdcmae.bench.suite import cases
 from kdcmae.bench.suite.cases import Solo, layouts
@@ -203,5 +203,5 @@ def test_a_missing_source_of_a_peer_is_refused(tmp_path):
     check_source(f"ort-int8:{tmp_path}")
     check_source("torch-compile:preset:tiny")
     check_source(f"{tmp_path}@audio")
-    with pytest.raises(ConfigError, match=r"missing does not exist; .* after torch-compile, torch-cuda"):
+    with pytest.raises(ConfigError, match=r"missing does not exist; .* after benchmark_app, openvino-call"):
         check_source(f"benchmark_app:{tmp_path / 'missing'}")

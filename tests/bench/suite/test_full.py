@@ -18,7 +18,7 @@ from kdcmae.bench.report.history import keep_report
 from kdcmae.bench.report.page import render_page
 from kdcmae.bench.report.readme import render_markdown
 from kdcmae.bench.report.records import Ceilings, Settings, read_report
-from kdcmae.bench.run.subjects import open_subject
+from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.suite import full
 from kdcmae.bench.suite.plan import Built, EnginePlan, ModelPlan
 

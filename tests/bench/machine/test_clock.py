@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kdcmae.bench.kernels.ceilings import CeilingSizes, measure_ceilings
-from kdcmae.bench.kernels.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM, CpuClock, CudaClock, clock_for
 from kdcmae.bench.kernels.schema import Work
+from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM, CpuClock, CudaClock, clock_for
 
 CALL_US, EVICT_US = 50.0, 80.0
 
