@@ -18,12 +18,12 @@ import click
 
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
-from kdcmae.cli.predict import score_clip, windowing_of
 from kdcmae.compile.latency import describe_speed
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.errors import GateError
-from kdcmae.predictors import Predictor, load_predictor
+from kdcmae.evaluation.windows import score_clip, windowing_of
+from kdcmae.predictors import Predictor, open_model
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["main"]
@@ -47,7 +47,7 @@ def main(output: Path) -> None:
     clips = read_manifest(data / "test.jsonl")
     _run(f"kdcmae predict {best} {' '.join(str(clip.video) for clip in clips)} --top 2")
     note("\nWhat they are:  " + ", ".join(label for clip in clips for label in clip.labels))
-    note(f"{_right(load_predictor(best), clips)} of {len(clips)} right")
+    note(f"{_right(open_model(best), clips)} of {len(clips)} right")
     note(f"\nDone in {time.perf_counter() - start:.0f} s. The TensorRT engine was built here; running it takes a GPU.")
     note("Compile your own checkpoint with  kdcmae-compile --target openvino --checkpoint FILE")
 

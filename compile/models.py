@@ -16,8 +16,8 @@ from kdcmae.compile.parity import Rung
 from kdcmae.config import EncoderConfig, Modality
 from kdcmae.data.manifest import LabelMap
 from kdcmae.encoder import Encoder
-from kdcmae.evaluation.retrieval import AUDIO_FEATURES, VIDEO_FEATURES
 from kdcmae.keep import kept_tokens
+from kdcmae.predictors import AUDIO_FEATURES, VIDEO_FEATURES
 from kdcmae.pretraining import KDCMAE
 from kdcmae.runtime import feeding
 from kdcmae.runtime.examples import example_inputs

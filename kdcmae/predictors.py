@@ -1,16 +1,18 @@
-"""One face for checkpoints and engines: prepared arrays in, logits out, in batches each can take.
+"""One handle for a trained model, whether it is a checkpoint in PyTorch or a compiled engine.
 
-Importing this loads no heavy library, and opening an engine loads no torch.
+:func:`open_model` opens either. The handle takes prepared arrays and returns arrays: the logits of a classifier, or the
+pooled features of a pretrained model. Importing this module loads no heavy library, and opening an engine loads no
+torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
-from kdcmae.errors import ConfigError
+from kdcmae.errors import ConfigError, DeviceError, EngineError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,41 +20,54 @@ if TYPE_CHECKING:
 
     from kdcmae.classifier import KDCMAEClassifier
     from kdcmae.config import Modality
+    from kdcmae.pretraining import KDCMAE
     from kdcmae.runtime import Engine
     from kdcmae.runtime.preprocessing import Preprocessing
     from kdcmae.runtime.scores import Scores
 
-    Arrays = Mapping[str, NDArray[Any]]
+    Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 __all__ = [
+    "AUDIO_FEATURES",
+    "VIDEO_FEATURES",
     "CheckpointPredictor",
     "EnginePredictor",
     "ModelFacts",
     "Predictor",
+    "Task",
     "batched_logits",
+    "batched_outputs",
     "in_batches",
-    "load_predictor",
+    "open_model",
+    "refuse_checkpoint_options",
 ]
+
+Task = Literal["classify", "features"]
+
+AUDIO_FEATURES, VIDEO_FEATURES = "audio_features", "video_features"
+"""The outputs (batch, D) of a model opened for its features."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the command needs to know about a model.
+    """Facts about an open model.
 
     Args:
-        name: for people.
-        runs_on: what computes it, such as ``"openvino"`` or ``"torch"``.
-        modality: what it sees: ``"audiovisual"``, ``"audio"`` or ``"video"``.
-        labels: in the order of its logits.
-        scores: how its logits become scores.
-        random_weights: it was never trained.
-        preprocessing: of a clip.
-        batch: smallest and largest number of samples it takes at once.
+        name: shown to people.
+        runs_on: what computes it: ``"torch"``, or the target of an engine, such as ``"openvino"``.
+        modality: its inputs: ``"audiovisual"``, ``"audio"`` or ``"video"``.
+        outputs: names of its outputs, the logits of a classifier first.
+        labels: class names in the order of the logits; empty for a model that does not classify.
+        scores: how logits become scores.
+        random_weights: the model was never trained.
+        preprocessing: how a clip becomes inputs.
+        batch: smallest and largest number of samples per call.
     """
 
     name: str
     runs_on: str
     modality: Modality
+    outputs: tuple[str, ...]
     labels: tuple[str, ...]
     scores: Scores
     random_weights: bool
@@ -61,34 +76,50 @@ class ModelFacts:
 
 
 class Predictor(Protocol):
-    """A model that turns prepared inputs into logits."""
+    """An open model: prepared inputs in, logits or features out."""
 
     facts: ModelFacts
 
     def prepare(
         self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
-        """What :meth:`logits` takes for one clip, one row per frame, from (S,) at 16 kHz and (H, W, 3) RGB."""
+        """Inputs of :meth:`infer` for one clip, one row per frame, from (S,) at 16 kHz and (H, W, 3) RGB."""
 
-    def logits(self, inputs: Arrays) -> NDArray[np.float32]:
-        """``audio`` (B, T, 128) and ``image`` (B, 3, S, S), as far as the model sees them -> (B, classes).
+    def infer(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """``audio`` (B, T, 128) and ``image`` (B, 3, S, S), as far as the model uses them -> outputs by name.
 
-        An engine with the preprocessing inside takes what :meth:`prepare` gives instead.
+        The outputs are ``logits`` (B, classes), or :data:`AUDIO_FEATURES` and :data:`VIDEO_FEATURES` (B, D). An engine
+        with built-in preprocessing takes the arrays that :meth:`prepare` returns.
         """
 
 
 class EnginePredictor:
-    """A compiled engine; needs no torch."""
+    """A compiled engine; needs no torch.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: loaded.
+        task: what it is opened for.
+
+    Raises:
+        EngineError: features are wanted and the engine does not compute them.
+    """
+
+    def __init__(self, engine: Engine, task: Task = "classify") -> None:
         from kdcmae.runtime.preprocessing import Preprocessing
 
         self.engine = engine
         manifest = engine.manifest
+        outputs = tuple(spec.name for spec in manifest.outputs)
+        if task == "features" and not {AUDIO_FEATURES, VIDEO_FEATURES} <= set(outputs):
+            raise EngineError(
+                f"engine {engine.folder} computes only {', '.join(outputs)}; retrieval needs {AUDIO_FEATURES} and "
+                f"{VIDEO_FEATURES}: compile the pretraining checkpoint with --task features"
+            )
         self.facts = ModelFacts(
             name=manifest.model["name"],
             runs_on=manifest.target,
             modality=manifest.model["modality"],
+            outputs=outputs,
             labels=manifest.labels,
             scores=manifest.scores,
             random_weights=manifest.model["random_weights"],
@@ -99,32 +130,34 @@ class EnginePredictor:
     def prepare(
         self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
-        from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+        from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
         return self.engine.prepare(waveform, SAMPLE_RATE_HZ, frames)
 
-    def logits(self, inputs: Arrays) -> NDArray[np.float32]:
-        return self.engine.infer(dict(inputs))[self.engine.manifest.outputs[0].name]
+    def infer(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        return self.engine.infer(dict(inputs))
 
 
 class CheckpointPredictor:
-    """A finetuned checkpoint in PyTorch, on whatever device the classifier is.
+    """A checkpoint in PyTorch: the logits of a classifier, or a pretrained model's features averaged over tokens.
 
     Args:
-        classifier: in evaluation mode.
-        name: for people.
-        batch_size: the most samples to compute at once.
+        module: in evaluation mode, on any device.
+        name: shown to people.
+        batch_size: most samples per call.
     """
 
-    def __init__(self, classifier: KDCMAEClassifier, name: str, batch_size: int = 16) -> None:
-        self.classifier = classifier
-        config = classifier.config
+    def __init__(self, module: KDCMAEClassifier | KDCMAE, name: str, batch_size: int = 16) -> None:
+        self.module: Any = module
+        config = module.config
+        classifies = hasattr(module, "labels")
         self.facts = ModelFacts(
             name=name,
             runs_on="torch",
-            modality=config.modality,
-            labels=classifier.labels,
-            scores="sigmoid" if config.multi_label else "softmax",
+            modality=getattr(config, "modality", "audiovisual"),
+            outputs=("logits",) if classifies else (AUDIO_FEATURES, VIDEO_FEATURES),
+            labels=module.labels if classifies else (),
+            scores="sigmoid" if getattr(config, "multi_label", False) else "softmax",
             random_weights=False,
             preprocessing=config.preprocessing,
             batch=(1, batch_size),
@@ -134,54 +167,110 @@ class CheckpointPredictor:
         self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
         from kdcmae.runtime.feeding import from_clip
-        from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+        from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
-        return from_clip(self.classifier.config.inputs, self.facts.preprocessing, waveform, SAMPLE_RATE_HZ, frames)
+        names = getattr(self.module.config, "inputs", ("audio", "image"))
+        return from_clip(names, self.facts.preprocessing, waveform, SAMPLE_RATE_HZ, frames)
 
-    def logits(self, inputs: Arrays) -> NDArray[np.float32]:
+    def infer(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        device = next(self.classifier.parameters()).device
+        device = next(self.module.parameters()).device
         tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
         with torch.inference_mode():
-            return self.classifier(**tensors).cpu().numpy()
+            if "logits" in self.facts.outputs:
+                outputs = (self.module(**tensors),)
+            else:
+                outputs = tuple(tokens.mean(dim=1) for tokens in self.module.forward_features(**tensors))
+        return {name: output.cpu().numpy() for name, output in zip(self.facts.outputs, outputs, strict=True)}
 
 
-def load_predictor(path: Path, **overrides: Any) -> Predictor:
-    """Open an engine folder or a finetuned checkpoint.
+@overload
+def open_model(
+    path: Path, *, task: Task = ..., device: str = ..., engine: Literal[False], **overrides: Any
+) -> CheckpointPredictor: ...
+
+
+@overload
+def open_model(
+    path: Path, *, task: Task = ..., device: str = ..., engine: bool = ..., **overrides: Any
+) -> CheckpointPredictor | EnginePredictor: ...
+
+
+def open_model(
+    path: Path, *, task: Task = "classify", device: str = "cpu", engine: bool = True, **overrides: Any
+) -> CheckpointPredictor | EnginePredictor:
+    """Open an engine folder or a checkpoint file.
 
     Args:
         path: a folder is an engine, a file is a checkpoint.
-        overrides: for :func:`kdcmae.load_classifier`; an engine takes none.
+        task: ``classify`` with a finetuned model, or compute the ``features`` of a pretrained one.
+        device: where a checkpoint runs: ``cpu``, ``cuda``, or ``auto`` for CUDA if there is a device.
+        engine: whether an engine is accepted; the module of a checkpoint is needed otherwise.
+        overrides: for :func:`kdcmae.load_classifier` or :func:`kdcmae.load_pretrained`; an engine takes none.
 
     Raises:
-        KdcmaeError: it cannot be opened.
+        ConfigError: an engine where a checkpoint is needed, or an override beside an engine.
+        DeviceError: no CUDA device.
+        KdcmaeError: the model cannot be opened.
     """
+    path = Path(path)
     if path.is_dir():
-        if overrides:
-            raise ConfigError(f"{path} is an engine: --{next(iter(overrides)).replace('_', '-')} is for checkpoints")
+        if not engine:
+            raise ConfigError(f"{path} is an engine; this task needs a {_CHECKPOINTS[task]} checkpoint")
+        refuse_checkpoint_options(path, overrides)
         from kdcmae.runtime import load_engine
 
-        return EnginePredictor(load_engine(path))
-    from kdcmae import load_classifier
+        return EnginePredictor(load_engine(path), task)
+    from kdcmae.checkpoints import load_classifier, load_pretrained
 
-    return CheckpointPredictor(load_classifier(path, **overrides), path.stem)
+    module = (load_classifier if task == "classify" else load_pretrained)(path, **overrides)
+    return CheckpointPredictor(module.eval().to(_torch_device(device)), path.stem)
+
+
+_CHECKPOINTS: dict[Task, str] = {"classify": "finetuned", "features": "pretraining"}
+
+
+def refuse_checkpoint_options(path: Path, options: Iterable[str]) -> None:
+    """Refuse options of checkpoints beside an engine, whose manifest states them.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    names = [f"--{name.replace('_', '-')}" for name in options]
+    if names:
+        are, them = ("is", "it") if len(names) == 1 else ("are", "them")
+        listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        raise ConfigError(f"{path} is an engine: {listed} {are} for checkpoints; leave {them} out")
+
+
+def _torch_device(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def batched_logits(predictor: Predictor, inputs: Arrays) -> NDArray[np.float32]:
-    """Logits (N, classes) of any number of rows, in batches the model takes."""
-    return in_batches(lambda feed: {"logits": predictor.logits(feed)}, inputs, predictor.facts.batch)["logits"]
+    """Logits (N, classes) of any number of rows, in batches that the model takes."""
+    return batched_outputs(predictor, inputs)[predictor.facts.outputs[0]]
+
+
+def batched_outputs(predictor: Predictor, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+    """Outputs by name of any number of rows, in batches that the model takes."""
+    return in_batches(predictor.infer, inputs, predictor.facts.batch)
 
 
 def in_batches(
     run: Callable[[Arrays], Arrays], inputs: Arrays, batch: tuple[int, int]
 ) -> dict[str, NDArray[np.float32]]:
-    """Run any number of rows through a model that takes some batch sizes only.
+    """Run any number of rows through a model that takes only some batch sizes.
 
     Args:
-        run: inputs by name -> outputs by name, all of as many rows.
+        run: inputs by name -> outputs by name, with the same number of rows.
         inputs: arrays by name, of N rows each, at least one.
-        batch: smallest and largest number of rows for ``run``; a batch that is too small is filled up.
+        batch: smallest and largest number of rows for ``run``; a batch that is too small is padded with its last row.
 
     Returns:
         Outputs by name, of N rows each.
@@ -192,9 +281,9 @@ def in_batches(
     rows = len(next(iter(inputs.values())))
     parts = []
     for start in range(0, rows, largest):
-        given = min(largest, rows - start)
-        missing = max(0, smallest - given)
-        feed = {name: array[start : start + given] for name, array in inputs.items()}
-        filled = {name: np.concatenate([array, array[-1:].repeat(missing, axis=0)]) for name, array in feed.items()}
-        parts.append({name: array[:given] for name, array in run(filled).items()})
+        count = min(largest, rows - start)
+        padding = max(0, smallest - count)
+        feed = {name: array[start : start + count] for name, array in inputs.items()}
+        padded = {name: np.concatenate([array, array[-1:].repeat(padding, axis=0)]) for name, array in feed.items()}
+        parts.append({name: array[:count] for name, array in run(padded).items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

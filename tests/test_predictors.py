@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcmae import KDCMAEClassifier
-from kdcmae.predictors import CheckpointPredictor, batched_logits, in_batches
+from kdcmae import KDCMAE, KDCMAEClassifier
+from kdcmae.checkpoints import save_checkpoint
+from kdcmae.errors import ConfigError
+from kdcmae.predictors import AUDIO_FEATURES, CheckpointPredictor, batched_logits, in_batches, open_model
 
 
 @given(rows=st.integers(1, 25), smallest=st.integers(1, 6), extra=st.integers(0, 6))
@@ -38,3 +43,23 @@ def test_a_checkpoint_predicts_what_the_model_itself_does() -> None:
     with torch.no_grad():
         expected = classifier(audio=torch.from_numpy(audio), image=torch.from_numpy(image)).numpy()
     np.testing.assert_allclose(batched_logits(predictor, {"audio": audio, "image": image}), expected, atol=1e-5)
+
+
+def test_a_pretraining_checkpoint_opens_for_its_features(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = KDCMAE.from_preset("tiny", audio_length=32, image_size=32, embed_dim=32, num_heads=2, specific_depth=1)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    predictor = open_model(tmp_path / "model.safetensors", task="features", engine=False, num_heads=2)
+    assert predictor.facts.labels == ()
+    assert not predictor.module.training
+    inputs = {"audio": np.ones((1, 32, 128), np.float32), "image": np.ones((1, 3, 32, 32), np.float32)}
+    outputs = predictor.infer(inputs)
+    assert tuple(outputs) == predictor.facts.outputs
+    assert outputs[AUDIO_FEATURES].shape == (1, 32)
+
+
+def test_an_engine_is_refused_where_a_module_is_needed_and_takes_no_options_of_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is an engine; this task needs a pretraining checkpoint"):
+        open_model(tmp_path, task="features", engine=False)
+    with pytest.raises(ConfigError, match="--num-heads and --weights are for checkpoints; leave them out"):
+        open_model(tmp_path, num_heads=2, weights="ema")

@@ -21,7 +21,7 @@ from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import DataError
 from kdcmae.evaluation.paired import mean_interval
-from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, load_predictor
+from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, open_model
 from kdcmae.runtime.feeding import RAW, from_clip, sources
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
@@ -171,7 +171,7 @@ class _Subject:
 
     def __init__(self, source: str) -> None:
         folder, _, variant = source.partition(VARIANT)
-        self.predictor: Predictor = load_predictor(Path(folder))
+        self.predictor: Predictor = open_model(Path(folder))
         self.serves: Mapping[frozenset[str], _Part] = {
             sources(part.inputs): part for part in _parts(self.predictor, variant)
         }

@@ -12,7 +12,7 @@ from kdcmae.evaluation import classification
 from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
 from kdcmae.evaluation.localization import Localization, localize
 from kdcmae.evaluation.localization import summarize as summarize_heat
-from kdcmae.evaluation.retrieval import CheckpointFeatures, Retrieval, extract_features, retrieve
+from kdcmae.evaluation.retrieval import Retrieval, extract_features, retrieve
 from kdcmae.predictors import CheckpointPredictor
 
 __all__ = ["measure_accuracy", "measure_features"]
@@ -30,7 +30,7 @@ def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localizat
     """
     model = load_pretrained(checkpoint).eval()
     held_out = _held_out(model.config, clips)
-    found = retrieve(extract_features(CheckpointFeatures(model), held_out))
+    found = retrieve(extract_features(CheckpointPredictor(model, checkpoint.stem), held_out))
     return found, summarize_heat(localize(model, held_out.masked(held_out)))
 
 
@@ -42,7 +42,7 @@ def measure_accuracy(predictor: CheckpointPredictor, clips: int, *, missing: cla
         clips: of the test split.
         missing: what is withheld, if anything.
     """
-    held_out = _held_out(predictor.classifier.config, clips)
+    held_out = _held_out(predictor.module.config, clips)
     scores = classification.score_clips(predictor, held_out, missing=missing)
     return classification.summarize(scores, LABELS.names).accuracy
 

@@ -14,6 +14,7 @@ from kdcmae.cli.normalisation import statistics_options
 from kdcmae.compile.cli.classes import named_classes
 from kdcmae.data.labels import read_class_names
 from kdcmae.files.text import name_of
+from kdcmae.predictors import open_model
 from kdcmae.runtime.manifest import digest
 
 if TYPE_CHECKING:
@@ -169,7 +170,6 @@ def compared_with_trained(expectation: Expectation, model_options: Mapping[str, 
 def _classifier(
     checkpoint: Path | None, preset: str | None, overrides: dict[str, Any], tokens: TokenKeep
 ) -> EngineModel:
-    from kdcmae import load_classifier
     from kdcmae.compile.models import classifier_model
     from kdcmae.compile.untrained import untrained_classifier
     from kdcmae.keep import keep_tokens
@@ -177,11 +177,11 @@ def _classifier(
     if preset is not None:
         return classifier_model(keep_tokens(untrained_classifier(preset, **overrides), tokens), **_untrained(preset))
     path = checkpoint or _shipped("classifier")
-    return classifier_model(keep_tokens(load_classifier(path, **overrides), tokens), **_trained(path, overrides))
+    module = open_model(path, engine=False, **overrides).module
+    return classifier_model(keep_tokens(module, tokens), **_trained(path, overrides))
 
 
 def _features(checkpoint: Path | None, preset: str | None, overrides: dict[str, Any], tokens: TokenKeep) -> EngineModel:
-    from kdcmae import load_pretrained
     from kdcmae.compile.models import feature_model
     from kdcmae.compile.untrained import untrained_autoencoder
     from kdcmae.keep import keep_tokens
@@ -189,7 +189,8 @@ def _features(checkpoint: Path | None, preset: str | None, overrides: dict[str, 
     if preset is not None:
         return feature_model(keep_tokens(untrained_autoencoder(preset, **overrides), tokens), **_untrained(preset))
     path = checkpoint or _shipped("pretrained")
-    return feature_model(keep_tokens(load_pretrained(path, **overrides).eval(), tokens), **_trained(path, overrides))
+    module = open_model(path, task="features", engine=False, **overrides).module
+    return feature_model(keep_tokens(module, tokens), **_trained(path, overrides))
 
 
 def _shipped(kind: Literal["classifier", "pretrained"]) -> Path:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kdcmae.evaluation.classification import Classification, ScoredClips
     from kdcmae.evaluation.clips import EvaluationClips
     from kdcmae.evaluation.pages import Pictures
-    from kdcmae.evaluation.retrieval import FeatureModel
-    from kdcmae.predictors import Predictor
 
 __all__ = ["command"]
 
@@ -91,7 +89,7 @@ def classification(setup: Setup, labels: Path | None, frames: Frames, modality: 
     from kdcmae.evaluation.classification import score_clips, summarize
     from kdcmae.evaluation.clips import label_map
 
-    predictor = _predictor(setup, modality)
+    predictor = setup.open("classify", **({} if modality is None else {"modality": modality}))
     facts = predictor.facts
     if facts.random_weights:
         note(f"note: {facts.name} has random weights; its scores mean nothing")
@@ -119,25 +117,16 @@ def classification(setup: Setup, labels: Path | None, frames: Frames, modality: 
 def retrieval(setup: Setup) -> None:
     """Find a clip's picture by its sound and back, with a pretraining checkpoint or an engine that gives features."""
     from kdcmae.evaluation.details import retrieval_details
-    from kdcmae.evaluation.retrieval import CheckpointFeatures, EngineFeatures, extract_features, retrieve
+    from kdcmae.evaluation.retrieval import extract_features, retrieve
 
-    features: FeatureModel
-    if setup.model.is_dir():
-        from kdcmae.runtime import load_engine
-        from kdcmae.runtime.preprocessing import Preprocessing
-
-        engine = load_engine(setup.model)
-        features, runs_on = EngineFeatures(engine), str(engine.manifest.target)
-        preprocessing = Preprocessing.from_dict(engine.manifest.preprocessing)
-    else:
-        model, preprocessing = setup.pretrained()
-        features, runs_on = CheckpointFeatures(model), "torch"
-    clips = setup.clips(preprocessing, None)
-    found = extract_features(features, watched(clips))
-    result = retrieve(found)
-    details = retrieval_details(found, result, clips.ids, most=setup.shown)
-    shown = [clip for one in details["examples"] for clip in (one["clip"], *one["found"])]
+    predictor = setup.open("features")
+    clips = setup.clips(predictor.facts.preprocessing, None)
+    features = extract_features(predictor, watched(clips))
+    result = retrieve(features)
+    details = retrieval_details(features, result, clips.ids, most=setup.shown)
+    shown = [clip for example in details["examples"] for clip in (example["clip"], *example["found"])]
     pictures = clips.pictures(shown) if setup.writes_page else {}
+    runs_on = predictor.facts.runs_on
     outcome = Outcome(task="retrieval", runs_on=runs_on, result=result, details=details, pictures=pictures)
     setup.finish(outcome, clips)
 
@@ -246,7 +235,7 @@ def probe(setup: Setup, train: str, labels: Path | None, modality: Modality | No
     classes = LabelMap.read(labels) if labels is not None else classes_of(train)
     sees: Modality = modality or "audiovisual"
     encoder, _ = init_classifier(model, num_classes=len(classes), modality=sees)
-    encoder.eval().to(setup.torch_device)
+    encoder.eval().to(model.pos_embed_a.device)
     fitted = setup.clips(preprocessing, classes, train=train, modality=sees)
     clips = setup.clips(preprocessing, classes, modality=sees)
     features = [task.pooled_features(encoder, watched(part)) for part in (fitted, clips)]
@@ -269,13 +258,3 @@ def _mistakes(
     details = classification_details(scored, result, clips.ids, several=several, most=setup.shown)
     worst = [one["clip"] for one in details["examples"]]
     return details, clips.pictures(worst) if setup.writes_page else {}
-
-
-def _predictor(setup: Setup, modality: Modality | None) -> Predictor:
-    from kdcmae.predictors import CheckpointPredictor, load_predictor
-
-    overrides = setup.overrides if modality is None else {**setup.overrides, "modality": modality}
-    predictor = load_predictor(setup.model, **overrides)
-    if isinstance(predictor, CheckpointPredictor):
-        predictor.classifier.to(setup.torch_device)
-    return predictor

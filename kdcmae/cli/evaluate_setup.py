@@ -12,7 +12,8 @@ import click
 from kdcmae.cli import evaluate_report as report
 from kdcmae.cli.common import Number, json_option, note, weights_option
 from kdcmae.cli.normalisation import NAMES, statistics_options
-from kdcmae.errors import ConfigError, DataError, DeviceError
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.predictors import Predictor, Task, open_model, refuse_checkpoint_options
 from kdcmae.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Setup:
         if not self.model.exists():
             raise ConfigError(f"{self.model}: no such file or folder; check the path")
         if self.model.is_dir():
-            self._refuse_options_of_checkpoints()
+            refuse_checkpoint_options(self.model, [*self.overrides, *(["device"] if self.device != "auto" else [])])
         for data in (self.data, *more_data):
             if not names_avsynth(data) and not Path(data).exists():
                 raise DataError(f"{data}: no such file or folder of clips; check the path")
@@ -78,13 +79,6 @@ class Setup:
                 self.output.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"--output {self.output}: {error.strerror}; name another folder") from error
-
-    def _refuse_options_of_checkpoints(self) -> None:
-        given = [*self.overrides, *(["device"] if self.device != "auto" else [])]
-        if given:
-            options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-            are, them = ("is", "it") if len(given) == 1 else ("are", "them")
-            raise ConfigError(f"{self.model} is an engine: {options} {are} for checkpoints; leave {them} out")
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -101,15 +95,6 @@ class Setup:
     def writes_page(self) -> bool:
         """Whether there will be a page to show clips on."""
         return self.page and self.output is not None
-
-    @property
-    def torch_device(self) -> str:
-        """Where a checkpoint runs."""
-        import torch
-
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
     def clips(
         self,
@@ -132,14 +117,16 @@ class Setup:
             split="test" if train is None else "train",
         )
 
-    def pretrained(self, **overrides: Any) -> tuple[KDCMAE, Preprocessing]:
-        """The pretraining checkpoint, ready to evaluate; ``overrides`` say what its file does not."""
-        from kdcmae import load_pretrained
+    def open(self, task: Task, **overrides: Any) -> Predictor:
+        """The model, ready to evaluate; ``overrides`` say what a checkpoint's file does not."""
+        return open_model(self.model, task=task, device=self.device, **self.overrides, **overrides)
 
-        if self.model.is_dir():
-            raise ConfigError(f"{self.model} is an engine; this task needs a pretraining checkpoint")
-        model = load_pretrained(self.model, **self.overrides, **overrides).eval().to(self.torch_device)
-        return model, model.config.preprocessing
+    def pretrained(self, **overrides: Any) -> tuple[KDCMAE, Preprocessing]:
+        """The module and the preprocessing of a pretraining checkpoint; ``overrides`` as of :meth:`open`."""
+        opened = open_model(
+            self.model, task="features", device=self.device, engine=False, **self.overrides, **overrides
+        )
+        return opened.module, opened.facts.preprocessing
 
     def finish(self, outcome: Outcome, clips: EvaluationClips) -> None:
         """Show what came out, and write it to ``--output``."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,13 @@ import click
 from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.data.labels import read_labels
-from kdcmae.errors import ConfigError, DataError, KdcmaeError
-from kdcmae.predictors import ModelFacts, Predictor, batched_logits, load_predictor
+from kdcmae.errors import ConfigError, DataError
+from kdcmae.predictors import ModelFacts, Predictor, open_model
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kdcmae.cli.predict_report import Progress, ScoredClip
-    from kdcmae.runtime.windows import Windowing
+    from kdcmae.evaluation.windows import ScoredClip
 
 __all__ = ["command"]
-
-_ROWS_AT_ONCE = 16  # that a model computes together; more save no time and hold more memory
 
 _MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", ".gguf", ".h5", ".npz", ".xml", ".plan"}
 
@@ -85,8 +78,6 @@ def command(
     kdcmae predict clip.mp4 --hop 1 --timeline clip.html
     """
     from kdcmae.cli import predict_report
-    from kdcmae.data.broken import BrokenClipError
-    from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 
     model, clips = _model_and_clips(paths)
     if timeline is not None:
@@ -94,136 +85,55 @@ def command(
     overrides = {name: value for name, value in options.items() if value is not None}
     if labels is not None:
         overrides["labels"] = read_labels(labels)
-    predictor = load_predictor(model, **overrides)
+    predictor = open_model(model, **overrides)
     facts = predictor.facts
     if facts.random_weights:
         note(f"note: {facts.name} has random weights; its labels mean nothing")
     if average_frames and facts.modality == "audio":
         raise ConfigError(f"--average-frames: {facts.name} is an audio model and sees no frames")
-    frame_numbers = range(FRAMES_PER_CLIP) if average_frames else (MIDDLE_FRAME,)
-    windowing = windowing_of(facts, window_s, hop_s)
     results = []
-    for number, path in enumerate(clips, start=1):
-        if len(clips) > 1:
-            note(f"[{number}/{len(clips)}] {path}")
-        try:
-            with predict_report.progress_of(path) as progress:
-                clip = score_clip(predictor, path, windowing, frame_numbers=frame_numbers, progress=progress)
-        except BrokenClipError as error:
-            reason = error.reason if str(path) in error.reason else f"{path}: {error.reason}"
-            note(f"error: {reason}")
-            result = {"path": str(path), "error": error.reason}
-        else:
-            result = predict_report.described(clip, top)
-            if not as_json:
-                predict_report.show(clip, top)
-            if timeline is not None:
-                predict_report.write_timeline(timeline, clip, facts.name)
-        results.append(result)
+    for clip in _scored(predictor, clips, average_frames=average_frames, window_s=window_s, hop_s=hop_s):
+        if isinstance(clip, dict):
+            results.append(clip)
+            continue
+        results.append(predict_report.described(clip, top))
+        if not as_json:
+            predict_report.show(clip, top)
+        if timeline is not None:
+            predict_report.write_timeline(timeline, clip, facts.name)
     if as_json:
         print_json({"model": _described(model, facts), "clips": results})
     if any("error" in result for result in results):
         raise SystemExit(DataError.exit_code)
 
 
-def windowing_of(facts: ModelFacts, window_s: float | None = None, hop_s: float | None = None) -> Windowing:
-    """The windows that a model takes of a clip.
-
-    Args:
-        facts: of the model.
-        window_s: seconds of a window; None for what the model hears at once.
-        hop_s: seconds from one to the next; None for half a window.
-
-    Raises:
-        ConfigError: the model cannot hear such a window, or the hop is longer than a window or too short.
-    """
-    from kdcmae.runtime.windows import Windowing
-
-    preprocessing = facts.preprocessing
-    return Windowing.of(
-        window_s, hop_s, longest=preprocessing.audio_samples, sample_rate_hz=preprocessing.sample_rate_hz
-    )
-
-
-def score_clip(
+def _scored(
     predictor: Predictor,
-    path: Path,
-    windowing: Windowing,
+    clips: tuple[Path, ...],
     *,
-    frame_numbers: Sequence[int],
-    progress: Progress = lambda done, total: None,
-) -> ScoredClip:
-    """Scores of every window of a clip.
+    average_frames: bool,
+    window_s: float | None,
+    hop_s: float | None,
+) -> Iterator[ScoredClip | dict[str, str]]:
+    """Scores of each clip in turn, or the path and the error of a clip that cannot be used."""
+    from kdcmae.cli.predict_report import progress_of
+    from kdcmae.data.broken import BrokenClipError
+    from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
+    from kdcmae.evaluation.windows import score_clip, windowing_of
 
-    Args:
-        predictor: the model.
-        path: the clip.
-        windowing: in samples at 16 kHz.
-        frame_numbers: which of each window's ten frames to use; their scores are averaged.
-        progress: told of the number of windows, and then of each.
-
-    Raises:
-        BrokenClipError: the clip cannot be used.
-        KdcmaeError: the model failed.
-    """
-    import numpy as np
-
-    from kdcmae.cli.predict_report import ScoredClip
-    from kdcmae.data.broken import clip_boundary
-    from kdcmae.data.windows import ClipWindows
-
-    facts = predictor.facts
-    start, model_s = time.perf_counter(), 0.0
-    spans: list[tuple[float, float]] = []
-    scored: list[NDArray[np.float32]] = []
-    waiting: list[dict[str, NDArray[Any]]] = []
-    rows = len(frame_numbers)
-    at_once = max(1, min(_ROWS_AT_ONCE, facts.batch[1]) // rows)
-    with clip_boundary(str(path)):
-        windows = ClipWindows(path, facts.modality, frame_numbers, windowing, mono=facts.preprocessing.mono)
-        arriving = iter(windows)
-    progress(0, len(windows))
-    while True:
-        with clip_boundary(str(path)):
-            window = next(arriving, None)
-            if window is not None:
-                spans.append((window.start_s, window.end_s))
-                waiting.append(_rows(predictor.prepare(window.waveform, window.frames), rows))
-        if waiting and (window is None or len(waiting) == at_once):
-            began = time.perf_counter()
-            scored.append(_scores(predictor, waiting, path))
-            model_s += time.perf_counter() - began
-            waiting = []
-        if window is None:
-            break
-        progress(len(spans), len(windows))
-    return ScoredClip(
-        path=path,
-        labels=facts.labels,
-        spans=tuple(spans),
-        scores=np.concatenate(scored),
-        decode_ms=round(1000 * (time.perf_counter() - start - model_s), 3),
-        model_ms=round(1000 * model_s, 3),
-    )
-
-
-def _rows(inputs: dict[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
-    """As many rows of each input as there are frames; a model that sees none has one for all."""
-    return {name: array if len(array) == rows else array.repeat(rows, axis=0) for name, array in inputs.items()}
-
-
-def _scores(predictor: Predictor, windows: Sequence[dict[str, NDArray[Any]]], path: Path) -> NDArray[np.float32]:
-    """(windows, classes), averaged over the frames of each."""
-    import numpy as np
-
-    from kdcmae.runtime.scores import scores
-
-    inputs = {name: np.concatenate([window[name] for window in windows]) for name in windows[0]}
-    logits = batched_logits(predictor, inputs)
-    if not np.isfinite(logits).all():
-        raise KdcmaeError(f"{predictor.facts.name} gave logits that are not finite for {path}")
-    found = scores(logits, predictor.facts.scores)
-    return found.reshape(len(windows), -1, found.shape[-1]).mean(axis=1)
+    frame_numbers = range(FRAMES_PER_CLIP) if average_frames else (MIDDLE_FRAME,)
+    windowing = windowing_of(predictor.facts, window_s, hop_s)
+    for number, path in enumerate(clips, start=1):
+        if len(clips) > 1:
+            note(f"[{number}/{len(clips)}] {path}")
+        try:
+            with progress_of(path) as progress:
+                clip = score_clip(predictor, path, windowing, frame_numbers=frame_numbers, progress=progress)
+        except BrokenClipError as error:
+            note(f"error: {error.reason if str(path) in error.reason else f'{path}: {error.reason}'}")
+            yield {"path": str(path), "error": error.reason}
+        else:
+            yield clip
 
 
 def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:

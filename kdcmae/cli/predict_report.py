@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,48 +17,14 @@ from kdcmae.files.replacing import replacing
 from kdcmae.terminal import bar, line, say, status, table
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from kdcmae.evaluation.windows import Progress, ScoredClip
 
-__all__ = ["Progress", "ScoredClip", "check_timeline", "described", "progress_of", "show", "write_timeline"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["check_timeline", "described", "progress_of", "show", "write_timeline"]
 
 _ROWS = 40  # of a table over time; more windows than that are joined where their best label is the same
 _NOTE_EVERY_S = 10.0
 _MANY = 100  # windows, which are told of before the first is scored
 _KINDS = (".png", ".html")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScoredClip:
-    """Scores of a clip's windows.
-
-    Args:
-        path: of the clip.
-        labels: of the classes.
-        spans: of the windows, start and end in seconds.
-        scores: (windows, classes).
-        decode_ms: to read and prepare all of it.
-        model_ms: of the model.
-    """
-
-    path: Path
-    labels: tuple[str, ...]
-    spans: tuple[tuple[float, float], ...]
-    scores: NDArray[np.float32]
-    decode_ms: float
-    model_ms: float
-
-    def best(self, scores: NDArray[np.floating[Any]], top: int) -> list[dict[str, Any]]:
-        """The best labels and their scores, best first.
-
-        Args:
-            scores: (classes,).
-            top: how many.
-        """
-        chosen = scores.argsort()[::-1][:top]
-        return [{"label": self.labels[number], "score": float(scores[number])} for number in chosen]
 
 
 def described(clip: ScoredClip, top: int) -> dict[str, Any]:

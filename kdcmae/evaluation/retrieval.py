@@ -9,25 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import DataError, EngineError
-from kdcmae.predictors import in_batches
-
-if TYPE_CHECKING:
-    from kdcmae.pretraining import KDCMAE
-    from kdcmae.runtime import Engine
+from kdcmae.errors import DataError
+from kdcmae.predictors import AUDIO_FEATURES, VIDEO_FEATURES, Predictor, batched_outputs
 
 __all__ = [
-    "AUDIO_FEATURES",
-    "VIDEO_FEATURES",
-    "CheckpointFeatures",
     "Direction",
-    "EngineFeatures",
-    "FeatureModel",
     "Features",
     "Retrieval",
     "best_answers",
@@ -37,9 +28,6 @@ __all__ = [
     "retrieve",
     "spread_queries",
 ]
-
-AUDIO_FEATURES, VIDEO_FEATURES = "audio_features", "video_features"
-"""The outputs (batch, D) of an engine that retrieval can use."""
 
 _RANKS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, 1000), (1001, math.inf))
 
@@ -82,67 +70,23 @@ class Retrieval:
     chance: Direction
 
 
-class FeatureModel(Protocol):
-    """A model that turns prepared inputs into pooled features."""
-
-    def features(self, audio: Float32, image: Float32) -> Features:
-        """(B, T, 128) and (B, 3, S, S) -> (B, D) each."""
-
-
-class CheckpointFeatures:
-    """The unmasked features of a pretraining model, averaged over tokens, on whatever device it is."""
-
-    def __init__(self, model: KDCMAE) -> None:
-        self.model = model
-
-    def features(self, audio: Float32, image: Float32) -> Features:
-        import torch
-
-        device = self.model.pos_embed_a.device
-        with torch.inference_mode():
-            tokens = self.model.forward_features(torch.from_numpy(audio).to(device), torch.from_numpy(image).to(device))
-        return Features(*(part.mean(dim=1).cpu().numpy() for part in tokens))
-
-
-class EngineFeatures:
-    """The features of a compiled engine.
-
-    Raises:
-        EngineError: the engine has no feature outputs.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        outputs = [spec.name for spec in engine.manifest.outputs]
-        if not {AUDIO_FEATURES, VIDEO_FEATURES} <= set(outputs):
-            raise EngineError(
-                f"engine {engine.folder} gives only {', '.join(outputs)}; retrieval needs {AUDIO_FEATURES} and "
-                f"{VIDEO_FEATURES}: compile the pretraining checkpoint with --task features"
-            )
-        self.engine = engine
-
-    def features(self, audio: Float32, image: Float32) -> Features:
-        batch = self.engine.manifest.batch
-        outputs = in_batches(
-            lambda feed: self.engine.infer(dict(feed)), {"audio": audio, "image": image}, (batch.min, batch.max)
-        )
-        return Features(outputs[AUDIO_FEATURES], outputs[VIDEO_FEATURES])
-
-
-def extract_features(model: FeatureModel, batches: Iterable[Mapping[str, Any]]) -> Features:
+def extract_features(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Features:
     """Run a model over clips.
 
     Args:
-        model: a checkpoint or an engine.
+        predictor: opened for its features.
         batches: of clips.
 
     Raises:
         DataError: no clips.
         KdcmaeError: the model failed.
     """
-    parts = [model.features(np.asarray(batch["audio"]), np.asarray(batch["image"])) for batch in batches]
+    parts = [
+        batched_outputs(predictor, {name: np.asarray(batch[name]) for name in ("audio", "image")}) for batch in batches
+    ]
     if not parts:
         raise DataError("no clips to evaluate")
-    return Features(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("audio", "video")))
+    return Features(*(np.concatenate([part[name] for part in parts]) for name in (AUDIO_FEATURES, VIDEO_FEATURES)))
 
 
 def retrieve(features: Features, *, chunk: int = 1024) -> Retrieval:

@@ -282,7 +282,7 @@ def test_retrieval(models: dict[str, Path], manifest: Callable[..., Path], tmp_p
     assert "R@10 (%)" in table
     failed = run("retrieval", models["engine"], "--data", data)
     assert failed.exit_code == 2
-    assert "gives only logits" in failed.stderr
+    assert "computes only logits" in failed.stderr
 
 
 def test_inpainting(models: dict[str, Path], manifest: Callable[..., Path], tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_statistics_that_a_file_does_not_state(
     assert found != pytest.approx(published, abs=1e-3)
     refused = run(engine, clip, *options[2:])
     assert refused.exit_code == 2
-    assert "is an engine: --fbank-mean is for checkpoints" in refused.stderr
+    assert "--fbank-mean, --fbank-std, --image-mean, --image-std and --mono are for checkpoints" in refused.stderr
 
 
 def test_a_model_hears_the_channels_that_it_learned_from(checkpoint: Callable[..., Path], tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expectation:
     lines = []
     for path in sorted((folder / "test").glob("*.mp4")):
         clip = read_clip(path)
-        logits = predictor.logits(predictor.prepare(clip.waveform, [clip.frames[5]]))
+        logits = predictor.infer(predictor.prepare(clip.waveform, [clip.frames[5]]))["logits"]
         lines.append(json.dumps({"clip": str(path), "logits": logits[0].tolist()}))
     (folder / "theirs.jsonl").write_text("\n".join(lines))
     return Expectation(path=folder / "theirs.jsonl")

@@ -14,7 +14,7 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main as compile_main
 from kdcmae.errors import DataError, EngineInputError, KdcmaeError
 from kdcmae.evaluation.classification import ScoredClips, score_clips, summarize
-from kdcmae.predictors import CheckpointPredictor, load_predictor
+from kdcmae.predictors import CheckpointPredictor, open_model
 
 SMALL = {"audio_length": 64, "image_size": 32, "embed_dim": 64, "num_heads": 2, "specific_depth": 1}
 CLASSES = 4
@@ -88,14 +88,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize(("sizes", "frames"), [((3, 2), None), ((5, 1), None), ((3, 1), 3)])
 def test_engine_and_checkpoint_agree(folders: tuple[Path, Path], sizes: tuple[int, ...], frames: int | None) -> None:
     data = batches(sizes, frames)
-    by_torch, by_engine = (score_clips(load_predictor(path), data) for path in folders)
+    by_torch, by_engine = (score_clips(open_model(path), data) for path in folders)
     np.testing.assert_allclose(by_engine.scores, by_torch.scores, atol=1e-5)
     np.testing.assert_array_equal(by_engine.positives, by_torch.positives)
 
 
 def test_an_engine_needs_all_its_inputs(folders: tuple[Path, Path]) -> None:
     with pytest.raises(EngineInputError, match="image is missing"):
-        score_clips(load_predictor(folders[1]), batches(), missing="video")
+        score_clips(open_model(folders[1]), batches(), missing="video")
 
 
 def test_summarize() -> None:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from kdcmae import KDCMAE
 from kdcmae.errors import DataError, EngineError
 from kdcmae.evaluation.retrieval import (
-    CheckpointFeatures,
     Direction,
-    EngineFeatures,
     Features,
     extract_features,
     retrieve,
 )
+from kdcmae.predictors import CheckpointPredictor, EnginePredictor
+from kdcmae.runtime.preprocessing import Preprocessing
 
 SMALL = {"audio_length": 64, "image_size": 32, "embed_dim": 64, "num_heads": 2, "specific_depth": 1}
 
@@ -43,7 +43,7 @@ def batches(*sizes: int) -> list[dict[str, torch.Tensor]]:
 def test_the_features_are_the_means_of_the_unmasked_tokens() -> None:
     torch.manual_seed(0)
     model = KDCMAE.from_preset("tiny", **SMALL).eval()
-    features = extract_features(CheckpointFeatures(model), batches(3, 2))
+    features = extract_features(CheckpointPredictor(model, "tiny", batch_size=2), batches(3, 2))
     with torch.no_grad():
         tokens = [model.forward_features(batch["audio"], batch["image"]) for batch in batches(3, 2)]
     for part, name in enumerate(("audio", "video")):
@@ -119,7 +119,7 @@ def test_features_without_direction_are_refused(bad: float) -> None:
 
 def test_no_clips() -> None:
     with pytest.raises(DataError, match="no clips"):
-        extract_features(EngineFeatures(FeatureEngine()), [])  # type: ignore[arg-type]
+        extract_features(EnginePredictor(FeatureEngine(), "features"), [])  # type: ignore[arg-type]
 
 
 class FeatureEngine:
@@ -129,7 +129,13 @@ class FeatureEngine:
 
     def __init__(self, outputs: tuple[str, ...] = ("logits", "audio_features", "video_features")) -> None:
         self.manifest = SimpleNamespace(
-            outputs=[SimpleNamespace(name=name) for name in outputs], batch=SimpleNamespace(min=2, max=3)
+            target="onnx",
+            model={"name": "tiny", "modality": "audiovisual", "random_weights": False},
+            outputs=[SimpleNamespace(name=name) for name in outputs],
+            labels=(),
+            scores="softmax",
+            preprocessing=Preprocessing().to_dict(),
+            batch=SimpleNamespace(min=2, max=3),
         )
 
     def infer(self, feed: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -139,11 +145,11 @@ class FeatureEngine:
 
 def test_features_of_an_engine() -> None:
     data = batches(4, 1)
-    features = extract_features(EngineFeatures(FeatureEngine()), data)  # type: ignore[arg-type]
+    features = extract_features(EnginePredictor(FeatureEngine(), "features"), data)  # type: ignore[arg-type]
     np.testing.assert_allclose(features.audio, torch.cat([batch["audio"].mean(dim=1) for batch in data]), atol=1e-6)
     assert features.video.shape == (5, 3)
 
 
 def test_an_engine_with_only_logits_says_so() -> None:
-    with pytest.raises(EngineError, match="gives only logits; retrieval needs audio_features and video_features"):
-        EngineFeatures(FeatureEngine(("logits",)))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="computes only logits; retrieval needs audio_features and video_features"):
+        EnginePredictor(FeatureEngine(("logits",)), "features")  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ from kdcmae import KDCMAE, KDCMAEClassifier
 from kdcmae.data.broken import BrokenClips
 from kdcmae.errors import DataError, TrainingError
 from kdcmae.evaluation.metrics import accuracy, average_precision
-from kdcmae.evaluation.retrieval import CheckpointFeatures, extract_features, retrieve
+from kdcmae.evaluation.retrieval import extract_features, retrieve
+from kdcmae.predictors import CheckpointPredictor
 from kdcmae.training.distributed import spread
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
 from kdcmae.training.validation import Validation, validate
@@ -56,7 +57,7 @@ def test_pretraining_is_measured_by_its_losses_and_retrieval(random_runs, source
     torch.manual_seed(0)
     model = KDCMAE.from_preset("tiny", **random_runs.SIZES, **random_runs.DECODER)
     found = measured(PretrainingTask(model, seed=0), model, source).metrics
-    recall = retrieve(extract_features(CheckpointFeatures(model), [source.clips]))
+    recall = retrieve(extract_features(CheckpointPredictor(model, ""), [source.clips]))
     both = (recall.audio_to_video.recall_at_1 + recall.video_to_audio.recall_at_1) / 2
     assert found["recall_at_1"] == both
     assert {"loss", "reconstruction", "contrastive_accuracy"} <= found.keys()
