@@ -23,7 +23,8 @@ from kdcmae.compile.quantize.calibration import Clips, prepare_clips
 from kdcmae.compile.quantize.listed import EVALUATED, choosing_half, list_data, require_labels
 from kdcmae.compile.sessions import open_session
 from kdcmae.errors import ConfigError, DataError, GateError
-from kdcmae.evaluation.paired import Loss, Metric, metric_of, paired_loss
+from kdcmae.evaluation.exam import Exam
+from kdcmae.evaluation.paired import Loss, metric_of
 from kdcmae.runtime.manifest import BatchRange
 
 __all__ = ["Accuracy", "Evaluation", "open_graph"]
@@ -118,14 +119,14 @@ class Evaluation:
             raise DataError(f"{clips.source}: accuracy needs two clips at least, one to choose and one to report")
         self._clips, self._most = clips, most
         self._output = model.outputs[0].name
-        self._reference = self._logits(lambda feed: models.reference(model, feed), clips)
-        self._metric: Metric = metric_of(model.scores)
         self._source = clips.source
+        reference = self._logits(lambda feed: models.reference(model, feed), clips)
         if model.facts["random_weights"]:
-            self._metric, self._source = "top-1", f"{clips.source}, labelled by the model itself"
-            self._targets = self._reference == self._reference.max(axis=1, keepdims=True)
+            self._source = f"{clips.source}, labelled by the model itself"
+            self._exam = Exam(positives=reference == reference.max(axis=1, keepdims=True), reference=reference)
         else:
-            self._targets = clips.targets(model.classes)
+            targets = clips.targets(model.classes)
+            self._exam = Exam(positives=targets, metric=metric_of(model.scores), reference=reference)
 
     @classmethod
     def on(cls, model: EngineModel, data: str | Path, batch: BatchRange) -> Evaluation:
@@ -162,15 +163,14 @@ class Evaluation:
         return self._measure(run, self._reporting)
 
     def _measure(self, run: Run, half: Sequence[int]) -> Accuracy:
-        found = self._logits(run, self._clips.part(half))
-        if not np.isfinite(found).all():
-            raise GateError(f"accuracy: {self._output} is not finite for {_rows_lost(found)} of {len(found)} clips")
-        reference = self._reference[half]
-        same = found.argmax(axis=1) == reference.argmax(axis=1)
+        answers = self._logits(run, self._clips.part(half))
+        if not np.isfinite(answers).all():
+            raise GateError(f"accuracy: {self._output} is not finite for {_rows_lost(answers)} of {len(answers)} clips")
+        exam = self._exam.part(half)
         return Accuracy(
             source=self._source,
-            loss=paired_loss(self._metric, reference, found, self._targets[half]),
-            agreement=100 * float(same.mean()),
+            loss=exam.loss(answers),
+            agreement=100 * exam.agreement(answers),
             others=self._clips.count - len(half),
             most=self._most,
             broken=self._clips.broken,
