@@ -384,5 +384,6 @@ def resize_crop_matrix(size_in: int, size_resized: int, size_out: int) -> Float6
     distance = np.abs(np.arange(size_in) + 0.5 - centres[:, None]) / max(scale, 1.0)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights: Float64 = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights

@@ -185,7 +185,8 @@ def _in_full_scale(samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
         return samples
     if samples.dtype.kind == "i":
         exact = np.float32 if samples.dtype.itemsize <= 2 else np.float64
-        return np.divide(samples, 2.0 ** (8 * samples.dtype.itemsize - 1), dtype=exact)
+        scaled: NDArray[np.floating[Any]] = np.divide(samples, 2.0 ** (8 * samples.dtype.itemsize - 1), dtype=exact)
+        return scaled
     if samples.dtype == np.uint8:  # the one unsigned format of PCM, with silence at 128
         return (samples.astype(np.float32) - 128) / 128
     raise DataError(f"waveform of dtype {samples.dtype} must be floating point, signed integers or uint8")
@@ -210,7 +211,8 @@ def _filter_taps(block: int, up: int, down: int) -> Float32:
     side = _filter_side(up, down)
     phases = np.arange(_PHASES_PER_BLOCK * block, min(up, _PHASES_PER_BLOCK * (block + 1)))
     scale = _unscaled_taps(np.zeros(1), side, up, down).sum()
-    return (_unscaled_taps(phases / up, side, up, down) / scale).astype(np.float32)
+    taps: Float32 = (_unscaled_taps(phases / up, side, up, down) / scale).astype(np.float32)
+    return taps
 
 
 def _unscaled_taps(delay: NDArray[np.float64], side: int, up: int, down: int) -> NDArray[np.float64]:

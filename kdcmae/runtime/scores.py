@@ -26,4 +26,5 @@ def scores(logits: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
     if kind == "sigmoid":
         return np.exp(-np.logaddexp(0.0, -wide))
     exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return shares

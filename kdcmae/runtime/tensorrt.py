@@ -70,7 +70,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
 def error_logger(trt: Any) -> Any:
     """A logger that keeps TensorRT's errors for the exception instead of writing them to stderr."""
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]  # known only when TensorRT is imported
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
