@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check fuzz test-capped test-avx2 test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets clean
+.PHONY: demo test check fuzz test-capped test-avx2 test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -99,6 +99,15 @@ assets: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/kdcmae finetune --data avsynth:6000 --output out/assets/finetuned $(TRAIN) \
 		--checkpoint out/assets/pretrained/model.safetensors > out/assets/finetuned.json
 	$(BIN)/python -m kdcmae.bench.studies.assets out/assets
+
+# docs/settings.md, from the options of the commands and the dataclasses of the settings.
+docs: $(STAMP)
+	$(BIN)/python docs/tools/settings.py
+
+# docs/demo.svg: the demo, run and recorded.
+picture: $(STAMP)
+	rm -f out/demo.txt
+	$(BIN)/python docs/tools/terminal.py
 
 # 7 MB of genuine bindings that tests/contract holds the code against; nothing of them is installed.
 $(CONTRACT): $(STAMP)

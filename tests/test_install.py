@@ -23,7 +23,9 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("kdcmae", "kernels", "compile", "bench")
+DOCUMENTS = ("docs", "examples")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt")
+FILES += ("CHANGELOG.md", "CONTRIBUTING.md")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -154,7 +156,7 @@ def distributions(shared: Path) -> Path:
     with FileLock(shared / "distributions.lock"):
         if not folder.is_dir():
             checkout = shared / "checkout"
-            for name in SOURCES:
+            for name in (*SOURCES, *DOCUMENTS):
                 shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
             for name in FILES:
                 shutil.copy(ROOT / name, checkout / name)
@@ -219,7 +221,7 @@ def test_the_sdist_and_its_wheel_hold_every_file_of_the_packages(distributions, 
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         tops = {name.split("/")[1] for name in archive.getnames() if "/" in name}
-    assert tops == {*SOURCES, *FILES, "PKG-INFO", "setup.cfg", "kdcmae.egg-info"}
+    assert tops == {*SOURCES, *DOCUMENTS, *FILES, "PKG-INFO", "setup.cfg", "kdcmae.egg-info"}
 
 
 def test_an_app_runs_an_engine_with_numpy_and_its_library_alone(device, engine):

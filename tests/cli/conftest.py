@@ -12,7 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests share predicting.py, and help_examples.py's walk over commands
+sys.path.insert(0, str(Path(__file__).parent))  # tests share predicting.py and help_examples.py
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "tools"))  # which takes the walk over commands from there
 
 from predicting import LABELS, SMALL
 

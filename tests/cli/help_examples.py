@@ -1,31 +1,27 @@
-"""The examples in every command's help, found by a walk over all commands."""
+"""Commands that a person copies: from every command's help, from the README and from docs/."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
 from itertools import takewhile
 from pathlib import Path
 
-import click
+from programs import EVERY, PROGRAMS
 
-from kdcmae.bench.cli import main as bench
-from kdcmae.cli import main as kdcmae
-from kdcmae.cli.commands import LazyGroup
-from kdcmae.compile.cli import main as compile_
-
-PROGRAMS: dict[str, click.Command] = {"kdcmae": kdcmae, "kdcmae-compile": compile_, "kdcmae-bench": bench}
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 _REMARK = re.compile(r"\s+#.*$")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _VARIABLE = re.compile(r"^[A-Z_]+=\S+$")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example: the command whose help has it, and its line as a person would type it, without a remark."""
+    """One example: the command or the page that has it, and its line as a person would type it, without a remark."""
 
     path: tuple[str, ...]
     line: str
@@ -49,29 +45,48 @@ class Example:
         return self.line.partition(" > ")[2] or None
 
 
-def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all that are below it, by the words that call them."""
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        names = command._modules if isinstance(command, LazyGroup) else command.list_commands(context)
-        for name in names:
-            below = command.get_command(context, name)
-            assert below is not None
-            yield from commands(below, (*path, name))
-
-
-EVERY = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, (name,)))
-
-
 def examples() -> list[Example]:
-    """Every line that starts a program, and what continues it, in the parts of a help that are not wrapped."""
+    """Every line that starts a program, with its continuation, of all helps and pages, each once."""
     found = []
     for path, command in EVERY.items():
         parts = [part for part in inspect.cleandoc(command.help or "").split("\n\n") if part.startswith("\b\n")]
-        text = re.sub(r"\\\n\s*", "", "\n".join(parts))
-        for row in map(str.strip, text.splitlines()):
-            first = next((word for word in row.split() if not _VARIABLE.match(word)), "")
-            if first in (*PROGRAMS, "torchrun"):
-                found.append(Example(path, _REMARK.sub("", row)))
+        found += [Example(path, line) for line in _lines("\n".join(parts)) if _starts_a_program(line)]
+    for page in PAGES:
+        for block in blocks(page, "sh", "console"):
+            found += [Example((page.name,), line) for line in _lines(block) if _starts_a_program(line)]
+    unique: dict[str, Example] = {}
+    for example in found:
+        unique.setdefault(example.line, example)
+    return list(unique.values())
+
+
+def other_lines() -> list[tuple[Path, str]]:
+    """Every command of a page that starts none of the three programs."""
+    lines = [(page, line) for page in PAGES for block in blocks(page, "sh", "console") for line in _lines(block)]
+    return [(page, line) for page, line in lines if not _starts_a_program(line)]
+
+
+def sessions(page: Path) -> list[tuple[str, str]]:
+    """Every command of a page that stands with what it prints: both, of its ``console`` blocks of one command."""
+    texts = [text for kind, text in _FENCE.findall(page.read_text(encoding="utf-8")) if kind == "console"]
+    return [(first.removeprefix("$ "), rest) for text in texts for first, _, rest in [text.partition("\n")]]
+
+
+def blocks(page: Path, *kinds: str) -> list[str]:
+    """The code blocks of a page that are marked as one of some kinds; of ``console`` only what follows ``$``."""
+    found = []
+    for kind, text in _FENCE.findall(page.read_text(encoding="utf-8")):
+        if kind in kinds:
+            typed = re.findall(r"^\$ (.*)", text, re.MULTILINE)
+            found.append("\n".join(typed) if kind == "console" else text)
     return found
+
+
+def _lines(text: str) -> list[str]:
+    rows = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [line for row in rows if (line := _REMARK.sub("", row.strip())) and not line.startswith("#")]
+
+
+def _starts_a_program(line: str) -> bool:
+    first = next((word for word in line.split() if not _VARIABLE.match(word)), "")
+    return first in (*PROGRAMS, "torchrun")

@@ -1,25 +1,32 @@
-"""Every example in a help runs as it is printed.
+"""Every command and every Python block that a person copies, from a help, the README or docs/, runs as it is printed.
 
-All of them are understood by their command, in a folder that has files of the names they use. Those that take seconds
-also run, over few clips and with recipes of tiny models.
+All commands are understood, in a folder that has files of the names they use. Those that take seconds also run, over
+few clips and with recipes of tiny models. The Python blocks run on the engine that the first command builds.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
+import runpy
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from help_examples import EVERY, PROGRAMS, Example, examples
+from help_examples import EVERY, PAGES, PROGRAMS, ROOT, Example, blocks, examples, sessions
 
+from kdcmae.bench.run.peers import find_peer
 from kdcmae.cli.commands import KdcmaeCommand
+from kdcmae.runtime import load_engine
 
 EXAMPLES = examples()
+EXAMPLE_PAGES = [page for page in PAGES if page.parent.parent.name == "examples"]
 TRAINING_TESTS = Path(__file__).parents[1] / "training"
 
 LONG = {
@@ -32,15 +39,22 @@ LONG = {
     "kdcmae-bench profile": "writes a table into the README that it is given",
     "kdcmae-bench readme": "writes tables into the README",
     "kdcmae-bench suite": "measures for ten minutes",
-    "kdcmae data synth": "makes 600 clips for minutes; the tests of that command make fewer",
+    "kdcmae data synth out/avsynth": "makes 600 clips for minutes; the tests of that command make fewer",
     "kdcmae-compile --budget-ms": "builds every candidate",
     "kdcmae-compile --target openvino --precision int8": "builds twice",
     "kdcmae-compile --target openvino --checkpoint": "builds as the first example does",
     "kdcmae-compile --target trt": "needs TensorRT",
     "kdcmae-compile diagnose": "builds once more and compares layer by layer",
+    "kdcmae-compile --target onnx": "builds as the first example does",
+    "kdcmae-compile diff": "compares two engines; the tests of that command do",
+    "ONEDNN_MAX_CPU_ISA=AVX2 kdcmae-compile": "takes effect in a process of its own only, and builds",
+    "kdcmae-compile --target openvino --precision bf16 --preset base": "builds the base model",
+    "kdcmae pretrain --data out/avsynth/": "trains; the helps' examples of that command run",
+    "kdcmae finetune --data out/avsynth/train.jsonl --validation": "trains; the helps' examples of that command run",
+    "kdcmae evaluate classification out/finetuned": "needs a run's checkpoint; the helps' examples of that command run",
     "torchrun": "starts eight processes",
 }
-"""Examples that are parsed alone, by how their lines begin, and why."""
+"""Examples that are only parsed, by how their lines begin, and why."""
 
 
 def is_long(example: Example) -> bool:
@@ -117,8 +131,9 @@ def make_files(folder: Path, random_runs) -> None:
     for name in ("train.jsonl", "test.jsonl", "clips.jsonl"):
         (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in listed))
     (folder / "videos.csv").write_text("path\n" + "".join(f"{row['path']}\n" for row in listed))
-    shutil.copy(manifest.with_name("labels.csv"), folder / "classes.csv")
-    for name in ("clip.mp4", "another.mp4"):
+    for name in ("classes.csv", "labels.csv"):
+        shutil.copy(manifest.with_name("labels.csv"), folder / name)
+    for name in ("clip.mp4", "another.mp4", "concert.mp4"):
         shutil.copy(folder / listed[0]["path"], folder / name)
     shutil.copy(assets.checkpoint("classifier"), folder / "model.safetensors")
     torch.save(load_classifier(folder / "model.safetensors").state_dict(), folder / "model.pth")
@@ -140,27 +155,84 @@ def invoked(example: Example, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return "" if result.exit_code == 0 else f"{example.line}\n{result.output}"
 
 
-@pytest.mark.slow
-def test_examples_run_as_printed(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of everything that examples and Python blocks name: files, engines and a device card."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TRAINING_TESTS))
+        make_files(folder, importlib.import_module("random_run"))
+        failures = [invoked(_line("kdcmae-compile --target openvino"), folder, patch)]
+        (built,) = (path for path in (folder / "out").iterdir() if path.name.startswith("openvino"))
+        for name in ("openvino-fp32", "ov"):
+            if name != built.name:
+                shutil.copytree(built, folder / "out" / name)
+        failures.append(invoked(next(example for example in EXAMPLES if example.written), folder, patch))
+    shutil.copy(folder / "nuc.json", folder / "board.json")
+    assert not any(failures), failures
+    return folder
+
+
+def _line(text: str) -> Example:
+    return next(example for example in EXAMPLES if example.line == text)
+
+
+@pytest.mark.slow
+def test_examples_run_as_printed(made, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TRAINING_TESTS))
-    random_runs = importlib.import_module("random_run")
-    tiny_recipes(random_runs, monkeypatch)
-    made = tmp_path / "made"
-    make_files(made, random_runs)
-    engine = next(example for example in EXAMPLES if example.line == "kdcmae-compile --target openvino")
-    failures = [invoked(engine, made, monkeypatch)]
-    (built,) = (path for path in (made / "out").iterdir() if path.name.startswith("openvino"))
-    for name in ("openvino-fp32", "ov"):
-        if name != built.name:
-            shutil.copytree(built, made / "out" / name)
-    check = next(example for example in EXAMPLES if example.written)
-    failures.append(invoked(check, made, monkeypatch))
-    # Those of one help follow each other in one folder.
+    tiny_recipes(importlib.import_module("random_run"), monkeypatch)
+    ran_already = (_line("kdcmae-compile --target openvino"), *(example for example in EXAMPLES if example.written))
+    failures = []
+    # Those of one help or page follow each other in one folder.
     for number, path in enumerate(dict.fromkeys(example.path for example in EXAMPLES)):
         folder = tmp_path / str(number)
         shutil.copytree(made, folder)
         for example in EXAMPLES:
-            if example.path == path and example not in (engine, check) and not is_long(example):
+            if example.path == path and example not in ran_already and not is_long(example):
                 failures.append(invoked(example, folder, monkeypatch))
     assert not any(failures), "\n\n".join(filter(None, failures))
+
+
+@pytest.mark.slow
+def test_python_blocks_run_as_printed(made, monkeypatch):
+    monkeypatch.chdir(made)
+    ran = 0
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), {"__name__": page.stem})
+            ran += 1
+    assert ran >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in EXAMPLE_PAGES if sessions(page)], ids=lambda page: page.parent.name)
+def test_examples_print_what_their_readme_shows(page, made, monkeypatch, capsys):
+    from kdcmae.data.avsynth.files import generate
+
+    demo = made / "out" / "demo"
+    if not demo.is_dir():  # what `make demo` leaves
+        generate(demo / "avsynth", clips=1, split="test")
+        shutil.copytree(made / "out" / "ov", demo / "openvino")
+    monkeypatch.chdir(made)
+    ((command, printed),) = sessions(page)
+    python, script, *arguments = shlex.split(command)
+    assert python == "python"
+    monkeypatch.setattr("sys.argv", [script, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    captured = capsys.readouterr()
+    assert ended.value.code == 0, captured.err
+    assert _without_digits(captured.out) == _without_digits(printed)
+
+
+def test_the_example_of_a_peer_runs_an_engine(engine):
+    peer = find_peer(str(ROOT / "examples" / "bench-peer" / "plain_onnx.py"))
+    subject = peer.load(str(engine), 1)
+    inputs = {spec.name: np.zeros((2, *spec.shape[1:]), np.float32) for spec in subject.facts.inputs}
+    with load_engine(engine) as loaded:
+        np.testing.assert_allclose(subject.run(inputs)["logits"], loaded.infer(inputs)["logits"], atol=1e-5)
+
+
+def _without_digits(text: str) -> str:
+    return re.sub(r"\d", "0", text)
