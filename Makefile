@@ -100,9 +100,11 @@ assets: $(STAMP)
 		--checkpoint out/assets/pretrained/model.safetensors > out/assets/finetuned.json
 	$(BIN)/python -m kdcmae.bench.studies.assets out/assets
 
-# docs/settings.md, from the options of the commands and the dataclasses of the settings.
+# docs/settings.md, from the options of the commands and the dataclasses of the settings, and the README's table of what
+# to expect, from bench/results/.
 docs: $(STAMP)
 	$(BIN)/python docs/tools/settings.py
+	$(BIN)/python docs/tools/expect.py
 
 # docs/demo.svg: the demo, run and recorded.
 picture: $(STAMP)
