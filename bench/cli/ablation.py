@@ -1,4 +1,4 @@
-"""``kdcmae-bench ablation``: what each part of the objective is worth."""
+"""``kdcmae-bench ablation``: the gain of each part of the objective."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.report.files import RESULTS
+from kdcmae.bench.cli.publishing import publish, publishing_options, report_file
 from kdcmae.bench.studies.ablation.plan import ROWS
-from kdcmae.cli.common import KdcmaeCommand, json_option, note, thread_count
+from kdcmae.cli.common import KdcmaeCommand, note, thread_count
 
 __all__ = ["command"]
 
@@ -32,24 +31,16 @@ __all__ = ["command"]
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("out/ablation"),
     show_default=True,
-    help="Of the runs; finished ones in it are kept, killed ones go on.",
+    help="Folder of the runs. Finished runs are reused, interrupted ones resume.",
 )
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=RESULTS / "ablation.json",
-    show_default=True,
-    help="Where the JSON goes.",
-)
-@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the table there.")
-@json_option
+@publishing_options("ablation.json")
 def command(
     seeds: int,
     names: tuple[str, ...],
     processes: int,
     threads: int,
     folder: Path,
-    output: Path,
+    output: Path | None,
     readme: Path | None,
     as_json: bool,
 ) -> None:
@@ -60,16 +51,16 @@ def command(
     on held-out clips of AVSynth: accuracy, and after pretraining retrieval and localisation.
 
     \b
-    kdcmae-bench ablation --readme docs/measured.md
+    kdcmae-bench ablation --readme
     """
     from kdcmae.bench.studies.ablation.plan import AblationSettings
-    from kdcmae.bench.studies.ablation.readme import BEGIN, END, render
+    from kdcmae.bench.studies.ablation.section import SECTION
     from kdcmae.bench.studies.ablation.suite import run_ablation
 
     settings = AblationSettings(seeds=tuple(range(seeds)))
     rows = tuple(row for row in ROWS if not names or row.name in names)
     report = run_ablation(settings, folder, processes=processes, threads=threads, rows=rows, on_cell=_tell)
-    publish(report, render(report), output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)
+    publish(SECTION, report, output=report_file(output, "ablation.json"), readme=readme, as_json=as_json)
 
 
 def _tell(result: dict[str, Any], done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""``kdcmae-bench accuracy``: what each engine and precision costs."""
+"""``kdcmae-bench accuracy``: the loss of accuracy of each engine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.report.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, json_option, note
+from kdcmae.bench.cli.publishing import publish, publishing_options, report_file
+from kdcmae.cli.common import KdcmaeCommand, note
 
 __all__ = ["command"]
 
@@ -18,24 +17,16 @@ __all__ = ["command"]
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="What they were compiled from.",
+    help="Checkpoint that the engines were compiled from.",
     show_default="the shipped model",
 )
 @click.option("--clips", type=click.IntRange(min=1), default=600, show_default=True, help="Of AVSynth's test split.")
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=RESULTS / "accuracy.json",
-    show_default=True,
-    help="Where the JSON goes.",
-)
-@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the table there.")
-@json_option
+@publishing_options("accuracy.json")
 def command(
     engines: tuple[str, ...],
     checkpoint: Path | None,
     clips: int,
-    output: Path,
+    output: Path | None,
     readme: Path | None,
     as_json: bool,
 ) -> None:
@@ -46,10 +37,10 @@ def command(
     same use.
 
     \b
-    kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme docs/measured.md
+    kdcmae-bench accuracy out/ov-fp32 out/ov-int8 --readme
     """
     from kdcmae.assets import default_checkpoint
-    from kdcmae.bench.studies.accuracy import BEGIN, END, measure_accuracy, render
+    from kdcmae.bench.studies.accuracy import SECTION, measure_accuracy
 
     report = measure_accuracy(checkpoint or default_checkpoint(), engines, clips=clips, on_subject=note)
-    publish(report, render(report), output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)
+    publish(SECTION, report, output=report_file(output, "accuracy.json"), readme=readme, as_json=as_json)

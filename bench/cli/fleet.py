@@ -1,4 +1,4 @@
-"""``kdcmae-bench fleet``: what several devices do with engines, side by side."""
+"""``kdcmae-bench fleet``: engines on several devices, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 
 from kdcmae.bench.report.files import write_text
 from kdcmae.cli.common import KdcmaeCommand, json_option, note, print_json
-from kdcmae.terminal import say
 
 __all__ = ["command"]
 
@@ -26,15 +25,14 @@ def command(cards: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     kdcmae check out/ov --json > nuc.json            # there
     kdcmae-bench fleet *.json --html fleet.html      # here
     """
-    from kdcmae.bench.report.terminal import print_tables
+    from kdcmae.bench.report.terminal import print_blocks
     from kdcmae.bench.studies.fleet import fleet_conditions, fleet_document, fleet_tables, read_card, render_fleet
 
     read = [read_card(path) for path in cards]
     if as_json:
         print_json(fleet_document(read))
     else:
-        say("\n".join(fleet_conditions(read)))
-        print_tables(fleet_tables(read))
+        print_blocks([*fleet_conditions(read), *fleet_tables(read)])
     if html is not None:
         write_text(render_fleet(read), html)
         note(f"{len(read)} cards -> {html}")

@@ -1,4 +1,4 @@
-"""``kdcmae-bench keep``: engines' accuracy against latency over the share of tokens that is kept."""
+"""``kdcmae-bench keep``: accuracy and latency of engines that keep a share of the tokens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.report.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, thread_count
+from kdcmae.bench.cli.publishing import publish, publishing_options, report_file
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, thread_count
 from kdcmae.errors import ConfigError
 
 __all__ = ["command"]
@@ -39,13 +38,7 @@ __all__ = ["command"]
 )
 @click.option("--clips", type=click.IntRange(min=1), default=480, show_default=True, help="AVSynth test clips.")
 @click.option("--threads", type=thread_count, help="CPU threads.", show_default="all usable CPUs")
-@click.option(
-    "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Also write the table there."
-)
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.", show_default="bench/results/keep-*"
-)
-@json_option
+@publishing_options("keep-MODEL.json")
 def command(
     checkpoint: Path | None,
     preset: str | None,
@@ -71,7 +64,7 @@ def command(
     from kdcmae import load_classifier
     from kdcmae.assets import checkpoint as shipped
     from kdcmae.bench.machine.environment import usable_cpus
-    from kdcmae.bench.studies.keep import BEGIN, END, KeepSettings, render, run_keep_benchmark
+    from kdcmae.bench.studies.keep import SECTION, KeepSettings, run_keep_benchmark
     from kdcmae.compile.untrained import untrained_classifier
 
     path = None if preset else checkpoint or shipped("classifier")
@@ -85,8 +78,7 @@ def command(
         threads=threads or len(usable_cpus()),
     )
     report = run_keep_benchmark(classifier, facts, settings, step=Steps())
-    path = output or RESULTS / f"keep-{name}.json"
-    publish(report, render(report), output=path, readme=readme, markers=(BEGIN, END), as_json=as_json)
+    publish(SECTION, report, output=report_file(output, f"keep-{name}.json"), readme=readme, as_json=as_json)
 
 
 def _target(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""``kdcmae-bench profile``: where an engine's time goes."""
+"""``kdcmae-bench profile``: time of an engine's layers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from kdcmae.bench.cli.publishing import publish
-from kdcmae.bench.report.files import RESULTS
-from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, thread_count
+from kdcmae.bench.cli.publishing import publish, publishing_options, report_file
+from kdcmae.cli.common import KdcmaeCommand, Number, Steps, thread_count
 
 __all__ = ["command"]
 
@@ -24,28 +23,23 @@ __all__ = ["command"]
     metavar="S",
     help="Of inferences, and of each ceiling.",
 )
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=RESULTS / "profile.json",
-    show_default=True,
-    help="Where the JSON goes.",
-)
-@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write the tables there.")
-@json_option
+@publishing_options("profile.json")
 def command(
-    engines: tuple[Path, ...], threads: int | None, seconds: float, output: Path, readme: Path | None, as_json: bool
+    engines: tuple[Path, ...],
+    threads: int | None,
+    seconds: float,
+    output: Path | None,
+    readme: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what the layers of OpenVINO engines take, by class and executed precision, and the share of the ceiling.
 
     The ceiling is a large matrix product in the engine's precision on the same CPUs, measured before and after.
 
     \b
-    kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme docs/measured.md
+    kdcmae-bench profile out/ov-int8 out/ov-int8-half --readme
     """
-    from kdcmae.bench.studies.profile import BEGIN, END, profile_engine, render
+    from kdcmae.bench.studies.profile import SECTION, profile_engines
 
-    step = Steps()
-    report = {"engines": [profile_engine(one, threads=threads, seconds=seconds, step=step) for one in engines]}
-    tables = "\n\n".join(render(one) for one in report["engines"])
-    publish(report, tables, output=output, readme=readme, markers=(BEGIN, END), as_json=as_json)
+    report = profile_engines(engines, threads=threads, seconds=seconds, step=Steps())
+    publish(SECTION, report, output=report_file(output, "profile.json"), readme=readme, as_json=as_json)

@@ -1,38 +1,80 @@
-"""Where a report goes, shared by the commands that have one table for the README."""
+"""Options and output shared by the commands whose report has a part of the documentation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kdcmae.bench.report.files import write_json
-from kdcmae.bench.report.markers import replace_between
-from kdcmae.cli.common import note, print_json
-from kdcmae.terminal import say
+import click
 
-__all__ = ["publish"]
+from kdcmae.bench.report.files import RESULTS, write_json
+from kdcmae.cli.common import json_option, note, print_json
+
+if TYPE_CHECKING:
+    from kdcmae.bench.report.publishing import Section
+
+__all__ = ["publish", "publishing_options", "report_file"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DEFAULT = Path()  # of --readme without a value
 
 
-def publish(
-    report: dict[str, Any], tables: str, *, output: Path, readme: Path | None, markers: tuple[str, str], as_json: bool
-) -> None:
-    """Write a report, put its tables into the README where that is asked for, and print it or them.
+def publishing_options(output: str) -> Callable[[Command], Command]:
+    """``--output``, ``--readme`` and ``--json``.
 
     Args:
-        report: as plain data.
-        tables: the same as Markdown.
+        output: name of the JSON file in the folder of results, for the help text.
+    """
+    file = click.Path(dir_okay=False, path_type=Path)
+
+    def with_options(command: Command) -> Command:
+        for option in (
+            json_option,
+            click.option(
+                "--readme",
+                type=file,
+                is_flag=False,
+                flag_value=_DEFAULT,
+                metavar="[FILE]",
+                help="Also write the tables between their markers in FILE; by default in docs/measured.md where there "
+                "is one, or else in README.md.",
+            ),
+            click.option("--output", type=file, help="File of the JSON.", show_default=str(RESULTS / output)),
+        ):
+            command = option(command)
+        return command
+
+    return with_options
+
+
+def report_file(output: Path | None, name: str) -> Path:
+    """The JSON file: the one that was asked for, or one of this name in the folder of results."""
+    return output or RESULTS / name
+
+
+def publish(section: Section, document: dict[str, Any], *, output: Path, readme: Path | None, as_json: bool) -> None:
+    """Write a report, put its tables into the documentation where that is asked for, and print it or them.
+
+    Args:
+        section: shows the report.
+        document: the report.
         output: the JSON file.
-        readme: what the tables go to, between the markers.
-        markers: begin and end.
+        readme: file with the section's markers.
         as_json: print one JSON object instead of the tables.
 
     Raises:
-        ConfigError: the file does not have the markers.
+        ConfigError: the file does not exist or does not have the markers.
     """
-    write_json(report, output)
+    from kdcmae.bench.report.publishing import default_file
+    from kdcmae.bench.report.terminal import print_blocks
+
+    write_json(document, output)
     if readme is not None:
-        note(f"{readme}: {'updated' if replace_between(readme, *markers, tables) else 'up to date'}")
+        file = default_file() if readme == _DEFAULT else readme
+        note(f"{file}: {'updated' if section.write(file, document) else 'up to date'}")
     if as_json:
-        print_json(report)
+        print_json(document)
     else:
-        say(tables)
+        print_blocks(section.render(document))

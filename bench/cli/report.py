@@ -1,4 +1,4 @@
-"""``kdcmae-bench report``: a report again, as tables or as a page."""
+"""``kdcmae-bench report``: a JSON report as tables or as a page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from kdcmae.bench.report.files import write_text
 from kdcmae.cli.common import KdcmaeCommand, note
+from kdcmae.errors import ConfigError
 
 __all__ = ["command"]
 
@@ -16,14 +17,22 @@ __all__ = ["command"]
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page there instead of tables.")
 def command(file: Path, html: Path | None) -> None:
-    """Show the JSON report FILE that another run wrote."""
+    """Show the JSON report FILE that any command of kdcmae-bench wrote; a page is drawn of a run of engines."""
+    from kdcmae.bench.report.envelope import read_document
     from kdcmae.bench.report.page import render_page
     from kdcmae.bench.report.records import read_report
-    from kdcmae.bench.report.terminal import print_report
+    from kdcmae.bench.report.terminal import print_blocks, print_report
 
-    report = read_report(file)
-    if html is None:
-        print_report(report)
-        return
-    write_text(render_page(report), html)
-    note(f"{file} -> {html}")
+    kind = read_document(file)["kind"]
+    if html is not None:
+        write_text(render_page(read_report(file)), html)
+        note(f"{file} -> {html}")
+    elif kind == "benchmark":
+        print_report(read_report(file))
+    else:
+        from kdcmae.bench.cli.readme import sections
+
+        section = next((one for one in sections() if one.kind == kind), None)
+        if section is None:
+            raise ConfigError(f"{file} is a report of kind {kind!r}, which only its own command shows")
+        print_blocks(section.render(read_document(file)))

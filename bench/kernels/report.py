@@ -1,45 +1,61 @@
-"""The kernel benchmark on the terminal: every figure first, what they come to last."""
+"""The kernel benchmark on the terminal: every figure first, the summary last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from kdcmae.bench.kernels.rows import HEADINGS, comparison_rows, machine_line, time_text
-from kdcmae.bench.kernels.schema import CaseResult, Ceilings, Direction, Report, Timing
+from kdcmae.bench.kernels.rows import machine_line, summary, time_text
+from kdcmae.bench.kernels.schema import CaseResult, Ceilings, Direction, Report, Result, Timing
 from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
-from kdcmae.terminal import say, table
+from kdcmae.bench.report.table import Block, Column, Table, percent, table
+from kdcmae.bench.report.terminal import print_blocks
 
 __all__ = ["print_report"]
 
-_NONE = "-"
 _CONDITIONS = tuple(map(str, (PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD)))
 
 
 def print_report(report: Report) -> None:
-    """Print what was measured, and what was not and why."""
+    """Print everything that was measured, and why the rest was not."""
+    print_blocks(_blocks(report))
+
+
+def _blocks(report: Report) -> Iterator[Block]:
     for case in report.cases:
-        say(_case_table(case, report.ceilings))
-        for line in (*_reasons(case), *([] if report.settings.quick else _advice(case))):
-            say(line)
-    say(_summary(report))
-    say(machine_line(report.to_dict()))
+        yield _case_table(case, report.ceilings)
+        yield from _reasons(case)
+        if not report.settings.quick:
+            yield from _advice(case)
+    document = report.to_dict()
+    yield summary(document["cases"], title="Summary")
+    yield machine_line(document)
     if report.settings.quick:
-        say("--quick: tiny sizes, and perhaps interpreted kernels; these timings mean nothing")
+        yield "--quick: tiny sizes, and perhaps interpreted kernels; these timings mean nothing"
 
 
-def _case_table(case: CaseResult, ceilings: Ceilings) -> str:
-    conditions = _conditions(case)
-    head = ("direction", "contender", "error", *conditions, "GB/s", "TFLOP/s", "of the floor")
-    rows = []
-    for direction in _directions(case):
-        for result in case.results:
-            timings = result.timings.get(direction)
-            if timings:
-                error = _NONE if result.error is None else f"{result.error:.1e}"
-                spans = (_span(timings.get(condition)) for condition in conditions)
-                rows.append((direction, result.name, error, *spans, *_rates(case, direction, timings, ceilings)))
-    title = f"\n{case.name}: {case.samples} per call, {case.dtype}"
-    return table(head, rows, title=title, right=range(2, len(head)))
+def _case_table(case: CaseResult, ceilings: Ceilings) -> Table:
+    def rate(name: str, value: str, text: Callable[[float], str] = lambda value: f"{value:.4g}") -> Column:
+        return Column(title=name, value=lambda row: _rates(case, *row[:2], ceilings).get(value), text=text)
+
+    columns = (
+        Column(title="direction", value=lambda row: row[0], align="left"),
+        Column(title="contender", value=lambda row: row[2].name, align="left"),
+        Column(title="error", value=lambda row: row[2].error, text=lambda error: f"{error:.1e}"),
+        *(
+            Column(title=condition, value=lambda row, condition=condition: row[1].get(condition), text=_span)
+            for condition in _conditions(case)
+        ),
+        rate("GB/s", "bytes"),
+        rate("TFLOP/s", "flop"),
+        rate("of the floor", "floor", percent(0, unit="%")),
+    )
+    rows: list[tuple[Direction, Mapping[str, Timing], Result]] = [
+        (direction, result.timings[direction], result)
+        for direction in _directions(case)
+        for result in case.results
+        if result.timings.get(direction)
+    ]
+    return table(f"{case.name}: {case.samples} per call, {case.dtype}", columns, rows)
 
 
 def _directions(case: CaseResult) -> dict[Direction, None]:
@@ -53,26 +69,24 @@ def _conditions(case: CaseResult) -> list[str]:
     return [condition for condition in _CONDITIONS if condition in timed]
 
 
-def _span(timing: Timing | None) -> str:
+def _span(timing: Timing) -> str:
     """Median, and 20th to 80th percentile."""
-    if timing is None:
-        return _NONE
     return time_text(timing.median_us, timing.p20_us, timing.p80_us)
 
 
 def _rates(
     case: CaseResult, direction: Direction, timings: Mapping[str, Timing], ceilings: Ceilings
-) -> tuple[str, str, str]:
-    """Achieved bandwidth, achieved FLOP rate, and the floor's share of the time, under the last condition timed."""
+) -> dict[str, float]:
+    """Achieved GB/s and TFLOP/s, and the floor's share of the time, under the last condition timed."""
     work = case.work.get(direction)
     if work is None:
-        return _NONE, _NONE, _NONE
+        return {}
     median_us = next(timings[condition].median_us for condition in reversed(_CONDITIONS) if condition in timings)
-    return (
-        f"{1e-3 * work.bytes / median_us:.4g}",
-        f"{1e-6 * work.flop / median_us:.4g}",
-        f"{ceilings.floor_us(work) / median_us:.0%}",
-    )
+    return {
+        "bytes": 1e-3 * work.bytes / median_us,
+        "flop": 1e-6 * work.flop / median_us,
+        "floor": ceilings.floor_us(work) / median_us,
+    }
 
 
 def _reasons(case: CaseResult) -> Iterator[str]:
@@ -82,22 +96,17 @@ def _reasons(case: CaseResult) -> Iterator[str]:
 
 
 def _advice(case: CaseResult) -> Iterator[str]:
-    """Where the kernels' table should change its mind."""
+    """Cases that the kernels' table routes to the slower implementation."""
     better = _better_route(case)
     if case.routed_to and better and better != case.routed_to:
         yield f"  the table sends this case to the {case.routed_to}, but forward and backward the {better} is faster"
 
 
 def _better_route(case: CaseResult) -> str | None:
-    """What was faster forward and backward: the kernel, or the best that is not; None where that is not known."""
+    """``kernel`` or ``vendor``, whichever was faster forward and backward; None where that is not known."""
     for comparison in case.comparisons:
         if comparison.direction == "both" and comparison.subject == "kernel":
             if comparison.speed.low > 1:
                 return "kernel"
             return "vendor" if comparison.speed.high < 1 else None
     return None
-
-
-def _summary(report: Report) -> str:
-    rows = (row for case in report.to_dict()["cases"] for row in comparison_rows(case))
-    return table(HEADINGS, rows, title="\nSummary")

@@ -1,43 +1,49 @@
-"""What a report comes to, row by row: for the terminal's summary and for the README. Works on the JSON."""
+"""Summary of the kernel benchmark: a table row per comparison, for the terminal and the documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["HEADINGS", "comparison_rows", "machine_line", "time_text"]
+from kdcmae.bench.report.publishing import Document, Section
+from kdcmae.bench.report.table import Block, Column, Table, Tone, table
 
-HEADINGS = ("case", "pass", "ours", "against", "theirs", "times as fast (95 % interval)", "target")
+__all__ = ["NOT_MEASURED", "SECTION", "machine_line", "summary", "time_text"]
+
+NOT_MEASURED = "not measured on a GPU yet"
 
 _PASSES = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
 
-
-def comparison_rows(case: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """One row of :data:`HEADINGS` per comparison of a case.
-
-    Args:
-        case: an entry of a report's ``cases``.
-    """
-    for comparison in case["comparisons"]:
-        speed, target = comparison["speed"], comparison["target"]
-        baseline, against = comparison["baseline"], comparison["against"]
-        yield (
-            case["name"],
-            _PASSES[comparison["direction"]],
-            f"{comparison['subject']} {_rate(case, comparison, comparison['subject'])}",
-            against if against == baseline else f"{against}: {baseline}",
-            _rate(case, comparison, baseline),
-            f"{speed['ratio']:.3g} ({speed['low']:.3g}-{speed['high']:.3g})",
-            "" if target is None else f"{target:g}: {'met' if speed['ratio'] >= target else 'missed'}",
-        )
+Case = Mapping[str, Any]
+Comparison = Mapping[str, Any]
 
 
-def machine_line(report: Mapping[str, Any]) -> str:
-    """What ran, where, and what the device does at most.
+def summary(cases: Sequence[Case], *, title: str = "") -> Table:
+    """A row per comparison: our code, the code that it is compared with, and how many times as fast it is.
 
     Args:
-        report: as JSON.
+        cases: of a report as JSON.
+        title: of the table.
     """
+    columns = (
+        Column(title="case", value=lambda row: row[0]["name"], align="left"),
+        Column(title="pass", value=lambda row: _PASSES[row[1]["direction"]], align="left"),
+        Column(title="ours", value=lambda row: f"{row[1]['subject']} {_rate(*row, row[1]['subject'])}", align="left"),
+        Column(title="against", value=lambda row: _against(row[1]), align="left"),
+        Column(title="theirs", value=lambda row: _rate(*row, row[1]["baseline"]), align="left"),
+        Column(title="times as fast (95 % interval)", value=lambda row: row[1]["speed"], text=_speed),
+        Column(
+            title="target",
+            value=lambda row: row[1],
+            text=lambda one: "" if one["target"] is None else f"{one['target']:g}: {'met' if _met(one) else 'missed'}",
+            tone=_tone,
+        ),
+    )
+    return table(title, columns, [(case, comparison) for case in cases for comparison in case["comparisons"]])
+
+
+def machine_line(report: Document) -> str:
+    """The device, the versions, and what the device does at most."""
     device, ceilings, libraries = report["device"], report["ceilings"], report["environment"]["libraries"]
     versions = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "triton") if name in libraries)
     return (
@@ -55,7 +61,38 @@ def time_text(*times_us: float) -> str:
     return f"{first} {unit}" + (f" ({'-'.join(others)})" if others else "")
 
 
-def _rate(case: Mapping[str, Any], comparison: Mapping[str, Any], name: str) -> str:
+def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
+    """The newest report of a GPU and the newest of a CPU; dry runs are left out."""
+    newest = {report["device"]["type"]: report for report in documents if not report["settings"]["quick"]}
+    if "cuda" not in newest:
+        yield f"The kernels are {NOT_MEASURED}."
+    for device in ("cuda", "cpu"):
+        if device in newest:
+            yield machine_line(newest[device])
+            yield summary(newest[device]["cases"])
+
+
+SECTION = Section(name="kernel benchmark", command="readme", kind="kernels", blocks=_blocks)
+
+
+def _against(comparison: Comparison) -> str:
+    baseline, against = comparison["baseline"], comparison["against"]
+    return str(against if against == baseline else f"{against}: {baseline}")
+
+
+def _speed(speed: Mapping[str, float]) -> str:
+    return f"{speed['ratio']:.3g} ({speed['low']:.3g}-{speed['high']:.3g})"
+
+
+def _met(comparison: Comparison) -> bool:
+    return bool(comparison["speed"]["ratio"] >= comparison["target"])
+
+
+def _tone(comparison: Comparison) -> Tone:
+    return "" if comparison["target"] is None else "good" if _met(comparison) else "idle"
+
+
+def _rate(case: Case, comparison: Comparison, name: str) -> str:
     """The median under the compared condition; of a pretraining step clips per second too."""
     result = next(result for result in case["results"] if result["name"] == name)
     median_us = result["timings"][comparison["direction"]][comparison["condition"]]["median_us"]

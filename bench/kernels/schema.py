@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kdcmae.bench.report import envelope
+from kdcmae.bench.report.envelope import Envelope
 from kdcmae.bench.run.timing import SpeedRatio
 
 __all__ = [
-    "SCHEMA_VERSION",
     "CaseResult",
     "Ceilings",
     "Comparison",
@@ -23,8 +24,6 @@ __all__ = [
     "Timing",
     "Work",
 ]
-
-SCHEMA_VERSION = 1
 
 Direction = Literal["forward", "backward", "both"]
 Kind = Literal["attention", "patch-embedding", "step"]
@@ -173,22 +172,17 @@ class CaseResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Envelope):
     """A whole run, or as much of it as is done.
 
     Args:
-        kdcmae_version: that measured.
-        created: when it started, ISO 8601 in UTC.
-        environment: the machine, its load, library versions, commit.
         device: name and facts of the device.
         settings: how it ran.
         ceilings: of the device.
         cases: in the order they ran.
     """
 
-    kdcmae_version: str
-    created: str
-    environment: dict[str, Any]
+    kind: envelope.Kind = "kernels"
     device: dict[str, Any]
     settings: Settings
     ceilings: Ceilings
@@ -202,4 +196,4 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
-        return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        return dataclasses.asdict(self)

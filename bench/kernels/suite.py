@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
 import re
 import time
@@ -13,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-import kdcmae
 from kdcmae import host
 from kdcmae.bench.kernels.attention import attention_cases
 from kdcmae.bench.kernels.case import Case, Profile
@@ -24,7 +22,7 @@ from kdcmae.bench.kernels.profiles import ceiling_sizes, profile_for
 from kdcmae.bench.kernels.schema import Report, Settings
 from kdcmae.bench.kernels.step import step_cases
 from kdcmae.bench.machine.clock import clock_for
-from kdcmae.bench.machine.environment import describe_environment
+from kdcmae.bench.report.envelope import stamp
 from kdcmae.errors import DeviceError
 from kdcmae.progress import Step
 
@@ -44,8 +42,8 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Repo
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device here; add --device cpu for what a CPU can show, or --quick for a dry run")
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    environment = describe_environment()
+    envelope = stamp("kernels")
+    envelope["environment"]["libraries"] |= _kernel_libraries()
     profile, budget = profile_for(settings), Budget(60 * settings.minutes)
     clock = clock_for(profile.device)
     with step("measure ceilings"):
@@ -53,9 +51,7 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Repo
             profile.device, clock, profile.dtype, ceiling_sizes(settings), seconds=budget.share(1, 300)
         )
     report = Report(
-        kdcmae_version=kdcmae.__version__,
-        created=created,
-        environment={**environment, "libraries": {**environment["libraries"], **_kernel_libraries()}},
+        **envelope,
         device=describe_device(profile.device),
         settings=settings,
         ceilings=ceilings,

@@ -5,25 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kdcmae.bench.report.envelope import Kind, read_document
 from kdcmae.bench.report.files import RESULTS, write_json, write_text
 from kdcmae.bench.report.page import render_page
-from kdcmae.bench.report.records import Report, read_report
+from kdcmae.bench.report.publishing import Document
+from kdcmae.bench.report.records import Report
 from kdcmae.errors import DataError
 
-__all__ = ["ALL", "keep_report", "last_reports", "machine_slug", "newest_reports"]
+__all__ = ["ALL", "keep_report", "last_reports", "stored_documents"]
 
 ALL = "all"
-"""In the folder of results, that of the runs of ``suite --all``, which neither the README's tables nor a comparison of
-other runs see."""
+"""Folder, in that of results, for the runs of ``suite --all``; tables and comparisons of other runs leave them out."""
 
 _NUMBERED = re.compile(r"(\d{4})-.*\.json")
-
-
-def machine_slug(report: Report) -> str:
-    """A folder's name for the machine of a report."""
-    host = report.environment["host"]
-    told = f"{host['cpu'] or host['machine']} {report.environment['usable_cpus']} cpus"
-    return re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
 
 
 def keep_report(report: Report, results: Path = RESULTS) -> Path:
@@ -36,8 +30,8 @@ def keep_report(report: Report, results: Path = RESULTS) -> Path:
     Returns:
         The JSON file.
     """
-    folder = results / machine_slug(report)
-    number = max((int(found[1]) for found in map(_numbered, _files(folder)) if found), default=0) + 1
+    folder = results / report.machine_slug
+    number = max((int(match[1]) for match in map(_numbered, _files(folder)) if match), default=0) + 1
     commit = (report.environment["git_commit"] or "unknown")[:7]
     path = folder / f"{number:04}-{report.created[:10]}-{commit}.json"
     write_json(report.to_dict(), path)
@@ -58,9 +52,22 @@ def last_reports(results: Path = RESULTS) -> tuple[Path, Path]:
     raise DataError(f"{results} holds no two runs of one machine; run the suite twice, or name two reports")
 
 
-def newest_reports(results: Path = RESULTS) -> list[Report]:
-    """The newest run of every machine."""
-    return [read_report(_files(folder)[-1]) for folder in _folders(results)]
+def stored_documents(results: Path = RESULTS) -> dict[Kind, list[Document]]:
+    """Committed documents by kind, the newest last; of the suite's runs the newest of every machine.
+
+    Raises:
+        DataError: a file is not a document of this version.
+    """
+    stored: dict[Kind, list[Document]] = {"benchmark": [_newest(folder) for folder in _folders(results)]}
+    studies = [read_document(path) for path in sorted(results.glob("*.json"))]
+    for document in sorted(studies, key=lambda document: str(document["created"])):
+        if document["kind"] != "benchmark":  # a run of some subjects is none of the suite
+            stored.setdefault(document["kind"], []).append(document)
+    return stored
+
+
+def _newest(folder: Path) -> Document:
+    return read_document(_files(folder)[-1], "benchmark")
 
 
 def _folders(results: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The report of a benchmark as data: one row per case, one JSON object in all, read and written here.
+"""The report of a benchmark as data: one row per case, one JSON document in all.
 
 A case is one subject (an engine, a checkpoint, a peer) of one model under one condition. Rows that could not be
 measured are rows too, with the reason.
@@ -7,19 +7,19 @@ measured are rows too, with the reason.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kdcmae.bench.report.envelope import Envelope, Kind, read_document
 from kdcmae.bench.report.plain import from_plain
-from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict, median_interval
+from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict
 from kdcmae.errors import DataError
-from kdcmae.files.text import read_json
 
 __all__ = [
     "BOUNDARIES",
-    "SCHEMA_VERSION",
     "Accuracy",
     "Agreement",
     "Boundary",
@@ -37,9 +37,8 @@ __all__ = [
     "Speed",
     "Status",
     "read_report",
+    "report_of",
 ]
-
-SCHEMA_VERSION = 4
 
 Boundary = Literal["host to host", "library call", "tool", "device", "clip to label", "process to label"]
 BOUNDARIES: Mapping[str, str] = {
@@ -308,30 +307,23 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """A whole benchmark.
+class Report(Envelope):
+    """A whole benchmark; its environment has the state of the machine before and after.
 
     Args:
-        kdcmae_version: that measured.
-        created: when it started, ISO 8601 in UTC.
-        environment: the machine, library versions, commit, and the state of the machine before and after.
         settings: how it ran.
         rows: one per case.
         self_check: None where none was made.
         ceilings: None where they were not measured.
         agreement: one per model.
-        schema_version: of this format.
     """
 
-    kdcmae_version: str
-    created: str
-    environment: dict[str, Any]
+    kind: Kind = "benchmark"
     settings: Settings
     rows: tuple[Row, ...]
     self_check: SelfCheck | None = None
     ceilings: Ceilings | None = None
     agreement: tuple[Agreement, ...] = ()
-    schema_version: int = SCHEMA_VERSION
 
     @property
     def exit_code(self) -> int:
@@ -340,34 +332,36 @@ class Report:
             return 1
         return 3 if all(row.status == "not measured" for row in self.rows) else 0
 
+    @property
+    def machine_slug(self) -> str:
+        """Name of the folder for results of this machine."""
+        host = self.environment["host"]
+        name = f"{host['cpu'] or host['machine']} {self.environment['usable_cpus']} cpus"
+        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
         return {"boundaries": dict(BOUNDARIES), **dataclasses.asdict(self)}
 
 
 def read_report(path: Path) -> Report:
-    """Read a report that a run wrote. One of version 3 gets the intervals that its windows tell.
+    """Read a report that a run wrote.
 
     Raises:
         DataError: no such file, not a report, or of another schema version.
     """
-    content = read_json(path)
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    document = read_document(path, "benchmark")
     try:
-        if version == 3:
-            version = content["schema_version"] = _with_intervals(content)
-        if version == SCHEMA_VERSION:
-            content.pop("boundaries", None)
-            return from_plain(Report, content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return report_of(document)
+    except TypeError as error:
         raise DataError(f"{path} is not a report of kdcmae-bench: {error}") from error
-    raise DataError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; measure again with kdcmae-bench")
 
 
-def _with_intervals(content: dict[str, Any]) -> int:
-    """Make a report of version 3 one of version 4, and say so: the bounds of the median are all that it lacks."""
-    for row in content.get("rows", ()):
-        if latency := row.get("latency"):
-            bounds = median_interval(latency["p50_ms"], latency["window_medians_ms"])
-            latency["low_ms"], latency["high_ms"] = bounds
-    return 4
+def report_of(document: Mapping[str, Any]) -> Report:
+    """A document of kind ``benchmark`` as a report.
+
+    Raises:
+        TypeError: a field is missing, unknown or of another type.
+    """
+    report: Report = from_plain(Report, {name: value for name, value in document.items() if name != "boundaries"})
+    return report

@@ -1,107 +1,72 @@
-"""A report as tables of text: the same for the terminal, the page and the README."""
+"""Tables of a benchmark's report, by model and kind of case."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from kdcmae.bench.report.records import BOUNDARIES, Parity, Report, Row
-from kdcmae.bench.run.timing import STABLE_WITHIN, speed_ratio
+from kdcmae.bench.report.records import CaseKind, Parity, Report, Row, SelfTestResult
+from kdcmae.bench.report.table import Column, Table, Tone, interval, megabytes, percent, table
+from kdcmae.bench.run.timing import Latency
 from kdcmae.drawing.charts import number
 
 __all__ = [
-    "CALL_ALONE",
+    "TITLES",
     "Quality",
-    "Table",
+    "absent",
     "by_reason",
-    "conditions",
-    "median",
-    "name",
+    "fastest_first",
+    "models",
+    "overview",
     "quality",
-    "remarks",
+    "rows_of",
     "tables",
 ]
 
-NONE = "-"
-_P50 = "p50 (95 %)"
-CALL_ALONE = " call alone"
-_TOOLS = {"benchmark_app": "OpenVINO", "trtexec": "TensorRT"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Text in rows.
-
-    Args:
-        title: with the boundary of its timings.
-        head: names of the columns; the first names the rows.
-        rows: as many texts each.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def tables(report: Report) -> list[Table]:
-    """Every table that the report has rows for."""
-    found = []
-    for model in dict.fromkeys(row.case.model for row in report.rows):
-        rows = [row for row in report.rows if row.case.model == model]
-        prefix = f"{model}: " if model else ""
-        timed = [row for row in rows if row.case.kind == "latency"]
-        found += [
-            _latency(f"{prefix}latency in ms", timed, quality(report, model)),
-            _start(f"{prefix}start, memory, size", timed),
-            _sweep(f"{prefix}batches", [row for row in rows if row.case.kind == "batch"]),
-            _sweep(f"{prefix}threads and instances", [row for row in rows if row.case.kind == "threads"]),
-            _trips(f"{prefix}clip to label in ms", [row for row in rows if row.case.kind == "clip to label"]),
-            _trips(f"{prefix}cold start in ms", [row for row in rows if row.case.kind == "cold start"]),
-        ]
-    return [table for table in found if table.rows]
+TITLES = {"shipped": "The model that ships in the package", "base": "The base preset, random weights"}
+"""Headings of the suite's models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What stands beside a model's latencies: accuracy, or how often a subject agrees with the reference.
+    """Accuracy of a model's subjects, or the share of clips on which a subject agrees with the reference.
 
     Args:
         heading: which of the two, and on how many clips.
         shares: of the clips, by subject.
+        is_accuracy: the shares are accuracies.
     """
 
     heading: str
     shares: Mapping[str, float]
+    is_accuracy: bool = True
 
-    def of(self, row: Row) -> str:
-        """A row's; what only times an engine has that of the engine."""
-        subject = row.case.subject
-        engine = _engine_of(subject) or subject.removesuffix(CALL_ALONE)
-        share = self.shares.get(subject, self.shares.get(engine))
-        return NONE if share is None else f"{share:.1%}"
+    def of(self, row: Row) -> float | None:
+        """Share of a row; a tool that only times an engine has the share of that engine."""
+        own = self.shares.get(row.case.subject)
+        timed_only = row.case.boundary in ("tool", "library call") and row.engine is not None
+        return self.shares.get(row.engine) if own is None and timed_only and row.engine else own
 
 
-def quality(report: Report, model: str) -> Quality:
-    """The accuracy of a model's subjects; where the model has learnt nothing, their agreement with the reference."""
-    rows = [row for row in report.rows if row.case.model == model]
-    known = {row.case.subject: row.accuracy for row in rows if row.accuracy}
-    if known:
-        clips = max(accuracy.clips for accuracy in known.values())
-        return Quality(
-            heading=f"accuracy, {clips} clips",
-            shares={subject: accuracy.top1 for subject, accuracy in known.items()},
-        )
-    reference = next((row.case.subject for row in rows if row.is_reference), "")
-    for one in report.agreement:
-        if one.model == model and reference in one.subjects:
-            flips = one.flips[one.subjects.index(reference)]
-            shares = {subject: 1 - flipped / one.clips for subject, flipped in zip(one.subjects, flips, strict=True)}
-            return Quality(heading=f"same best class as {reference}, {one.clips} clips", shares=shares)
-    return Quality(heading="accuracy", shares={})
+def models(report: Report) -> list[str]:
+    """Names of the models, in order."""
+    return list(dict.fromkeys(row.case.model for row in report.rows))
+
+
+def rows_of(report: Report, model: str, kind: CaseKind = "latency") -> list[Row]:
+    """Rows of one model and one kind of case."""
+    return [row for row in report.rows if row.case.model == model and row.case.kind == kind]
+
+
+def fastest_first(rows: Iterable[Row]) -> list[Row]:
+    """Rows with a latency, the shortest median first."""
+    return sorted((row for row in rows if row.latency), key=_p50)
 
 
 def by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows that have a reason, those of one reason together."""
+    """Rows that have a reason, grouped by it."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.reason:
@@ -109,219 +74,184 @@ def by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def conditions(report: Report) -> list[str]:
-    """What the figures mean nothing without, a line each."""
-    environment, settings, host = report.environment, report.settings, report.environment["host"]
-    used = dict.fromkeys(row.case.boundary for row in report.rows if row.latency)
-    before, after = environment["before"], environment["after"]
-    libraries = ", ".join(f"{library} {version}" for library, version in environment["libraries"].items())
-    turns = [row.latency for row in report.rows if row.latency and row.case.kind == "latency"]
-    rounds = {len(latency.window_medians_ms) for latency in turns}
-    left_out = sorted({latency.windows_left_out for latency in turns} - {0})
-    yardstick = sorted({row.yardstick_ms for row in report.rows if row.yardstick_ms})
-    lines = [f"{boundary}: {BOUNDARIES[boundary]}" for boundary in used]
-    lines.append(
-        f"batch {settings.batch}, {settings.threads} pinned threads, warm-up {settings.warm_up_s:g} s"
-        + (f", {' or '.join(map(str, sorted(rounds)))} interleaved windows" if rounds else "")
-        + (f" ({' or '.join(map(str, left_out))} more left out: the machine was in another state)" if left_out else "")
-        + (f"; known work beside them took {number(yardstick[0])} to {number(yardstick[-1])} ms" if yardstick else "")
+def quality(report: Report, model: str) -> Quality:
+    """The accuracy of a model's subjects; of an untrained model their agreement with the reference."""
+    rows = [row for row in report.rows if row.case.model == model]
+    known = {row.case.subject: row.accuracy for row in rows if row.accuracy}
+    if known:
+        clips = max(accuracy.clips for accuracy in known.values())
+        shares = {subject: accuracy.top1 for subject, accuracy in known.items()}
+        return Quality(heading=f"accuracy, {clips} clips", shares=shares)
+    reference = next((row.case.subject for row in rows if row.is_reference), "")
+    for one in report.agreement:
+        if one.model == model and reference in one.subjects:
+            flips = one.flips[one.subjects.index(reference)]
+            shares = {subject: 1 - flipped / one.clips for subject, flipped in zip(one.subjects, flips, strict=True)}
+            heading = f"same best class as {reference}, {one.clips} clips"
+            return Quality(heading=heading, shares=shares, is_accuracy=False)
+    return Quality(heading="accuracy", shares={})
+
+
+def tables(report: Report) -> list[Table]:
+    """Every table that the report has rows for."""
+    shown = []
+    for model in models(report):
+        prefix, own = f"{model}: " if model else "", partial(rows_of, report, model)
+        latencies, judged = own(), quality(report, model)
+        shown += [
+            table(f"{prefix}latency in ms", (*_LATENCY, *_compared(judged), _CEILING), latencies),
+            table(f"{prefix}start, memory, size", _START, latencies),
+            table(f"{prefix}batches", _SWEEP, own("batch")),
+            table(f"{prefix}threads and instances", _SWEEP, own("threads")),
+            table(f"{prefix}clip to label in ms", _TRIP, own("clip to label")),
+            table(f"{prefix}cold start in ms", _TRIP, own("cold start")),
+        ]
+    return [one for one in shown if one.rows]
+
+
+def overview(report: Report, model: str) -> Table:
+    """What decides which engine to ship: latency, speed and accuracy, the fastest first."""
+    subject = Column(
+        title="engine or peer",
+        value=lambda row: row,
+        align="left",
+        text=lambda row: row.case.subject + (" (unstable)" if row.status == "unstable" else ""),
     )
-    lines.append(
-        f"machine: {host['cpu']}, {environment['usable_cpus']} CPUs, {host['system']}; {_state(before, after)}"
+    columns = (
+        subject,
+        _EXECUTES,
+        Column(title="p50 ms (95 %)", value=lambda row: row.latency, text=interval),
+        Column(title="speed (95 %)", value=_speed_of, text=lambda row: _speed(row, verdict=False), tone=_speed_tone),
+        _quality(quality(report, model)),
+        Column(title="MB", value=lambda row: row.artifact_bytes, text=megabytes(1)),
     )
-    lines.append(
-        f"versions: kdcmae {report.kdcmae_version} ({environment['git_commit'] or 'commit unknown'}), "
-        f"Python {host['python']}, {libraries}; {report.created}"
-    )
-    if report.ceilings is not None:
-        rates = ", ".join(
-            f"{rate / 1e9:.0f} G{'OP' if name == 'int8' else 'FLOP'}/s {name}"
-            for name, rate in report.ceilings.flop_per_s.items()
-        )
-        lines.append(f"ceilings: {rates}, copying {report.ceilings.copy_bytes_per_s / 1e9:.1f} GB/s")
-    counters = dict.fromkeys(row.energy.source for row in report.rows if row.energy)
-    if counters:
-        lines.append(f"energy: {'; '.join(counters)}")
-    if report.self_check is not None:
-        lines.append(f"self-check: {'; '.join(report.self_check.problems) or 'clock and machine are sound'}")
-    if report.self_check is not None and report.self_check.problems:
-        lines.append("THE MACHINE WAS NOT FIT FOR MEASURING: do not quote these figures")
-    return lines
+    return table("", columns, fastest_first(rows_of(report, model)))
 
 
-def remarks(report: Report) -> Iterator[str]:
-    """What has to be said about single rows."""
-    for reason, rows in by_reason(report.rows).items():
-        yield f"{'; '.join(str(row.case) for row in rows)}: {reason}"
-    for row in report.rows:
-        if row.parity and not row.parity.passed:
-            how = "cannot be compared" if row.parity.error is None else f"differ by {row.parity.error:.1e}"
-            allowed = f", allowed {row.parity.tolerance:.1e}" if row.parity.tolerance is not None else ""
-            yield (
-                f"{row.case}: its outputs and those of {row.parity.against} {how}{allowed}: "
-                "they do not compute the same"
-            )
-    yield from _same_graph(report)
-    if any(row.status == "unstable" for row in report.rows):
-        yield (
-            f"unstable: the windows tell their median no better than +-{STABLE_WITHIN:.1%}, or the machine changed; "
-            "no winner is named. Close other programs, or give more --seconds"
-        )
-
-
-def _same_graph(report: Report) -> Iterator[str]:
-    """Each engine, and its library's call alone, beside that library's own tool: one file, the same rounds."""
-    timed = {(row.case.model, row.case.subject): row.latency for row in report.rows if row.case.kind == "latency"}
-    for (model, subject), theirs in timed.items():
-        engine, tool = _engine_of(subject), subject.partition(" ")[0]
-        for mine in (f"{engine}{CALL_ALONE}", engine):
-            ours = timed.get((model, mine))
-            if theirs is None or ours is None:
-                continue
-            gap = speed_ratio(ours.window_medians_ms, theirs.window_medians_ms)
-            yield (
-                f"{model}: {mine} took {gap.ratio:.3f} times as long ({gap.low:.3f}-{gap.high:.3f}) as {tool} says of "
-                f"the same file: {number(ours.p50_ms)} and {number(theirs.p50_ms)} ms"
-            )
-
-
-def _engine_of(subject: str) -> str:
-    """The engine that a library's own tool runs; empty for other subjects."""
-    tool, _, precision = subject.partition(" ")
-    return f"{_TOOLS[tool]} {precision}" if tool in _TOOLS else ""
-
-
-def name(row: Row) -> str:
-    """The subject and what it computes in."""
-    precision = row.computes_in if row.computes_in and row.computes_in not in row.case.subject else ""
-    return f"{row.case.subject} ({precision})" if precision else row.case.subject
-
-
-def median(row: Row) -> str:
-    """The median latency in ms and its 95 % interval."""
-    latency = row.latency
-    return f"{number(latency.p50_ms)} ({number(latency.low_ms)}-{number(latency.high_ms)})" if latency else NONE
-
-
-def _latency(title: str, rows: Sequence[Row], told: Quality) -> Table:
-    head = ("subject", _P50, "p90", "p99", "mean", "variation", "samples/s", "speed, 95 % interval", "parity")
-    return Table(
-        title=title,
-        head=(*head, told.heading, "of ceiling"),
-        rows=tuple(
-            (
-                name(row),
-                *_latency_cells(row),
-                _number(row.throughput_samples_per_s),
-                _speed(row),
-                _parity(row.parity),
-                told.of(row),
-                f"{row.floor.fraction:.0%} of {row.floor.precision}" if row.floor else NONE,
-            )
-            for row in rows
-        ),
-    )
-
-
-def _start(title: str, rows: Sequence[Row]) -> Table:
-    head = ("subject", "load ms", "first ms", "calls", "peak MB", "GPU MB", "artifact MB", "compile s", "J/sample")
-    return Table(
-        title=title,
-        head=(*head, "self-test", "status"),
-        rows=tuple(
-            (
-                name(row),
-                _number(row.load_ms),
-                _number(row.first_inference_ms),
-                str(row.latency.count) if row.latency else NONE,
-                _mega(row.peak_rss_bytes),
-                _mega(row.device_memory_bytes),
-                _mega(row.artifact_bytes),
-                _number(row.compile_s),
-                _number(row.energy.joule_per_sample) if row.energy else NONE,
-                _error(row.self_test.error, row.self_test.passed) if row.self_test else NONE,
-                row.status,
-            )
-            for row in rows
-        ),
-    )
-
-
-def _sweep(title: str, rows: Sequence[Row]) -> Table:
-    return Table(
-        title=title,
-        head=("subject", "batch", "instances x threads", f"{_P50} ms", "p99 ms", "variation", "samples/s", "status"),
-        rows=tuple(
-            (
-                name(row),
-                str(row.case.batch),
-                f"{row.case.instances} x {row.case.threads}",
-                median(row),
-                _number(row.latency.p99_ms if row.latency else None),
-                f"{row.latency.window_variation:.1%}" if row.latency else NONE,
-                _number(row.throughput_samples_per_s),
-                row.status,
-            )
-            for row in rows
-        ),
-    )
-
-
-def _trips(title: str, rows: Sequence[Row]) -> Table:
-    return Table(
-        title=title,
-        head=("subject", _P50, "p90", "p99", "mean", "variation", "stages", "status"),
-        rows=tuple(
-            (
-                name(row),
-                *_latency_cells(row),
-                ", ".join(f"{stage} {number(value)}" for stage, value in (row.stages_ms or {}).items()) or NONE,
-                row.status,
-            )
-            for row in rows
-        ),
-    )
-
-
-def _latency_cells(row: Row) -> tuple[str, ...]:
-    latency = row.latency
-    if latency is None:
-        return (NONE,) * 5
-    numbers = (latency.p90_ms, latency.p99_ms, latency.mean_ms)
-    return (median(row), *map(_number, numbers), f"{latency.window_variation:.1%}")
-
-
-def _number(value: float | None) -> str:
-    return NONE if value is None else number(value)
-
-
-def _mega(size_bytes: int | None) -> str:
-    return f"{size_bytes / 1e6:.0f}" if size_bytes else NONE
-
-
-def _parity(parity: Parity | None) -> str:
-    return _error(parity.error, parity.passed) if parity else NONE
-
-
-def _error(error: float | None, passed: bool) -> str:
-    text = "not finite" if error is None else f"{error:.1e}"
-    return text if passed else f"{text} FAILED"
-
-
-def _speed(row: Row) -> str:
-    if row.is_reference:
-        return "reference"
-    if row.speed is None:
-        return NONE
-    return f"{row.speed.ratio:.2f}x ({row.speed.low:.2f}-{row.speed.high:.2f}) {row.speed.verdict}"
-
-
-def _state(before: dict[str, float | None], after: dict[str, float | None]) -> str:
-    """Load, frequency and temperature, before and after."""
-    facts = (("load", "load_average_1min"), ("MHz", "cpu_frequency_mhz"), ("°C", "hottest_sensor_celsius"))
-    told = [
-        f"{label} {number(before[key] or 0)} before, {number(after[key] or 0)} after"
-        for label, key in facts
-        if before.get(key) is not None and after.get(key) is not None
+def absent(report: Report, model: str) -> list[str]:
+    """Reasons of the cases that have no latency, each with its subjects."""
+    rows = (row for row in report.rows if row.case.model == model and not row.latency)
+    return [
+        f"{_plain(reason)}: {', '.join(dict.fromkeys(map(_built, group)))}" for reason, group in by_reason(rows).items()
     ]
-    return ", ".join(told) or "its state is not exposed"
+
+
+def _plain(reason: str) -> str:
+    """A reason without the words that the heading of the list says already."""
+    return reason.removeprefix("not measured on this hardware: ").removeprefix("left out of the suite: ")
+
+
+def _built(row: Row) -> str:
+    """A subject without a latency, and the engine that was built for it all the same."""
+    if not (row.artifact_bytes and row.compile_s):
+        return row.case.subject
+    return f"{row.case.subject} ({row.artifact_bytes / 1e6:.1f} MB built in {row.compile_s:.0f} s)"
+
+
+def _p50(row: Row) -> float:
+    return row.latency.p50_ms if row.latency else 0.0
+
+
+def _figure(title: str, value: Callable[[Row], float | None], unit: str = "") -> Column:
+    return Column(title=f"{title} {unit}".rstrip(), value=value, text=number)
+
+
+def _of_latency(title: str, value: Callable[[Latency], Any], text: Callable[[Any], str] = number) -> Column:
+    return Column(title=title, value=lambda row: row.latency and value(row.latency), text=text)
+
+
+def _quality(judged: Quality) -> Column:
+    return Column(title=judged.heading, value=judged.of, text=percent(unit="%"))
+
+
+def _compared(judged: Quality) -> tuple[Column, ...]:
+    """Columns of what a subject is compared with."""
+    return (
+        Column(title="speed, 95 % interval", value=_speed_of, text=_speed, tone=_speed_tone),
+        Column(title="parity", value=lambda row: row.parity, text=_error, tone=_passed),
+        _quality(judged),
+    )
+
+
+def _speed_of(row: Row) -> Row | None:
+    return row if row.is_reference or row.speed else None
+
+
+def _speed(row: Row, *, verdict: bool = True) -> str:
+    if row.speed is None:
+        return "reference"
+    ratio = interval(row.speed)
+    return f"{ratio.replace(' ', 'x ', 1)} {row.speed.verdict}" if verdict else ratio
+
+
+def _speed_tone(row: Row) -> Tone:
+    """Slower than the reference is a fact, no failure."""
+    verdict = row.speed.verdict if row.speed else ""
+    return "good" if verdict == "faster" else "idle" if verdict == "unstable" else ""
+
+
+def _error(found: Parity | SelfTestResult) -> str:
+    text = "not finite" if found.error is None else f"{found.error:.1e}"
+    return text if found.passed else f"{text} FAILED"
+
+
+def _passed(found: Parity | SelfTestResult) -> Tone:
+    return "" if found.passed else "bad"
+
+
+def _status_tone(status: str) -> Tone:
+    return "" if status == "measured" else "bad" if status == "failed" else "idle"
+
+
+_SUBJECT = Column(title="subject", value=lambda row: row.case.subject, align="left")
+_EXECUTES = Column(title="executes", value=lambda row: row.computes_in, align="left")
+_MEDIAN = _of_latency("p50 (95 %)", lambda latency: latency, interval)
+_P99 = _of_latency("p99", lambda latency: latency.p99_ms)
+_VARIATION = _of_latency("variation", lambda latency: latency.window_variation, percent(unit="%"))
+_RATE = _figure("samples/s", lambda row: row.throughput_samples_per_s)
+_STATUS = Column(title="status", value=lambda row: row.status, align="left", tone=_status_tone)
+_CEILING = Column(
+    title="of ceiling", value=lambda row: row.floor, text=lambda floor: f"{floor.fraction:.0%} of {floor.precision}"
+)
+_TIMES = (
+    _MEDIAN,
+    _of_latency("p90", lambda latency: latency.p90_ms),
+    _P99,
+    _of_latency("mean", lambda latency: latency.mean_ms),
+    _VARIATION,
+)
+_LATENCY = (_SUBJECT, _EXECUTES, *_TIMES, _RATE)
+_START = (
+    _SUBJECT,
+    _figure("load", lambda row: row.load_ms, "ms"),
+    _figure("first", lambda row: row.first_inference_ms, "ms"),
+    _of_latency("calls", lambda latency: latency.count, str),
+    Column(title="peak MB", value=lambda row: row.peak_rss_bytes, text=megabytes()),
+    Column(title="GPU MB", value=lambda row: row.device_memory_bytes, text=megabytes()),
+    Column(title="artifact MB", value=lambda row: row.artifact_bytes, text=megabytes()),
+    _figure("compile", lambda row: row.compile_s, "s"),
+    _figure("J/sample", lambda row: row.energy and row.energy.joule_per_sample),
+    Column(title="self-test", value=lambda row: row.self_test, text=_error, tone=_passed),
+    _STATUS,
+)
+_SWEEP = (
+    _SUBJECT,
+    Column(title="batch", value=lambda row: row.case.batch),
+    Column(title="instances x threads", value=lambda row: f"{row.case.instances} x {row.case.threads}"),
+    _MEDIAN,
+    _P99,
+    _VARIATION,
+    _RATE,
+    _STATUS,
+)
+_TRIP = (
+    _SUBJECT,
+    *_TIMES,
+    Column(
+        title="stages",
+        value=lambda row: row.stages_ms,
+        align="left",
+        text=lambda stages: ", ".join(f"{stage} {number(value)}" for stage, value in stages.items()),
+    ),
+    _STATUS,
+)

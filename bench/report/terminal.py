@@ -1,45 +1,36 @@
-"""A benchmark's report on the terminal."""
+"""Tables and paragraphs on the terminal."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kdcmae.bench.report.records import Report
-from kdcmae.bench.report.tables import Table, conditions, remarks, tables
+from kdcmae.bench.report.summary import conditions, remarks, verdict
+from kdcmae.bench.report.table import Block, Table, Tone
+from kdcmae.bench.report.tables import models, tables
 from kdcmae.terminal import say, style, table
 
-__all__ = ["print_report", "print_tables"]
+__all__ = ["print_blocks", "print_report"]
 
-_COLOURS = {
-    "faster": "green",
-    "slower": "red",
-    "no difference": "yellow",
-    "unstable": "yellow",
-    "failed": "red",
-    "not measured": "yellow",
-    "FAILED": "red",
-    "hold": "green",
-    "does not hold": "red",
-    "cannot be told": "yellow",
-}
-_WORDS = re.compile(rf"({'|'.join(_COLOURS)})$")
+_COLOURS: Mapping[Tone, str] = {"": "", "good": "green", "bad": "red", "idle": "yellow"}
+
+
+def print_blocks(blocks: Iterable[Block]) -> None:
+    """Print paragraphs and tables, with colours for good and bad news."""
+    for block in blocks:
+        say(_text(block) if isinstance(block, Table) else block)
+
+
+def _text(shown: Table) -> str:
+    rows = ([style(cell.text, _COLOURS[cell.tone]) for cell in row] for row in shown.cells)
+    right = [index for index, column in enumerate(shown.columns) if column.align == "right"]
+    return table(shown.heads, rows, title=shown.title, right=right)
 
 
 def print_report(report: Report) -> None:
-    """Print what was measured, under which conditions, and what was not."""
-    say("\n".join(conditions(report)))
-    print_tables(tables(report))
-    for line in remarks(report):
-        say(line)
-
-
-def print_tables(shown: Iterable[Table]) -> None:
-    """Print tables of texts, with colours for what is good or bad news."""
-    for one in shown:
-        rows = ([first, *map(_coloured, rest)] for first, *rest in one.rows)
-        say(table(one.head, rows, title=one.title, right=range(1, len(one.head))))
-
-
-def _coloured(cell: str) -> str:
-    return _WORDS.sub(lambda found: style(found[1], _COLOURS[found[1]]), cell)
+    """Print the conditions of a benchmark, what was measured and what was not, and the verdict."""
+    print_blocks([*conditions(report), *tables(report), *remarks(report)])
+    for model in models(report):
+        best = verdict(report, model)
+        if best is not None:
+            print_blocks([f"{model}: {best}" if model else str(best)])

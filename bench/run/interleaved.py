@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,10 +9,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-import kdcmae
-from kdcmae.bench.machine.environment import cpus_for, describe_environment
+from kdcmae.bench.machine.environment import cpus_for
 from kdcmae.bench.machine.state import energy_counter, machine_state
 from kdcmae.bench.machine.yardstick import Yardstick, open_yardstick, steady_rounds
+from kdcmae.bench.report.envelope import stamp
 from kdcmae.bench.report.records import Accuracy, Report, Row, SelfCheck, Settings
 from kdcmae.bench.run.agreement import accuracies, knows
 from kdcmae.bench.run.contender import Contender, Entry
@@ -79,17 +78,10 @@ def run_benchmark(
 
 def new_report(settings: Settings, measure: Callable[[], Sequence[Row]], *, self_check: SelfCheck | None) -> Report:
     """A report of what ``measure`` gives, with the state of the machine before and after it."""
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    environment = describe_environment()
+    envelope = stamp("benchmark")
     rows = tuple(measure())
-    return Report(
-        kdcmae_version=kdcmae.__version__,
-        created=created,
-        environment={**environment, "after": machine_state()},
-        settings=settings,
-        rows=rows,
-        self_check=self_check,
-    )
+    environment = {**envelope.pop("environment"), "after": machine_state()}
+    return Report(**envelope, environment=environment, settings=settings, rows=rows, self_check=self_check)
 
 
 def measure_group(

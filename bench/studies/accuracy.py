@@ -1,18 +1,18 @@
-"""How accurate a model is on AVSynth's held-out clips, whole and in part, and what each engine costs of that."""
+"""Accuracy of a model on AVSynth's held-out clips, with both modalities or one, and the loss of each of its engines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.bench.machine.environment import describe_environment
-from kdcmae.bench.report.markers import table_row
+from kdcmae.bench.report.envelope import machine, stamp
+from kdcmae.bench.report.publishing import Document, Section
+from kdcmae.bench.report.table import Block, Column, percent, table
 from kdcmae.bench.run.subjects import VARIANT
 from kdcmae.config import MODALITY_INPUTS
 from kdcmae.data.avsynth.memory import AVSynth
@@ -20,24 +20,20 @@ from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import DataError
-from kdcmae.evaluation.paired import mean_interval
+from kdcmae.evaluation.exam import Answers, Exam
 from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, open_model
 from kdcmae.runtime.feeding import RAW, from_clip, sources
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
-__all__ = ["BEGIN", "END", "SCHEMA_VERSION", "USES", "Use", "measure_accuracy", "render"]
-
-SCHEMA_VERSION = 2
-BEGIN = "<!-- accuracy: written by `kdcmae-bench accuracy` -->"
-END = "<!-- end of accuracy -->"
+__all__ = ["SECTION", "USES", "Use", "measure_accuracy"]
 
 _ALL = frozenset({"waveform", "frame"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a model is given of a clip.
+    """What a model gets of a clip.
 
     Args:
         name: in the report.
@@ -80,9 +76,9 @@ def measure_accuracy(
 
     Args:
         reference: the finetuned checkpoint.
-        engines: folders of engines with the checkpoint's classes; ``FOLDER@audio`` for a variant in it alone.
+        engines: folders of engines with the checkpoint's classes; ``FOLDER@audio`` for one variant in it.
         clips: of AVSynth's test split.
-        on_subject: told of each one before it runs.
+        on_subject: called with the name of each model before it runs.
 
     Returns:
         The report, ready for JSON: a row per model and use, the checkpoint's first.
@@ -91,30 +87,30 @@ def measure_accuracy(
         DataError: an engine has other classes, or the checkpoint's are not AVSynth's.
         KdcmaeError: a model cannot be opened or run.
     """
-    environment = describe_environment()
+    envelope = stamp("accuracy")
     data = AVSynth("test", clips=clips)
     raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
-    wanted = [record.labels[0] for record in data.records]
-    first, *others = (str(source) for source in (reference, *engines))
-    on_subject(first)
-    whole = _Subject(first)
-    known = {use: whole.best(use, raw) for use in USES if use.given in whole.serves}
-    labels = np.array(whole.labels_of(wanted))
-    rows = [whole.row(use, best, best, labels) for use, best in known.items()]
-    for source in others:
+    on_subject(str(reference))
+    whole = _Subject(str(reference))
+    labels, classes = [record.labels[0] for record in data.records], whole.predictor.facts.labels
+    exams = {
+        use: Exam.of_labels(labels, classes, reference=whole.logits(use, raw))
+        for use in USES
+        if use.given in whole.serves
+    }
+    rows = [whole.row(use, exam, exam.reference) for use, exam in exams.items() if exam.reference is not None]
+    for source in map(str, engines):
         on_subject(source)
         subject = _Subject(source)
-        if subject.predictor.facts.labels != whole.predictor.facts.labels:
+        if subject.predictor.facts.labels != classes:
             raise DataError(f"{source} has other classes than {reference}; compile it from that checkpoint")
         rows += [
-            subject.row(use, subject.best(use, raw), best, labels)
-            for use, best in known.items()
+            subject.row(use, exam, subject.logits(use, raw))
+            for use, exam in exams.items()
             if use.given in subject.serves
         ]
     return {
-        "schema_version": SCHEMA_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment,
+        **envelope,
         "avsynth_version": AVSYNTH_VERSION,
         "clips": clips,
         "reference": whole.predictor.facts.name,
@@ -122,30 +118,35 @@ def measure_accuracy(
     }
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """Markdown of a report: a line per model, a column per use."""
+def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
+    """A line per model, a column per use."""
+    report = documents[-1]
     uses = list(dict.fromkeys(row["use"] for row in report["rows"]))
-    headings = ("model", "executes", *uses, f"points lost, {uses[0]} (95 %)")
-    lines = [table_row(headings), table_row(["---"] * len(headings))]
-    models: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    models: dict[tuple[str, str], dict[str, Any]] = {}
     for row in report["rows"]:
-        models.setdefault((row["name"], row["executes"]), {})[row["use"]] = row
-    for model, found in models.items():
-        shares = [_share(found[use]) if use in found else "" for use in uses]
-        lines.append(table_row([*model, *shares, _lost(found[uses[0]]) if uses[0] in found else ""]))
-    host = report["environment"]["host"]
-    lines += [
-        "",
+        named = {"name": row["name"], "executes": row["executes"]}
+        models.setdefault((row["name"], row["executes"]), named)[row["use"]] = row
+    columns = (
+        Column(title="model", value=lambda model: model["name"], align="left"),
+        Column(title="executes", value=lambda model: model["executes"], align="left"),
+        *(Column(title=use, value=lambda model, use=use: model.get(use), text=_share) for use in uses),
+        Column(title=f"points lost, {uses[0]} (95 %)", value=lambda model: model.get(uses[0]), text=_lost),
+    )
+    yield table("", columns, models.values())
+    yield (
         f"Accuracy in per cent on {report['clips']} held-out clips of AVSynth version {report['avsynth_version']}, on "
-        f"{host['cpu']}; in brackets, how many of the answers are PyTorch's in the same use. What is alone comes "
-        "without the other, by a path of its own.",
-    ]
-    return "\n".join(lines)
+        f"{machine(report)}; in brackets, the share of answers that are PyTorch's in the same use. Single-modality "
+        "columns use the model's missing-modality path. Intervals are of paired clips; where no answer was lost, their "
+        "upper end is what so few clips cannot exclude."
+    )
+
+
+SECTION = Section(name="accuracy", command="accuracy", kind="accuracy", blocks=_blocks)
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    accuracy = f"{100 * row['accuracy']:.2f}"
-    return accuracy if row["is_reference"] else f"{accuracy} ({100 * row['agreement']:.2f})"
+    accuracy = percent(2, unit="")(row["accuracy"])
+    return accuracy if row["is_reference"] else f"{accuracy} ({percent(2, unit='')(row['agreement'])})"
 
 
 def _lost(row: Mapping[str, Any]) -> str:
@@ -155,7 +156,7 @@ def _lost(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """What takes certain inputs: an engine, a variant of it, or a checkpoint's path, which has no manifest."""
+    """Part of a model that takes certain inputs: an engine, a variant of it, or a checkpoint's path (no manifest)."""
 
     inputs: tuple[str, ...]
     manifest: Manifest | None = None
@@ -176,35 +177,24 @@ class _Subject:
             sources(part.inputs): part for part in _parts(self.predictor, variant)
         }
 
-    def labels_of(self, wanted: Sequence[str]) -> list[int]:
-        """The class of each label."""
-        labels = self.predictor.facts.labels
-        if not set(wanted) <= set(labels):
-            name = self.predictor.facts.name
-            raise DataError(f"{name} does not know AVSynth's classes; give a model finetuned on AVSynth")
-        return [labels.index(label) for label in wanted]
-
-    def best(self, use: Use, raw: Sequence[RawClip]) -> NDArray[np.intp]:
-        """(N,) each clip's best class; the clips become what this model takes of them."""
+    def logits(self, use: Use, raw: Sequence[RawClip]) -> NDArray[np.float32]:
+        """(N, C) answers; the clips become what this model takes of them."""
         names, preprocessing = self.serves[use.given].inputs, self.predictor.facts.preprocessing
         given = (use.of(clip) for clip in raw)
         rows = [from_clip(names, preprocessing, sound, SAMPLE_RATE_HZ, frames) for sound, frames in given]
-        inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        return batched_logits(self.predictor, inputs).argmax(axis=1)
+        return batched_logits(self.predictor, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
-    def row(
-        self, use: Use, best: NDArray[np.intp], reference: NDArray[np.intp], labels: NDArray[np.intp]
-    ) -> dict[str, Any]:
-        """What the report says of one use."""
-        lost = (reference == labels).astype(np.float64) - (best == labels)
+    def row(self, use: Use, exam: Exam, answers: Answers) -> dict[str, Any]:
+        """A row of the report: one use, beside the checkpoint in the same use."""
+        loss = exam.loss(answers)
         return {
             **_described(self.predictor, self.serves[use.given]),
-            "is_reference": best is reference,
+            "is_reference": answers is exam.reference,
             "use": use.name,
-            "accuracy": float((best == labels).mean()),
-            "drop": float(lost.mean()),
-            "drop_interval": mean_interval(lost),
-            "agreement": float((best == reference).mean()),
+            "accuracy": loss.other / 100,
+            "drop": loss.points / 100,
+            "drop_interval": (loss.low / 100, loss.high / 100),
+            "agreement": exam.agreement(answers),
         }
 
 
@@ -218,12 +208,12 @@ def _parts(predictor: Predictor, variant: str) -> list[_Part]:
             _Part(tuple(spec.name for spec in manifest.inputs), manifest, name) for name, manifest in manifests.items()
         ]
     inputs = MODALITY_INPUTS[predictor.facts.modality]
-    alone = [_Part((name,)) for name in inputs]
-    return alone if len(inputs) == 1 else [_Part(inputs), *alone]
+    single = [_Part((name,)) for name in inputs]
+    return single if len(inputs) == 1 else [_Part(inputs), *single]
 
 
 def _described(predictor: Predictor, part: _Part) -> dict[str, str]:
-    """What it is and what it computes in, for people."""
+    """Name of a model and the precisions that it computes in."""
     manifest = part.manifest
     if manifest is None or not isinstance(predictor, EnginePredictor):
         return {"name": f"{predictor.facts.name} (PyTorch)", "executes": "fp32"}

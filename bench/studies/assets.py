@@ -1,4 +1,4 @@
-"""``make assets``: the trained model into the package, rounded, measured after the rounding, with its card.
+"""``make assets``: put the trained model into the package, rounded to float16 and measured, with its card.
 
 Run by :file:`Makefile` after ``kdcmae pretrain`` and ``kdcmae finetune``, whose ``--json`` outputs it reads.
 """
@@ -6,6 +6,8 @@ Run by :file:`Makefile` after ``kdcmae pretrain`` and ``kdcmae finetune``, whose
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import torch
 
 from kdcmae import assets, load_classifier
 from kdcmae.bench.machine.environment import describe_environment
-from kdcmae.bench.studies.heldout import measure_accuracy, measure_features
+from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.table import Column, percent, table
+from kdcmae.bench.studies.heldout import HeldOut, measure_features
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.evaluation.classification import Missing
-from kdcmae.evaluation.localization import Scores
 from kdcmae.predictors import CheckpointPredictor
 
 __all__ = ["main"]
@@ -47,7 +50,8 @@ def main(runs: Path, clips: int, output: Path) -> None:
     (output / "labels.txt").write_text("".join(f"{label}\n" for label in classifier.labels), encoding="utf-8")
     note(f"{shipped}: {shipped.stat().st_size / 1e6:.2f} MB; measuring on {clips} held-out clips")
     predictor = CheckpointPredictor(classifier, shipped.stem)
-    measured = {name: measure_accuracy(predictor, clips, missing=missing) for name, missing in _WITHHELD.items()}
+    held_out = HeldOut(predictor.facts.preprocessing, clips)
+    measured = {name: held_out.accuracy(predictor, missing=missing) for name, missing in _WITHHELD.items()}
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
     facts = {
         "parameters": f"{parameters / 1e6:.2f}",
@@ -60,10 +64,8 @@ def main(runs: Path, clips: int, output: Path) -> None:
         "audio_s": f"{classifier.config.audio_length / 100:.2f}",
         "image_size": classifier.config.image_size,
         "classes": ", ".join(classifier.labels),
-        "runs": "\n".join(
-            (_training("pretraining", pretrained), _training("finetuning", finetuned)),
-        ),
-        "accuracies": "\n".join(f"| {name} | {100 * value:.2f} % |" for name, value in measured.items()),
+        "runs": _training({"pretraining": pretrained, "finetuning": finetuned}),
+        "accuracies": _table({"given": itemgetter(0), "accuracy": itemgetter(1)}, measured.items(), percent(2)),
         **_features(Path(pretrained["weights"]), clips),
     }
     (output / "model_card.md").write_text(_CARD.format(**facts), encoding="utf-8")
@@ -71,38 +73,55 @@ def main(runs: Path, clips: int, output: Path) -> None:
         note(f"{name}: {100 * value:.2f} %")
 
 
-def _training(stage: str, document: dict[str, Any]) -> str:
-    """A row of the card: what a run's JSON and settings tell."""
-    settings = json.loads((Path(document["weights"]).parent / "settings.json").read_text(encoding="utf-8"))
-    cells = (
-        *(stage, document["epochs"], document["steps"]),
-        *(settings[name] for name in ("batch_size", "learning_rate", "precision", "seed")),
-        f"{document['seconds']:.0f}",
-    )
-    return f"| {' | '.join(map(str, cells))} |"
+def _table(columns: Mapping[str, Callable[[Any], Any]], rows: Iterable[Any], text: Callable[[Any], str] = str) -> str:
+    """Markdown of a table of the card.
+
+    Args:
+        columns: value in a row, by title; the first names the row.
+        rows: of the table.
+        text: of the values.
+    """
+    (name, named), *others = columns.items()
+    heads = [Column(title=name, value=named, align="left")]
+    heads += [Column(title=title, value=value, text=text) for title, value in others]
+    return render_markdown([table("", heads, rows)])
+
+
+def _training(runs: Mapping[str, dict[str, Any]]) -> str:
+    """Table of the training runs, from their JSON and settings."""
+    rows = []
+    for stage, document in runs.items():
+        settings = json.loads((Path(document["weights"]).parent / "settings.json").read_text(encoding="utf-8"))
+        rows.append({**settings, **document, "": stage, "seconds": f"{document['seconds']:.0f}"})
+    names = ("", "epochs", "steps", "batch_size", "learning_rate", "precision", "seed", "seconds")
+    return _table({name.replace("_", " ").replace("batch size", "batch"): itemgetter(name) for name in names}, rows)
 
 
 def _features(checkpoint: Path, clips: int) -> dict[str, str]:
-    """Rows of the card: retrieval and localisation of the model before it was finetuned."""
-    found, located = measure_features(checkpoint, clips)
-    rows = [
-        f"| {name} | {100 * way.recall_at_1:.1f} % | {100 * way.recall_at_5:.1f} % | {100 * way.recall_at_10:.1f} % |"
-        for name, way in (
-            ("picture by sound", found.audio_to_video),
-            ("sound by picture", found.video_to_audio),
-            ("chance", found.chance),
-        )
-    ]
-    scores: tuple[tuple[str, Scores], ...] = (
-        ("pretrained model", located),
-        ("the same with another clip's sound", located.other_sound),
-        ("best box in the middle", located.centre_box),
-    )
-    rows_located = [
-        f"| {name} | {100 * one.ciou:.1f} % | {100 * one.auc:.1f} % | {100 * one.pointing:.1f} % |"
-        for name, one in scores
-    ]
-    return {"retrieval": "\n".join(rows), "localization": "\n".join(rows_located)}
+    """Tables of retrieval and localisation of the model before it was finetuned."""
+    retrieval, localization = measure_features(checkpoint, clips)
+    ways = {
+        "picture by sound": retrieval.audio_to_video,
+        "sound by picture": retrieval.video_to_audio,
+        "chance": retrieval.chance,
+    }
+    scores = {
+        "pretrained model": localization,
+        "the same with another clip's sound": localization.other_sound,
+        "best box in the middle": localization.centre_box,
+    }
+    recalls = {f"R@{rank}": attrgetter(f"recall_at_{rank}") for rank in (1, 5, 10)}
+    measures = {"cIoU at 0.5": "ciou", "AUC": "auc", "peak on object": "pointing"}
+    return {
+        "retrieval": _named("retrieval", ways, recalls),
+        "localization": _named("localisation", scores, {title: attrgetter(name) for title, name in measures.items()}),
+    }
+
+
+def _named(title: str, rows: Mapping[str, Any], measures: Mapping[str, Callable[[Any], Any]]) -> str:
+    """Table with a row per name and a column per measure, in per cent."""
+    columns = {name: (lambda row, measure=measure: measure(row[1])) for name, measure in measures.items()}
+    return _table({title: itemgetter(0), **columns}, rows.items(), percent())
 
 
 _CARD = """# {name}
@@ -121,8 +140,6 @@ a model of real sounds.
 
 `make assets` repeats it: `kdcmae pretrain` with the recipe avsynth-pretrain, `kdcmae finetune` with avsynth-finetune.
 
-| | epochs | steps | batch | learning rate | precision | seed | seconds |
-| --- | --- | --- | --- | --- | --- | --- | --- |
 {runs}
 
 On one core of {cpu}, which other work shared; {libraries}. AVSynth version {avsynth}.
@@ -131,8 +148,6 @@ On one core of {cpu}, which other work shared; {libraries}. AVSynth version {avs
 
 {clips} clips of the test split, middle frame, after the rounding to float16:
 
-| given | accuracy |
-| --- | --- |
 {accuracies}
 
 A class is a sound with a look. Who only hears, or only sees, is right for one clip in two at best.
@@ -141,14 +156,10 @@ A class is a sound with a look. Who only hears, or only sees, is right for one c
 
 The pretrained model, which is not shipped, on the same clips. Which clip belongs to which among {clips}:
 
-| retrieval | R@1 | R@5 | R@10 |
-| --- | --- | --- | --- |
 {retrieval}
 
 Where in the frame is what is heard:
 
-| localisation | cIoU at 0.5 | AUC | peak on object |
-| --- | --- | --- | --- |
 {localization}
 
 Every patch is encoded alone and compared with the sound: attention over the whole picture spreads what an object is

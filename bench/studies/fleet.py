@@ -1,16 +1,18 @@
-"""Device cards side by side: which engine runs in what precision, how fast and how exactly, on which device."""
+"""Device cards side by side: the precision, speed and error of each engine on each device."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdcmae.bench.report.page import precision_colour, table_section
+from kdcmae.bench.report.envelope import stamp
+from kdcmae.bench.report.html import precision_colour, table_section
 from kdcmae.bench.report.plain import from_plain
-from kdcmae.bench.report.tables import NONE, Table
+from kdcmae.bench.report.table import Column, Table, Tone, megabytes, percent, table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
 from kdcmae.drawing import charts
 from kdcmae.drawing.charts import number
@@ -21,7 +23,7 @@ from kdcmae.files.text import read_json
 __all__ = ["fleet_conditions", "fleet_document", "fleet_tables", "read_card", "render_fleet"]
 
 _MEASURED = {"load_ms": "load", "first_inference_ms": "first", "peak_rss_bytes": "peak"}
-_NARROW = 2  # columns that fit beside a chart
+_NOT_REPORTED = "not reported"
 _LABEL = 58  # characters of a bar's label that fit on a page
 
 
@@ -49,10 +51,10 @@ def read_card(path: Path) -> DeviceCard:
 
 
 def fleet_document(cards: Sequence[DeviceCard]) -> dict[str, Any]:
-    """The cards and the names that the tables give them, as plain data."""
+    """The cards, with the names of engines and devices that the tables use, as plain data."""
     engines = _engine_names(cards)
     return {
-        "schema_version": SCHEMA_VERSION,
+        **stamp("fleet"),
         "boundaries": dict(BOUNDARIES),
         "rows": [
             {
@@ -91,30 +93,51 @@ def fleet_conditions(cards: Sequence[DeviceCard]) -> list[str]:
 def fleet_tables(cards: Sequence[DeviceCard]) -> list[Table]:
     """An overview of engines by device per model, every figure, and the claims that do not hold or cannot be told."""
     engines = _engine_names(cards)
-    found = []
+    tables = []
     for model in dict.fromkeys(card.engine.model for card in cards):
         own = _sorted([card for card in cards if card.engine.model == model])
-        found.append(_overview(f"{model}: what executes, and the median latency in ms", own, engines))
-        found.append(
-            Table(
-                title=f"{model}: engines on devices, times in ms",
-                head=(
-                    *("engine", "device", "executes", "claims", "error (allowed)", "p50", "p90", "p99", "variation"),
-                    *("calls", "load", "first", "peak MB"),
-                ),
-                rows=tuple(_row(card, engines[card.engine.digest], _device_name(card)) for card in own),
-            )
-        )
-    doubtful = tuple(
-        (engines[card.engine.digest], _device_name(card), verdict.claim, verdict.found, verdict.outcome)
+        tables.append(_overview(f"{model}: what executes, and the median latency in ms", own, engines))
+        tables.append(table(f"{model}: engines on devices, times in ms", _columns(engines), own))
+    doubtful = [
+        (engines[card.engine.digest], _device_name(card), verdict)
         for card in _sorted(cards)
         for verdict in card.verdicts
         if verdict.outcome != "holds"
+    ]
+    left = partial(Column, align="left")
+    columns = (
+        left(title="engine", value=lambda row: row[0]),
+        left(title="device", value=lambda row: row[1]),
+        left(title="claim", value=lambda row: row[2].claim),
+        left(title="found", value=lambda row: row[2].found),
+        left(
+            title="here",
+            value=lambda row: row[2].outcome,
+            tone=lambda outcome: "bad" if outcome == "does not hold" else "idle",
+        ),
     )
-    found.append(
-        Table(title="claims that fail or are open", head=("engine", "device", "claim", "found", "here"), rows=doubtful)
+    tables.append(table("claims that fail or are open", columns, doubtful))
+    return [one for one in tables if one.rows]
+
+
+def _columns(engines: Mapping[str, str]) -> tuple[Column, ...]:
+    """Columns of every figure of a card."""
+    left = partial(Column, align="left")
+    return (
+        left(title="engine", value=lambda card: engines[card.engine.digest]),
+        left(title="device", value=_device_name),
+        left(title="executes", value=lambda card: card.computes_in or _NOT_REPORTED),
+        left(title="claims", value=lambda card: card, text=_claims, tone=_claims_tone),
+        Column(title="error (allowed)", value=lambda card: card, text=_error),
+        Column(title="p50", value=lambda card: card.timings.latency.p50_ms, text=number),
+        Column(title="p90", value=lambda card: card.timings.latency.p90_ms, text=number),
+        Column(title="p99", value=lambda card: card.timings.latency.p99_ms, text=number),
+        Column(title="variation", value=lambda card: card.timings.latency.coefficient_of_variation, text=percent()),
+        Column(title="calls", value=lambda card: card.timings.latency.count),
+        Column(title="load", value=lambda card: card.timings.load_ms, text=number),
+        Column(title="first", value=lambda card: card.timings.first_inference_ms, text=number),
+        Column(title="peak MB", value=lambda card: card.timings.peak_rss_bytes, text=megabytes()),
     )
-    return [table for table in found if table.rows]
 
 
 def render_fleet(cards: Sequence[DeviceCard]) -> str:
@@ -125,9 +148,7 @@ def render_fleet(cards: Sequence[DeviceCard]) -> str:
         title = f"{model}: latency"
         drawn = charts.bars(title, list(_bars(cards, model, engines)), unit="ms")
         sections.append(section(title, drawn, note="Median, whisker to the 99th percentile."))
-    for table in fleet_tables(cards):
-        wide = len(table.head) > _NARROW
-        sections.append(table_section(table, wide=wide))
+    sections += [table_section(one) for one in fleet_tables(cards)]
     return page("kdcmae fleet", fleet_conditions(cards), sections)
 
 
@@ -145,39 +166,46 @@ def _bars(cards: Sequence[DeviceCard], model: str, engines: Mapping[str, str]) -
 
 
 def _overview(title: str, cards: Sequence[DeviceCard], engines: Mapping[str, str]) -> Table:
-    devices = tuple(dict.fromkeys(map(_device_name, cards)))
-    cells: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    devices = dict.fromkeys(map(_device_name, cards))
+    cells: dict[str, dict[str, list[DeviceCard]]] = defaultdict(lambda: defaultdict(list))
     for card in cards:
-        told = f"{card.computes_in or 'not reported'}: {number(card.timings.latency.p50_ms)}"
-        cells[engines[card.engine.digest]][_device_name(card)].append(f"{told}, claims fail" if card.failed else told)
-    rows = (
-        (engine, *(" and ".join(found.get(device, [])) or NONE for device in devices))
-        for engine, found in cells.items()
-    )
-    return Table(title=title, head=("engine", *devices), rows=tuple(rows))
+        cells[engines[card.engine.digest]][_device_name(card)].append(card)
+    columns = [Column(title="engine", value=lambda row: row[0], align="left")]
+    columns += [
+        Column(
+            title=device,
+            value=lambda row, device=device: row[1].get(device),
+            text=lambda own: " and ".join(map(_latency, own)),
+            tone=lambda own: "bad" if any(card.failed for card in own) else "",
+        )
+        for device in devices
+    ]
+    return table(title, columns, cells.items())
 
 
-def _row(card: DeviceCard, engine: str, device: str) -> tuple[str, ...]:
-    timings, latency = card.timings, card.timings.latency
+def _latency(card: DeviceCard) -> str:
+    latency = f"{card.computes_in or _NOT_REPORTED}: {number(card.timings.latency.p50_ms)}"
+    return f"{latency}, claims fail" if card.failed else latency
+
+
+def _error(card: DeviceCard) -> str:
     error = "not finite" if card.error is None else f"{card.error:.1e}"
-    return (
-        engine,
-        device,
-        card.computes_in or "not reported",
-        _claims(card),
-        f"{error} ({card.tolerance:.0e})",
-        *map(number, (latency.p50_ms, latency.p90_ms, latency.p99_ms)),
-        f"{latency.coefficient_of_variation:.1%}",
-        f"{latency.count:d}",
-        *map(number, (timings.load_ms, timings.first_inference_ms)),
-        NONE if timings.peak_rss_bytes is None else f"{timings.peak_rss_bytes / 1e6:.0f}",
-    )
+    return f"{error} ({card.tolerance:.0e})"
+
+
+def _unknown(card: DeviceCard) -> int:
+    """Number of claims that nobody can check on the device."""
+    return sum(verdict.outcome == "cannot be told" for verdict in card.verdicts)
+
+
+def _claims_tone(card: DeviceCard) -> Tone:
+    return "bad" if card.failed else "idle" if _unknown(card) else "good"
 
 
 def _claims(card: DeviceCard) -> str:
     if card.failed:
         return f"{len(card.failed)} of {len(card.verdicts)} FAILED"
-    unknown = sum(verdict.outcome == "cannot be told" for verdict in card.verdicts)
+    unknown = _unknown(card)
     return f"hold, but {unknown} cannot be told" if unknown else "hold"
 
 

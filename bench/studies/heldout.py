@@ -1,21 +1,57 @@
-"""What the ablation and the model card measure on the held-out clips of AVSynth."""
+"""The held-out clips of AVSynth that the ablation, the token study and the model card measure on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from kdcmae import load_pretrained
-from kdcmae.config import EncoderConfig
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.data.dataset import DatasetSettings
-from kdcmae.evaluation import classification
+from kdcmae.evaluation.classification import Missing, ScoredClips, score_clips
 from kdcmae.evaluation.clips import EvaluationClips, LoaderSettings
 from kdcmae.evaluation.localization import Localization, localize
 from kdcmae.evaluation.localization import summarize as summarize_heat
+from kdcmae.evaluation.metrics import accuracy
 from kdcmae.evaluation.retrieval import Retrieval, extract_features, retrieve
-from kdcmae.predictors import CheckpointPredictor
+from kdcmae.predictors import CheckpointPredictor, Predictor
+from kdcmae.runtime.preprocessing import Preprocessing
 
-__all__ = ["measure_accuracy", "measure_features"]
+__all__ = ["HeldOut", "measure_features"]
+
+
+class HeldOut:
+    """Middle frame and sound of each clip, prepared once for all models that take them alike.
+
+    Args:
+        preprocessing: of the models.
+        clips: of the test split.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, clips: int) -> None:
+        self.clips = EvaluationClips(
+            f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=preprocessing), LoaderSettings()
+        )
+
+    @cached_property
+    def _batches(self) -> list[Mapping[str, Any]]:
+        return list(self.clips)
+
+    def scores(self, predictor: Predictor, *, missing: Missing | None = None) -> ScoredClips:
+        """Scores of a classifier of AVSynth's classes, and the labels.
+
+        Args:
+            predictor: of the classifier.
+            missing: the modality that is withheld, if any.
+        """
+        return score_clips(predictor, self._batches, missing=missing)
+
+    def accuracy(self, predictor: Predictor, *, missing: Missing | None = None) -> float:
+        """Share of the clips whose best class is their label; arguments as of :meth:`scores`."""
+        scored = self.scores(predictor, missing=missing)
+        return accuracy(scored.scores, scored.positives)
 
 
 def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localization]:
@@ -29,25 +65,6 @@ def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localizat
         KdcmaeError: the checkpoint cannot be loaded or measured.
     """
     model = load_pretrained(checkpoint).eval()
-    held_out = _held_out(model.config, clips)
-    found = retrieve(extract_features(CheckpointPredictor(model, checkpoint.stem), held_out))
-    return found, summarize_heat(localize(model, held_out.masked(held_out)))
-
-
-def measure_accuracy(predictor: CheckpointPredictor, clips: int, *, missing: classification.Missing | None) -> float:
-    """The accuracy of a classifier of AVSynth's classes on the middle frame of each clip.
-
-    Args:
-        predictor: of the classifier, in evaluation mode.
-        clips: of the test split.
-        missing: what is withheld, if anything.
-    """
-    held_out = _held_out(predictor.module.config, clips)
-    scores = classification.score_clips(predictor, held_out, missing=missing)
-    return classification.summarize(scores, LABELS.names).accuracy
-
-
-def _held_out(config: EncoderConfig, clips: int) -> EvaluationClips:
-    return EvaluationClips(
-        f"avsynth:{clips}", LABELS, DatasetSettings(preprocessing=config.preprocessing), LoaderSettings()
-    )
+    held_out = HeldOut(model.config.preprocessing, clips).clips
+    retrieval = retrieve(extract_features(CheckpointPredictor(model, checkpoint.stem), held_out))
+    return retrieval, summarize_heat(localize(model, held_out.masked(held_out)))

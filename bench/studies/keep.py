@@ -1,21 +1,18 @@
-"""Token keep: what engines on fewer tokens lose in accuracy and gain in latency, by every way to choose them."""
+"""Accuracy and latency of engines that keep a share of the tokens, for every way to choose the tokens."""
 
 from __future__ import annotations
 
-import datetime
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
-
-import kdcmae
-from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.bench.machine.yardstick import open_yardstick
-from kdcmae.bench.report.markers import table_row
+from kdcmae.bench.report.envelope import machine, stamp
+from kdcmae.bench.report.publishing import Document, Section
 from kdcmae.bench.report.records import Row, Settings
+from kdcmae.bench.report.table import Block, Column, fixed, interval, on_front, percent, table
 from kdcmae.bench.run.contender import Entry
 from kdcmae.bench.run.interleaved import measure_group
 from kdcmae.bench.run.timing import SpeedRatio
@@ -28,11 +25,7 @@ if TYPE_CHECKING:
     from kdcmae.keep import TokenKeep
     from kdcmae.predictors import Predictor
 
-__all__ = ["BEGIN", "END", "KeepSettings", "pareto", "render", "run_keep_benchmark"]
-
-SCHEMA_VERSION = 3
-BEGIN = "<!-- token keep: written by `kdcmae-bench keep` -->"
-END = "<!-- end of token keep -->"
+__all__ = ["SECTION", "KeepSettings", "run_keep_benchmark"]
 
 _WARM_UP_S = 0.5
 
@@ -76,31 +69,28 @@ def run_keep_benchmark(
     """
     from kdcmae.keep import KeepBy, TokenKeep
 
-    environment = describe_environment()
+    envelope = stamp("keep")
     keeps = [TokenKeep(ratio=1.0)]
     keeps += [TokenKeep(ratio=ratio, by=by) for ratio in settings.ratios for by in get_args(KeepBy)]
     exam = None
     if settings.clips:
         with step(f"classify {settings.clips} clips in PyTorch"):
-            exam = _Exam(classifier, settings.clips)
-    found = {
+            exam = _HeldOutExam(classifier, settings.clips)
+    targets = {
         f"{target} {precision}": _engines(classifier, keeps, facts, settings, (target, precision), exam, step)
         for target, precision in settings.targets
     }
     return {
-        "schema_version": SCHEMA_VERSION,
-        "kdcmae_version": kdcmae.__version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": environment,
+        **envelope,
         "model": dict(facts),
         "settings": asdict(settings),
         "pytorch_accuracy": exam.accuracy if exam else None,
-        "targets": found,
+        "targets": targets,
     }
 
 
-class _Exam:
-    """The same AVSynth test clips for every engine, and what the whole model answers in PyTorch.
+class _HeldOutExam:
+    """An exam on AVSynth's test clips, whose reference is the whole model in PyTorch.
 
     Args:
         classifier: the whole model.
@@ -108,34 +98,20 @@ class _Exam:
     """
 
     def __init__(self, classifier: KDCMAEClassifier, clips: int) -> None:
-        import torch
-
-        from kdcmae.data.avsynth.memory import AVSynth
-        from kdcmae.data.dataset import ClipDataset, DatasetSettings
+        from kdcmae.bench.studies.heldout import HeldOut
+        from kdcmae.evaluation.exam import Exam
         from kdcmae.predictors import CheckpointPredictor
 
         whole = CheckpointPredictor(classifier, "")
-        data = AVSynth("test", clips=clips)
-        settings = DatasetSettings(preprocessing=whole.facts.preprocessing)
-        dataset = ClipDataset(data.records, data.labels, settings, data.read)
-        samples = [dataset[index] for index in range(clips)]
-        self._batch = {
-            name: torch.stack([one[name] for one in samples]).numpy() for name in ("audio", "image", "target")
-        }
-        self._whole: Any = None
-        self._whole, self.accuracy = self._answers(whole)
+        self._held_out = HeldOut(whole.facts.preprocessing, clips)
+        scored = self._held_out.scores(whole)
+        self._exam = Exam(positives=scored.positives, reference=scored.scores)
+        self.accuracy = 100 * self._exam.score(scored.scores)
 
     def measure(self, predictor: Predictor) -> dict[str, float]:
         """Top-1 accuracy, and agreement with the whole model in PyTorch, in per cent."""
-        first, accuracy = self._answers(predictor)
-        return {"accuracy": accuracy, "agreement": 100 * float((first == self._whole).mean())}
-
-    def _answers(self, predictor: Predictor) -> tuple[Any, float]:
-        from kdcmae.evaluation.classification import score_clips
-
-        scored = score_clips(predictor, [self._batch])
-        first = scored.scores.argmax(axis=1)
-        return first, 100 * float(scored.positives[np.arange(len(first)), first].mean())
+        answers = self._held_out.scores(predictor).scores
+        return {"accuracy": 100 * self._exam.score(answers), "agreement": 100 * self._exam.agreement(answers)}
 
 
 def _engines(
@@ -144,10 +120,10 @@ def _engines(
     facts: Mapping[str, Any],
     settings: KeepSettings,
     target: tuple[str, str],
-    exam: _Exam | None,
+    exam: _HeldOutExam | None,
     step: Step,
 ) -> list[dict[str, Any]]:
-    """One engine per way: accuracy, then p50 in ms and speed against all tokens, each timed in a process of its own."""
+    """Rows of one target: an engine per way, with accuracy, median latency in ms, and speed against all tokens."""
     from kdcmae.predictors import EnginePredictor
 
     title = " ".join(target)
@@ -172,7 +148,8 @@ def _engines(
     for index, measured in zip(entries, timed, strict=True):
         rows[index] |= _timed(measured)
     _require_whole(title, rows)
-    for row, best in zip(rows, pareto(rows), strict=True):
+    points = [(row["p50_ms"], -row["accuracy"]) if {"p50_ms", "accuracy"} <= row.keys() else None for row in rows]
+    for row, best in zip(rows, on_front(points), strict=True):
         row["on_front"] = best
     return rows
 
@@ -187,7 +164,7 @@ def _timing(settings: KeepSettings) -> Settings:
 
 
 def _timed(row: Row) -> dict[str, Any]:
-    """What a row of the benchmark says that is of interest here."""
+    """Fields of this study from a row of the benchmark."""
     if row.latency is None:
         return {"failed": row.reason}
     speed = row.speed or SpeedRatio(ratio=1.0, low=1.0, high=1.0)  # the reference has none
@@ -220,53 +197,40 @@ def _build(
         )
 
 
-def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Which rows no other row beats, neither in accuracy nor in latency; none where accuracy is unknown.
-
-    Args:
-        rows: of one target of a report.
-    """
-    points = [(row["p50_ms"], -row["accuracy"]) if {"p50_ms", "accuracy"} <= row.keys() else None for row in rows]
-    known = [point for point in points if point is not None]
-    return [
-        one is not None and not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in known)
-        for one in points
-    ]
-
-
-def render(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: per target a table of accuracy against latency."""
-    return "\n".join(_lines(report))
-
-
-def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    host, settings = report["environment"]["host"], report["settings"]
+def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
+    """Per target a table of accuracy against latency; of a trained model where there is one."""
+    report = next((one for one in reversed(documents) if one["settings"]["clips"]), documents[-1])
+    settings = report["settings"]
     clips = ", untrained"
     if settings["clips"]:
         clips = f", {settings['clips']} AVSynth test clips ({report['pytorch_accuracy']:.1f} % right in PyTorch)"
     yield (
-        f"{report['model']['name']} on {host['cpu']}, {settings['threads']} threads, batch 1{clips}, load "
+        f"{report['model']['name']} on {machine(report)}, {settings['threads']} threads, batch 1{clips}, load "
         f"{report['environment']['load_average_1min']:.1f} at the start. Accuracy and latency are those of the engine; "
         "agreement is with all tokens in PyTorch. On the front: nothing else is both faster and more accurate."
     )
     for target, rows in report["targets"].items():
-        yield f"\n{target}:\n"
-        head = ("tokens", "chosen by", "accuracy %", "agrees %", "p50 ms", "speed (95 %)", "on the front")
-        yield table_row(head)
-        yield table_row(["---"] * len(head))
-        for row in rows:
-            yield table_row(_cells(row))
+        yield table(target, _COLUMNS, rows)
 
 
-def _cells(row: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{row['ratio']:.0%}"
-    yield row["by"]
-    for name in ("accuracy", "agreement"):
-        yield f"{row[name]:.1f}" if name in row else "-"
-    if "failed" in row:
-        yield from ("failed", "-")
-    else:
-        speed = row["speed"]
-        yield f"{row['p50_ms']:.3g}" + ("" if row["stable"] else " (unstable)")
-        yield f"{speed['ratio']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})"
-    yield "yes" if row["on_front"] else ""
+_COLUMNS = (
+    Column(title="tokens", value=lambda row: row["ratio"], text=percent(0, unit="%")),
+    Column(title="chosen by", value=lambda row: row["by"], align="left"),
+    Column(title="accuracy %", value=lambda row: row.get("accuracy"), text=fixed(1)),
+    Column(title="agrees %", value=lambda row: row.get("agreement"), text=fixed(1)),
+    Column(
+        title="p50 ms",
+        value=lambda row: row,
+        text=lambda row: (
+            "failed" if "failed" in row else f"{row['p50_ms']:.3g}" + (" (unstable)" if row["stable"] is False else "")
+        ),
+    ),
+    Column(
+        title="speed (95 %)",
+        value=lambda row: SpeedRatio(**row["speed"]) if "speed" in row else None,
+        text=interval,
+    ),
+    Column(title="on the front", value=lambda row: row["on_front"], text=lambda best: "yes" if best else ""),
+)
+
+SECTION = Section(name="token keep", command="keep", kind="keep", blocks=_blocks)

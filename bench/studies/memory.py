@@ -1,12 +1,11 @@
-"""What building an engine takes of memory: looked at from outside, while ``kdcmae-compile`` runs.
+"""Memory that a build of an engine needs, watched from outside while ``kdcmae-compile`` runs.
 
-Resident memory counts the pages of mapped files too, which the system takes back where memory is short: it can read
-them again. Anonymous memory is what a build cannot do without.
+Resident memory includes the pages of mapped files, which the system drops where memory is short because it can read
+them again. A build cannot do without its anonymous memory.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import re
@@ -15,23 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import kdcmae
-from kdcmae.bench.machine.environment import describe_environment
-from kdcmae.bench.report.markers import table_row
+from kdcmae.bench.report.envelope import stamp
+from kdcmae.bench.report.publishing import Document, Section
+from kdcmae.bench.report.table import Block, Column, fixed, megabytes, table
 from kdcmae.compile.untrained import untrained_classifier
 from kdcmae.errors import ConfigError
 from kdcmae.progress import Step
 
-__all__ = ["BEGIN", "BUILDS", "END", "SCHEMA_VERSION", "Usage", "render", "run_memory_benchmark", "usage_of"]
-
-BEGIN = "<!-- memory: written by `kdcmae-bench memory` -->"
-END = "<!-- end of memory -->"
+__all__ = ["BUILDS", "SECTION", "Usage", "run_memory_benchmark", "usage_of"]
 
 # As options of kdcmae-compile.
 BUILDS: tuple[tuple[str, ...], ...] = (
@@ -53,7 +49,6 @@ with observed(write_lines(pathlib.Path(sys.argv.pop(1)))):
 """
 _KILOBYTES = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 _BASELINE = "load PyTorch"
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +57,7 @@ class Usage:
 
     Args:
         resident: all of it.
-        anonymous: what no file stands behind.
+        anonymous: without the pages of mapped files.
     """
 
     resident: int = 0
@@ -91,17 +86,14 @@ def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
     """
     if not Path("/proc/self/status").is_file():
         raise ConfigError("what a build takes is read from /proc, which only Linux has")
-    environment = describe_environment()
+    envelope = stamp("memory")
     rows = []
     for options in BUILDS:
         with step(_name(options)):
             rows.append({"build": _name(options), **_build(options, preset)})
     baselines = [row["steps"][_BASELINE] for row in rows if _BASELINE in row["steps"]]
     return {
-        "schema_version": SCHEMA_VERSION,
-        "kdcmae_version": kdcmae.__version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": environment,
+        **envelope,
         "preset": preset,
         "weights_bytes": sum(parameter.nbytes for parameter in untrained_classifier(preset).parameters()),
         "pytorch": {kind: min((steps[kind] for steps in baselines), default=0) for kind in ("resident", "anonymous")},
@@ -109,24 +101,29 @@ def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
     }
 
 
-def render(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
+def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
+    report = documents[-1]
     weights, pytorch = report["weights_bytes"], report["pytorch"]
-    lines = [
-        f"Preset {report['preset']}, {weights / 1e6:.0f} MB of weights; in times these, above PyTorch itself, which "
-        f"takes {pytorch['resident'] / 1e6:.0f} MB, {pytorch['anonymous'] / 1e6:.0f} MB without mapped files:",
-        "",
-        table_row(("build", "at once", "without mapped files", "resident in all, MB", "most in")),
-        table_row(("---", "---:", "---:", "---:", "---")),
-    ]
-    for row in report["rows"]:
-        if "failed" in row:
-            cells = ("-", "-", "-", f"failed: {row['failed']}")
-        else:
-            times = [f"{(row[kind] - pytorch[kind]) / weights:.1f}" for kind in ("resident", "anonymous")]
-            cells = (*times, f"{row['resident'] / 1e6:.0f}", row["step"])
-        lines.append(table_row((row["build"], *cells)))
-    return "\n".join(lines)
+    size = megabytes()
+    yield (
+        f"Preset {report['preset']}, {size(weights)} MB of weights; in times these, above PyTorch itself, which takes "
+        f"{size(pytorch['resident'])} MB, {size(pytorch['anonymous'])} MB without mapped files:"
+    )
+
+    def times(kind: str) -> Callable[[Document], float | None]:
+        return lambda row: (row[kind] - pytorch[kind]) / weights if kind in row else None
+
+    columns = (
+        Column(title="build", value=lambda row: row["build"], align="left"),
+        Column(title="at once", value=times("resident"), text=fixed(1)),
+        Column(title="without mapped files", value=times("anonymous"), text=fixed(1)),
+        Column(title="resident in all", unit="MB", value=lambda row: row.get("resident"), text=size),
+        Column(title="most in", value=lambda row: row.get("step", f"failed: {row.get('failed')}"), align="left"),
+    )
+    yield table("", columns, report["rows"])
+
+
+SECTION = Section(name="memory", command="memory", kind="memory", blocks=_blocks)
 
 
 def usage_of(process: int) -> Usage:

@@ -1,18 +1,20 @@
-"""Where the time of an OpenVINO engine goes, by class of layer, and how much of the CPU's ceiling it reaches."""
+"""Time of an OpenVINO engine's layers by class, and the share of the CPU's ceiling that the engine reaches."""
 
 from __future__ import annotations
 
-import datetime
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import kdcmae
 from kdcmae.bench.machine.ceilings import measure_ceilings
-from kdcmae.bench.machine.environment import describe_environment, usable_cpus
+from kdcmae.bench.machine.environment import usable_cpus
+from kdcmae.bench.report.envelope import machine, stamp
+from kdcmae.bench.report.publishing import Document, Section
+from kdcmae.bench.report.records import Ceilings
+from kdcmae.bench.report.table import Block, Column, percent, table
 from kdcmae.bench.run.subjects import engine_facts
 from kdcmae.bench.run.work import count_work
 from kdcmae.errors import ConfigError
@@ -21,11 +23,7 @@ from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
 
-__all__ = ["BEGIN", "END", "LayerTime", "profile_engine", "render"]
-
-SCHEMA_VERSION = 1
-BEGIN = "<!-- profile: written by `kdcmae-bench profile` -->"
-END = "<!-- end of profile -->"
+__all__ = ["SECTION", "LayerTime", "profile_engines"]
 
 _WARM_UP = 3
 _LINEAR = "linear layers"
@@ -64,11 +62,11 @@ class LayerTime:
     ms: float
 
 
-def profile_engine(folder: Path, *, threads: int | None, seconds: float, step: Step) -> dict[str, Any]:
-    """Time every layer, and the machine's ceiling before and after.
+def profile_engines(folders: Sequence[Path], *, threads: int | None, seconds: float, step: Step) -> dict[str, Any]:
+    """Time every layer of engines, and the machine's ceiling before and after each.
 
     Args:
-        folder: an engine for OpenVINO.
+        folders: engines for OpenVINO.
         threads: CPU threads; None for all usable CPUs.
         seconds: of inferences, and of each ceiling.
         step: shows progress.
@@ -78,32 +76,29 @@ def profile_engine(folder: Path, *, threads: int | None, seconds: float, step: S
 
     Raises:
         ConfigError: an engine of another target.
-        KdcmaeError: the engine cannot be loaded, or the ceiling not be measured.
+        KdcmaeError: an engine cannot be loaded, or the ceiling not be measured.
     """
+    envelope = stamp("profile")
+    return {**envelope, "engines": [_profile(folder, threads, seconds, step) for folder in folders]}
+
+
+def _profile(folder: Path, threads: int | None, seconds: float, step: Step) -> dict[str, Any]:
     manifest = Manifest.read(folder)
     if manifest.target != "openvino":
-        raise ConfigError(
-            f"{folder} is an engine for {manifest.target}; only OpenVINO's CPU plugin says what layers take"
-        )
+        raise ConfigError(f"{folder} is an engine for {manifest.target}; only OpenVINO's CPU plugin times its layers")
     verify_files(folder, manifest)
-    environment, facts = describe_environment(), engine_facts(folder, manifest)
-    cpus = usable_cpus()[:threads]
+    facts, cpus = engine_facts(folder, manifest), usable_cpus()[:threads]
     with step(f"ceiling of {len(cpus)} CPUs"):
         ceilings = [measure_ceilings(cpus, seconds=seconds)]
     with step(f"profile {folder.name}"):
         latency_ms, layers = _timed(folder, manifest, len(cpus), seconds)
     with step("ceiling again"):
         ceilings.append(measure_ceilings(cpus, seconds=seconds))
-    # What executes here: the manifest says what did where the engine was built.
+    # The manifest says which precision executed where the engine was built; the layers say which executes here.
     products = [layer for layer in layers if layer.layers == _LINEAR]
     precision = max(products, key=lambda layer: layer.count).precision
-    ceiling = statistics.fmean(found.flop_per_s[precision] for found in ceilings)
     flop = count_work(facts.config, facts.given, manifest.batch.opt).flop
     return {
-        "schema_version": SCHEMA_VERSION,
-        "kdcmae_version": kdcmae.__version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": environment,
         "engine": folder.name,
         "model": {"name": manifest.model["name"], "keep": manifest.model.get("keep")},
         "threads": len(cpus),
@@ -111,36 +106,39 @@ def profile_engine(folder: Path, *, threads: int | None, seconds: float, step: S
         "latency_ms": latency_ms,
         "flop": flop,
         "precision": precision,
-        "ceilings_flop_per_s": [found.flop_per_s[precision] for found in ceilings],
-        "share_of_ceiling": 1e3 * flop / latency_ms / ceiling,
+        "ceilings_flop_per_s": [measured.flop_per_s[precision] for measured in ceilings],
+        "share_of_ceiling": 1e3 * flop / latency_ms / _mean_ceiling(ceilings, precision),
         "layers": [asdict(layer) for layer in layers],
     }
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
-    ceiling = statistics.fmean(report["ceilings_flop_per_s"])
-    rate = 1e3 * report["flop"] / report["latency_ms"]
-    lines = [
-        f"{report['engine']} ({report['model']['name']}) on {report['environment']['host']['cpu']}, "
-        f"{report['threads']} threads, batch {report['batch']}: {report['latency_ms']:.4g} ms for "
-        f"{report['flop'] / 1e9:.1f} GFLOP in matrix products, {rate / 1e9:.0f} GFLOP/s. A large product in "
-        f"{report['precision']} reaches {ceiling / 1e9:.0f} there, so that is {report['share_of_ceiling']:.0%} of it.",
-        "",
-        "| layers | executed in | count | ms | share of the time |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    total = sum(layer["ms"] for layer in report["layers"])
-    for layer in report["layers"]:
-        cells = (
-            layer["layers"],
-            layer["precision"],
-            layer["count"],
-            f"{layer['ms']:.3g}",
-            f"{layer['ms'] / total:.1%}",
+def _mean_ceiling(ceilings: Sequence[Ceilings], precision: str) -> float:
+    return statistics.fmean(measured.flop_per_s[precision] for measured in ceilings)
+
+
+def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
+    report = documents[-1]
+    for engine in report["engines"]:
+        ceiling = statistics.fmean(engine["ceilings_flop_per_s"])
+        rate = 1e3 * engine["flop"] / engine["latency_ms"]
+        yield (
+            f"{engine['engine']} ({engine['model']['name']}) on {machine(report)}, {engine['threads']} threads, batch "
+            f"{engine['batch']}: {engine['latency_ms']:.4g} ms for {engine['flop'] / 1e9:.1f} GFLOP in matrix "
+            f"products, {rate / 1e9:.0f} GFLOP/s, {engine['share_of_ceiling']:.0%} of the {ceiling / 1e9:.0f} GFLOP/s "
+            f"that a large product in {engine['precision']} reaches there."
         )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        total = sum(layer["ms"] for layer in engine["layers"])
+        columns = (
+            Column(title="layers", value=lambda layer: layer["layers"], align="left"),
+            Column(title="executed in", value=lambda layer: layer["precision"], align="left"),
+            Column(title="count", value=lambda layer: layer["count"]),
+            Column(title="ms", value=lambda layer: layer["ms"], text=lambda ms: f"{ms:.3g}"),
+            Column(title="share of the time", value=lambda layer, all=total: layer["ms"] / all, text=percent(unit="%")),
+        )
+        yield table("", columns, engine["layers"])
+
+
+SECTION = Section(name="profile", command="profile", kind="profile", blocks=_blocks)
 
 
 def _timed(folder: Path, manifest: Manifest, threads: int, seconds: float) -> tuple[float, list[LayerTime]]:

@@ -1,14 +1,15 @@
-"""The residual stream of bf16 engines in bfloat16 or in float32: error and latency, on this machine.
+"""Error and latency of bf16 engines whose residual stream is bfloat16 or float32, on this machine.
 
-``python -m kdcmae.bench.studies.residual [CHECKPOINT]`` builds both graphs of a classifier, and the first one twice as
-a control, and runs them in turns with OpenVINO and AOTInductor.
+``python -m kdcmae.bench.studies.residual [CHECKPOINT] [REPORT.json]`` builds both graphs of a classifier, and the first
+one twice as a control, and runs them in turns with OpenVINO and AOTInductor.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,47 +20,58 @@ from numpy.typing import NDArray
 
 from kdcmae import load_classifier
 from kdcmae.assets import default_checkpoint
-from kdcmae.bench.run.timing import speed_ratio
+from kdcmae.bench.report.envelope import machine, stamp
+from kdcmae.bench.report.files import write_json
+from kdcmae.bench.report.publishing import Document, Section
+from kdcmae.bench.report.table import Block, Column, interval, table
+from kdcmae.bench.report.terminal import print_blocks
+from kdcmae.bench.run.timing import SpeedRatio, speed_ratio
 from kdcmae.compile import cases, export, models
 from kdcmae.compile.lowering import InFloat32, lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.targets import aoti
-from kdcmae.host import cpu_name
+from kdcmae.evaluation.paired import mean_interval
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.openvino import compile_native, openvino_core
-from kdcmae.terminal import say
 from kdcmae.timing import time_window
 
-__all__ = ["main"]
+__all__ = ["SECTION", "main", "measure_residual"]
 
-_CLIPS, _ROUNDS, _WINDOW_S, _RESAMPLES = 64, 40, 0.3, 2000
+_CLIPS, _ROUNDS, _WINDOW_S = 64, 40, 0.3
 _ONE = BatchRange(1, 1, 1)
 
 Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
 
-def main(checkpoint: str | Path) -> None:
-    """Measure one classifier and print what came out.
+def measure_residual(checkpoint: str | Path) -> dict[str, Any]:
+    """Measure one classifier.
 
     Args:
         checkpoint: of the classifier.
+
+    Returns:
+        The report as plain data: a row per library and stream.
     """
+    envelope = stamp("residual")
     model = cases.on_clips(
         models.classifier_model(load_classifier(checkpoint).eval(), name="", source="", random_weights=False)
     )
     inputs = models.examples(model, _CLIPS)
     expected = models.reference(model, inputs)["logits"]
-    say(f"{Path(checkpoint).name} on {cpu_name()}, {torch.get_num_threads()} threads, {_CLIPS} made clips")
     streams = {"bf16": InFloat32(), "bf16 again": InFloat32(), "float32": InFloat32(residual=True)}
+    rows: list[dict[str, Any]] = []
     for title, build in (("OpenVINO", _openvino), ("AOTInductor", _aoti)):
         with tempfile.TemporaryDirectory() as folder:
             runs = {name: build(model, kept, Path(folder) / name) for name, kept in streams.items()}
-            _compare(title, runs, inputs, expected)
+            rows += [{"library": title, **row} for row in _compare(runs, inputs, expected)]
+    name, threads = Path(checkpoint).name, torch.get_num_threads()
+    return {**envelope, "checkpoint": name, "threads": threads, "clips": _CLIPS, "rows": rows}
 
 
 def _compare(
-    title: str, runs: Mapping[str, Run], inputs: Mapping[str, NDArray[Any]], expected: NDArray[np.float32]
-) -> None:
+    runs: Mapping[str, Run], inputs: Mapping[str, NDArray[Any]], expected: NDArray[np.float32]
+) -> Iterator[dict[str, Any]]:
+    """Mean error and latency of each stream, and their ratios to the first, with 95 % intervals of pairs."""
     samples = [{name: np.ascontiguousarray(array[i : i + 1]) for name, array in inputs.items()} for i in range(_CLIPS)]
     errors = {name: _errors(np.concatenate([run(one) for one in samples]), expected) for name, run in runs.items()}
     rounds = [
@@ -67,22 +79,55 @@ def _compare(
         for _ in range(_ROUNDS)
     ]
     windows_ms = {name: [one[name] for one in rounds] for name in runs}
-    draws = np.random.default_rng(0).integers(_CLIPS, size=(_RESAMPLES, _CLIPS))
+    first = next(iter(runs))
+    mean = float(errors[first].mean())
     for name in runs:
-        ratio = errors[name][draws].mean(axis=1) / errors["bf16"][draws].mean(axis=1)
-        low, high = np.quantile(ratio, (0.025, 0.975))
-        speed = speed_ratio(windows_ms["bf16"], windows_ms[name])
-        say(
-            f"{title}, stream in {name}: error {errors[name].mean():.2e} on average, "
-            f"{errors[name].mean() / errors['bf16'].mean():.2f} ({low:.2f}-{high:.2f}) of that in bf16; "
-            f"{np.median(windows_ms[name]):.3g} ms, {speed.ratio:.3f} ({speed.low:.3f}-{speed.high:.3f}) times as fast"
-        )
+        ratio = float(errors[name].mean()) / mean
+        # The delta method: how far the ratio moves with the clips that are drawn.
+        low, high = (ratio + end for end in mean_interval((errors[name] - ratio * errors[first]) / mean))
+        yield {
+            "stream": name,
+            "error": float(errors[name].mean()),
+            "error_ratio": asdict(SpeedRatio(ratio=ratio, low=low, high=high)),
+            "p50_ms": float(np.median(windows_ms[name])),
+            "speed": asdict(speed_ratio(windows_ms[first], windows_ms[name])),
+        }
+
+
+def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
+    report = documents[-1]
+    yield f"{report['checkpoint']} on {machine(report)}, {report['threads']} threads, {report['clips']} made clips"
+    columns = (
+        Column(title="library", value=lambda row: row["library"], align="left"),
+        Column(title="residual stream in", value=lambda row: row["stream"], align="left"),
+        Column(title="mean error", value=lambda row: row["error"], text=lambda error: f"{error:.2e}"),
+        Column(title="of that in bf16 (95 %)", value=lambda row: SpeedRatio(**row["error_ratio"]), text=interval),
+        Column(title="median", unit="ms", value=lambda row: row["p50_ms"], text=lambda ms: f"{ms:.3g}"),
+        Column(title="times as fast (95 %)", value=lambda row: SpeedRatio(**row["speed"]), text=interval),
+    )
+    yield table("", columns, report["rows"])
+
+
+SECTION = Section(name="residual stream", command="residual", kind="residual", blocks=_blocks)
+
+
+def main(checkpoint: str | Path, output: str | Path | None = None) -> None:
+    """Measure one classifier, print the table, and write the report if a file is named.
+
+    Args:
+        checkpoint: of the classifier.
+        output: the JSON file.
+    """
+    report = measure_residual(checkpoint)
+    if output is not None:
+        write_json(report, Path(output))
+    print_blocks(SECTION.render(report))
 
 
 def _errors(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
     """Per clip the largest difference of the centred logits, relative to the largest of all."""
-    found, right = (array - array.mean(axis=1, keepdims=True, dtype=np.float64) for array in (logits, expected))
-    errors: NDArray[np.float64] = np.abs(found - right).max(axis=1) / np.abs(right).max()
+    actual, right = (array - array.mean(axis=1, keepdims=True, dtype=np.float64) for array in (logits, expected))
+    errors: NDArray[np.float64] = np.abs(actual - right).max(axis=1) / np.abs(right).max()
     return errors
 
 
@@ -110,4 +155,4 @@ def _aoti(model: EngineModel, kept: InFloat32, folder: Path) -> Run:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else default_checkpoint())
+    main(*(sys.argv[1:] or [default_checkpoint()]))

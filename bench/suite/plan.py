@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdcmae.bench.report.records import CaseKind, Status
-from kdcmae.bench.report.tables import CALL_ALONE
 from kdcmae.bench.run.subjects import VARIANT
 from kdcmae.compile.cache import cache_key
 from kdcmae.doctor import require_target
@@ -73,6 +72,9 @@ class ModelPlan:
     clips: int
     largest_batch: int
 
+
+CALL_ALONE = " call alone"
+"""End of the name of a library's call without kdcmae's runtime around it."""
 
 _ALONE: tuple[CaseKind, ...] = ("threads", "cold start", "clip to label")
 

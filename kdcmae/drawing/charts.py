@@ -190,14 +190,14 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
     return _svg(title, _WIDTH, _PLOT_HEIGHT + 16 * len(points) + 8, parts)
 
 
-def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str, float] | None]]) -> Html:
+def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str, float | None] | None]]) -> Html:
     """A square of cells between every two of the labels.
 
     Args:
         title: said to screen readers.
         labels: of rows and columns; columns carry the rows' numbers.
-        cells: per row and column a text (lines separated by a line feed) and how bad it is, from 0 to 1; None for an
-            empty cell.
+        cells: per row and column a text (lines separated by a line feed) and how bad it is, from 0 to 1, or None where
+            nothing is expected of it; None for an empty cell.
     """
     left, side, head = 200, 52, 20
     parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "value middle") for index in range(len(labels))]
@@ -210,11 +210,10 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
             text, badness = cell
             x = left + column * side
             said = escape(f"{label} and {labels[column]}: {text}".replace("\n", ", "))
-            parts.append(
-                f'<g><title>{said}</title><rect class="kept" x="{x}" y="{top}" width="{side - 2}" height="{side - 2}"/>'
-                f'<rect class="lost" style="opacity:{min(1.0, max(0.0, badness)):.2f}" x="{x}" y="{top}" '
-                f'width="{side - 2}" height="{side - 2}"/>'
-            )
+            place = f'x="{x}" y="{top}" width="{side - 2}" height="{side - 2}"'
+            parts.append(f'<g><title>{said}</title><rect class="{"track" if badness is None else "kept"}" {place}/>')
+            if badness:
+                parts.append(f'<rect class="lost" style="opacity:{min(1.0, badness):.2f}" {place}/>')
             rows = text.split("\n")
             for index, one in enumerate(rows):
                 at = top + side / 2 + 3 + 13 * (index - (len(rows) - 1) / 2)

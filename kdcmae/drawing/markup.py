@@ -6,10 +6,10 @@ has the style sheet of this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-__all__ = ["COLOURS", "Html", "document", "page", "section", "table", "tag"]
+__all__ = ["COLOURS", "Html", "document", "legend", "page", "section", "table", "tag"]
 
 COLOURS = 8
 """Classes c0 ... c7 of the style sheet fill a shape of a drawing, s0 ... s7 draw its line."""
@@ -54,7 +54,24 @@ tbody th { font-weight: 500; min-width: 6rem; }
 small { display: block; color: var(--soft); font-size: .75rem; }
 .small { color: var(--soft); font-size: .75rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+@media (max-width: 640px) {
+  .cards, .cards tbody, .cards tr, .cards th { display: block; }
+  .cards thead { display: none; }
+  .cards tr { border-bottom: 1px solid var(--line); padding: 8px 0; }
+  .cards tr:last-child { border: 0; }
+  .cards th, .cards td { border: 0; padding: 1px 0; }
+  .cards tbody th { font-weight: 600; }
+  .cards td, .cards td.number { display: flex; gap: 16px; justify-content: space-between; text-align: right;
+    white-space: normal; }
+  .cards td::before { content: attr(data-label); color: var(--soft); text-align: left; }
+  .cards td:empty { display: none; } }
 details { margin: 12px 0; }
+.card > details:last-child { margin-bottom: 0; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 8px; font-size: .9375rem; }
+nav a { color: var(--accent); }
+.chapter { grid-column: 1 / -1; font-size: 1.25rem; margin: 16px 0 0; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 0 0 8px; color: var(--soft); font-size: .8125rem; }
+.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px; }
 summary { cursor: pointer; color: var(--accent); }
 svg { display: block; width: 100%; }
 svg[viewBox] { max-width: 40rem; height: auto; }
@@ -102,7 +119,9 @@ img { display: block; max-width: 100%; border-radius: 4px; }
 .two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .cells { image-rendering: pixelated; width: min(100%, 640px); }
 """ + "".join(
-    f".c{index} {{ fill: var(--c{index}); }} .s{index} {{ stroke: var(--c{index}); }}\n" for index in range(COLOURS)
+    f".c{index} {{ fill: var(--c{index}); }} .s{index} {{ stroke: var(--c{index}); }}\n"
+    f"i.c{index} {{ background: var(--c{index}); }}\n"
+    for index in range(COLOURS)
 )
 
 
@@ -142,29 +161,43 @@ def section(title: str, *content: str, note: str = "", wide: bool = False) -> Ht
     return tag("section", tag("h2", title), *said, *content, class_="card wide" if wide else "card")
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], *, caption: str = "") -> Html:
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], *, caption: str = "", cards: bool = False) -> Html:
     """A table that scrolls by itself where it is wider than the page.
 
     Args:
         header: names of the columns; one that ends in ``#`` is of numbers, flush right.
         rows: cells, text or :class:`Html`.
         caption: said above it; none where empty.
+        cards: on a narrow screen each row becomes a list of its values, without the empty ones, and nothing scrolls.
     """
     titles = list(header)
+    labels = [title.rstrip("#") for title in titles] if cards else []
     kinds = [{"class_": "number"} if title.endswith("#") else {} for title in titles]
     names = (tag("th", title.rstrip("#"), scope="col", **kind) for title, kind in zip(titles, kinds, strict=True))
     parts = [tag("caption", caption)] if caption else []
-    parts += [tag("thead", tag("tr", *names)), tag("tbody", *(_row(list(row), kinds) for row in rows))]
-    return tag("div", tag("table", *parts), class_="scroll")
+    parts += [tag("thead", tag("tr", *names)), tag("tbody", *(_row(list(row), kinds, labels) for row in rows))]
+    shape = {"class_": "cards"} if cards else {}
+    return tag("div", tag("table", *parts, **shape), class_="scroll")
 
 
-def _row(cells: Sequence[str], kinds: Sequence[dict[str, str]]) -> Html:
-    """Cells of a row; the first names it unless it is a number."""
+def _row(cells: Sequence[str], kinds: Sequence[dict[str, str]], labels: Sequence[str]) -> Html:
+    """Cells of a row, each with its label where there are labels; the first names the row unless it is a number."""
     written = []
     for number, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
+        label = {"data_label": labels[number]} if labels else {}
         names_row = number == 0 and not kind
-        written.append(tag("th", cell, scope="row") if names_row else tag("td", cell, **kind))
+        written.append(tag("th", cell, scope="row") if names_row else tag("td", cell, **kind, **label))
     return tag("tr", *written)
+
+
+def legend(colours: Mapping[int, str]) -> Html:
+    """Names of the page's colours, beside a square of each.
+
+    Args:
+        colours: name by number of the colour.
+    """
+    names = (tag("span", tag("i", class_=f"c{index % COLOURS}"), name) for index, name in colours.items())
+    return tag("p", *names, class_="legend")
 
 
 def page(title: str, facts: Sequence[str], sections: Iterable[Html]) -> str:

@@ -1,4 +1,4 @@
-"""One cell of the ablation: pretrain, measure, finetune, measure; in a folder of its own, and resumable."""
+"""One cell of the ablation: pretrain, measure, finetune, measure. It has a folder of its own and can resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from kdcmae import load_classifier
 from kdcmae.bench.studies.ablation.plan import AblationSettings, Row
-from kdcmae.bench.studies.heldout import measure_accuracy, measure_features
+from kdcmae.bench.studies.heldout import HeldOut, measure_features
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.evaluation.classification import Missing
 from kdcmae.predictors import CheckpointPredictor
@@ -31,11 +31,11 @@ class Cell:
     """One row with one seed.
 
     Args:
-        row: what to pretrain with.
+        row: objective of the pretraining.
         seed: of everything random.
         settings: of the ablation.
-        folder: of this cell.
-        threads: of this process.
+        folder: for the runs of this cell.
+        threads: of the process.
     """
 
     row: Row
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides its figures, as JSON gives it back; a kept result must have the same."""
+        """Everything that its figures depend on, as JSON gives it back; a stored result is used only if it is equal."""
         budgets = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "seeds"}
         facts = {
             "avsynth_version": AVSYNTH_VERSION,
@@ -61,10 +61,10 @@ class Cell:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train and measure; a run that was killed goes on.
+    """Train and measure; a run that was killed resumes.
 
     Args:
-        cell: what to run. The threads of this process are set to its number.
+        cell: to run. PyTorch in this process gets its number of threads.
 
     Returns:
         ``row``, ``seed``, ``accuracy`` per budget and withheld modality, and, where it was pretrained, ``retrieval``
@@ -100,7 +100,7 @@ def _recipe(stage: Stage) -> Recipe:
 def _trained(
     cell: Cell, stage: Stage, folder: str, clips: int, settings: Mapping[str, Any], checkpoint: Path | None
 ) -> Path:
-    """The weights of one training run, which goes on from where it stopped."""
+    """Weights of one training run, which resumes where it stopped."""
     objective = cell.row.objective if stage == "pretrain" else None
     overrides = {**settings, **(objective or {}), "seed": cell.seed, "workers": 0}
     request = Request(
@@ -118,12 +118,13 @@ def _trained(
 
 
 def _measured_features(checkpoint: Path, clips: int) -> dict[str, Any]:
-    found, located = measure_features(checkpoint, clips)
-    return {"retrieval": dataclasses.asdict(found), "localization": dataclasses.asdict(located)}
+    retrieval, localization = measure_features(checkpoint, clips)
+    return {"retrieval": dataclasses.asdict(retrieval), "localization": dataclasses.asdict(localization)}
 
 
 def _accuracy(checkpoint: Path, clips: int) -> dict[str, float]:
-    """Of the whole input, and with one modality withheld."""
+    """Accuracy with both modalities, and with one of them withheld."""
     predictor = CheckpointPredictor(load_classifier(checkpoint).eval(), checkpoint.stem)
+    held_out = HeldOut(predictor.facts.preprocessing, clips)
     withheld: dict[str, Missing | None] = {"both": None, "without_audio": "audio", "without_video": "video"}
-    return {name: measure_accuracy(predictor, clips, missing=missing) for name, missing in withheld.items()}
+    return {name: held_out.accuracy(predictor, missing=missing) for name, missing in withheld.items()}

@@ -1,4 +1,4 @@
-"""All cells, several at a time; each finished one is kept, so that a killed run goes on."""
+"""All cells of the ablation, several at a time. Finished cells are stored, so that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdcmae.bench.machine.environment import describe_environment
+from kdcmae.bench.report.envelope import stamp
 from kdcmae.bench.studies.ablation.plan import ROWS, AblationSettings, Row
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.parallel import end_with_parent, interrupts_held
 from kdcmae.errors import DataError
 from kdcmae.files.replacing import replacing
 
-__all__ = ["SCHEMA_VERSION", "run_ablation"]
+__all__ = ["run_ablation"]
 
-SCHEMA_VERSION = 1
 _RESULT_FILE = "result.json"
 
 
@@ -41,17 +39,17 @@ def run_ablation(
         processes: cells at a time.
         threads: of each.
         rows: of the table.
-        on_cell: told of each result, and how many of how many there are now.
+        on_cell: called with each result, the number of results so far and the number of all.
 
     Returns:
         The report, ready for JSON.
 
     Raises:
-        KdcmaeError: a run failed; what was finished is kept.
+        KdcmaeError: a run failed; finished cells stay stored.
     """
     from kdcmae.bench.studies.ablation.cell import Cell
 
-    environment = describe_environment()
+    envelope = stamp("ablation")
     cells = [
         Cell(row=row, seed=seed, settings=settings, folder=folder / f"{row.name}-{seed}", threads=threads)
         for seed in settings.seeds
@@ -63,9 +61,7 @@ def run_ablation(
         on_cell(result, len(results), len(cells))
     order = {(cell.row.name, cell.seed): number for number, cell in enumerate(cells)}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment,
+        **envelope,
         "avsynth_version": AVSYNTH_VERSION,
         "settings": {**dataclasses.asdict(settings), "processes": processes, "threads": threads},
         "rows": [{**dataclasses.asdict(row)} for row in rows],
@@ -74,30 +70,30 @@ def run_ablation(
 
 
 def _results(cells: list[Any], processes: int) -> Iterator[dict[str, Any]]:
-    """The results of all cells: those kept first, then the others as they come in."""
+    """The results of all cells: stored ones first, then the others as they finish."""
     missing = []
     for cell in cells:
-        kept = _kept(cell)
-        if kept is None:
+        stored = _stored(cell)
+        if stored is None:
             missing.append(cell)
         else:
-            yield kept
+            yield stored
     # Spawned, because a fork would inherit the threads of PyTorch without their state.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent) as pool:
         with interrupts_held():
-            futures = [pool.submit(_run_and_keep, cell) for cell in missing]
+            futures = [pool.submit(_run_and_store, cell) for cell in missing]
         try:
             for future in as_completed(futures):
                 yield future.result()
-        except BaseException:  # interrupted, or a cell failed: the others go on when this is run again
+        except BaseException:  # interrupted, or a cell failed: the others resume when this is run again
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
 
 
-def _run_and_keep(cell: Any) -> dict[str, Any]:
+def _run_and_store(cell: Any) -> dict[str, Any]:
     from kdcmae.bench.studies.ablation.cell import run_cell
 
     result = run_cell(cell)
@@ -106,7 +102,7 @@ def _run_and_keep(cell: Any) -> dict[str, Any]:
     return result
 
 
-def _kept(cell: Any) -> dict[str, Any] | None:
+def _stored(cell: Any) -> dict[str, Any] | None:
     path = cell.folder / _RESULT_FILE
     if not path.is_file():
         return None

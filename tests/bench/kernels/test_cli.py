@@ -14,10 +14,8 @@ from click.testing import CliRunner
 
 from kdcmae.bench.cli import main
 from kdcmae.bench.kernels import step, suite
-from kdcmae.bench.kernels.readme import BEGIN, END
 from kdcmae.bench.kernels.schema import Settings
 from kdcmae.bench.kernels.suite import Budget, describe_device, run_kernel_benchmark, slug
-from kdcmae.bench.report import readme as suite_readme
 
 ATTENTION = {"kernel", "reference", "cudnn", "flash", "efficient", "math"}
 PATCH_EMBEDDING = {"kernel", "gather + GEMM", "dense, then gather"}
@@ -139,17 +137,6 @@ def test_results_are_kept_case_by_case_under_the_devices_name(invoke, tmp_path, 
 @pytest.mark.parametrize("arguments", [["--device", "tpu"], ["--case", "everything"], ["--minutes", "0"], ["x"]])
 def test_wrong_use_is_exit_code_2(invoke, arguments):
     assert invoke("kernels", *arguments).exit_code == 2
-
-
-def test_the_readme_command_says_what_it_did(invoke, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("no markers")
-    result = invoke("readme", readme, "--results", tmp_path)
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: {readme} needs the lines")
-    readme.write_text("\n".join([BEGIN, END, suite_readme.BEGIN, suite_readme.END, ""]))
-    assert invoke("readme", readme, "--results", tmp_path).stderr.endswith("README.md: updated\n")
-    assert invoke("readme", readme, "--results", tmp_path).stderr.endswith("README.md: up to date\n")
 
 
 @pytest.mark.parametrize("command", ["kernels", "readme"])

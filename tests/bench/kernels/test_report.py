@@ -1,4 +1,4 @@
-"""What the kernel benchmark prints, and what it writes into the README."""
+"""What the kernel benchmark prints, and what it writes into the documentation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from kdcmae.bench.kernels.readme import BEGIN, END, NOT_MEASURED, render, update_readme
 from kdcmae.bench.kernels.report import print_report
+from kdcmae.bench.kernels.rows import NOT_MEASURED, SECTION
 from kdcmae.bench.kernels.schema import (
     CaseResult,
     Ceilings,
@@ -21,8 +21,10 @@ from kdcmae.bench.kernels.schema import (
     Timing,
     Work,
 )
+from kdcmae.bench.report.history import stored_documents
+from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.run.timing import SpeedRatio
-from kdcmae.errors import ConfigError, DataError
+from kdcmae.errors import DataError
 
 CONDITION = "graph, cold"
 
@@ -159,39 +161,26 @@ def test_exit_codes(changes, exit_code):
 
 def test_json_is_plain():
     content = json.loads(json.dumps(report(case()).to_dict(), allow_nan=False))
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 5
     assert content["cases"][0]["results"][0]["timings"]["both"][CONDITION]["median_us"] == 100.0
-
-
-@pytest.fixture
-def readme(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    return path
 
 
 def save(folder, name: str, content: Report) -> None:
     (folder / f"kernels-{name}.json").write_text(json.dumps(content.to_dict()), encoding="utf-8")
 
 
-def test_without_a_result_the_readme_says_so(readme, tmp_path):
-    assert update_readme(readme, tmp_path)
-    text = readme.read_text(encoding="utf-8")
-    assert NOT_MEASURED in text
-    assert "old" not in text
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
-    assert not update_readme(readme, tmp_path)
+def shown(folder) -> str:
+    """The documentation of everything in a folder."""
+    return render_markdown(SECTION.render(*stored_documents(folder)["kernels"]))
 
 
-def test_the_readme_shows_the_newest_gpu_and_the_newest_cpu(readme, tmp_path):
+def test_the_documentation_shows_the_newest_gpu_and_the_newest_cpu(tmp_path):
     later = "2026-03-04T00:00:00+00:00"
     save(tmp_path, "a", report(replace(case(), name="newer"), created=later))
     save(tmp_path, "b", report(replace(case(), name="older")))
     save(tmp_path, "c", report(replace(case("step"), name="a step"), device="cpu"))
     save(tmp_path, "d", report(replace(case(), name="a dry run"), created=later, quick=True))
-    update_readme(readme, tmp_path)
-    text = readme.read_text(encoding="utf-8")
+    text = shown(tmp_path)
     assert (
         "| newer | forward + backward | kernel 100 us | best vendor: cudnn | 200 us | 2 (1.9-2.1) | 1.5: met |" in text
     )
@@ -204,22 +193,15 @@ def test_the_readme_shows_the_newest_gpu_and_the_newest_cpu(readme, tmp_path):
     assert set(tables) == {8}
 
 
-def test_a_cpu_result_alone_is_no_gpu_result():
-    text = render([report(case("step"), device="cpu").to_dict()])
+def test_a_cpu_result_alone_is_no_gpu_result(tmp_path):
+    save(tmp_path, "a", report(case("step"), device="cpu"))
+    text = shown(tmp_path)
     assert NOT_MEASURED in text
     assert "step [x]" in text
 
 
-@pytest.mark.parametrize("text", ["nothing", BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}\n{END}\n{BEGIN}\n{END}"])
-def test_missing_or_doubled_markers(readme, tmp_path, text):
-    readme.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="once each, in this order"):
-        update_readme(readme, tmp_path)
-    assert readme.read_text(encoding="utf-8") == text
-
-
 @pytest.mark.parametrize("content", ["{", '{"schema_version": 0}'])
-def test_results_that_cannot_be_read(readme, tmp_path, content):
+def test_results_that_cannot_be_read(tmp_path, content):
     (tmp_path / "kernels-x.json").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"kernels-x\.json .*measure again with kdcmae-bench kernels"):
-        update_readme(readme, tmp_path)
+    with pytest.raises(DataError, match=r"kernels-x\.json"):
+        stored_documents(tmp_path)

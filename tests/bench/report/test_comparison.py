@@ -12,8 +12,8 @@ from reports import full_report, report, row
 
 from kdcmae.bench.cli import main
 from kdcmae.bench.report.comparison import compare_reports
-from kdcmae.bench.report.history import ALL, keep_report, last_reports, newest_reports
-from kdcmae.bench.report.records import Case, Row
+from kdcmae.bench.report.history import ALL, keep_report, last_reports, stored_documents
+from kdcmae.bench.report.records import Case, Row, report_of
 from kdcmae.bench.run.timing import summarize
 from kdcmae.bench.suite import full
 from kdcmae.errors import DataError
@@ -163,7 +163,8 @@ def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monke
     assert second.name == "0002-2026-07-01-0123abc.json"
     assert first.parent.name == "a-cpu-fast-4-cpus"
     assert (results / "a-cpu-fast-4-cpus.html").is_file()
-    assert newest_reports(results) == [full_report()]
+    (newest,) = stored_documents(results)["benchmark"]
+    assert report_of(newest) == full_report()
     result = CliRunner().invoke(main, ["compare"])
     assert result.exit_code == 0, result.output
     assert "0 regressions" in result.stdout
@@ -178,7 +179,7 @@ def test_runs_of_everything_are_a_history_of_their_own(tmp_path, monkeypatch):
     assert CliRunner().invoke(main, arguments).exit_code == full_report().exit_code
     for _ in range(2):
         assert CliRunner().invoke(main, [*arguments, "--all"]).exit_code == full_report().exit_code
-    assert len(newest_reports(results)) == 1
+    assert len(stored_documents(results)["benchmark"]) == 1
     with pytest.raises(DataError, match="no two runs"):
         last_reports(results)
     result = CliRunner().invoke(main, ["compare", "--all"])

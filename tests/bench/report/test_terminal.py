@@ -1,4 +1,4 @@
-"""What a report looks like on the terminal, in the README and as JSON."""
+"""What a report looks like on the terminal, in the documentation and as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import redirect_stdout
 import pytest
 from reports import ENVIRONMENT, full_report, report, row
 
-from kdcmae.bench.report.readme import BEGIN, END, render_markdown, update_suite
+from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.records import Agreement, Case, Report, Row, read_report
+from kdcmae.bench.report.summary import SECTION, published
 from kdcmae.bench.report.terminal import print_report
 from kdcmae.errors import ConfigError, DataError
 
@@ -21,6 +22,14 @@ def printed(shown: Report) -> str:
     with redirect_stdout(stream):
         print_report(shown)
     return stream.getvalue()
+
+
+def markdown(shown: Report) -> str:
+    return render_markdown(published(shown))
+
+
+TOOLS = {"host to host": None, "library call": "openvino-call", "tool": "benchmark_app"}
+STAMP = {"schema_version": 5, "kdcmae_version": "0.1.0", "created": "2026-07-01", "environment": ENVIRONMENT}
 
 
 def line_of(subject: str, text: str) -> list[str]:
@@ -47,7 +56,7 @@ def test_a_machine_that_was_not_fit_is_marked():
 def test_figures_stand_in_the_subject_s_lines():
     text = printed(report(row("model.pth", ms=10), row("out/ov", ms=4, verdict="faster", top1=0.925)))
     latency, start = line_of("out/ov", text)
-    name = ["out/ov", "(bf16)"]
+    name = ["out/ov", "bf16"]
     speed = ["2.50x", "(2.25-2.75)", "faster"]
     assert latency.split() == [
         *name,
@@ -63,7 +72,7 @@ def test_figures_stand_in_the_subject_s_lines():
         "of",
         "bf16",
     ]
-    assert start.split() == [*name, "1234", "12.35", "2", "123", "-", "2", "12.5", "-", "2.0e-03", "measured"]
+    assert start.split() == ["out/ov", "1234", "12.35", "2", "123", "-", "2", "12.5", "-", "2.0e-03", "measured"]
 
 
 def test_the_reference_is_marked():
@@ -84,7 +93,7 @@ def test_what_was_not_measured_says_why():
     reason = "not measured on this hardware: no [CUDA] device"
     text = printed(report(Row(case=Case(model="", subject="out/trt"), status="not measured", reason=reason)))
     latency, start, remark = line_of("out/trt", text)
-    assert latency.split() == ["out/trt", *"-" * 10]
+    assert latency.split() == ["out/trt", *"-" * 11]
     assert start.split() == ["out/trt", *"-" * 9, "not", "measured"]
     assert remark == f"out/trt, latency: {reason}"
 
@@ -99,9 +108,13 @@ def test_different_outputs_are_spelt_out(error, words):
 
 
 def test_an_engine_stands_beside_its_library_s_own_tool():
-    names = {"OpenVINO bf16": 10.2, "OpenVINO bf16 call alone": 10.1, "benchmark_app bf16": 10}
-    text = printed(report(*(row(name, ms=ms, model="base") for name, ms in names.items())))
-    assert "base: OpenVINO bf16 call alone took 1.010 times as long (1.010-1.010) as benchmark_app says of the" in text
+    timed = {"host to host": ("OpenVINO bf16", 10.2), "library call": ("call", 10.1), "tool": ("app", 10)}
+    rows = []
+    for boundary, (name, ms) in timed.items():
+        one = dataclasses.replace(row(name, ms=ms, model="base"), engine="OpenVINO bf16", tool=TOOLS[boundary])
+        rows.append(dataclasses.replace(one, case=dataclasses.replace(one.case, boundary=boundary)))
+    text = printed(report(*rows))
+    assert "base: call took 1.010 times as long (1.010-1.010) as benchmark_app says of the" in text
     assert "base: OpenVINO bf16 took 1.020 times as long (1.020-1.020) as benchmark_app says of the same file" in text
 
 
@@ -109,19 +122,9 @@ def test_the_json_is_strict_and_comes_back_as_it_was(tmp_path):
     shown = full_report()
     path = tmp_path / "report.json"
     path.write_text(json.dumps(shown.to_dict(), allow_nan=False))
-    assert json.loads(path.read_text())["schema_version"] == 4
+    assert json.loads(path.read_text())["schema_version"] == 5
     assert read_report(path) == shown
     assert len({frozenset(found) for found in shown.to_dict()["rows"]}) == 1
-
-
-def test_a_report_of_version_3_gets_its_intervals_from_its_windows(tmp_path):
-    shown = report(row("a", ms=10, variation=0.01))
-    older = json.loads(json.dumps({**shown.to_dict(), "schema_version": 3}))
-    for name in ("low_ms", "high_ms"):
-        del older["rows"][0]["latency"][name]
-    path = tmp_path / "report.json"
-    path.write_text(json.dumps(older))
-    assert read_report(path) == shown
 
 
 @pytest.mark.parametrize(
@@ -129,8 +132,11 @@ def test_a_report_of_version_3_gets_its_intervals_from_its_windows(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 1}', "schema version 1, not 4"),
-        ('{"schema_version": 4, "rows": []}', "is not a report"),
+        ('{"schema_version": 4}', "schema version 4, not 5"),
+        ('{"schema_version": 5, "rows": []}', "is not a report"),
+        (json.dumps({**STAMP, "kind": "poem"}), "is 'poem', not one of"),
+        (json.dumps({**STAMP, "kind": "keep"}), "is a report of kind 'keep', not 'benchmark'"),
+        (json.dumps({**STAMP, "kind": "benchmark", "rows": 5}), "is not a report of kdcmae-bench: rows is '5'"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path, text, words):
@@ -157,16 +163,18 @@ def test_exit_codes(statuses, code):
 
 
 def test_the_readme_shows_the_fastest_first_with_accuracy_and_what_is_missing():
-    lines = render_markdown(full_report()).splitlines()
+    lines = markdown(full_report()).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in table[2:]][-1].startswith("PyTorch eager")
     int8 = next(line for line in table if "OpenVINO int8" in line)
-    assert int8 == "| OpenVINO int8 | bf16 | 225 (216-234) | 2.50 (2.25-2.75) | 89.0% | 2.0 |"
+    assert int8 == "| OpenVINO int8 | bf16 | 225 (216-234) | 2.50 (2.25-2.75) | 92.0% | 2.0 |"
     assert "accuracy, 96 clips" in table[0]
     assert lines[-2:] == ["", "- no CUDA device: TensorRT fp16"]
     assert "Not measured here:" in lines
-    assert "[the whole report](../bench/results/a-cpu-fast-4-cpus.html)" in lines[1]
+    assert "[the whole report](../bench/results/a-cpu-fast-4-cpus.html)" in lines[0]
     assert ENVIRONMENT["host"]["cpu"] in lines[0]
+    best = next(line for line in lines if line.startswith("**"))
+    assert best.startswith("**Fastest engine within 1 point of PyTorch eager's accuracy: OpenVINO fp32, 450 ms (")
 
 
 def test_what_one_reason_keeps_from_being_measured_stands_on_one_line():
@@ -176,18 +184,21 @@ def test_what_one_reason_keeps_from_being_measured_stands_on_one_line():
     rows = [absent("a", "no GPU"), absent("b", "too slow"), absent("c", "no GPU")]
     rows[2] = dataclasses.replace(rows[2], artifact_bytes=2_000_000, compile_s=7.2)
     shown = report(row("PyTorch eager", ms=1, model="base"), *rows)
-    assert render_markdown(shown).splitlines()[-2:] == ["- no GPU: a, c (2.0 MB built in 7 s)", "- too slow: b"]
+    assert markdown(shown).splitlines()[-2:] == ["- no GPU: a, c (2.0 MB built in 7 s)", "- too slow: b"]
     assert "base: a, latency; base: c, latency: no GPU" in printed(shown).splitlines()
 
 
 def test_a_model_that_has_learnt_nothing_shows_its_agreement_with_pytorch():
     names = ("OpenVINO bf16", "PyTorch eager")
     rows = [row(names[0], ms=1, model="base", verdict="faster"), row(names[1], ms=2, model="base")]
-    timers = ("benchmark_app bf16", "OpenVINO bf16 call alone")
-    timed = [row(name, ms=1, model="base", verdict="faster") for name in timers]
+    timers = {"benchmark_app bf16": "tool", "OpenVINO bf16 call alone": "library call"}
+    timed = [dataclasses.replace(row(name, ms=1, model="base", verdict="faster"), engine=names[0]) for name in timers]
+    boundaries = timers.values()
+    cases = [dataclasses.replace(one.case, boundary=boundary) for one, boundary in zip(timed, boundaries, strict=True)]
+    timed = [dataclasses.replace(one, case=case) for one, case in zip(timed, cases, strict=True)]
     cosine, flips = ((1.0, 0.9), (0.9, 1.0)), ((0, 2), (2, 0))
     agreement = Agreement(model="base", data="clips", clips=8, subjects=names, cosine=cosine, flips=flips)
-    shown = render_markdown(report(*rows, *timed, agreement=(agreement,)))
+    shown = markdown(report(*rows, *timed, agreement=(agreement,)))
     assert "| same best class as PyTorch eager, 8 clips |" in shown
     for subject, share in (
         ("OpenVINO bf16", "75.0%"),
@@ -201,19 +212,19 @@ def test_a_model_that_has_learnt_nothing_shows_its_agreement_with_pytorch():
 
 def test_the_readme_is_changed_between_its_markers_only(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
-    assert update_suite(readme, [full_report()])
+    begin, end = SECTION.begin, SECTION.end
+    readme.write_text(f"before\n{begin}\nstale\n{end}\nafter\n")
+    document = json.loads(json.dumps(full_report().to_dict()))
+    assert SECTION.write(readme, document)
     text = readme.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
     assert "stale" not in text
-    assert not update_suite(readme, [full_report()])
-    assert update_suite(readme, [])
-    assert "Nothing is measured yet." in readme.read_text()
+    assert not SECTION.write(readme, document)
 
 
 def test_a_readme_without_markers_is_refused(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("nothing")
     with pytest.raises(ConfigError, match="needs the lines"):
-        update_suite(readme, [])
+        SECTION.write(readme, full_report().to_dict())

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.studies.ablation import suite
 from kdcmae.bench.studies.ablation.cell import Cell, run_cell
 from kdcmae.bench.studies.ablation.plan import ROWS, AblationSettings
-from kdcmae.bench.studies.ablation.readme import render
+from kdcmae.bench.studies.ablation.section import SECTION
 from kdcmae.bench.studies.ablation.suite import run_ablation
 from kdcmae.config import PretrainingConfig, preset
 from kdcmae.errors import DataError
@@ -89,7 +90,7 @@ class InThisProcess:
 def test_finished_cells_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(suite, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(suite, "_run_and_keep", _pretend(calls))
+    monkeypatch.setattr(suite, "_run_and_store", _pretend(calls))
     settings = replace(SMALL, seeds=(0, 1))
     run_ablation(settings, tmp_path, processes=1, threads=1, rows=ROWS[:2])
     assert calls == ["scratch-0", "cav-mae-0", "scratch-1", "cav-mae-1"]
@@ -156,12 +157,12 @@ def test_the_table_has_means_and_spread_and_says_who_won() -> None:
             for seed, value in enumerate(values)
         ],
     }
-    lines = render(report).splitlines()
-    assert lines[2] == "| from scratch | 27.5 ± 3.5 | 55.0 ± 7.1 | 40.0 ± 0.0 | 20.0 ± 0.0 |  |  |  |  |"
+    lines = render_markdown(SECTION.render(report)).splitlines()
+    assert lines[2] == "| from scratch | 27.5 ± 3.5 | 55.0 ± 7.1 | 40.0 ± 0.0 | 20.0 ± 0.0 | - | - | - | - |"
     assert lines[6].startswith(
         "| + distillation: KDC-MAE | 40.0 ± 0.0 | 80.0 ± 0.0 | 40.0 ± 0.0 | 20.0 ± 0.0 | 10.0 ± 0.0 | 30.0"
     )
-    assert lines[7] == "| *chance or baseline* |  |  |  |  | 1.0 | 10.0 | 2.0 | 5.0 |"
+    assert lines[7] == "| *chance or baseline* | - | - | - | - | 1.0 | 10.0 | 2.0 | 5.0 |"
     text = " ".join(lines)
     assert "Pretraining against training from scratch, many: +25.0 ± 63.5 points of accuracy" in text
     assert "Each view is masked by 60 % in pretraining." in text
@@ -185,7 +186,7 @@ def test_a_table_of_some_rows_says_only_what_they_tell() -> None:
         "rows": [{"name": row.name, "title": row.title} for row in rows],
         "cells": [_cell("scratch", 0, 0.2, pretrained=False), _cell("kdc-mae", 0, 0.4)],
     }
-    text = render(report)
+    text = render_markdown(SECTION.render(report))
     assert "Pretraining against training from scratch, many: +20.0 points" in text
     assert "Distillation" not in text
     assert f"masked by {100 * RECIPES['avsynth-pretrain'].model['mask_ratio']:g} %" in text

@@ -106,7 +106,7 @@ def test_a_card_is_read_as_it_was_written(cards: list[Path]) -> None:
 def test_the_table_says_who_executes_what_how_fast_and_how_exactly(cards: list[Path]) -> None:
     result = fleet(*cards)
     assert result.exit_code == 0, result.output
-    overview, figures, doubts = (table.rows for table in fleet_tables([read_card(path) for path in cards]))
+    overview, figures, doubts = (table.texts for table in fleet_tables([read_card(path) for path in cards]))
     assert overview == (("openvino bf16", "fp32: 9.75, claims fail", "bf16: 9.75"),)
     assert [row[1:5] for row in figures] == [
         ("Intel N100, avx2-vnni", "fp32", "1 of 1 FAILED", "4.0e-04 (4e-02)"),
@@ -128,7 +128,7 @@ def test_json_is_one_document_with_every_card(cards: list[Path]) -> None:
 
 def test_what_a_library_does_not_report_is_said() -> None:
     [overview, *_] = fleet_tables([card(precision="")])
-    assert overview.rows == (("openvino bf16", "not reported: 9.75, claims fail"),)
+    assert overview.texts == (("openvino bf16", "not reported: 9.75, claims fail"),)
 
 
 def test_engines_and_devices_that_share_a_name_are_told_apart() -> None:
@@ -138,12 +138,12 @@ def test_engines_and_devices_that_share_a_name_are_told_apart() -> None:
         card(device={"cpu_cap": "AVX2", "threads": 2, "runs_on": "GPU"}),
     ]
     figures = fleet_tables(others)[1]
-    assert {row[0] for row in figures.rows} == {"openvino bf16 (ov)", "openvino bf16 (smaller)"}
-    assert "Intel N100, avx2-vnni, oneDNN capped to AVX2, GPU, threads: 2" in {row[1] for row in figures.rows}
+    assert {row[0] for row in figures.texts} == {"openvino bf16 (ov)", "openvino bf16 (smaller)"}
+    assert "Intel N100, avx2-vnni, oneDNN capped to AVX2, GPU, threads: 2" in {row[1] for row in figures.texts}
     named = fleet_tables([card(device={"name": name}) for name in ("shelf 1", "shelf 2")])[1]
-    assert {row[1] for row in named.rows} == {f"shelf {n}, Intel N100, avx2-vnni" for n in (1, 2)}
+    assert {row[1] for row in named.texts} == {f"shelf {n}, Intel N100, avx2-vnni" for n in (1, 2)}
     same_folder = fleet_tables([card(), card(digest="b" * 64)])[1]
-    assert {row[0] for row in same_folder.rows} == {"openvino bf16 (ov) (aaaaaaaa)", "openvino bf16 (ov) (bbbbbbbb)"}
+    assert {row[0] for row in same_folder.texts} == {"openvino bf16 (ov) (aaaaaaaa)", "openvino bf16 (ov) (bbbbbbbb)"}
 
 
 def without(content: dict[str, Any], name: str) -> dict[str, Any]:

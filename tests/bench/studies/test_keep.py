@@ -5,23 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from kdcmae.bench.report.markers import replace_between
-from kdcmae.bench.studies.keep import BEGIN, END, KeepSettings, pareto, render, run_keep_benchmark
+from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.table import on_front
+from kdcmae.bench.studies.keep import SECTION, KeepSettings, run_keep_benchmark
 from kdcmae.data.avsynth.classes import LABELS
 
 
-def row(latency_ms: float, accuracy: float) -> dict:
-    return {"p50_ms": latency_ms, "accuracy": accuracy}
-
-
 def test_the_front_is_what_nothing_beats():
-    rows = [row(10, 90), row(5, 90), row(4, 80), row(6, 70), row(3, 70)]
-    assert pareto(rows) == [False, True, True, False, True]
+    points = [(10, -90), (5, -90), (4, -80), (6, -70), (3, -70)]
+    assert on_front(points) == [False, True, True, False, True]
 
 
 def test_what_was_not_measured_is_not_on_the_front():
-    assert pareto([row(10, 90), {"failed": "no engine"}]) == [True, False]
-    assert pareto([{"p50_ms": 10.0}, {"p50_ms": 5.0}]) == [False, False]
+    assert on_front([(10, -90), None]) == [True, False]
+    assert on_front([None, None]) == [False, False]
 
 
 def test_the_table_tells_what_failed_and_what_was_unstable():
@@ -34,7 +31,7 @@ def test_the_table_tells_what_failed_and_what_was_unstable():
     environment = {"host": {"cpu": "a processor"}, "load_average_1min": 0.0}
     report = {"environment": environment, "model": FACTS, "settings": {"threads": 2, "clips": 0},
               "targets": {"onnx fp32": rows}}  # fmt: skip
-    lines = render(report).splitlines()
+    lines = render_markdown(SECTION.render(report)).splitlines()
     assert lines[-2:] == [
         "| 50% | energy | 90.0 | 95.0 | 2 (unstable) | 1.50 (1.40-1.60) | yes |",
         "| 25% | energy | - | - | failed | - |  |",
@@ -96,11 +93,8 @@ def test_accuracies_are_those_of_the_engines(classifier, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_table_goes_between_the_markers(report, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n", encoding="utf-8")
-    assert replace_between(readme, BEGIN, END, render(report))
-    text = readme.read_text(encoding="utf-8")
+def test_the_table_shows_every_way(report):
+    text = render_markdown(SECTION.render(report))
     assert "| 50% | merge |" in text
     assert "onnx fp32:" in text
     assert "| 1.00 (1.00-1.00) |" in text

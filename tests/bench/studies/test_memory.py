@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from kdcmae.bench.cli import main
+from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.studies import memory
-from kdcmae.bench.studies.memory import BEGIN, BUILDS, END, Usage, render, run_memory_benchmark, usage_of
+from kdcmae.bench.studies.memory import BUILDS, SECTION, Usage, run_memory_benchmark, usage_of
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.targets import TARGETS
 
@@ -60,7 +61,7 @@ def test_builds_are_watched_step_by_step(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "BUILDS", builds)
     monkeypatch.setenv("FORCE_COLOR", "1")
     readme, output = tmp_path / "README.md", tmp_path / "memory.json"
-    readme.write_text(f"{BEGIN}\n{END}\n")
+    readme.write_text(f"{SECTION.begin}\n{SECTION.end}\n")
     result = CliRunner().invoke(
         main, ["memory", "--preset", "tiny", "--readme", str(readme), "--output", str(output), "--json"]
     )
@@ -74,7 +75,7 @@ def test_builds_are_watched_step_by_step(monkeypatch, tmp_path):
     assert watched["resident"] > report["pytorch"]["resident"] > report["pytorch"]["anonymous"] > 50 * MEGABYTES
     assert report["weights_bytes"] > MEGABYTES
     assert "'int4' is not one of" in failed["failed"]
-    assert render(report) in readme.read_text()
+    assert render_markdown(SECTION.render(report)) in readme.read_text()
 
 
 def test_a_build_that_is_killed_is_said_to_be(monkeypatch):
@@ -102,7 +103,7 @@ def test_the_table_is_in_times_of_the_weights():
             {"build": "trt fp16", "failed": "SIGKILL"},
         ],
     }
-    lines = render(report).splitlines()
+    lines = render_markdown(SECTION.render(report)).splitlines()
     assert lines[0].startswith(
         "Preset base, 100 MB of weights; in times these, above PyTorch itself, which takes 400 MB"
     )

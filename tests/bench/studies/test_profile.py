@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from kdcmae.bench.cli import main
+from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.records import Ceilings
 from kdcmae.bench.studies import profile
-from kdcmae.bench.studies.profile import profile_engine, render
+from kdcmae.bench.studies.profile import SECTION, profile_engines
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model
 from kdcmae.errors import ConfigError
@@ -43,8 +44,13 @@ def openvino_engine(classifier, tmp_path_factory):
 
 
 @pytest.fixture
-def report(openvino_engine, ceilings):
-    return profile_engine(openvino_engine, threads=1, seconds=0.05, step=lambda name: nullcontext())
+def document(openvino_engine, ceilings):
+    return profile_engines([openvino_engine], threads=1, seconds=0.05, step=lambda name: nullcontext())
+
+
+@pytest.fixture
+def report(document):
+    return document["engines"][0]
 
 
 def test_every_class_of_layers_has_its_time_and_precision(report):
@@ -63,14 +69,14 @@ def test_the_share_of_the_ceiling_is_against_its_mean(report):
     assert report["share_of_ceiling"] == pytest.approx(1e3 * report["flop"] / report["latency_ms"] / 2e9)
 
 
-def test_the_table_adds_up(report):
-    text = render(report)
+def test_the_table_adds_up(document, report):
+    text = render_markdown(SECTION.render(document))
     shares = [
         float(line.split("|")[-2].strip(" %")) for line in text.splitlines() if line.startswith("| ") and "%" in line
     ]
     assert len(shares) == len(report["layers"])
     assert sum(shares) == pytest.approx(100, abs=0.5)
-    assert f"{report['share_of_ceiling']:.0%} of it" in text
+    assert f"{report['share_of_ceiling']:.0%} of the 2 GFLOP/s" in text
 
 
 def test_a_kernel_with_a_softmax_inside_is_attention():
@@ -89,12 +95,12 @@ def test_a_kernel_with_a_softmax_inside_is_attention():
 
 def test_other_targets_are_refused(engine_folder):
     with pytest.raises(ConfigError, match="is an engine for onnx; only OpenVINO"):
-        profile_engine(engine_folder, threads=1, seconds=0.01, step=lambda name: nullcontext())
+        profile_engines([engine_folder], threads=1, seconds=0.01, step=lambda name: nullcontext())
 
 
 def test_from_the_command_line(openvino_engine, ceilings, tmp_path):
     readme, output = tmp_path / "README.md", tmp_path / "profile.json"
-    readme.write_text(f"{profile.BEGIN}\n{profile.END}\n", encoding="utf-8")
+    readme.write_text(f"{SECTION.begin}\n{SECTION.end}\n", encoding="utf-8")
     arguments = ["profile", openvino_engine, "--threads", 1, "--seconds", 0.05, "--readme", readme, "--output", output]
     result = CliRunner().invoke(main, [str(argument) for argument in [*arguments, "--json"]])
     assert result.exit_code == 0, result.stderr

@@ -15,9 +15,10 @@ from reports import row
 
 from kdcmae.bench.cli import main
 from kdcmae.bench.report.history import keep_report
+from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.page import render_page
-from kdcmae.bench.report.readme import render_markdown
 from kdcmae.bench.report.records import Ceilings, Settings, read_report
+from kdcmae.bench.report.summary import published
 from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.suite import full
 from kdcmae.bench.suite.plan import Built, EnginePlan, ModelPlan
@@ -104,8 +105,8 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     assert agreement.cosine[0][1] == pytest.approx(1, abs=1e-4)
     path = keep_report(report, tmp_path / "results")
     assert read_report(path) == report
-    assert "<h2>m: throughput over the batch</h2>" in render_page(report)
-    assert "- no GPU: TensorRT fp16\n" in render_markdown(report)
+    assert "<h2>Throughput over the batch</h2>" in render_page(report)
+    assert "- no GPU: TensorRT fp16" in render_markdown(published(report)).splitlines()
 
 
 @pytest.mark.parametrize(("device", "known"), [("cpu", True), ("cuda", False)])
