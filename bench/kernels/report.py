@@ -35,16 +35,16 @@ def _blocks(report: Report) -> Iterator[Block]:
 
 def _case_table(case: CaseResult, ceilings: Ceilings) -> Table:
     def rate(name: str, value: str, text: Callable[[float], str] = lambda value: f"{value:.4g}") -> Column:
-        return Column(title=name, value=lambda row: _rates(case, *row[:2], ceilings).get(value), text=text)
+        return Column(title=name, value=lambda row: _rates(case, row[0], row[1], ceilings).get(value), text=text)
+
+    def span(condition: str) -> Column:
+        return Column(title=condition, value=lambda row: row[1].get(condition), text=_span)
 
     columns = (
         Column(title="direction", value=lambda row: row[0], align="left"),
         Column(title="contender", value=lambda row: row[2].name, align="left"),
         Column(title="error", value=lambda row: row[2].error, text=lambda error: f"{error:.1e}"),
-        *(
-            Column(title=condition, value=lambda row, condition=condition: row[1].get(condition), text=_span)
-            for condition in _conditions(case)
-        ),
+        *map(span, _conditions(case)),
         rate("GB/s", "bytes"),
         rate("TFLOP/s", "flop"),
         rate("of the floor", "floor", percent(0, unit="%")),

@@ -28,9 +28,13 @@ def summary(cases: Sequence[Case], *, title: str = "") -> Table:
     columns = (
         Column(title="case", value=lambda row: row[0]["name"], align="left"),
         Column(title="pass", value=lambda row: _PASSES[row[1]["direction"]], align="left"),
-        Column(title="ours", value=lambda row: f"{row[1]['subject']} {_rate(*row, row[1]['subject'])}", align="left"),
+        Column(
+            title="ours",
+            value=lambda row: f"{row[1]['subject']} {_rate(row[0], row[1], row[1]['subject'])}",
+            align="left",
+        ),
         Column(title="against", value=lambda row: _against(row[1]), align="left"),
-        Column(title="theirs", value=lambda row: _rate(*row, row[1]["baseline"]), align="left"),
+        Column(title="theirs", value=lambda row: _rate(row[0], row[1], row[1]["baseline"]), align="left"),
         Column(title="times as fast (95 % interval)", value=lambda row: row[1]["speed"], text=_speed),
         Column(
             title="target",
@@ -73,6 +77,11 @@ def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
 
 
 SECTION = Section(name="kernel benchmark", command="readme", kind="kernels", blocks=_blocks)
+
+
+def _ours(row: tuple[Case, Comparison]) -> str:
+    case, comparison = row
+    return f"{comparison['subject']} {_rate(case, comparison, comparison['subject'])}"
 
 
 def _against(comparison: Comparison) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,7 +79,7 @@ def read_document(path: Path, *kinds: Kind) -> dict[str, Any]:
     return document
 
 
-def machine(document: dict[str, Any]) -> str:
+def machine(document: Mapping[str, Any]) -> str:
     """The processor that a document was measured on."""
     host = document["environment"]["host"]
     return str(host["cpu"] or host["machine"])

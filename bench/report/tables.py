@@ -230,7 +230,7 @@ _START = (
     Column(title="GPU MB", value=lambda row: row.device_memory_bytes, text=megabytes()),
     Column(title="artifact MB", value=lambda row: row.artifact_bytes, text=megabytes()),
     _figure("compile", lambda row: row.compile_s, "s"),
-    _figure("J/sample", lambda row: row.energy and row.energy.joule_per_sample),
+    _figure("J/sample", lambda row: row.energy.joule_per_sample if row.energy else None),
     Column(title="self-test", value=lambda row: row.self_test, text=_error, tone=_passed),
     _STATUS,
 )

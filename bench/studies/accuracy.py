@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
     columns = (
         Column(title="model", value=lambda model: model["name"], align="left"),
         Column(title="executes", value=lambda model: model["executes"], align="left"),
-        *(Column(title=use, value=lambda model, use=use: model.get(use), text=_share) for use in uses),
+        *(Column(title=use, value=methodcaller("get", use), text=_share) for use in uses),
         Column(title=f"points lost, {uses[0]} (95 %)", value=lambda model: model.get(uses[0]), text=_lost),
     )
     yield table("", columns, models.values())

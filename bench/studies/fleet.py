@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -170,17 +171,17 @@ def _overview(title: str, cards: Sequence[DeviceCard], engines: Mapping[str, str
     cells: dict[str, dict[str, list[DeviceCard]]] = defaultdict(lambda: defaultdict(list))
     for card in cards:
         cells[engines[card.engine.digest]][_device_name(card)].append(card)
-    columns = [Column(title="engine", value=lambda row: row[0], align="left")]
+    columns = [Column(title="engine", value=itemgetter("engine"), align="left")]
     columns += [
         Column(
             title=device,
-            value=lambda row, device=device: row[1].get(device),
+            value=methodcaller("get", device),
             text=lambda own: " and ".join(map(_latency, own)),
             tone=lambda own: "bad" if any(card.failed for card in own) else "",
         )
         for device in devices
     ]
-    return table(title, columns, cells.items())
+    return table(title, columns, ({"engine": engine, **by_device} for engine, by_device in cells.items()))
 
 
 def _latency(card: DeviceCard) -> str:

@@ -133,9 +133,9 @@ def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
             Column(title="executed in", value=lambda layer: layer["precision"], align="left"),
             Column(title="count", value=lambda layer: layer["count"]),
             Column(title="ms", value=lambda layer: layer["ms"], text=lambda ms: f"{ms:.3g}"),
-            Column(title="share of the time", value=lambda layer, all=total: layer["ms"] / all, text=percent(unit="%")),
+            Column(title="share of the time", value=lambda layer: layer["share"], text=percent(unit="%")),
         )
-        yield table("", columns, engine["layers"])
+        yield table("", columns, ({**layer, "share": layer["ms"] / total} for layer in engine["layers"]))
 
 
 SECTION = Section(name="profile", command="profile", kind="profile", blocks=_blocks)

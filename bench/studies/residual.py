@@ -155,4 +155,4 @@ def _aoti(model: EngineModel, kept: InFloat32, folder: Path) -> Run:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] or [default_checkpoint()]))
+    main(*(sys.argv[1:] or [str(default_checkpoint())]))

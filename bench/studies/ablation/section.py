@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter, methodcaller
 from typing import Any
 
 from kdcmae.bench.report.envelope import machine
@@ -29,12 +30,12 @@ def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
     report = documents[-1]
     by_row = {row["name"]: [cell for cell in report["cells"] if cell["row"] == row["name"]] for row in report["rows"]}
     budgets = list(report["settings"]["finetuning"])
-    items = {row["title"]: _shares(by_row[row["name"]], budgets) for row in report["rows"]}
-    titles = list(dict.fromkeys(title for shares in items.values() for title in shares))
-    items["*chance or baseline*"] = _baselines(report["cells"])
-    columns = [Column(title="pretraining", value=lambda item: item[0], align="left")]
-    columns += [Column(title=title, value=lambda item, of=title: item[1].get(of), text=_spread) for title in titles]
-    yield table("", columns, items.items())
+    named = {row["title"]: _shares(by_row[row["name"]], budgets) for row in report["rows"]}
+    titles = list(dict.fromkeys(title for shares in named.values() for title in shares))
+    named["*chance or baseline*"] = _baselines(report["cells"])
+    columns = [Column(title="pretraining", value=itemgetter("pretraining"), align="left")]
+    columns += [Column(title=title, value=methodcaller("get", title), text=_spread) for title in titles]
+    yield table("", columns, ({"pretraining": title, **shares} for title, shares in named.items()))
     yield from _notes(report, by_row, budgets)
 
 
