@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdcmae.errors import GateError
 from kdcmae.runtime.cpu import this_cpu
-from kdcmae.runtime.execution import MODEL_CLASSES, Claim
+from kdcmae.runtime.execution import MODEL_CLASSES, Claim, most_in_float32
 from kdcmae.runtime.precisions import QUANTIZED
 from kdcmae.runtime.targets import TARGETS
 
@@ -116,8 +116,9 @@ def claims(
         classes = {**classes, **{layers: {} for layers in MODEL_CLASSES if layers not in classes}}
     found = []
     for layers, executed in classes.items():
-        # Some may keep the float32 that every graph gives them, such as behind a float32 branch of the model.
-        kept = {"fp32": executed["fp32"]} if floating != "fp32" and "fp32" in executed else {}
+        kept = {}
+        if floating != "fp32" and "fp32" in executed:
+            kept = {"fp32": min(executed["fp32"], most_in_float32(executed))}
         expected, besides = floating, kept
         if layers == "products":
             expected, besides = claimed, {name: count for name, count in counted.items() if name != claimed}

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.metrics import Kind, OutputComparison, compare, pooled
 from kdcmae.runtime.precisions import GATES, Gate
 
 __all__ = ["TOLERANCE", "Arrays", "Case", "Comparison", "Ladder", "Rung", "cosine", "relative_error"]
 
-Arrays = Mapping[str, NDArray[Any]]
 
 # Largest error relative to the largest reference value, of the precisions that promise one.
 TOLERANCE: Mapping[str, float] = {name: gate.max_error for name, gate in GATES.items() if gate.max_error is not None}

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from kdcmae.bench.report.records import Boundary, Parity
 from kdcmae.runtime import SelfTest, load_engine
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
@@ -37,7 +36,6 @@ __all__ = [
     "load_torch_model",
 ]
 
-Arrays = Mapping[str, NDArray[Any]]
 
 PRESET = "preset:"
 VARIANT = "@"

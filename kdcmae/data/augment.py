@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.arrays import Float32
 
 __all__ = ["Augmentation", "add_noise", "mix_waveforms", "roll_time", "spec_augment"]
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

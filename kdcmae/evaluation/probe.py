@@ -17,10 +17,10 @@ from torch import Tensor
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.errors import DataError
 from kdcmae.evaluation.classification import Classification, ScoredClips, summarize
+from kdcmae.runtime.arrays import Float64
 
 __all__ = ["LabelledFeatures", "LinearProbe", "Probe", "fit_ridge", "pooled_features", "probe"]
 
-Float64 = NDArray[np.float64]
 
 # Of standardised features, per clip.
 _PENALTIES = 10.0 ** np.arange(-4.0, 2.5, 0.5)

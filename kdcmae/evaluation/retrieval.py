@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 from kdcmae.predictors import AUDIO_FEATURES, VIDEO_FEATURES, Predictor, batched_outputs
+from kdcmae.runtime.arrays import Float32
 
 __all__ = [
     "Direction",
@@ -33,8 +34,6 @@ _RANKS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, 1000), (1001, math.inf))
 
 # Float32 features give cosines no better than this; nearer ones are ties.
 _RESOLUTION = 1e-6
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ import numpy as np
 from kdcmae import host
 from kdcmae.errors import ConfigError, DeviceError, EngineError, cause
 from kdcmae.extras import to_run
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import (
-    Arrays,
     Backend,
     engine_option,
     engine_threads,

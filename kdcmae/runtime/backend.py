@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +23,12 @@ from kdcmae.errors import (
     EngineVersionError,
     MissingDependencyError,
 )
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.cpu import Cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
 
 __all__ = [
-    "Arrays",
     "Backend",
     "TensorType",
     "bfloat16_to_float32",
@@ -44,7 +43,6 @@ __all__ = [
     "require_same_release",
 ]
 
-Arrays = Mapping[str, NDArray[Any]]
 TensorType = tuple[str, tuple[int | None, ...]]  # numpy's dtype name, and the axis sizes with None for a free one
 
 

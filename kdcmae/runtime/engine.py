@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrecisionError
 from kdcmae.runtime import feeding, selftest
-from kdcmae.runtime.backend import Arrays, Backend, is_whole
+from kdcmae.runtime.arrays import Arrays
+from kdcmae.runtime.backend import Backend, is_whole
 from kdcmae.runtime.capabilities import execution_differences
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.examples import example_inputs

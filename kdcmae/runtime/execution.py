@@ -23,6 +23,7 @@ __all__ = [
     "claims_against",
     "counted",
     "differences_known",
+    "most_in_float32",
     "read_claims",
 ]
 
@@ -171,12 +172,23 @@ def claims_against(precision: Mapping[str, Any], execution: Execution) -> list[C
 def _besides_here(claim: Claim, executed: Mapping[str, int]) -> Mapping[str, int]:
     """Layers that may execute in another precision here, by precision.
 
-    A library leaves some norms of a bfloat16 engine in float32, those behind a float32 branch of the model. The build
-    counted them, unless it ran on a processor that executes all of them in float32. Here they are fewer than half then.
+    The build counted those in float32, unless it ran on a processor that executes all of them in float32.
     """
     if not claim.checked or claim.layers == "products":
         return claim.besides
-    return {**claim.besides, "fp32": max(sum(executed.values()) - 1, 0) // 2}
+    return {**claim.besides, "fp32": most_in_float32(executed)}
+
+
+def most_in_float32(executed: Mapping[str, int]) -> int:
+    """How many layers of a class, other than the products, may execute in float32 where bfloat16 is claimed.
+
+    A library leaves some norms of a bfloat16 engine in float32: those behind a float32 branch of the model. They are
+    fewer than half of them; more mean that the library did not follow the precision that it was given.
+
+    Args:
+        executed: the layers of the class by precision.
+    """
+    return max(sum(executed.values()) - 1, 0) // 2
 
 
 @contextmanager

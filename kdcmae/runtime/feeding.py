@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError, EngineInputError
-from kdcmae.runtime.backend import Arrays
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.manifest import BATCH_AXIS, Manifest, TensorSpec
 from kdcmae.runtime.preprocessing import FRAME_LENGTH, Preprocessing, prepare_audio, prepare_image, resample
 from kdcmae.runtime.schema import FREE_AXES

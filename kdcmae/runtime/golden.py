@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import EngineError, EngineIntegrityError, cause
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.cpu import CLASSES, Cpu
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.runtime.metrics import Limits
@@ -40,8 +41,6 @@ GOLDEN_FILE = "golden.npz"
 
 _FACTS = "facts"
 _WAVEFORM, _FRAME = "clip.waveform", "clip.frame"
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

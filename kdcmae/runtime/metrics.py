@@ -40,6 +40,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.runtime.arrays import Float64
 from kdcmae.runtime.rankings import Ranking, kept_neighbours, kept_order
 from kdcmae.runtime.scores import scores
 
@@ -51,8 +52,6 @@ FLAT = 0.05
 """Root mean square, in logits, below which classes are not told apart: none is more than a few per cent likelier."""
 
 _TOP = 5
-
-_Wide = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,12 +73,12 @@ class OutputComparison:
     """
 
     kind: Kind
-    errors: _Wide
-    cosines: _Wide
-    distances: _Wide
+    errors: Float64
+    cosines: Float64
+    distances: Float64
     first: NDArray[np.bool_]
     tied: NDArray[np.bool_]
-    top5: _Wide
+    top5: Float64
     clips: Ranking | None = None
     classes: Ranking | None = None
 
@@ -305,13 +304,13 @@ def _nothing_agrees(samples: int, kind: Kind) -> OutputComparison:
     )
 
 
-def _spreads(centred: _Wide) -> _Wide:
+def _spreads(centred: Float64) -> Float64:
     """(N,) root mean squares."""
-    found: _Wide = np.sqrt((centred**2).mean(axis=1))
+    found: Float64 = np.sqrt((centred**2).mean(axis=1))
     return found
 
 
-def _typical(centred: _Wide, kind: Kind) -> float:
+def _typical(centred: Float64, kind: Kind) -> float:
     """The median spread of all samples, and no less than what can be told apart: a logit, where there is only one."""
     if kind == "features":
         return 0.0
@@ -319,13 +318,13 @@ def _typical(centred: _Wide, kind: Kind) -> float:
     return max(1.0 if alone else FLAT, float(np.median(_spreads(centred))))
 
 
-def _errors(actual: _Wide, expected: _Wide, least: float) -> _Wide:
+def _errors(actual: Float64, expected: Float64, least: float) -> Float64:
     spread = np.maximum(np.abs(expected).max(axis=1), least)
-    found: _Wide = np.abs(actual - expected).max(axis=1) / np.where(spread, spread, 1.0)
+    found: Float64 = np.abs(actual - expected).max(axis=1) / np.where(spread, spread, 1.0)
     return found
 
 
-def _cosines(actual: _Wide, expected: _Wide, least: float) -> _Wide:
+def _cosines(actual: Float64, expected: Float64, least: float) -> Float64:
     """(N,) cosines; both vectors have one more element, ``least`` per class, so that noise alone has no direction."""
     more = least**2 * actual.shape[1]
     lengths = np.sqrt(((actual**2).sum(axis=1) + more) * ((expected**2).sum(axis=1) + more))
@@ -333,22 +332,22 @@ def _cosines(actual: _Wide, expected: _Wide, least: float) -> _Wide:
     return np.where(same, 1.0, ((actual * expected).sum(axis=1) + more) / np.where(lengths, lengths, 1.0))
 
 
-def _noise(logits: _Wide, spreads: _Wide, tie: float) -> _Wide:
+def _noise(logits: Float64, spreads: Float64, tie: float) -> Float64:
     """(N,) differences of two logits below which the reference's order is chance."""
     resolution = np.spacing(np.abs(logits).max(axis=1).astype(np.float32))  # the reference is float32
-    found: _Wide = tie * spreads + 2.0 * resolution
+    found: Float64 = tie * spreads + 2.0 * resolution
     return found
 
 
-def _first(actual: _Wide, expected: _Wide, noise: _Wide) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _first(actual: Float64, expected: Float64, noise: Float64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) whether the first class is the reference's, and whether a tie excuses another."""
     chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
     behind = expected.max(axis=1) - chosen
     return behind == 0, (behind > 0) & (behind <= noise)
 
 
-def _shared_best(actual: _Wide, expected: _Wide) -> _Wide:
+def _shared_best(actual: Float64, expected: Float64) -> Float64:
     """(N,) share of the reference's best classes among the best."""
     ours, theirs = (np.argsort(-array, axis=1, kind="stable")[:, :_TOP] for array in (actual, expected))
-    found: _Wide = (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1)
+    found: Float64 = (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1)
     return found

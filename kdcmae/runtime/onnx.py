@@ -12,8 +12,8 @@ from typing import Any
 
 from kdcmae.errors import DeviceError, EngineError
 from kdcmae.extras import to_run
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import (
-    Arrays,
     Backend,
     TensorType,
     check_tensors,

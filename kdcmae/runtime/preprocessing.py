@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from kdcmae.errors import ConfigError, DataError
+from kdcmae.runtime.arrays import Float32, Float64
 from kdcmae.runtime.resampling import MONO, SAMPLE_RATE_HZ, Mono, resample
 
 __all__ = [
@@ -49,9 +50,6 @@ LOG_FLOOR = float(np.finfo(np.float32).eps)
 
 _ROWS_PER_BAND = 32
 _FRAMES_PER_PRODUCT = 1024  # bounds the memory of a long waveform: 1024 spectra are 4 MB
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 _LARGEST = float(np.finfo(np.float32).max)

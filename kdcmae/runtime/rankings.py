@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.runtime.arrays import Float64
+
 __all__ = ["Ranking", "kept_neighbours", "kept_order"]
 
 _BEST = 10  # of each ranking, how many are held against all others
 _NEIGHBOURS = 8  # samples below which features have no neighbours worth ranking
-
-_Wide = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def kept_order(actual: NDArray[Any], expected: NDArray[Any], *, noise: NDArray[A
     return Ranking(pairs=pairs, kept=kept / pairs if pairs else 1.0)
 
 
-def kept_neighbours(actual: _Wide, expected: _Wide, tie: float) -> Ranking | None:
+def kept_neighbours(actual: Float64, expected: Float64, tie: float) -> Ranking | None:
     """How much of the order of each sample's neighbours by cosine is kept; None of fewer than eight samples.
 
     Args:
@@ -63,10 +63,10 @@ def kept_neighbours(actual: _Wide, expected: _Wide, tie: float) -> Ranking | Non
     return kept_order(ours, theirs, noise=tie * spread + 2.0 * float(np.finfo(np.float32).eps))
 
 
-def _similarities(features: _Wide) -> _Wide:
+def _similarities(features: Float64) -> Float64:
     """(N, N - 1) cosines to the other samples."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.where(lengths, lengths, 1.0)
     others = ~np.eye(len(features), dtype=bool)
-    found: _Wide = (unit @ unit.T)[others].reshape(len(features), -1)
+    found: Float64 = (unit @ unit.T)[others].reshape(len(features), -1)
     return found

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.runtime.arrays import Float32, Float64
 
 __all__ = ["HIGHEST_RATE_HZ", "LOWEST_RATE_HZ", "MONO", "SAMPLE_RATE_HZ", "Mono", "Resampler", "resample", "to_mono"]
 
@@ -35,8 +36,6 @@ _KAISER_BETA = 9.0
 _CUTOFF = 0.97
 
 _PHASES_PER_BLOCK = 64  # of the filter, computed together
-
-Float32 = NDArray[np.float32]
 
 
 def resample(
@@ -153,7 +152,7 @@ class Resampler:
         return out
 
 
-def to_mono(samples: NDArray[Any], mono: Mono = "mean", *, weights: NDArray[np.float64] | None = None) -> Float32:
+def to_mono(samples: NDArray[Any], mono: Mono = "mean", *, weights: Float64 | None = None) -> Float32:
     """Samples of any type -> mono in [-1, 1].
 
     Args:
@@ -215,7 +214,7 @@ def _filter_taps(block: int, up: int, down: int) -> Float32:
     return taps
 
 
-def _unscaled_taps(delay: NDArray[np.float64], side: int, up: int, down: int) -> NDArray[np.float64]:
+def _unscaled_taps(delay: Float64, side: int, up: int, down: int) -> Float64:
     distance = np.arange(1 - side, side + 1) - delay[:, None]
     envelope = np.i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1 - (distance / side) ** 2)))
     return np.asarray(np.sinc(distance * _bandwidth(up, down)) * envelope)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import EngineError
+from kdcmae.runtime.arrays import Float64
 from kdcmae.runtime.backend import loaded_versions
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.golden import Clips, Golden
@@ -45,7 +46,7 @@ __all__ = [
 
 _CERTAIN = 1 - 2.0**-53  # a score next to 1, whose logit is finite
 
-Outputs = dict[str, NDArray[np.float64]]
+Outputs = dict[str, Float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,17 +277,17 @@ def _changed_classes(
             yield f"clip {number + 1} is {labels[theirs]!r} by the model, here {labels[ours]!r}"
 
 
-def _comparable(output: NDArray[Any], kind: Kind) -> NDArray[np.float64]:
+def _comparable(output: NDArray[Any], kind: Kind) -> Float64:
     """An output as :func:`outputs_of_clips` gives it: logits through their scores."""
     if kind == "features" or not np.isfinite(output).all():
         return output.astype(np.float64)
     return _log_odds(scores(output, kind), kind)
 
 
-def _log_odds(likelihood: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+def _log_odds(likelihood: Float64, kind: Kind) -> Float64:
     """Logits that have these scores: of a softmax but for a constant, and finite where a score is 0 or 1."""
     bounded = np.clip(likelihood, np.finfo(np.float64).tiny, _CERTAIN)
-    odds: NDArray[np.float64] = np.log(bounded) - (np.log1p(-bounded) if kind == "sigmoid" else 0.0)
+    odds: Float64 = np.log(bounded) - (np.log1p(-bounded) if kind == "sigmoid" else 0.0)
     return odds
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from kdcmae.errors import BrokenDependencyError, ConfigError, EngineError, MissingDependencyError
 from kdcmae.extras import to_run
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import (
-    Arrays,
     Backend,
     TensorType,
     bfloat16_to_float32,

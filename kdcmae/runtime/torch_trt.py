@@ -15,7 +15,8 @@ import numpy as np
 
 from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError, cause
 from kdcmae.extras import to_run
-from kdcmae.runtime.backend import Arrays, Backend, import_library, require_same_release
+from kdcmae.runtime.arrays import Arrays
+from kdcmae.runtime.backend import Backend, import_library, require_same_release
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["TorchTensorRTBackend", "import_torch_tensorrt"]

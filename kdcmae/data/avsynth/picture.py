@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from kdcmae.data.avsynth.classes import LOOKS, Look
 from kdcmae.data.avsynth.sound import Performance, drive, envelope
+from kdcmae.runtime.arrays import Float64
 
 __all__ = ["Ground", "SceneObject", "coverage", "paint", "painted_ground"]
 
-Float64 = NDArray[np.float64]
 Colour = tuple[float, float, float]
 
 _PULSE = 0.2  # a note makes an object this much larger

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdcmae.data.avsynth.classes import SOUNDS, Sound
+from kdcmae.runtime.arrays import Float64
 
 __all__ = ["Performance", "drive", "envelope", "tone"]
 
-Float64 = NDArray[np.float64]
 
 _EDGE_S = 0.02  # fade in and out of a note, so that it does not click
 _RANGE_OCTAVES = {"rising": 0.4, "falling": 0.4, "vibrato": 0.15, "steady": 0.0}  # up and down from the pitch
