@@ -125,6 +125,7 @@ def make_files(folder: Path, random_runs) -> None:
     from kdcmae.checkpoints import save_checkpoint
     from kdcmae.data.avsynth.files import generate
 
+    generate(folder / "out" / "demo" / "avsynth", clips=1, split="test")
     manifest = generate(folder / "out" / "avsynth", clips=12)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     listed = [{**row, **{key: f"out/avsynth/{row[key]}" for key in ("path", "mask")}} for row in rows]
@@ -165,7 +166,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_files(folder, importlib.import_module("random_run"))
         failures = [invoked(_line("kdcmae-compile --target openvino"), folder, patch)]
         (built,) = (path for path in (folder / "out").iterdir() if path.name.startswith("openvino"))
-        for name in ("openvino-fp32", "ov"):
+        for name in ("openvino-fp32", "ov", "demo/openvino"):
             if name != built.name:
                 shutil.copytree(built, folder / "out" / name)
         failures.append(invoked(next(example for example in EXAMPLES if example.written), folder, patch))
@@ -208,12 +209,6 @@ def test_python_blocks_run_as_printed(made, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in EXAMPLE_PAGES if sessions(page)], ids=lambda page: page.parent.name)
 def test_examples_print_what_their_readme_shows(page, made, monkeypatch, capsys):
-    from kdcmae.data.avsynth.files import generate
-
-    demo = made / "out" / "demo"
-    if not demo.is_dir():  # what `make demo` leaves
-        generate(demo / "avsynth", clips=1, split="test")
-        shutil.copytree(made / "out" / "ov", demo / "openvino")
     monkeypatch.chdir(made)
     ((command, printed),) = sessions(page)
     python, script, *arguments = shlex.split(command)

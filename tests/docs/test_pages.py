@@ -17,8 +17,6 @@ from help_examples import EVERY, PAGES, PROGRAMS, ROOT, other_lines
 DOCS = ROOT / "docs"
 SOURCES = ("kdcmae", "compile", "bench", "kernels")
 
-pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="no docs/ beside the tests")
-
 
 def prose(page: Path) -> str:
     """The text of a page without its code blocks."""
