@@ -5,14 +5,13 @@ python docs/tools/expect.py
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from kdcmae.bench.report.history import newest_reports
-from kdcmae.bench.report.markers import replace_between, table_row
-from kdcmae.bench.report.records import Report, Row
+from kdcmae.bench.report.history import stored_documents
+from kdcmae.bench.report.markdown import render_markdown, replace_between
+from kdcmae.bench.report.records import Row, report_of
+from kdcmae.bench.report.table import Column, Table, interval, percent
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -29,30 +28,32 @@ _ROWS = {
 """Subjects of the suite, with the names that the accuracy study gives the same engines."""
 
 
+_COLUMNS = (
+    Column(title="engine", value=str, align="left"),
+    *(Column(title="shipped, ms", value=str), Column(title="speed", value=str, text=interval)),
+    Column(title="accuracy %", value=str, text=percent(2, unit="")),
+    *(Column(title="base, ms", value=str), Column(title="speed", value=str, text=interval)),
+)
+
+
 def table() -> str:
-    """The table as Markdown."""
-    return "\n".join(_lines(newest_reports(RESULTS)[0]))
-
-
-def _lines(report: Report) -> Iterator[str]:
-    head = ("engine", "shipped, ms", "speed", "accuracy %", "base, ms", "speed")
-    yield table_row(head)
-    yield table_row(["---"] * len(head))
+    """The table as Markdown; the reference has no speed."""
+    stored = stored_documents(RESULTS)
+    report, study = report_of(stored["benchmark"][0]), stored["accuracy"][-1]
     rows = {(row.case.model, row.case.subject): row for row in report.rows if row.case.kind == "latency"}
-    study = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
     accuracy = {row["name"]: row["accuracy"] for row in study["rows"] if row["use"] == "sound and picture"}
-    for subject, name in _ROWS.items():
-        shipped, base = rows["shipped", subject], rows["base", subject]
-        yield table_row([subject, *_cells(shipped), f"{100 * accuracy[name]:.2f}", *_cells(base)])
+    cells = tuple(
+        (subject, *_measured(rows["shipped", subject]), accuracy[name], *_measured(rows["base", subject]))
+        for subject, name in _ROWS.items()
+    )
+    return render_markdown([Table(title="", columns=_COLUMNS, rows=cells)])
 
 
-def _cells(row: Row) -> tuple[str, str]:
-    """Median latency, with an asterisk where it is unstable, and speed with its interval."""
+def _measured(row: Row) -> tuple[object, ...]:
+    """Median latency, with an asterisk where it is unstable, and speed."""
     assert row.latency is not None
     median = f"{row.latency.p50_ms:.4g}{'*' if row.status == 'unstable' else ''}"
-    if row.speed is None or row.is_reference:
-        return median, "reference"
-    return median, f"{row.speed.ratio:.2f} ({row.speed.low:.2f}-{row.speed.high:.2f})"
+    return median, None if row.is_reference else row.speed
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import get_args
 import click
 from programs import EVERY
 
-from kdcmae.bench.report.markers import table_row
+from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.table import Column, Table
 from kdcmae.cli.commands import KdcmaeCommand
 from kdcmae.training.catalogue import differences, settings_of, shown_value
 from kdcmae.training.recipes import RECIPES, Stage
@@ -111,11 +112,9 @@ def _training() -> Iterator[str]:
     yield from _table(("recipe", "about", "sets"), recipes)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield table_row(head)
-    yield table_row(["---"] * len(head))
-    for row in rows:
-        yield table_row(map(_one_line, row))
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    columns = tuple(Column(title=head, value=str, align="left") for head in heads)
+    yield render_markdown([Table(title="", columns=columns, rows=tuple(tuple(map(_one_line, row)) for row in rows))])
     yield ""
 
 
