@@ -17,12 +17,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdcmae import host
 from kdcmae.compile import package
+from kdcmae.compile.targets import load_target, version_of
 from kdcmae.errors import ConfigError, EngineError, KdcmaeError, one_line
 from kdcmae.files.disk import disk_is_full
 from kdcmae.runtime.cpu import this_cpu
@@ -33,10 +33,7 @@ __all__ = ["BuildCache", "Cache", "cache_key"]
 
 Result = TypeVar("Result")
 
-_LIBRARIES = (
-    "numpy", "nncf", "onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt-cu13-bindings",
-    "tensorrt-rtx-cu13-bindings", "torch", "torch-tensorrt",
-)  # fmt: skip
+_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")  # of every build; each target adds its own
 _SOURCES = ("kdcmae", "kdcmae.compile", "kdcmae.kernels")
 _SUFFIXES = (".py", ".json", ".csv", ".txt")  # weights count with the model that they are of
 _FILES, _DIGESTS = "files", "sha256.json"  # of an entry
@@ -49,7 +46,7 @@ def cache_key(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
     Args:
         model: the options that choose the model; a path counts by its file's name and content.
-        settings: of the build, likewise.
+        settings: of the build, likewise; the ``target`` adds what decides what it builds.
 
     Returns:
         64 hexadecimal digits, from these, the versions of the libraries, this package's own files, and the machine.
@@ -60,7 +57,8 @@ def cache_key(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     facts = {
         "model": _described(model),
         "settings": _described(settings),
-        "versions": _versions(),
+        "versions": {name: version_of(name) for name in _LIBRARIES},
+        "target": load_target(settings["target"]).identity(),
         "sources": _sources(),
         "host": host.describe_host(),
         # Of one machine there are several, by the cap on its instructions.
@@ -346,16 +344,6 @@ def _state(folder: Path) -> str:
         facts = path.stat()
         sha256.update(os.fsencode(path.relative_to(folder)) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return sha256.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = ""
-    return found
 
 
 def _sources() -> str:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays, Case
+from kdcmae.compile.parity import Case
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.broken import clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import reader_for
 from kdcmae.data.shard_files import named_clips
 from kdcmae.runtime import feeding
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
@@ -144,13 +145,13 @@ def clip_cases(model: EngineModel, batch: BatchRange, paths: Sequence[Path]) -> 
 def affordable_clips(model: EngineModel, wanted: int) -> int:
     """As many made clips as are wanted; fewer of a large model with random weights, of which they prove little."""
     if model.facts.get("random_weights"):
-        return min(wanted, max(1, _PAIRED_WORK // model.facts["parameters"]))
+        return min(wanted, max(1, _PAIRED_WORK // int(model.facts["parameters"])))
     return wanted
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
     """At most as many samples as a rung may take, at least as many as the engine insists on."""
-    return max(batch.min, min(samples, max(1, _WORK // model.facts["parameters"])))
+    return max(batch.min, min(samples, max(1, _WORK // int(model.facts["parameters"]))))
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from kdcmae.compile import cases, models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays
 from kdcmae.compile.settings import Expectation
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
@@ -24,6 +23,7 @@ from kdcmae.data.reading import reader_for
 from kdcmae.errors import ConfigError, DataError, one_line
 from kdcmae.files.text import read_json_lines
 from kdcmae.runtime import feeding
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
 __all__ = ["Expected", "expected_outputs"]
@@ -171,8 +171,8 @@ def _load(expectation: Expectation) -> Callable[..., Any]:
     sys.modules[spec.name] = module  # dataclasses and pickles of the script look their module up
     with _on_behalf(expectation, path.parent):
         spec.loader.exec_module(module)
-    function = getattr(module, expectation.function, None)
-    if not callable(function):
+    function: Callable[..., Any] | None = getattr(module, expectation.function, None)
+    if function is None or not callable(function):
         raise ConfigError(f"--expect-from {expectation.name}: {path} has no function {expectation.function}")
     return function
 

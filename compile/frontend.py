@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kdcmae.compile import export, models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays
 from kdcmae.compile.sessions import open_session
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.manifest import BatchRange
 
 __all__ = ["ExportedFrontend"]

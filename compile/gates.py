@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kdcmae.errors import GateError
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.execution import MODEL_CLASSES, Claim, most_in_float32
-from kdcmae.runtime.precisions import QUANTIZED
+from kdcmae.runtime.precisions import FLOATING, QUANTIZED, named
 from kdcmae.runtime.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _PRODUCTS = ("addmm", "baddbmm", "bmm", "conv1d", "conv2d", "convolution", "eins
 
 def declared_products(program: ExportedProgram) -> dict[str, int]:
     """The matrix products of an exported program, counted by precision."""
-    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+    names = {f"torch.{name}": precision for name, precision in named("torch", FLOATING).items()}
     counts: Counter[str] = Counter()
     for node in program.graph.nodes:
         if node.op == "call_function" and getattr(node.target, "__name__", "").partition(".")[0] in _PRODUCTS:
@@ -107,10 +107,10 @@ def claims(
     counted: Counter[str] = Counter()
     for precision, count in declared.items():
         counted[executes(precision)] += count
-    # What is not quantised in a quantised engine has a precision of its own.
-    # Norms and softmax keep the float32 of the graph, unless the library gives all layers one precision.
-    one = TARGETS[settings.target].one_precision and claimed not in QUANTIZED
-    floating = claimed if one else executes(built.floating)
+    # What is not quantised in a quantised engine has a precision of its own. Norms and softmax keep the float32 of the
+    # graph, unless the library gives all layers one precision.
+    uniform = TARGETS[settings.target].one_precision and claimed not in QUANTIZED
+    floating = claimed if uniform else executes(built.floating)
     classes = built.by_class()
     if settings.elsewhere:  # where they may be layers of their own
         classes = {**classes, **{layers: {} for layers in MODEL_CLASSES if layers not in classes}}

@@ -14,13 +14,14 @@ from typing import Any
 
 from torch import nn
 
-from kdcmae.compile import diagnose, export
+from kdcmae.compile import export, layer_errors
 from kdcmae.compile.lowering import Precision, lower, usual
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays, Ladder
+from kdcmae.compile.parity import Ladder
 from kdcmae.compile.peaks import FP16_LARGEST, Peaks, exceeds, needed
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import GateError
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.precisions import Gate
 from kdcmae.runtime.targets import TARGETS
 
@@ -92,7 +93,7 @@ class GraphPrecision:
                 raise error
             self._restore(reload())
         feed = behind_frontend(ladder.worst_batch(rung))
-        more = diagnose.wider(self._body, self._precision, self._kept, feed, gate)
+        more = layer_errors.wider(self._body, self._precision, self._kept, feed, gate)
         if more is None:
             tried = ", ".join(self._names())
             nor = f"nor does it pass with {tried} in float32, and " if tried else ""

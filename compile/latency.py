@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.compile.parity import Arrays
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.timing import time_window
 
 __all__ = ["compare_latency", "describe_speed", "measure_latency"]

@@ -1,49 +1,31 @@
-"""The outputs of a model's modules, as each stage of a build computes them.
+"""The outputs of a model's modules, as a stage of a build computes them.
 
-A module is found in a graph by the value that the exporter names after it.
+In a graph a module is found by the value that the exporter names after it.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdcmae.compile import export, models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays
-from kdcmae.compile.quantize.openvino import beside_int8
 from kdcmae.compile.sessions import open_session
-from kdcmae.runtime.cpu import this_cpu
-from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, openvino_core
+from kdcmae.compile.stages import Values
+from kdcmae.runtime.arrays import Arrays
 
-__all__ = [
-    "Values",
-    "compiled_values",
-    "layer_order",
-    "layer_outputs",
-    "layer_values",
-    "module_values",
-    "onnx_values",
-    "openvino_values",
-    "quantized_values",
-]
-
-# From names of values in the graph, and inputs, to those of them that the stage has.
-Values = Callable[[Sequence[str], Arrays], Arrays]
+__all__ = ["graph_values", "layer_order", "layer_outputs", "module_values", "observed", "onnx_values", "output_names"]
 
 
-def layer_values(graph: Path) -> dict[str, str]:
+def output_names(graph: Path) -> dict[str, str]:
     """The value of an exported ONNX graph that is each module's output, by the module's name.
 
     A module that runs twice is left out: which of its values is meant is not clear.
@@ -64,8 +46,24 @@ def layer_values(graph: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if name not in repeated}
 
 
+def graph_values(read: Values, outputs: Mapping[str, str]) -> Values:
+    """Outputs of modules, from what reads values of a graph by their own names.
+
+    Args:
+        read: from names of values in the graph, and inputs, to those of them that it has.
+        outputs: the value that is each module's output, as :func:`output_names` gives it.
+    """
+
+    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
+        wanted = {name: outputs[name] for name in names if name in outputs}
+        read_values = read(list(wanted.values()), inputs)
+        return {name: read_values[value] for name, value in wanted.items() if value in read_values}
+
+    return values
+
+
 def onnx_values(graph: Path) -> Values:
-    """Values of an ONNX file, as ONNX Runtime computes them; writes a scratch file beside it."""
+    """Values of an ONNX file by their names, as ONNX Runtime computes them; writes a scratch file beside it."""
 
     def values(names: Sequence[str], inputs: Arrays) -> Arrays:
         import onnx
@@ -86,104 +84,19 @@ def onnx_values(graph: Path) -> Values:
     return values
 
 
-def openvino_values(path: Path, precision: str) -> Values:
-    """Values of an OpenVINO IR, or of an ONNX file, as the CPU plugin computes them here when asked for a precision."""
-
-    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
-        ov = import_openvino()
-        core = openvino_core()
-        model = core.read_model(path)
-        present = {name for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
-        own = {name for port in model.outputs for name in port.get_names()}
-        wanted = [name for name in names if name in present]
-        model.add_outputs([name for name in wanted if name not in own])
-        converted = ov.preprocess.PrePostProcessor(model)
-        for name in wanted:
-            converted.output(name).tensor().set_element_type(ov.Type.f32)  # numpy has no bfloat16
-        model = converted.build()
-        results = compile_native(model, "CPU", HINTS[precision], {}).create_infer_request().infer(dict(inputs))
-        return {name: results[name] for name in wanted}
-
-    return values
+def module_values(model: EngineModel, module: nn.Module) -> Values:
+    """The outputs as another module of the same structure computes them, which takes the model's inputs."""
+    return lambda names, inputs: layer_outputs(model, module, names, inputs)
 
 
-def quantized_values(graph: Path) -> Values:
-    """Values of a quantised graph, as what reads it computes them: OpenVINO an IR, ONNX Runtime a file with Q/DQ."""
-    if graph.suffix == ".xml":
-        return openvino_values(graph, beside_int8(this_cpu()))
-    return onnx_values(graph)
-
-
-def module_values(model: EngineModel, module: nn.Module, names: Mapping[str, str]) -> Values:
-    """The values as another module of the same structure computes them."""
-    modules = {value: name for name, value in names.items()}
-
-    def values(wanted: Sequence[str], inputs: Arrays) -> Arrays:
-        outputs = layer_outputs(model, module, [modules[value] for value in wanted], inputs)
-        return {names[name]: output for name, output in outputs.items()}
-
-    return values
-
-
-def compiled_values(
-    model: EngineModel, lowered: nn.Module, names: Mapping[str, str], *, batch: BatchRange, device: str, folder: Path
-) -> Values:
-    """Values as the code of AOTInductor computes them; it is compiled with these among its outputs.
-
-    Args:
-        model: whose inputs the module takes.
-        lowered: the module that becomes the engine.
-        names: the value per module.
-        batch: of the engine.
-        device: ``"cpu"`` or ``"cuda"``.
-        folder: for the packages.
-    """
-    from kdcmae.compile.targets import aoti
-
-    modules = {value: name for name, value in names.items()}
-
-    @functools.cache
-    def compiled(*wanted: str) -> Callable[..., Sequence[Tensor]]:
-        package = folder / f"{len(wanted)}-layers.pt2"
-        with _also_giving(lowered, [modules[value] for value in wanted]):
-            program = export.export_program(model, lowered, batch)
-        aoti.compile_package(program, package, device)
-        return torch._inductor.aoti_load_package(str(package))
-
-    def values(wanted: Sequence[str], inputs: Arrays) -> Arrays:
-        run = compiled(*wanted)
-        # Compiled code takes the strides for granted that it was traced with.
-        given = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
-        with torch.inference_mode():
-            outputs = run(**{name: tensor.to(device) for name, tensor in given.items()})
-        found = outputs[len(model.outputs) :]
-        return {value: output.float().cpu().numpy() for value, output in zip(wanted, found, strict=True)}
-
-    return values
-
-
-@contextmanager
-def _also_giving(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Make a module return what its named submodules return, after its own outputs."""
-    seen: dict[str, Tensor] = {}
-
-    def more(_: nn.Module, __: Any, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (*outputs, *(seen[name] for name in names))
-
-    with _observed(module, names, seen.__setitem__):
-        handle = module.register_forward_hook(more)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-def layer_order(model: EngineModel, names: Iterable[str], inputs: Arrays) -> list[str]:
-    """The named submodules that return a tensor, in the order they finish."""
+def layer_order(model: EngineModel, inputs: Arrays) -> list[str]:
+    """The submodules that run once and return a tensor, in the order they finish."""
+    names = [name for name, _ in model.module.named_modules()]
     order: list[str] = []
-    with _observed(model.module, names, lambda name, _: order.append(name)):
+    with observed(model.module, names, lambda name, _: order.append(name)):
         models.run(model, model.module, inputs)
-    return list(dict.fromkeys(order))
+    runs = Counter(order)
+    return [name for name in order if runs[name] == 1]
 
 
 def layer_outputs(
@@ -195,14 +108,14 @@ def layer_outputs(
     def keep(name: str, output: Tensor) -> None:
         outputs[name] = output.float().numpy()
 
-    with _observed(module, names, keep):
+    with observed(module, names, keep):
         models.run(model, module, inputs)
     return outputs
 
 
 @contextmanager
-def _observed(module: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """See the tensor that every named submodule returns."""
+def observed(module: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Hand over the tensor that every named submodule returns, each time that it runs."""
     wanted = set(names)
 
     def hook(name: str) -> Callable[..., None]:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from kdcmae.classifier import KDCMAEClassifier
 from kdcmae.encoder import Encoder
 from kdcmae.layers import Attention, Block, PatchEmbed, tokens_from
+from kdcmae.runtime.precisions import FLOATING, PRECISIONS
 
 __all__ = ["DTYPES", "InFloat32", "Precision", "layers_of", "lower", "usual"]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, PRECISIONS[name].torch) for name in FLOATING}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,8 @@ class _CastingPatchEmbed(nn.Module):
         self.embed = embed
 
     def forward(self, pixels: Tensor, *others: Tensor | None) -> Tensor:
-        return self.embed(pixels.to(self.embed.proj.weight.dtype), *others)
+        tokens: Tensor = self.embed(pixels.to(self.embed.proj.weight.dtype), *others)
+        return tokens
 
 
 class _CastingLinear(nn.Module):
@@ -157,7 +159,8 @@ class _ExplicitAttention(nn.Module):
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         scores = q @ k.transpose(-1, -2)
         weights = scores.float().softmax(dim=-1).to(v.dtype)
-        return self.proj(tokens_from(start, (weights @ v).transpose(1, 2).flatten(2)))
+        projected: Tensor = self.proj(tokens_from(start, (weights @ v).transpose(1, 2).flatten(2)))
+        return projected
 
 
 def _as(dtype: torch.dtype, x: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kdcmae.compile import memory, package, sharing
+from kdcmae.compile import memory, package
 from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel, free_weights
 from kdcmae.compile.raw import with_raw_inputs
 from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.targets import load_target
 from kdcmae.config import MODALITY_INPUTS, Modality
 from kdcmae.errors import CheckpointError, ConfigError, GateError
 from kdcmae.progress import Step
@@ -130,8 +131,7 @@ def _share_weights(folder: Path, manifests: Mapping[str, Manifest]) -> str:
         for role in GRAPHS
         if role in manifest.engine
     ]
-    share = sharing.SHARE.get(next(iter(manifests.values())).target)
-    return share(graphs) if share else ""
+    return load_target(next(iter(manifests.values())).target).share(graphs)
 
 
 def _write(folder: Path, manifests: Mapping[str, Manifest], weights: str) -> Manifest:

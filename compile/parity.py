@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.compile import gates
+from kdcmae.compile.stages import ROUNDED, Run, Stage
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.metrics import Kind, OutputComparison, compare, pooled
-from kdcmae.runtime.precisions import GATES, Gate
+from kdcmae.runtime.precisions import GATES, QUANTIZED, Gate
 
-__all__ = ["TOLERANCE", "Arrays", "Case", "Comparison", "Ladder", "Rung", "cosine", "relative_error"]
-
+__all__ = ["TOLERANCE", "Case", "Comparison", "Ladder", "Rung", "cosine", "relative_error"]
 
 # Largest error relative to the largest reference value, of the precisions that promise one.
 TOLERANCE: Mapping[str, float] = {name: gate.max_error for name, gate in GATES.items() if gate.max_error is not None}
@@ -242,11 +243,40 @@ class Ladder:
     cases: tuple[Case, ...]
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     rungs: list[Rung] = field(default_factory=list)
+    _computed: frozenset[str] = frozenset()  # the precisions of the last stage that ran
 
-    def climb(
+    def climb(self, stage: Stage) -> None:
+        """Run a stage, and stop where it is out of its gate or much worse than the last stage that ran.
+
+        Args:
+            stage: with the cases that it is run on; one that cannot be run is remembered as skipped.
+
+        Raises:
+            GateError: says by how much.
+        """
+        if stage.run is None:
+            self.skip(stage.name, stage.note)
+            return
+        quantized, added = self._computed == {ROUNDED}, self._may_add(stage)
+        rung = self.compare(
+            stage.name, stage.run, gate=stage.gate, allowance=added, note=stage.note, cases=stage.cases or self.cases
+        )
+        self._computed = stage.computes
+        gates.require_passed(rung, quantized=quantized)
+
+    def _may_add(self, stage: Stage) -> float:
+        """Error that a stage may add to that of the last one: chance, and the rounding that begins with it."""
+        begins = stage.computes - self._computed - {"fp32"}
+        if not begins:
+            return stage.gate.chance
+        if self._computed == {ROUNDED}:  # the integers were rounded before
+            return max(stage.gate.chance, *(GATES[name].rounding for name in begins if name not in QUANTIZED), 0.0)
+        return stage.gate.rounding
+
+    def compare(
         self,
         name: str,
-        run: Callable[[Arrays], Arrays],
+        run: Run,
         *,
         gate: Gate,
         allowance: float | None = None,
@@ -283,6 +313,11 @@ class Ladder:
         self.rungs.append(rung)
         return rung
 
+    def clear(self) -> None:
+        """Forget every rung, for a build that starts again."""
+        self.rungs.clear()
+        self._computed = frozenset()
+
     def skip(self, name: str, reason: str) -> None:
         """Remember that this machine cannot run a stage, and why."""
         self.rungs.append(Rung(name=name, status="skipped", comparisons=(), gate=None, seconds=0.0, note=reason))
@@ -302,7 +337,7 @@ class Ladder:
         case = next(case for case in self.cases if case.name == worst.case)
         return (case.inputs, *case.more)[worst.worst_batch]
 
-    def _compare(self, case: Case, run: Callable[[Arrays], Arrays], gate: Gate) -> Comparison:
+    def _compare(self, case: Case, run: Run, gate: Gate) -> Comparison:
         found = [run(inputs) for inputs in (case.inputs, *case.more)]
         outputs = {}
         for name, expected in case.reference.items():

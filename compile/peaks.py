@@ -112,7 +112,7 @@ def _see_attention(
     peaks: Peaks, name: str, num_heads: int, _: nn.Module, operands: tuple[Tensor], result: Tensor
 ) -> None:
     """Of an attention's products, from the (B, L, 3D) queries, keys and values that ``qkv`` gives."""
-    queries, keys, _values = result.unflatten(-1, (3, num_heads, -1)).unbind(dim=-3)
+    queries, keys, _values = torch.unflatten(result, -1, (3, num_heads, -1)).unbind(dim=-3)
     longest = [part.square().sum(dim=-1).amax(dim=1).sqrt() for part in (queries, keys)]
     # No score is larger than the product of their lengths (Cauchy and Schwarz).
     scores = longest[0] * longest[1] * queries.shape[-1] ** -0.5

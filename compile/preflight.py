@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdcmae.compile import package, targets
-from kdcmae.compile.quantize.openvino import import_nncf
 from kdcmae.compile.sessions import require_onnxruntime
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import MissingDependencyError
 from kdcmae.extras import is_installed
 from kdcmae.runtime import capabilities
 from kdcmae.runtime.capabilities import require_capable, require_device, require_native
+from kdcmae.runtime.precisions import QUANTIZED
 from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["preflight", "require_possible", "require_tools"]
@@ -69,7 +69,8 @@ def require_tools(settings: CompileSettings) -> None:
         BrokenDependencyError: it is installed and does not load.
     """
     capabilities.require_tools(settings.target, precision=settings.precision)
-    if targets.load_target(settings.target).reads_onnx:
+    target = targets.load_target(settings.target)
+    if target.reads_onnx:
         require_onnxruntime()
-    if settings.precision == "int8" and settings.target == "openvino":
-        import_nncf()
+    if settings.precision in QUANTIZED:
+        target.require_quantizer(settings.precision)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdcmae.compile.parity import Arrays
 from kdcmae.extras import to_run
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import import_library
 
 __all__ = ["open_session", "require_onnxruntime", "sparing_options"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdcmae.compile.targets import load_target
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import Cpu, this_cpu
@@ -14,7 +15,6 @@ from kdcmae.runtime.precisions import GATES, QUANTIZED, Gate, gate_for
 from kdcmae.runtime.targets import TARGETS
 
 __all__ = [
-    "SEARCHED",
     "CompileSettings",
     "Expectation",
     "QuantizationSettings",
@@ -86,7 +86,7 @@ class CompileSettings:
     """What to build.
 
     Args:
-        target: one of :data:`kdcmae.runtime.targets.TARGETS`.
+        target: a name of :data:`kdcmae.runtime.targets.TARGETS`.
         precision: of the matrix products.
         batch: sizes the engine must serve; min = max bakes the size in.
         cpu: the processor that the engine is for; this machine's, unless the target builds for others too.
@@ -142,16 +142,7 @@ class CompileSettings:
     @property
     def saturates(self) -> bool:
         """Integer products of this engine saturate on the processor it is for, unless the graph keeps them small."""
-        on_cpu = TARGETS[self.target].runs_on_cpu_only
-        return self.precision == "int8" and on_cpu and self.cpu.saturates_int8
-
-    @property
-    def scores_on_integers(self) -> bool:
-        """OpenVINO multiplies quantised queries and keys on integers, on the processor that the engine is for.
-
-        Its plugin has kernels for that on x86 with VNNI alone.
-        """
-        return self.cpu.machine == "x86_64" and not self.cpu.saturates_int8
+        return self.precision == "int8" and TARGETS[self.target].runs_on_cpu_only and self.cpu.saturates_int8
 
     @property
     def saturates_here(self) -> bool:
@@ -163,21 +154,12 @@ class CompileSettings:
         return self.precision == "int8" and on_cpu and this_cpu().saturates_int8 and not self.saturates
 
 
-SEARCHED: Mapping[str, tuple[str, ...]] = {
-    "openvino": ("fp32", "bf16", "int8"),
-    "onnx": ("fp32", "int8"),
-    "aoti": ("fp32", "bf16"),
-}
-"""The precisions that a search for a latency tries per target on a CPU, the most accurate first."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """What is wanted, and where to look.
 
     Args:
-        build: of every candidate, whatever its precision; the target is a key of :data:`SEARCHED`, and the held-out
-            clips are those of the quantisation.
+        build: of every candidate, whatever its precision; the held-out clips are those of the quantisation.
         budget_ms: nine in ten inferences of one sample must not take longer.
         max_drop: accuracy that may be lost, in percentage points.
         ratios: shares of the tokens, falling, from 1.
@@ -196,12 +178,13 @@ class SearchSettings:
     @property
     def precisions(self) -> tuple[str, ...]:
         """What is tried here, the most accurate first: the precisions that this processor multiplies."""
-        found = SEARCHED[self.build.target]
-        return tuple(name for name in found if name in QUANTIZED or self.build.cpu.multiplies(name))
+        searched = load_target(self.build.target).searched
+        return tuple(name for name in searched if name in QUANTIZED or self.build.cpu.multiplies(name))
 
     def __post_init__(self) -> None:
-        if self.build.target not in SEARCHED:
-            raise ConfigError(f"--budget-ms searches {', '.join(SEARCHED)} on this machine, not {self.build.target}")
+        if not load_target(self.build.target).searched:
+            searched = ", ".join(name for name in TARGETS if load_target(name).searched)
+            raise ConfigError(f"--budget-ms searches {searched} on this machine, not {self.build.target}")
         if not self.budget_ms > 0:
             raise ConfigError(f"--budget-ms {self.budget_ms:g} must be positive")
         if not 0 <= self.max_drop <= 100:

@@ -7,13 +7,17 @@ out. What a message once held it frees only with the whole graph, so content is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["WeightsFile", "data_file", "detached", "read_values"]
+__all__ = ["SHARED_WEIGHTS", "WeightsFile", "data_file", "detached", "read_values", "share_weights"]
+
+SHARED_WEIGHTS = "weights.bin"
+"""The file of the weights that several engines in one folder share."""
 
 _ALIGNMENT = 64
 _SMALLEST = 1024  # bytes; smaller tensors stay in the graph
@@ -51,7 +55,8 @@ def read_values(tensor: Any, folder: Path) -> NDArray[Any]:
     """
     from onnx import numpy_helper
 
-    return numpy_helper.to_array(detached(tensor, folder))
+    values: NDArray[Any] = numpy_helper.to_array(detached(tensor, folder))
+    return values
 
 
 class WeightsFile:
@@ -95,3 +100,26 @@ class WeightsFile:
         if len(content) >= _SMALLEST:
             external_data_helper.set_external_data(tensor, self._path.name, self.place(content), len(content))
             tensor.ClearField("raw_data")
+
+
+def share_weights(graphs: Sequence[Path]) -> str:
+    """Put the weights of ONNX files into one file beside the first, as external data.
+
+    Args:
+        graphs: the files, changed in place; their own files of weights are removed.
+
+    Returns:
+        The name of the file.
+    """
+    import onnx
+
+    with WeightsFile(graphs[0].with_name(SHARED_WEIGHTS)) as file:
+        for path in graphs:
+            model = onnx.load(path, load_external_data=False)
+            for tensor in model.graph.initializer:
+                moved = detached(tensor, path.parent)
+                file.move(moved)
+                tensor.CopyFrom(moved)
+            onnx.save(model, path)
+            data_file(path).unlink(missing_ok=True)
+    return SHARED_WEIGHTS

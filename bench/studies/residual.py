@@ -29,7 +29,7 @@ from kdcmae.bench.run.timing import SpeedRatio, speed_ratio
 from kdcmae.compile import cases, export, models
 from kdcmae.compile.lowering import InFloat32, lower
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.targets import aoti
+from kdcmae.compile.targets import aoti_package
 from kdcmae.evaluation.paired import mean_interval
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.openvino import compile_native, openvino_core
@@ -143,7 +143,7 @@ def _openvino(model: EngineModel, kept: InFloat32, folder: Path) -> Run:
 def _aoti(model: EngineModel, kept: InFloat32, folder: Path) -> Run:
     folder.mkdir()
     package = folder / "model.pt2"
-    aoti.compile_package(export.export_program(model, lower(model.module, "bf16", kept), _ONE), package, "cpu")
+    aoti_package.compile_package(export.export_program(model, lower(model.module, "bf16", kept), _ONE), package, "cpu")
     loaded = torch._inductor.aoti_load_package(str(package))
 
     def run(feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

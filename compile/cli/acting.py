@@ -41,7 +41,7 @@ def _quantises(values: Values) -> bool:
 
 
 def _classifies(values: Values) -> bool:
-    return values["task"] == "classify"
+    return bool(values["task"] == "classify")
 
 
 BUILD_RULES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +21,19 @@ from kdcmae.compile.cli.quantization import quantization_options
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.preflight import require_tools
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
+from kdcmae.compile.targets import load_target
 from kdcmae.config import Modality
 from kdcmae.errors import GateError
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.manifest import GRAPHS
-from kdcmae.runtime.openvino import HINTS
-from kdcmae.runtime.precisions import QUANTIZED
+from kdcmae.runtime.precisions import FLOATING, QUANTIZED
 from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
-    from kdcmae.compile.diagnose import Stage
+    from kdcmae.compile.layer_errors import Diagnosis
     from kdcmae.compile.models import EngineModel
 
 __all__ = ["command"]
-
-_FLOATING = {hint: precision for precision, hint in HINTS.items()}
 
 
 @click.command(cls=KdcmaeCommand, sections=SECTIONS)
@@ -82,28 +81,37 @@ def command(
     if expectation is not None:
         compared_with_trained(expectation, model_options, step)
     with step("load PyTorch"):
-        from kdcmae.compile.diagnose import blind, diagnose
+        from kdcmae.compile.diagnose import diagnose
     require_tools(settings)
     with step("load model"):
         models = _engine_models(load_model(**model_options), alone)
-    stages: list[Stage] = []
+    compared: list[Diagnosis] = []
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as scratch:
-            found = diagnose(model, settings, Path(scratch), engine=files, step=step)
-        stages += [dataclasses.replace(stage, name=f"{name}, {stage.name}") if alone else stage for stage in found]
-        if stages[-1].first is not None:
+            stages = diagnose(model, settings, Path(scratch), engine=files, step=step)
+        compared += [dataclasses.replace(one, stage=f"{name}, {one.stage}") if alone else one for one in stages]
+        if compared[-1].first is not None:
             break
-    first, limit = stages[-1].first, blind(settings)
+    _report(compared, load_target(settings.target).hidden(settings), as_json=as_json)
+
+
+def _report(compared: Sequence[Diagnosis], hidden: str, *, as_json: bool) -> None:
+    """Print the layers of every stage.
+
+    Raises:
+        GateError: one of them is out of its gate.
+    """
+    first = compared[-1].first
     if as_json:
-        found_first = first.name if first else None
-        print_json({"first": found_first, "blind": limit, "stages": [stage.to_dict() for stage in stages]})
+        stages = [diagnosis.to_dict() for diagnosis in compared]
+        print_json({"first": first.name if first else None, "blind": hidden, "stages": stages})
     else:
-        for stage in stages:
-            _print(stage)
+        for diagnosis in compared:
+            _print(diagnosis)
     if first is not None:
-        raise GateError(f"the first layer out of tolerance is {first.name}, in stage {stages[-1].name!r}")
-    if limit and not as_json:
-        say(limit)
+        raise GateError(f"the first layer out of tolerance is {first.name}, in stage {compared[-1].stage!r}")
+    if hidden and not as_json:
+        say(hidden)
 
 
 def _engine_models(model: EngineModel, alone: tuple[Modality, ...]) -> dict[str, EngineModel]:
@@ -131,19 +139,18 @@ def _of_engine(
     """
     manifest = read_with_facts(folder)
     claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products", "")
-    hint = manifest.engine.get("inference_precision", "")
     settings = CompileSettings(
         target=manifest.target,
         precision=manifest.precision["asked"],
         batch=manifest.batch,
-        execute_as=claimed if claimed in HINTS else _FLOATING.get(hint, ""),
+        execute_as=claimed if claimed in FLOATING else load_target(manifest.target).floating_of(manifest.engine),
         limits=limits,
         clips=clips,
     )
     return settings, {role: folder / manifest.engine[role] for role in GRAPHS if role in manifest.engine}
 
 
-def _print(stage: Stage) -> None:
+def _print(diagnosis: Diagnosis) -> None:
     rows = (
         (
             layer.name,
@@ -151,7 +158,7 @@ def _print(stage: Stage) -> None:
             f"{layer.cosine:.6f}",
             style("within", "green") if layer.passed else style("out", "red"),
         )
-        for layer in stage.layers
+        for layer in diagnosis.layers
     )
-    title = f"Layers of {stage.name} against the float32 PyTorch model, on {stage.case}"
+    title = f"Layers of {diagnosis.stage} against the float32 PyTorch model, on {diagnosis.case}"
     say(table(("layer", "error", "cosine", ""), rows, title=title))

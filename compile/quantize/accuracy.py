@@ -7,7 +7,7 @@ loss that was the smallest of several on the clips that chose is smaller there t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,15 @@ from numpy.typing import NDArray
 
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays
-from kdcmae.compile.quantize import openvino
 from kdcmae.compile.quantize.calibration import Clips, prepare_clips
 from kdcmae.compile.quantize.listed import EVALUATED, choosing_half, list_data, require_labels
-from kdcmae.compile.sessions import open_session
+from kdcmae.compile.stages import Run
 from kdcmae.errors import ConfigError, DataError, GateError
 from kdcmae.evaluation.exam import Exam
 from kdcmae.evaluation.paired import Loss, metric_of
 from kdcmae.runtime.manifest import BatchRange
 
-__all__ = ["Accuracy", "Evaluation", "open_graph"]
-
-Run = Callable[[Arrays], Arrays]
-
-
-def open_graph(graph: Path, *, floating: bool = False) -> Run:
-    """What runs a quantised graph on the CPU: OpenVINO for an IR, ONNX Runtime for an ONNX file.
-
-    Args:
-        graph: the file.
-        floating: compute in float32 with what was rounded to 8 bits, whatever the machine's integer kernels do.
-    """
-    if graph.suffix == ".xml":
-        return openvino.open_model(graph, floating=floating)
-    return open_session(graph, floating=floating)
+__all__ = ["Accuracy", "Evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +135,7 @@ class Evaluation:
         """Measure a candidate on the half of the clips that choices are made by.
 
         Args:
-            run: from inputs to outputs by name, such as :func:`open_graph` gives.
+            run: from inputs to outputs by name, such as :meth:`kdcmae.compile.targets.Target.run_quantized` gives.
 
         Raises:
             GateError: it gives outputs that are not finite.

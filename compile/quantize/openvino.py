@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcmae.compile import memory
-from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize import attention
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.rows import split_short_blocks
 from kdcmae.errors import EngineError
 from kdcmae.extras import to_compile
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.metrics import Kind, compare
@@ -67,7 +67,6 @@ def quantize(
     target: Path,
     clips: Clips,
     layers: Sequence[str],
-    precision: str,
     *,
     kinds: Mapping[str, Kind],
     saturates: bool = False,
@@ -80,7 +79,6 @@ def quantize(
         target: the ``.xml`` to write, its ``.bin`` beside it.
         clips: to learn ranges from.
         layers: names of linear layers.
-        precision: ``int8``.
         kinds: what each output is for.
         saturates: for processors whose integer products saturate.
         scores: the products of queries and keys too, for processors that multiply them on integers.
@@ -90,7 +88,6 @@ def quantize(
     """
     import onnx
 
-    assert precision == "int8"
     ov, nncf = import_openvino(), import_nncf()
     chosen = set(products_of(onnx.load(graph, load_external_data=False).graph, layers))
     try:

@@ -22,21 +22,19 @@ from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.sessions import require_onnxruntime, sparing_options
 from kdcmae.compile.weights import WeightsFile, data_file, detached, read_values
 from kdcmae.errors import EngineError
+from kdcmae.runtime.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
 
 __all__ = ["declared_products", "method", "quantize"]
 
-# The largest value of a stored number, and the name of its type in ONNX.
-_LARGEST = {"int8": 127.0, "fp8": 448.0}
-_TYPES = {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}
 _UNSIGNED_ZERO = 128
 
 
 def method(precision: str, *, saturates: bool = False) -> str:
     """How :func:`quantize` does it, for the manifest."""
-    kind = "int8" if precision == "int8" else "fp8 (E4M3)"
+    kind = precision if precision == "int8" else f"{precision} (E4M3)"
     stored = ", stored unsigned, so that no product saturates without VNNI" if saturates else ""
     return f"{kind} Q/DQ in ONNX, symmetric, largest absolute value, weights per channel{stored}"
 
@@ -132,8 +130,9 @@ class _Pairs:
         import onnx
 
         self._graph, self._folder, self._file = graph, folder, file
-        self._largest = _LARGEST[precision]
-        self._type = getattr(onnx.TensorProto, _TYPES[precision])
+        record = PRECISIONS[precision]
+        self._largest = record.largest or 0.0
+        self._type = getattr(onnx.TensorProto, record.onnx)
         self._offset = _UNSIGNED_ZERO if unsigned else None
         self._initializers: Mapping[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         self._done: set[str] = set()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdcmae.assets import FOLDER
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.quantize import openvino, qdq, ranking, store
-from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation, open_graph
+from kdcmae.compile.quantize import ranking, store
+from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.listed import calibration_note
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.stages import Run
+from kdcmae.compile.targets import load_target
 from kdcmae.errors import GateError
 from kdcmae.progress import Step
 from kdcmae.runtime.manifest import digest
@@ -60,7 +61,7 @@ class Quantizer:
 
     Args:
         model: the float32 model.
-        settings: of the build; the target decides the form: an OpenVINO IR, or ONNX with Q/DQ pairs.
+        settings: of the build; the target decides how a graph is quantised.
         step: shows progress.
 
     Raises:
@@ -69,15 +70,13 @@ class Quantizer:
     """
 
     def __init__(self, model: EngineModel, settings: CompileSettings, step: Step) -> None:
-        self._precision, self._target, self._step = settings.precision, settings.target, step
-        self._saturates, self._floating = settings.saturates, settings.saturates_here
-        self._scores = settings.scores_on_integers
+        self._precision, self._step = settings.precision, step
+        self._target, self._floating = load_target(settings.target), settings.saturates_here
         wanted = settings.quantization
         self._reuse = wanted.reuse
         self._budget = 0.0 if wanted.max_drop is None else wanted.max_drop
-        if self._target == "openvino":
-            openvino.import_nncf()
         self._layers, self._kinds = ranking.linear_layers(model.module), models.kinds(model)
+        self._way = self._target.quantization(settings, self._kinds)
         self._evaluation: Evaluation | None = None
         if wanted.max_drop is not None:
             with step("evaluation clips (torch)"):
@@ -117,10 +116,13 @@ class Quantizer:
         if self._evaluation is None:
             return found.graph, found.report
         with self._step("accuracy on the other clips"):
-            accuracy = self._evaluation.report(open_graph(found.graph, floating=self._floating))
+            accuracy = self._evaluation.report(self._run(found.graph))
         if problem := accuracy.problem(self._budget):
             raise GateError(f"accuracy: {problem}")
         return found.graph, replace(found.report, accuracy=accuracy)
+
+    def _run(self, graph: Path) -> Run:
+        return self._target.run_quantized(graph, floating=self._floating)
 
     def _chosen(self, graph: Path) -> _Attempt:
         """The graph with the fewest layers in floating point that is within the budget."""
@@ -149,31 +151,24 @@ class Quantizer:
 
     def _attempt(self, graph: Path, order: list[str], kept: int) -> _Attempt:
         """The graph with the first ``kept`` layers in floating point."""
-        chosen = sorted(order[kept:], key=self._layers.index)
-        make: Callable[..., None]
-        if self._target == "openvino":
-            make, suffix = partial(openvino.quantize, kinds=self._kinds, scores=self._scores), ".xml"
-            method = openvino.method(saturates=self._saturates, scores=self._scores)
-        else:
-            make, suffix = qdq.quantize, ".onnx"
-            method = qdq.method(self._precision, saturates=self._saturates)
-        path = graph.parent / f"without-{kept}" / f"graph{suffix}"
+        chosen, way = sorted(order[kept:], key=self._layers.index), self._way
+        path = graph.parent / f"without-{kept}" / f"graph{way.suffix}"
         path.parent.mkdir()
-        with self._step(f"quantise to {self._precision}" + (f", {kept} layers kept" if kept else "")):
-            made_from = (graph, self._clips, method, self._target, chosen, self._kinds)
+        with self._step(f"quantise to {self._precision}" + (f", {kept} layers in float" if kept else "")):
+            made_from = (graph, self._clips, way.method, self._target.name, chosen, self._kinds)
             key = store.key_of(*made_from) if self._reuse else ""
             reused = bool(key) and store.fetch(key, path)
             if not reused:
-                make(graph, path, self._clips, chosen, self._precision, saturates=self._saturates)
+                way.write(graph, path, self._clips, chosen)
                 if key:
                     store.keep(key, path)
         problem = ""
         if self._evaluation is not None:
             with self._step("accuracy of the quantised graph"):
-                accuracy = self._evaluation.choose(open_graph(path, floating=self._floating))
+                accuracy = self._evaluation.choose(self._run(path))
             problem = accuracy.problem(self._budget)
         report = QuantizationReport(
-            method=method,
+            method=way.method,
             calibration=self._calibration,
             quantized=tuple(chosen),
             kept=tuple(order[:kept]),

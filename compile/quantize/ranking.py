@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
-from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.calibration import Clips
 from kdcmae.layers import Block
+from kdcmae.runtime.arrays import Arrays
 
 __all__ = ["linear_layers", "sensitivity"]
 

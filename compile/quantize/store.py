@@ -12,8 +12,6 @@ from kdcmae.runtime.metrics import Kind
 
 __all__ = ["fetch", "keep", "key_of"]
 
-_COMPANIONS = {".xml": ".bin", ".onnx": ".onnx.data"}
-
 
 def key_of(
     graph: Path, clips: Clips, method: str, target: str, layers: Sequence[str], kinds: Mapping[str, Kind]
@@ -40,14 +38,13 @@ def fetch(key: str, path: Path) -> bool:
 
 
 def keep(key: str, path: Path) -> None:
-    """Store a graph beside the engines of the cache; one that cannot be stored is none the worse."""
+    """Store a graph beside the engines of the cache; a caching failure does not affect it."""
     BuildCache().store_files(key, _with_weights(path))
 
 
 def _with_weights(path: Path) -> list[Path]:
-    """A graph and the file that holds its weights; a small one has none."""
-    weights = path.with_name(path.stem + _COMPANIONS[path.suffix])
-    return [file for file in (path, weights) if file.is_file()]
+    """A graph and what lies beside it under the same name: the file that holds its weights, if there is one."""
+    return sorted(path.parent.glob(f"{path.stem}.*"))
 
 
 def _digest(clips: Clips) -> str:

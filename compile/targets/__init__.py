@@ -1,23 +1,49 @@
-"""Engine targets, one file each, behind one small protocol."""
+"""Compile targets: one class per engine library, with everything the compiler does for that library alone.
+
+What all targets have in common is in :class:`Target`, so that a new target is one short file here: a subclass, an
+instance called ``TARGET``, and the methods in which the library differs. Beside it a target has a backend for apps
+and a row in :data:`kdcmae.runtime.targets.TARGETS`, which names both files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from kdcmae.compile.parity import Arrays
+from kdcmae.compile.quantize import qdq
+from kdcmae.compile.sessions import open_session
+from kdcmae.compile.stages import Run, Values
+from kdcmae.runtime.arrays import Arrays
+from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Execution
-from kdcmae.runtime.manifest import BatchRange, TensorSpec
-from kdcmae.runtime.targets import find_target
+from kdcmae.runtime.manifest import BatchRange, TensorSpec, digest
+from kdcmae.runtime.precisions import QUANTIZED
+from kdcmae.runtime.targets import TARGETS, TargetRecord, find_target
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.export import ExportedProgram
 
-__all__ = ["BuildRequest", "BuiltEngine", "Contents", "Target", "load_target"]
+    from kdcmae.compile.models import EngineModel
+    from kdcmae.compile.quantize.calibration import Clips
+    from kdcmae.compile.settings import CompileSettings
+    from kdcmae.runtime.metrics import Kind
+
+__all__ = [
+    "BuildRequest",
+    "BuiltEngine",
+    "Contents",
+    "LayerRequest",
+    "Quantization",
+    "Target",
+    "load_target",
+    "version_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,32 +109,85 @@ class BuiltEngine(Execution):
 
     engine: Mapping[str, Any]
     libraries: Mapping[str, str]
-    run: Callable[[Arrays], Arrays] | None
+    run: Run | None
     floating: str = "fp32"
     unrunnable: str = ""
     declared: Mapping[str, int] | None = None
     open_graph: Callable[[Path, str], Callable[[Arrays], Any]] | None = None
 
 
-class Target(Protocol):
-    """A library that turns the traced model into an engine.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerRequest:
+    """What a target may look for the layers of an engine in.
 
     Args:
-        reads_onnx: it builds from an ONNX file rather than from the program.
-        splits_frontend: its library gives every layer of a model the same precision, so that the float32 preprocessing
-            of raw inputs has to be a model of its own.
+        model: with its weights.
+        lowered: the module that was exported.
+        graph: its ONNX file.
+        outputs: the value of that file that is each module's output, by the module's name.
+        engine: an engine's file, built before; None to look at what the target makes of the above.
+        settings: of the build.
+        folder: for scratch files.
     """
 
-    reads_onnx: bool
-    splits_frontend: bool
+    model: EngineModel
+    lowered: nn.Module
+    graph: Path
+    outputs: Mapping[str, str]
+    engine: Path | None
+    settings: CompileSettings
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantization:
+    """How a target's graphs are quantised.
+
+    Args:
+        method: the tool, its version and the form of the graph, for the manifest.
+        suffix: of the graph's file.
+        write: from the float ONNX graph, the file to write, clips to learn ranges from and names of linear layers.
+    """
+
+    method: str
+    suffix: str
+    write: Callable[[Path, Path, Clips, Sequence[str]], None]
+
+
+class Target:
+    """What the compiler does for one engine library. Importing a target's file imports neither its library nor PyTorch.
+
+    Attributes:
+        name: as ``--target`` takes it.
+        reads_onnx: it builds from an ONNX file rather than from the program.
+        ships_graph: the engine's file is that ONNX file.
+        searched: the precisions that a search for a latency tries on a CPU, the most accurate first; empty where no
+            engine of the target can be searched for.
+        tools: distributions that decide what is built, beside those of the target's record; part of the cache key.
+    """
+
+    name: str
+    reads_onnx = True
+    ships_graph = False
+    searched: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> TargetRecord:
+        """What the runtime knows of the target."""
+        return TARGETS[self.name]
 
     def require(self) -> None:
-        """Check that the library is here.
+        """Import the library.
 
         Raises:
-            MissingDependencyError: it is not; the message has the install line.
+            MissingDependencyError: it is not installed; the message has the install line.
             BrokenDependencyError: something it needs is missing or does not load.
         """
+        import_library(self.record.module(), install=self.record.install)
+
+    def require_quantizer(self, precision: str) -> None:
+        """Import what quantises a graph to a precision. Errors are those of :meth:`require`."""
 
     def build(self, request: BuildRequest) -> BuiltEngine:
         """Build into ``request.folder``.
@@ -116,6 +195,7 @@ class Target(Protocol):
         Raises:
             EngineError: the library refused the graph; the message has its reason.
         """
+        raise NotImplementedError
 
     def inspect(self, path: Path) -> Contents:
         """Look into an engine's file without running or deserialising it; its library need not be here.
@@ -123,6 +203,78 @@ class Target(Protocol):
         Raises:
             EngineError: it has another format.
         """
+        return Contents(format=f"{self.record.label} engine")
+
+    def quantization(self, settings: CompileSettings, kinds: Mapping[str, Kind]) -> Quantization:
+        """How its graphs are quantised: here Q/DQ pairs in ONNX.
+
+        Args:
+            settings: of the build.
+            kinds: what each output is for, by name.
+
+        Raises:
+            MissingDependencyError: what quantises is not installed.
+        """
+        precision, saturates = settings.precision, settings.saturates
+
+        def write(graph: Path, path: Path, clips: Clips, layers: Sequence[str]) -> None:
+            qdq.quantize(graph, path, clips, layers, precision, saturates=saturates)
+
+        return Quantization(method=qdq.method(precision, saturates=saturates), suffix=".onnx", write=write)
+
+    def run_quantized(self, graph: Path, *, floating: bool = False) -> Run:
+        """Load a quantised graph on the CPU.
+
+        Args:
+            graph: what :meth:`quantization` wrote.
+            floating: compute in float32 with what was rounded to 8 bits, whatever the machine's integer kernels do.
+        """
+        return open_session(graph, floating=floating)
+
+    def quantized_values(self, graph: Path) -> Values:
+        """Values of a quantised graph by their names, as what reads it computes them."""
+        from kdcmae.compile.layers import onnx_values
+
+        return onnx_values(graph)
+
+    def layer_values(self, request: LayerRequest) -> Values | None:
+        """Outputs of the modules inside an engine.
+
+        Returns:
+            None where engines give none, or where the stage before the engine has the same.
+        """
+        return None
+
+    def hidden(self, settings: CompileSettings) -> str:
+        """What of the way to an engine cannot be looked at layer by layer, in words; empty where all of it can."""
+        last = "quantized" if settings.precision in QUANTIZED else "onnx"
+        return f"compared up to stage {last!r}: an engine of {self.name} gives no values from inside"
+
+    def share(self, graphs: Sequence[Path]) -> str:
+        """Put the weights of several engines, each in a folder of its own, into one file beside the first.
+
+        Args:
+            graphs: files of the engines, changed in place.
+
+        Returns:
+            The name of that file; empty where the target keeps weights and graph in one file.
+        """
+        return ""
+
+    def floating_of(self, engine: Mapping[str, Any]) -> str:
+        """The precision of what is not quantised, from a manifest's engine section; empty where that does not say."""
+        return ""
+
+    def identity(self) -> dict[str, str]:
+        """What decides what this target builds, for the cache key: versions of distributions, and files outside kdcmae.
+
+        The files of kdcmae itself are in every key.
+        """
+        versions = {name: version_of(name) for name in (*self.record.distributions, *self.tools)}
+        backend = self.record.backend.partition(":")[0]
+        modules = {name for name in (type(self).__module__, backend) if not name.startswith("kdcmae.")}
+        files = {name: getattr(import_module(name), "__file__", None) for name in modules}
+        return {**versions, **{name: digest(Path(file)) for name, file in files.items() if file}}
 
 
 def load_target(name: str) -> Target:
@@ -133,3 +285,11 @@ def load_target(name: str) -> Target:
     """
     target: Target = import_module(find_target(name).compiler).TARGET
     return target
+
+
+def version_of(distribution: str) -> str:
+    """Of an installed distribution; empty where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""

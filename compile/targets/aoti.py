@@ -1,204 +1,128 @@
-"""AOTInductor engines: machine code that PyTorch's compiler makes of the exported program, in one package.
-
-The package holds the code it was made from, and from that it is read back what executes in which precision.
-"""
+"""AOTInductor engines: machine code that PyTorch's compiler makes of the exported program, in one package."""
 
 from __future__ import annotations
 
-import re
-import tempfile
-import warnings
+import functools
 import zipfile
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch._inductor import aot_compile, cpp_builder
-from torch._inductor.cpu_vec_isa import pick_vec_isa
-from torch._inductor.exc import InvalidCxxCompiler
-from torch._inductor.package.package import package_aoti
-from torch._inductor.utils import fresh_cache
-from torch.export import ExportedProgram
-from torch.export.passes import move_to_device_pass
+import numpy as np
 
-from kdcmae import host
-from kdcmae.compile import memory
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
-from kdcmae.errors import BrokenDependencyError, EngineError, cause
+from kdcmae.compile.stages import Values
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Target
+from kdcmae.errors import EngineError
 from kdcmae.runtime.aoti import require_scratch
+from kdcmae.runtime.arrays import Arrays
 
-__all__ = ["TARGET", "AotInductor", "compile_package", "executed_precision"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdcmae.compile.settings import CompileSettings
+
+__all__ = ["TARGET", "AotInductor", "compiled_values"]
 
 _FILE = "model.pt2"
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_LOW = {"at::Half": "fp16", "at::BFloat16": "bf16"}
-_PRODUCTS = ("addmm", "baddbmm", "bmm", "convolution", "mm")
-# What the names of generated kernels call these layers.
-_KERNELS = {"native_layer_norm": "LayerNormalization", "_softmax": "Softmax", "gelu": "Gelu"}
-_SETTINGS = {
-    # The number of threads is the app's choice, not that of the machine that compiled.
-    "cpp.dynamic_threads": True,
-    # They pay when many models are compiled; one is done sooner without.
-    "aot_inductor.precompile_headers": False,
-    # Weights go to the end of the library's file: an assembler would be given one more copy of them.
-    "aot_inductor.force_mmap_weights": True,
-    "aot_inductor.package": True,
-}
 
 
-class AotInductor:
+class AotInductor(Target):
     """Compiles the program with PyTorch's own compiler and the machine's C++ compiler."""
 
+    name = "aoti"
     reads_onnx = False
-    splits_frontend = False
+    searched = ("fp32", "bf16")
 
     def require(self) -> None:
-        try:
-            cpp_builder.get_cpp_compiler()
-        except InvalidCxxCompiler as error:
-            raise BrokenDependencyError(
-                "AOTInductor found no C++ compiler; install one with: apt-get install g++ (or name it in CXX)"
-            ) from error
+        from kdcmae.compile.targets import aoti_package
+
+        aoti_package.require_compiler()
         require_scratch()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
+        import torch
+
+        from kdcmae.compile.targets import aoti_package
+
         assert request.program is not None
         device, path = request.device or "cpu", request.folder / _FILE
-        compile_package(request.program, path, device)
-        executed = executed_precision(path)
+        aoti_package.compile_package(request.program, path, device)
+        executed = aoti_package.executed_precision(path)
         return BuiltEngine(
-            engine={"file": _FILE, "device": device, **_bound_to(device)},
+            engine={"file": _FILE, "device": device, **aoti_package.bound_to(device)},
             libraries={"torch": torch.__version__.partition("+")[0]},
             executed=executed,
             read_from="the code that AOTInductor generated",
-            products=sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter()),
+            products=sum((Counter(executed.get(kind)) for kind in aoti_package.PRODUCTS), Counter()),
             run=None,  # what was built is the package
         )
 
     def inspect(self, path: Path) -> Contents:
+        from kdcmae.compile.targets import aoti_package
+
         try:
-            return Contents(format="AOTInductor package", operations=executed_precision(path))
+            return Contents(format="AOTInductor package", operations=aoti_package.executed_precision(path))
         except zipfile.BadZipFile as error:
             raise EngineError(
                 f"{path} is not an AOTInductor package: {error}; rebuild it with kdcmae-compile"
             ) from error
 
+    def layer_values(self, request: LayerRequest) -> Values | None:
+        return compiled_values(request)
+
+    def hidden(self, settings: CompileSettings) -> str:
+        return "stage 'aoti' was compiled with the layers among its outputs: a package gives no values from inside"
+
 
 TARGET = AotInductor()
 
 
-def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
-    """Compile a program, leaving nothing behind but the package.
+def compiled_values(request: LayerRequest) -> Values:
+    """Outputs of modules as compiled code computes them; the module is compiled again with these among its outputs."""
+    import torch
 
-    Args:
-        program: on the CPU; it is used up. While the C++ compiler needs memory too, its weights are mapped from a file,
-            and they are taken out of it before packing, which holds two copies of its own.
-        path: the package to write.
-        device: that it is for, ``"cpu"`` or ``"cuda"``.
+    from kdcmae.compile import export
+    from kdcmae.compile.targets import aoti_package
 
-    Raises:
-        EngineError: the compiler failed, or there is no room for its files.
-    """
-    pick_vec_isa()  # tries the compiler on the processor's instructions; remembered in the shared cache
-    # In that cache every build would leave a copy of the weights.
-    with (
-        tempfile.TemporaryDirectory(dir=path.parent) as scratch,
-        fresh_cache(dir=scratch),
-        warnings.catch_warnings(),
-        torch.no_grad(),
-    ):
-        warnings.simplefilter("ignore")
+    device = request.settings.device or "cpu"
+    present = {name for name, _ in request.lowered.named_modules()}
+
+    @functools.cache
+    def compiled(*wanted: str) -> Callable[..., Sequence[Tensor]]:
+        package = request.folder / f"{len(wanted)}-layers.pt2"
+        with _also_giving(request.lowered, wanted):
+            program = export.export_program(request.model, request.lowered, request.settings.batch)
+        aoti_package.compile_package(program, package, device)
+        run: Callable[..., Sequence[Tensor]] = torch._inductor.aoti_load_package(str(package))
+        return run
+
+    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
+        wanted = [name for name in names if name in present]
+        # Compiled code takes the strides for granted that it was traced with.
+        feed = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
+        with torch.inference_mode():
+            outputs = compiled(*wanted)(**{name: tensor.to(device) for name, tensor in feed.items()})
+        layers = outputs[len(request.model.outputs) :]
+        return {name: output.float().cpu().numpy() for name, output in zip(wanted, layers, strict=True)}
+
+    return values
+
+
+@contextmanager
+def _also_giving(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Make a module return what its named submodules return, after its own outputs."""
+    from kdcmae.compile.layers import observed
+
+    seen: dict[str, Tensor] = {}
+
+    def more(_: nn.Module, __: Any, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (*outputs, *(seen[name] for name in names))
+
+    with observed(module, names, seen.__setitem__):
+        handle = module.register_forward_hook(more)
         try:
-            _map_weights(program, Path(scratch) / "weights.pt")
-            files = _compile(program, device)
-            program.state_dict.clear()
-            memory.trim()
-            package_aoti(str(path), files)
-        except RuntimeError as error:
-            reason = cause(error)
-            raise EngineError(f"AOTInductor {torch.__version__} could not build the engine: {reason}") from error
-
-
-def _map_weights(program: ExportedProgram, file: Path) -> None:
-    """Put the weights of a program into a file that is mapped: the system can take such memory back."""
-    try:
-        torch.save(program.state_dict, file)
-    except RuntimeError as error:
-        reason = cause(error)
-        raise EngineError(f"the weights cannot be written to {file.parent}: {reason}; is the disk full?") from error
-    program.state_dict.update(torch.load(file, mmap=True, weights_only=True))
-    memory.trim()
-
-
-def _compile(program: ExportedProgram, device: str) -> list[Any]:
-    """The files that belong into the package."""
-    if device == "cuda":
-        program = move_to_device_pass(program, device)
-    assert program.example_inputs is not None
-    args, kwargs = program.example_inputs
-    # The compiler draws a number that ties the library to its weights: the same one every time.
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(0)
-        files = aot_compile(program.module(check_guards=False), args, kwargs, options=dict(_SETTINGS))
-    assert isinstance(files, list)
-    return files
-
-
-def _bound_to(device: str) -> dict[str, object]:
-    """What the machine code needs of the device it runs on."""
-    if device == "cpu":
-        return {"cpu_features": sorted(host.cpu_features())}
-    return {"compute_capability": "{}.{}".format(*torch.cuda.get_device_capability())}
-
-
-def executed_precision(package: Path) -> dict[str, dict[str, int]]:
-    """Count what computes in which precision, from the code the package was made from.
-
-    Matrix products are calls into a library, which computes in the type of its output. The other layers are
-    generated loops; on a GPU the package holds only their binaries, and they are not counted.
-
-    Args:
-        package: a ``.pt2`` file.
-
-    Returns:
-        Layers by class and precision, such as ``{"addmm": {"bf16": 37, "fp32": 1}}``.
-    """
-    with zipfile.ZipFile(package) as archive:
-        sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")]
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for source in sources:
-        for kind, precision in (*_called(source), *_generated(source)):
-            counts[kind][precision] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
-
-
-_ALLOCATED = re.compile(r"aoti_torch_empty_strided\w*\([^;]*?cached_torch_dtype_(\w+),[^;]*?&(\w+)_handle\)")
-_VIEW = r"(?:wrap_with_raii_handle_if_needed\(reinterpret_tensor_wrapper\()"
-_ALIAS = re.compile(rf"auto (\w+) = (?:std::move\(|{_VIEW})(\w+)")
-_CALL = re.compile(rf"aoti_torch_(?:cpu|cuda)_({'|'.join(_PRODUCTS)})_out\({_VIEW}?(\w+)")
-
-
-def _called(source: str) -> list[tuple[str, str]]:
-    """The products that generated code calls, and the precision of the buffer each writes."""
-    types = {name: _PRECISIONS.get(dtype, dtype) for dtype, name in _ALLOCATED.findall(source)}
-    for name, other in _ALIAS.findall(source):
-        types[name] = types.get(other, "unknown")
-    return [(kind, types.get(name, "unknown")) for kind, name in _CALL.findall(source)]
-
-
-_KERNEL = re.compile(r"^extern \"C\"\s+void\s+(cpp_fused_\w+)\([^)]*\)\s*\{(.*?)^\}", re.MULTILINE | re.DOTALL)
-_LOADED = re.compile(r"auto (\w+) = at::vec::Vectorized(?:N)?<(at::Half|at::BFloat16)[^;=]*?::loadu\(")
-_WIDENED = re.compile(r"convert<float[^>]*>\((\w+)\)")
-
-
-def _generated(source: str) -> list[tuple[str, str]]:
-    """The layers in generated loops, and the precision they compute in: that of values loaded and not widened."""
-    found = []
-    for name, body in _KERNEL.findall(source):
-        widened = set(_WIDENED.findall(body))
-        narrow = {_LOW[kind] for value, kind in _LOADED.findall(body) if value not in widened}
-        narrow |= {_LOW[kind] for kind in re.findall(r"(at::Half|at::BFloat16) tmp_acc", body)}
-        precision = min(narrow, default="fp32")
-        found += [(layer, precision) for part, layer in _KERNELS.items() if part in name]
-    return found
+            yield
+        finally:
+            handle.remove()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-__all__ = ["keep_frontend_float32"]
+from kdcmae.compile.weights import SHARED_WEIGHTS, WeightsFile
+
+__all__ = ["keep_frontend_float32", "share_weights"]
 
 _HALF = ("FP16", "BF16")
 
@@ -38,6 +40,28 @@ def keep_frontend_float32(path: Path) -> None:
             if "FP32" in _precisions(layers[name]):
                 _mark(layers[name])
         tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def share_weights(graphs: Sequence[Path]) -> str:
+    """Put the weights of IRs into one file beside the first; every constant of an ``.xml`` names its place in it.
+
+    Args:
+        graphs: the ``.xml`` files, changed in place; their own ``.bin`` files are removed.
+
+    Returns:
+        The name of the file.
+    """
+    with WeightsFile(graphs[0].with_name(SHARED_WEIGHTS)) as file:
+        for path in graphs:
+            own = path.with_suffix(".bin")
+            tree = ElementTree.parse(path)
+            with own.open("rb") as stream:
+                for data in tree.iterfind("layers/layer[@type='Const']/data"):
+                    stream.seek(int(data.attrib["offset"]))
+                    data.attrib["offset"] = str(file.place(stream.read(int(data.attrib["size"]))))
+            own.unlink()
+            tree.write(path, encoding="utf-8", xml_declaration=True)
+    return SHARED_WEIGHTS
 
 
 def _descendants(names: Iterable[str], readers: Mapping[str, list[str]]) -> set[str]:

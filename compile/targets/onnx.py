@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdcmae.compile.parity import Arrays
 from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.sessions import open_session, require_onnxruntime
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
+from kdcmae.compile.stages import Values
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Target
+from kdcmae.compile.weights import share_weights
 from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.extras import to_compile
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.onnx import profile_execution
-from kdcmae.runtime.targets import TARGETS
+
+if TYPE_CHECKING:
+    from kdcmae.compile.settings import CompileSettings
 
 __all__ = ["TARGET", "OnnxRuntime"]
 
@@ -24,11 +28,12 @@ __all__ = ["TARGET", "OnnxRuntime"]
 _NOT_WITH_PAIRS = ("MatMulAddFusion",)
 
 
-class OnnxRuntime:
+class OnnxRuntime(Target):
     """Ships the ONNX graph for ONNX Runtime."""
 
-    reads_onnx = True
-    splits_frontend = False
+    name = "onnx"
+    ships_graph = True
+    searched = ("fp32", "int8")
 
     def require(self) -> None:
         require_onnxruntime()
@@ -40,12 +45,12 @@ class OnnxRuntime:
         ort = require_onnxruntime()
         export.deliver(request.graph, request.folder / "model.onnx")
         libraries = {"onnxruntime": ort.__version__}
-        if request.precision == "bf16":
+        if unrunnable := self.record.cannot_run.get(request.precision, ""):
             return BuiltEngine(
                 engine={"file": "model.onnx", "device": "CUDA"},
                 libraries=libraries,
                 run=None,
-                unrunnable=TARGETS["onnx"].cannot_run["bf16"],
+                unrunnable=unrunnable,
             )
         disabled = _NOT_WITH_PAIRS if request.precision == "int8" else ()
         feed = example_inputs(request.inputs, request.batch.min)
@@ -67,6 +72,18 @@ class OnnxRuntime:
             return Contents(format="ONNX", operations=_declared_types(path))
         except MissingDependencyError:
             return Contents(format="ONNX; install onnx to see its operations")
+
+    def layer_values(self, request: LayerRequest) -> Values | None:
+        from kdcmae.compile.layers import graph_values, onnx_values
+
+        return None if request.engine is None else graph_values(onnx_values(request.engine), request.outputs)
+
+    def hidden(self, settings: CompileSettings) -> str:
+        reason = self.record.cannot_run.get(settings.precision, "")
+        return f"compared up to stage 'onnx', widened to float32: {reason}" if reason else ""
+
+    def share(self, graphs: Sequence[Path]) -> str:
+        return share_weights(graphs)
 
 
 TARGET = OnnxRuntime()

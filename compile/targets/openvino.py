@@ -7,17 +7,20 @@ as precise, but fusing a layer with its neighbours drops the mark, and a rounded
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from kdcmae.compile.parity import Arrays
+from kdcmae.compile.quantize import openvino as quantizing
 from kdcmae.compile.quantize.openvino import beside_int8, declared_products
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
-from kdcmae.compile.targets.ir import keep_frontend_float32
+from kdcmae.compile.stages import Run, Values
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Quantization, Target
+from kdcmae.compile.targets.ir import keep_frontend_float32, share_weights
 from kdcmae.errors import EngineError
-from kdcmae.runtime.cpu import this_cpu
+from kdcmae.runtime.arrays import Arrays
+from kdcmae.runtime.cpu import Cpu, this_cpu
+from kdcmae.runtime.metrics import Kind
 from kdcmae.runtime.openvino import (
     HINTS,
     Pipeline,
@@ -27,17 +30,25 @@ from kdcmae.runtime.openvino import (
     read_execution,
 )
 
-__all__ = ["TARGET", "OpenVino"]
+if TYPE_CHECKING:
+    from kdcmae.compile.quantize.calibration import Clips
+    from kdcmae.compile.settings import CompileSettings
+
+__all__ = ["TARGET", "OpenVino", "graph_values"]
 
 
-class OpenVino:
+class OpenVino(Target):
     """Converts the ONNX graph to IR and compiles it for the CPU."""
 
-    reads_onnx = True
-    splits_frontend = True
+    name = "openvino"
+    searched = ("fp32", "bf16", "int8")
+    tools = ("nncf",)
 
     def require(self) -> None:
         import_openvino()
+
+    def require_quantizer(self, precision: str) -> None:
+        quantizing.import_nncf()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.graph is not None
@@ -92,8 +103,72 @@ class OpenVino:
         counts = {kind: dict(found) for kind, found in sorted(operations.items())}
         return Contents(format=f"OpenVINO IR {version}", operations=counts)
 
+    def quantization(self, settings: CompileSettings, kinds: Mapping[str, Kind]) -> Quantization:
+        """By NNCF, which learns ranges from the clips and puts FakeQuantize nodes into an IR."""
+        saturates, scores = settings.saturates, _scores_on_integers(settings.cpu)
+
+        def write(graph: Path, path: Path, clips: Clips, layers: Sequence[str]) -> None:
+            quantizing.quantize(graph, path, clips, layers, kinds=kinds, saturates=saturates, scores=scores)
+
+        return Quantization(method=quantizing.method(saturates=saturates, scores=scores), suffix=".xml", write=write)
+
+    def run_quantized(self, graph: Path, *, floating: bool = False) -> Run:
+        return quantizing.open_model(graph, floating=floating)
+
+    def quantized_values(self, graph: Path) -> Values:
+        return graph_values(graph, beside_int8(this_cpu()))
+
+    def layer_values(self, request: LayerRequest) -> Values | None:
+        from kdcmae.compile import layers
+
+        settings = request.settings
+        if settings.precision == "int8" and request.engine is None:
+            return None  # the quantised graph is what the engine executes
+        read = graph_values(request.engine or request.graph, settings.execute_as or settings.floating)
+        return layers.graph_values(read, request.outputs)
+
+    def hidden(self, settings: CompileSettings) -> str:
+        return ""
+
+    def share(self, graphs: Sequence[Path]) -> str:
+        return share_weights(graphs)
+
+    def floating_of(self, engine: Mapping[str, Any]) -> str:
+        hints = {hint: precision for precision, hint in HINTS.items()}
+        return hints.get(engine.get("inference_precision", ""), "")
+
 
 TARGET = OpenVino()
+
+
+def graph_values(path: Path, precision: str) -> Values:
+    """Values of an IR, or of an ONNX file, by their names, as the CPU plugin computes them here.
+
+    Args:
+        path: the file.
+        precision: that the plugin is asked for.
+    """
+
+    def values(names: Sequence[str], inputs: Arrays) -> Arrays:
+        ov = import_openvino()
+        model = openvino_core().read_model(path)
+        present = {name for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
+        own = {name for port in model.outputs for name in port.get_names()}
+        wanted = [name for name in names if name in present]
+        model.add_outputs([name for name in wanted if name not in own])
+        converted = ov.preprocess.PrePostProcessor(model)
+        for name in wanted:
+            converted.output(name).tensor().set_element_type(ov.Type.f32)  # numpy has no bfloat16
+        model = converted.build()
+        results = compile_native(model, "CPU", HINTS[precision], {}).create_infer_request().infer(dict(inputs))
+        return {name: results[name] for name in wanted}
+
+    return values
+
+
+def _scores_on_integers(cpu: Cpu) -> bool:
+    """The plugin has kernels that multiply quantised queries and keys on integers, on x86 with VNNI alone."""
+    return cpu.machine == "x86_64" and not cpu.saturates_int8
 
 
 def _convert(graph: Path, path: Path) -> Path:
@@ -109,4 +184,5 @@ def _compiled(core: Any, path: Path, hint: str) -> Any:
 
 def _open_graph(graph: Path, precision: str) -> Callable[[Arrays], Any]:
     hint = HINTS[precision if precision in HINTS else beside_int8(this_cpu())]
-    return _compiled(openvino_core(), graph, hint).create_infer_request().infer
+    run: Callable[[Arrays], Any] = _compiled(openvino_core(), graph, hint).create_infer_request().infer
+    return run

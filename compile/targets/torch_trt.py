@@ -10,42 +10,45 @@ import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.export import ExportedProgram
-from torch.export.passes import move_to_device_pass
-
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, Target
 from kdcmae.errors import EngineError, cause
 from kdcmae.runtime.backend import import_library
+from kdcmae.runtime.precisions import FLOATING, named
 from kdcmae.runtime.torch_trt import INSTALL, import_torch_tensorrt
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["TARGET", "TorchTensorRt"]
 
 _FILE = "model.ep"
 _DEVICE = "cuda:0"
-_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_PRECISIONS = {f"torch.{name}": precision for name, precision in named("torch", FLOATING).items()}
 _LAYERS = {"layer_norm": "LayerNormalization", "softmax": "Softmax", "_softmax": "Softmax", "gelu": "Gelu"}
 _PRODUCTS = ("addmm", "baddbmm", "bmm", "conv2d", "einsum", "linear", "matmul", "mm")
 
 
-class TorchTensorRt:
+class TorchTensorRt(Target):
     """Compiles the program with Torch-TensorRT and saves what comes out."""
 
+    name = "torch-trt"
     reads_onnx = False
-    splits_frontend = False
 
     def require(self) -> None:
         import_torch_tensorrt()
 
     def build(self, request: BuildRequest) -> BuiltEngine:
+        import torch
+        from torch.export import passes
+
         assert request.program is not None
         torch_tensorrt = import_torch_tensorrt()
         tensorrt = import_library("tensorrt", install=INSTALL)
         executed = _program_precisions(request.program)
         inputs = {spec.name: _input(torch_tensorrt, request, spec) for spec in request.inputs}
-        program = move_to_device_pass(request.program, _DEVICE)
+        program = passes.move_to_device_pass(request.program, _DEVICE)
         try:
             module = torch_tensorrt.dynamo.compile(
                 program,
@@ -92,6 +95,8 @@ TARGET = TorchTensorRt()
 
 
 def _input(torch_tensorrt: ModuleType, request: BuildRequest, spec: Any) -> Any:
+    import torch
+
     batch, dtype = request.batch, getattr(torch, spec.dtype)
     smallest, largest = spec.sizes(batch.min, "min"), spec.sizes(batch.max, "max")
     if smallest == largest:
@@ -105,6 +110,8 @@ def _dynamic_shapes(request: BuildRequest) -> dict[str, Any] | None:
     """One batch axis that all inputs share; inferred from the inputs it would be one axis each."""
     if request.batch.min == request.batch.max:
         return None
+    import torch
+
     batch = torch.export.Dim("batch", min=request.batch.min, max=request.batch.max)
     return {spec.name: {0: batch} for spec in request.inputs}
 
@@ -115,5 +122,5 @@ def _program_precisions(program: ExportedProgram) -> dict[str, dict[str, int]]:
     for node in program.graph.nodes:
         name = getattr(node.target, "__name__", "").partition(".")[0]
         if node.op == "call_function" and (name in _PRODUCTS or name in _LAYERS):
-            counts[_LAYERS.get(name, name)][_PRECISIONS.get(node.meta["val"].dtype, "other")] += 1
+            counts[_LAYERS.get(name, name)][_PRECISIONS.get(str(node.meta["val"].dtype), "other")] += 1
     return {kind: dict(found) for kind, found in sorted(counts.items())}

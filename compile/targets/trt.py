@@ -17,16 +17,15 @@ from types import ModuleType
 from typing import IO, Any
 
 from kdcmae.compile.quantize.qdq import declared_products
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, Target
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
-from kdcmae.runtime.precisions import QUANTIZED
+from kdcmae.runtime.precisions import QUANTIZED, named
 from kdcmae.runtime.tensorrt import error_logger, import_tensorrt
 
 __all__ = ["TARGET", "TensorRt", "plan_kernels", "plan_writer"]
 
-# The names that TensorRT's types have here.
-_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+_PRECISIONS = named("tensorrt")
 _RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120", "SM121")
 _NO_FP8 = ("SM80", "SM86")
 # The first bytes of raw plans.
@@ -41,11 +40,10 @@ _FORMATS = {
 }
 
 
-class TensorRt:
+class TensorRt(Target):
     """Builds a plan from the ONNX graph."""
 
-    reads_onnx = True
-    splits_frontend = False
+    name = "trt"
 
     def require(self) -> None:
         _bindings()
@@ -134,7 +132,7 @@ def _parse(trt: ModuleType, builder: Any, logger: Any, graph: Path) -> tuple[Any
 def plan_writer(trt: ModuleType, file: IO[bytes]) -> Any:
     """What TensorRT hands the plan to; an error of the file is kept, because it cannot pass through the library."""
 
-    class Writer(trt.IStreamWriter):  # type: ignore[name-defined]
+    class Writer(trt.IStreamWriter):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IStreamWriter.__init__(self)
             self.error: OSError | None = None

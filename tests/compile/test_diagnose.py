@@ -13,11 +13,13 @@ from onnx import numpy_helper
 from kdcmae.compile import export
 from kdcmae.compile.cli import build
 from kdcmae.compile.cli import diagnose as cli
-from kdcmae.compile.diagnose import compare_layers, diagnose
-from kdcmae.compile.layers import compiled_values, layer_values, onnx_values, openvino_values
+from kdcmae.compile.diagnose import diagnose
+from kdcmae.compile.layer_errors import compare_layers
+from kdcmae.compile.layers import graph_values, onnx_values, output_names
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model, examples
 from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.targets import LayerRequest, aoti, openvino
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.precisions import GATES
 
@@ -40,7 +42,7 @@ def with_scaled_weight(graph, layer, path):
     """A copy of the graph in which one layer's first constant input is scaled."""
     broken = onnx.load(graph)
     constants = {tensor.name: tensor for tensor in broken.graph.initializer}
-    value = layer_values(graph)[layer]
+    value = output_names(graph)[layer]
     producers = {name: node for node in broken.graph.node for name in node.output}
     queue = [producers[value]]
     while True:
@@ -61,8 +63,9 @@ def with_scaled_weight(graph, layer, path):
 def test_a_planted_bug_is_found_in_its_layer(layer, runner, model, graph, tmp_path):
     broken = tmp_path / "broken.onnx"
     with_scaled_weight(graph, layer, broken)
-    values = onnx_values(broken) if runner == "onnx" else openvino_values(broken, "fp32")
-    stage = compare_layers(model, layer_values(graph), values, examples(model, 1), GATES["fp32"], stage=runner)
+    read = onnx_values(broken) if runner == "onnx" else openvino.graph_values(broken, "fp32")
+    values = graph_values(read, output_names(graph))
+    stage = compare_layers(model, values, examples(model, 1), GATES["fp32"], stage=runner)
     assert stage.first is not None
     assert stage.first.name == layer
     assert all(one.passed for one in stage.layers[: stage.layers.index(stage.first)])
@@ -72,9 +75,13 @@ def test_a_bug_in_compiled_code_is_found_in_its_layer(model, graph, tmp_path):
     broken, layer = copy.deepcopy(lower(model.module, "fp32")), "classifier.blocks_v.0"
     with torch.no_grad():
         broken.get_submodule(f"{layer}.mlp.fc2").weight *= 1.5
-    names = {name: layer_values(graph)[name] for name in ("classifier.patch_embed_v", layer, "classifier.norm")}
-    values = compiled_values(model, broken, names, batch=ONE, device="cpu", folder=tmp_path)
-    stage = compare_layers(model, names, values, examples(model, 1), GATES["fp32"], stage="aoti")
+    settings = CompileSettings(target="aoti", precision="fp32", batch=ONE)
+    request = LayerRequest(
+        model=model, lowered=broken, graph=graph, outputs={}, engine=None, settings=settings, folder=tmp_path
+    )
+    among = ("classifier.patch_embed_v", layer, "classifier.norm")
+    values = aoti.compiled_values(request)
+    stage = compare_layers(model, values, examples(model, 1), GATES["fp32"], stage="aoti", among=among)
     assert stage.first is not None
     assert stage.first.name == layer
     assert [one.passed for one in stage.layers] == [True, False]
@@ -83,7 +90,8 @@ def test_a_bug_in_compiled_code_is_found_in_its_layer(model, graph, tmp_path):
 
 def test_an_honest_export_has_no_such_layer(model, graph):
     inputs = examples(model, 1)
-    stage = compare_layers(model, layer_values(graph), onnx_values(graph), inputs, GATES["fp32"], stage="onnx")
+    values = graph_values(onnx_values(graph), output_names(graph))
+    stage = compare_layers(model, values, inputs, GATES["fp32"], stage="onnx")
     assert stage.first is None
     names = [layer.name for layer in stage.layers]
     assert names.index("classifier.blocks_a.0") < names.index("classifier.blocks_u.0") < names.index("classifier.norm")
@@ -94,7 +102,7 @@ def test_an_honest_export_has_no_such_layer(model, graph):
 def test_every_stage_is_compared(precision, model, tmp_path, native):
     settings = CompileSettings(target="openvino", precision=precision, batch=ONE, execute_as=native[precision])
     stages = diagnose(model, settings, tmp_path, engine={}, step=lambda name: nullcontext())
-    assert [stage.name for stage in stages] == ["lowered", "onnx", "openvino"]
+    assert [diagnosis.stage for diagnosis in stages] == ["lowered", "onnx", "openvino"]
     assert all(stage.first is None for stage in stages)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from kdcmae.compile import layer_errors
 from kdcmae.compile.build import CompileSettings, compile_engine
-from kdcmae.compile.diagnose import wider
 from kdcmae.compile.half import GraphPrecision
+from kdcmae.compile.layer_errors import wider
 from kdcmae.compile.lowering import InFloat32, layers_of, lower
 from kdcmae.compile.models import classifier_model, examples, free_weights, run
 from kdcmae.compile.parity import TOLERANCE, Case, Ladder, relative_error
@@ -263,10 +264,10 @@ def test_what_leaves_the_gate_is_looked_for_in_the_batch_that_does(smallest, mon
     case = Case(name="your clips", inputs=batches[0], more=batches[1:], reference={"logits": np.eye(3)})
     ladder = Ladder(cases=(case,), kinds={"logits": "softmax"})
     searched = []
-    monkeypatch.setattr("kdcmae.compile.half.diagnose.wider", lambda *known: searched.append(known[3]) or InFloat32())
+    monkeypatch.setattr(layer_errors, "wider", lambda *known: searched.append(known[3]) or InFloat32())
     for wrong in ([np.nan, 0, 0], [-3, 2, 5]):
         answers = np.array([[1, 0, 0], wrong, [0, 0, 1]])
-        ladder.climb(
+        ladder.compare(
             "artifact",
             lambda feed, answers=answers: {"logits": answers[[int(feed["audio"][0, 0])]]},
             gate=GATES["fp16"],
@@ -281,10 +282,10 @@ def test_only_what_is_not_float32_in_every_engine_is_named(smallest, monkeypatch
     model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
     case = Case(name="golden", inputs={"audio": np.ones((1, 2))}, reference={"logits": np.eye(1, 3)})
     ladder = Ladder(cases=(case,))
-    ladder.climb("program", lambda feed: {"logits": -np.eye(1, 3)}, gate=GATES["bf16"])
+    ladder.compare("program", lambda feed: {"logits": -np.eye(1, 3)}, gate=GATES["bf16"])
     precision = GraphPrecision(model, CompileSettings(target="onnx", precision="bf16", batch=BATCH), Peaks())
     more = [InFloat32(residual=True, layers=("classifier.blocks_a.0.attn",)), None]
-    monkeypatch.setattr("kdcmae.compile.half.diagnose.wider", lambda *_: more.pop(0))
+    monkeypatch.setattr(layer_errors, "wider", lambda *_: more.pop(0))
     precision.widen(GateError("out"), ladder, GATES["bf16"], behind_frontend=dict, reload=None)
     assert [part["name"] for part in precision.to_dict({})["parts"]] == ["classifier.blocks_a.0.attn"]
     with pytest.raises(GateError, match=r"^out; nor does it pass with classifier.blocks_a.0.attn in float32"):
@@ -298,7 +299,7 @@ def test_a_quarter_of_fp16_is_too_close_to_its_end():
 
 def test_what_nothing_helps_is_refused(smallest, tmp_path, monkeypatch):
     model = engine_model("large hidden", smallest)
-    monkeypatch.setattr("kdcmae.compile.half.diagnose.wider", lambda *_: None)
+    monkeypatch.setattr(layer_errors, "wider", lambda *_: None)
     monkeypatch.setattr("kdcmae.compile.half.needed", lambda peaks: InFloat32(residual=True))
     with pytest.raises(
         GateError, match=r"'program': .*; nor does it pass with the residual stream in float32, .* use --p"

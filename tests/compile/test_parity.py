@@ -48,18 +48,18 @@ def test_cosine_is_the_worst_sample_s_and_knows_no_scale():
 
 def test_a_rung_passes_fails_or_is_skipped():
     climbed = ladder()
-    climbed.climb("program", echo, gate=EXACT)
+    climbed.compare("program", echo, gate=EXACT)
     climbed.skip("onnx", "no kernels")
-    engine = climbed.climb("engine", lambda feed: {"logits": feed["x"] * 1.1}, gate=EXACT)
-    climbed.climb("artifact", lambda feed: {}, gate=EXACT)
-    climbed.climb("artifact", lambda feed: {"logits": feed["x"][:, :1]}, gate=EXACT)
+    engine = climbed.compare("engine", lambda feed: {"logits": feed["x"] * 1.1}, gate=EXACT)
+    climbed.compare("artifact", lambda feed: {}, gate=EXACT)
+    climbed.compare("artifact", lambda feed: {"logits": feed["x"][:, :1]}, gate=EXACT)
     assert [rung.status for rung in climbed.rungs] == ["passed", "skipped", *["failed"] * 3]
     assert "logits, centred, differs by 1.0e-01" in engine.problem()
 
 
 def test_more_is_said_of_the_last_rung():
     climbed = ladder()
-    climbed.climb("program", echo, gate=EXACT, note="in fp32")
+    climbed.compare("program", echo, gate=EXACT, note="in fp32")
     climbed.remark("")
     climbed.remark("on two clips")
     assert climbed.rungs[0].note == "in fp32; on two clips"
@@ -67,7 +67,7 @@ def test_more_is_said_of_the_last_rung():
 
 def test_every_case_counts():
     climbed = ladder()
-    rung = climbed.climb("engine", lambda feed: {"logits": np.where(feed["x"] > 3, 0, feed["x"])}, gate=EXACT)
+    rung = climbed.compare("engine", lambda feed: {"logits": np.where(feed["x"] > 3, 0, feed["x"])}, gate=EXACT)
     assert rung.comparisons[0].errors["logits"] == 0
     assert rung.errors["logits"] > 0.4
     assert (rung.agreement, rung.strict) == (0.75, 0.75)
@@ -84,13 +84,13 @@ def test_every_case_counts():
     ],
 )
 def test_each_limit_can_fail_a_rung(limits, problem):
-    rung = ladder().climb("engine", lambda feed: {"logits": feed["x"] + [[0, 0, 0], [9.0, 0, 0]]}, gate=limits)
+    rung = ladder().compare("engine", lambda feed: {"logits": feed["x"] + [[0, 0, 0], [9.0, 0, 0]]}, gate=limits)
     assert rung.problem().startswith(problem)
     assert rung.status == ("failed" if problem else "passed")
 
 
 def test_a_model_that_does_not_classify_has_no_agreement():
-    rung = ladder("features").climb("engine", echo, gate=EXACT)
+    rung = ladder("features").compare("engine", echo, gate=EXACT)
     assert (rung.agreement, rung.strict, rung.status) == (None, None, "passed")
 
 
@@ -102,8 +102,8 @@ def test_clips_run_in_batches_and_what_fills_the_last_one_does_not_count():
     )
     assert (case.samples, case.first(4).samples, case.first(1).samples, case.first(99)) == (5, 4, 2, case)
     climbed = Ladder(cases=(case,), kinds={"logits": "sigmoid"})
-    assert climbed.climb("program", echo, gate=EXACT, cases=[case.first(4)]).outputs["logits"].samples == 4
-    rung = climbed.climb("artifact", echo, gate=EXACT)
+    assert climbed.compare("program", echo, gate=EXACT, cases=[case.first(4)]).outputs["logits"].samples == 4
+    rung = climbed.compare("artifact", echo, gate=EXACT)
     (found,) = rung.to_dict()["cases"]
     assert (found["samples"], found["clips"], rung.status) == (5, "made", "passed")
 
@@ -126,10 +126,10 @@ def test_gates_tighten_and_do_not_loosen():
 
 def two_rungs(before: float, after: float, *, skipped: bool = False, **limits: float) -> list:
     climbed = ladder("features")
-    climbed.climb("first", lambda feed: {"logits": feed["x"] * (1 + before)}, gate=gate())
+    climbed.compare("first", lambda feed: {"logits": feed["x"] * (1 + before)}, gate=gate())
     if skipped:
         climbed.skip("second", "no kernels")
-    climbed.climb("third", lambda feed: {"logits": feed["x"] * (1 + after)}, gate=gate(**limits))
+    climbed.compare("third", lambda feed: {"logits": feed["x"] * (1 + after)}, gate=gate(**limits))
     return climbed.rungs
 
 
@@ -164,7 +164,7 @@ def test_rungs_are_compared_on_the_samples_that_both_ran():
     batches = [{"x": logits[start : start + 2]} for start in range(0, 8, 2)]
     case = Case(name="made", inputs=batches[0], more=batches[1:], reference={"logits": logits})
     climbed = Ladder(cases=(case,))
-    climbed.climb("program", echo, gate=gate(), cases=[case.first(2)])
+    climbed.compare("program", echo, gate=gate(), cases=[case.first(2)])
     calls = iter(range(4))
-    rung = climbed.climb("artifact", lambda feed: {"logits": feed["x"] * (1 + next(calls))}, gate=gate(chance=0.0))
+    rung = climbed.compare("artifact", lambda feed: {"logits": feed["x"] * (1 + next(calls))}, gate=gate(chance=0.0))
     assert (rung.errors["logits"], rung.fall) == (3.0, "")

@@ -20,13 +20,14 @@ from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import cosine
 from kdcmae.compile.quantize import openvino, qdq
-from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation, open_graph
+from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.quantizer import Quantizer
 from kdcmae.compile.quantize.ranking import linear_layers, sensitivity
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.compile.targets import BuildRequest, load_target
+from kdcmae.compile.targets.onnx import OnnxRuntime
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, EngineError, GateError
 from kdcmae.evaluation.paired import Loss, unseen_loss
@@ -180,7 +181,7 @@ def test_where_scores_stay_in_floating_point_only_weights_that_must_not_saturate
     how, largest, model, graph, clips, tmp_path
 ):
     path = tmp_path / "graph.xml"
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", kinds=models.kinds(model), **how)
+    openvino.quantize(graph, path, clips, linear_layers(model.module), kinds=models.kinds(model), **how)
     network = openvino_core().read_model(path)
     stored = [op.data for op in network.get_ops() if op.get_type_name() == "Constant" and op.data.dtype == np.int8]
     weights = [data for data in stored if data.ndim == 2]
@@ -200,7 +201,7 @@ def test_scores_are_quantised_for_processors_with_integer_kernels_for_them(machi
     settings = CompileSettings(
         target="openvino", precision="int8", batch=BatchRange(1, 1, 1), cpu=describe_cpu(machine)
     )
-    assert settings.scores_on_integers is on_integers
+    assert ("scores in floating point" not in load_target("openvino").quantization(settings, {}).method) is on_integers
 
 
 @pytest.mark.parametrize("saturates", [False, True])
@@ -214,7 +215,7 @@ def test_a_quantised_graph_executes_in_float32_where_that_is_asked(
     )
     path = tmp_path / "graph.xml"
     how = {"kinds": models.kinds(model), "saturates": saturates}
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", **how)
+    openvino.quantize(graph, path, clips, linear_layers(model.module), **how)
     run = open_graph(path, floating=True)
     assert set(read_execution(compiled[-1]).products) == {"fp32"}
     assert min(cosines(model, run, clips)) > 0.995
@@ -246,6 +247,11 @@ def test_a_product_that_lost_its_pair_counts_as_float_in_the_network(model, grap
     assert load_target("trt").build(request(model, path, "int8")).products["int8"] == len(layers) - 1
 
 
+def open_graph(path, *, floating=False):
+    """What runs a quantised graph: the target whose form it is in."""
+    return load_target("openvino" if path.suffix == ".xml" else "onnx").run_quantized(path, floating=floating)
+
+
 def made_up(drop: float, half: float = 0.0) -> Accuracy:
     """An accuracy with this loss, and an interval of half a width to either side."""
     loss = Loss(metric="top-1", clips=4, reference=90.0, other=90.0 - drop, low=drop - half, high=drop + half)
@@ -263,7 +269,7 @@ def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, 
 
     monkeypatch.setattr(Evaluation, "choose", choose)
     monkeypatch.setattr(Evaluation, "report", lambda self, path: made_up(0.125, half=0.25))
-    monkeypatch.setattr("kdcmae.compile.quantize.quantizer.open_graph", lambda path, **_: path)
+    monkeypatch.setattr(OnnxRuntime, "run_quantized", lambda self, path, **_: path)
     shutil.copytree(graph.parent, tmp_path / "search")
     path, report = made.quantize(tmp_path / "search" / "graph.onnx")
     assert measured == [0, 1, 2, 4, 8, 6, 5]
@@ -353,7 +359,7 @@ def test_activations_are_smoothed_only_where_they_have_outliers(outliers, classi
     model = models.classifier_model(made, name="tiny", source="a test", random_weights=True)
     graph, path = tmp_path / "graph.onnx", tmp_path / "graph.xml"
     export_onnx(model, export_program(model, lower(model.module, "fp32"), BATCH), graph)
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", kinds=models.kinds(model))
+    openvino.quantize(graph, path, clips, linear_layers(model.module), kinds=models.kinds(model))
     assert ("nncf_smooth_quant" in path.read_text(encoding="utf-8")) is outliers
     assert min(cosines(model, open_graph(path, floating=True), clips)) > 0.995
 

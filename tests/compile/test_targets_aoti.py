@@ -15,8 +15,10 @@ from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import classifier_model
 from kdcmae.compile.preflight import preflight
 from kdcmae.compile.settings import CompileSettings
-from kdcmae.compile.targets import aoti, load_target
-from kdcmae.compile.targets.aoti import TARGET, executed_precision
+from kdcmae.compile.targets import aoti_package as aoti
+from kdcmae.compile.targets import load_target
+from kdcmae.compile.targets.aoti import TARGET
+from kdcmae.compile.targets.aoti_package import executed_precision
 from kdcmae.errors import (
     BrokenDependencyError,
     ConfigError,

@@ -13,7 +13,7 @@ from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model
 from kdcmae.compile.preflight import preflight
 from kdcmae.compile.settings import CompileSettings
-from kdcmae.compile.targets import BuildRequest, load_target, torch_trt
+from kdcmae.compile.targets import BuildRequest, load_target
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.manifest import BatchRange
 
@@ -50,7 +50,7 @@ def library(monkeypatch):
     found = Library()
     monkeypatch.setitem(sys.modules, "torch_tensorrt", found)
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.0.0.5"))
-    monkeypatch.setattr(torch_trt, "move_to_device_pass", lambda program, device: program)
+    monkeypatch.setattr("torch.export.passes.move_to_device_pass", lambda program, device: program)
     return found
 
 
