@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import compress
 
 from kdcmae.bench.report.table import UNKNOWN, Cell, Table
 from kdcmae.drawing import markup
@@ -12,6 +13,7 @@ __all__ = ["html_table", "precision_colour", "precision_legend", "table_section"
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 _OTHERS = "others"
+_NARROWEST_FIRST = ("fp8", "int8", "fp16", "bf16", "fp32")
 
 
 def table_section(shown: Table) -> Html:
@@ -20,9 +22,11 @@ def table_section(shown: Table) -> Html:
 
 
 def html_table(shown: Table) -> Html:
-    """A table that becomes a list of cards on a phone."""
-    heads = (f"{column.head}#" if column.align == "right" else column.head for column in shown.columns)
-    return markup.table(heads, ([_cell(cell) for cell in row] for row in shown.cells), cards=True)
+    """A table that becomes a list of cards on a phone; columns of which no value is known are left out."""
+    known = [any(cell.text != UNKNOWN for cell in cells) for cells in zip(*shown.cells, strict=True)]
+    heads = [f"{column.head}#" if column.align == "right" else column.head for column in shown.columns]
+    rows = ([_cell(cell) for cell in compress(row, known)] for row in shown.cells)
+    return markup.table(compress(heads, known), rows, cards=True)
 
 
 def _cell(cell: Cell) -> str:
@@ -32,8 +36,9 @@ def _cell(cell: Cell) -> str:
 
 
 def precision_colour(computes_in: str) -> int:
-    """Number of the page's colour for the precisions of a subject: one per precision, the others together."""
-    return next((index for index, name in enumerate(_PRECISIONS) if name in computes_in), len(_PRECISIONS))
+    """Number of the page's colour for the narrowest precision that a subject computes in, or for none of them."""
+    narrowest = next((name for name in _NARROWEST_FIRST if name in computes_in), None)
+    return _PRECISIONS.index(narrowest) if narrowest else len(_PRECISIONS)
 
 
 def precision_legend(computed_in: Iterable[str]) -> Html:

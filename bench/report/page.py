@@ -62,7 +62,7 @@ def _model_cards(report: Report, model: str) -> Iterator[Html]:
     best = verdict(report, model)
     if best is not None:
         speed = (tag("p", f"{best.row.speed.ratio:.2f}x as fast", class_="headline"),) if best.row.speed else ()
-        said = ". ".join(filter(None, (best.latency, best.speed.capitalize(), best.answers)))
+        said = "; ".join(filter(None, (best.latency, best.speed, best.answers)))
         yield section(f"{best.condition}: {best.row.case.subject}", *speed, tag("p", f"{said}."), wide=True)
     shown = overview(report, model)
     if shown.rows:
@@ -107,7 +107,7 @@ def _charts(report: Report, model: str) -> Iterator[Html]:
 
 def _details(report: Report) -> Iterator[Html]:
     """Every table and the agreement of every two subjects, folded away; then the remarks."""
-    for shown in tables(report):
+    for shown in tables(report, beside_overview=True):
         yield _folded(shown.title, html_table(shown))
     for one in report.agreement:
         if len(one.subjects) > 1:
@@ -120,7 +120,7 @@ def _details(report: Report) -> Iterator[Html]:
 
 
 def _folded(title: str, *content: Html) -> Html:
-    return tag("section", tag("details", tag("summary", title), *content), class_="card wide")
+    return tag("section", tag("details", tag("summary", title), *content), class_="card wide folded")
 
 
 def _legend(rows: Sequence[Row]) -> Html:

@@ -41,9 +41,9 @@ class Verdict:
         speed = self.row.speed
         if speed is None:
             return ""
-        return (
-            f"{speed.ratio:.2f} times as fast as {self.reference} (95 % interval {speed.low:.2f} to {speed.high:.2f})"
-        )
+        doubt = "; one of the two is unstable" if speed.verdict == "unstable" else ""
+        interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}{doubt}"
+        return f"{speed.ratio:.2f} times as fast as {self.reference} ({interval})"
 
     @property
     def latency(self) -> str:

@@ -92,14 +92,20 @@ def quality(report: Report, model: str) -> Quality:
     return Quality(heading="accuracy", shares={})
 
 
-def tables(report: Report) -> list[Table]:
-    """Every table that the report has rows for."""
+def tables(report: Report, *, beside_overview: bool = False) -> list[Table]:
+    """Every table that the report has rows for.
+
+    Args:
+        report: of a run.
+        beside_overview: leave out what :func:`overview` and :func:`absent` say.
+    """
     shown = []
     for model in models(report):
         prefix, own = f"{model}: " if model else "", partial(rows_of, report, model)
-        latencies, judged = own(), quality(report, model)
+        latencies = fastest_first(own()) if beside_overview else own()
+        compared = () if beside_overview else (_SPEED, _quality(quality(report, model)))
         shown += [
-            table(f"{prefix}latency in ms", (*_LATENCY, *_compared(judged), _CEILING), latencies),
+            table(f"{prefix}latency in ms", (*_LATENCY, *compared, _PARITY, _CEILING), latencies),
             table(f"{prefix}start, memory, size", _START, latencies),
             table(f"{prefix}batches", _SWEEP, own("batch")),
             table(f"{prefix}threads and instances", _SWEEP, own("threads")),
@@ -164,15 +170,6 @@ def _quality(judged: Quality) -> Column:
     return Column(title=judged.heading, value=judged.of, text=percent(unit="%"))
 
 
-def _compared(judged: Quality) -> tuple[Column, ...]:
-    """Columns of what a subject is compared with."""
-    return (
-        Column(title="speed, 95 % interval", value=_speed_of, text=_speed, tone=_speed_tone),
-        Column(title="parity", value=lambda row: row.parity, text=_error, tone=_passed),
-        _quality(judged),
-    )
-
-
 def _speed_of(row: Row) -> Row | None:
     return row if row.is_reference or row.speed else None
 
@@ -209,6 +206,8 @@ _MEDIAN = _of_latency("p50 (95 %)", lambda latency: latency, interval)
 _P99 = _of_latency("p99", lambda latency: latency.p99_ms)
 _VARIATION = _of_latency("variation", lambda latency: latency.window_variation, percent(unit="%"))
 _RATE = _figure("samples/s", lambda row: row.throughput_samples_per_s)
+_SPEED = Column(title="speed, 95 % interval", value=_speed_of, text=_speed, tone=_speed_tone)
+_PARITY = Column(title="parity", value=lambda row: row.parity, text=_error, tone=_passed)
 _STATUS = Column(title="status", value=lambda row: row.status, align="left", tone=_status_tone)
 _CEILING = Column(
     title="of ceiling", value=lambda row: row.floor, text=lambda floor: f"{floor.fraction:.0%} of {floor.precision}"

@@ -34,7 +34,7 @@ MOST_CELLS = 30
 """Classes whose confusion can be read cell by cell, names and counts beside each other."""
 
 _WIDTH = 440
-_CHARACTER = 7  # about as wide as one of a value, so that what stands behind a bar has room
+_CHARACTER = 8  # about as wide as one of a value, so that what stands behind a bar has room
 _ROW = 36
 _PLOT_HEIGHT = 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
@@ -121,7 +121,9 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
         unit: of the lengths.
     """
     stages = list(dict.fromkeys(stage for row in rows.values() for stage in row))
-    scale = (_WIDTH - 90) / (max((sum(row.values()) for row in rows.values()), default=1.0) or 1.0)
+    totals = [sum(row.values()) for row in rows.values()]
+    room = 16 + _CHARACTER * max((len(f"{number(total)} {unit}") for total in totals), default=0)
+    scale = (_WIDTH - room) / (max(totals, default=1.0) or 1.0)
     legend, height = _legend(stages)
     parts = [legend]
     for index, (label, row) in enumerate(rows.items()):
@@ -150,7 +152,8 @@ def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> 
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
     legend, top = _legend([line.label for line in series])
-    axes = _Axes((min(xs, default=0), max(xs, default=1)), (0.0, max(ys, default=1)), top)
+    whole = all(float(x).is_integer() for x in xs)
+    axes = _Axes((min(xs, default=0), max(xs, default=1)), (0.0, max(ys, default=1)), top, whole=whole)
     parts = [legend, *axes.frame(x_label, y_label)]
     for index, line in enumerate(series):
         colour = index % COLOURS
@@ -178,12 +181,14 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
     front = sorted(axes.place(point.x, point.y) for point in points if point.marked)
     if len(front) > 1:
         parts.append(f'<path class="front" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in front)}"/>')
-    for index, point in enumerate(points):
-        left, top = axes.place(point.x, point.y)
+    places = [axes.place(point.x, point.y) for point in points]
+    labels = _apart(places, [str(index + 1) for index in range(len(points))])
+    for index, (point, (left, top), (x, y)) in enumerate(zip(points, places, labels, strict=True)):
         said = escape(f"{point.label}: {number(point.x)}, {number(point.y)}")
+        pointer = f'<path class="grid" d="M{left:.1f} {top:.1f}L{x + 4:.1f} {y - 4:.1f}"/>' if abs(y - top) > 20 else ""
         parts.append(
-            f'<g><title>{said}</title><circle class="c{index % COLOURS}" cx="{left:.1f}" cy="{top:.1f}" r="6"/>'
-            f"{_text(left + 9, top + 4, str(index + 1), 'value')}</g>"
+            f'<g><title>{said}</title>{pointer}<circle class="c{index % COLOURS}" cx="{left:.1f}" cy="{top:.1f}" '
+            f'r="6"/>{_text(x, y, str(index + 1), "value")}</g>'
         )
     for index, point in enumerate(points):
         parts.append(_text(0, _PLOT_HEIGHT + 16 * (index + 1), f"{index + 1}  {point.label}", "value"))
@@ -199,11 +204,13 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
         cells: per row and column a text (lines separated by a line feed) and how bad it is, from 0 to 1, or None where
             nothing is expected of it; None for an empty cell.
     """
-    left, side, head = 200, 52, 20
+    side, head = 52, 20
+    names = [cut(f"{index + 1}  {label}", 44) for index, label in enumerate(labels)]
+    left = 10 + _CHARACTER * max(map(len, names), default=0)
     parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "value middle") for index in range(len(labels))]
     for row, (label, found) in enumerate(zip(labels, cells, strict=True)):
         top = head + row * side
-        parts.append(_text(0, top + side / 2 + 4, cut(f"{row + 1}  {label}", 27)))
+        parts.append(_text(0, top + side / 2 + 4, names[row]))
         for column, cell in enumerate(found):
             if cell is None:
                 continue
@@ -281,10 +288,13 @@ def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, 
 
 
 class _Axes:
-    """Turns values into places of a plot that begins ``top`` below the chart's upper edge."""
+    """Turns values into places of a plot that begins ``top`` below the chart's upper edge.
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], top: int) -> None:
-        self._x, self._y, self._top = x, y, top
+    ``whole`` values across, such as sizes of a batch, have whole numbers at their axis.
+    """
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], top: int, *, whole: bool = False) -> None:
+        self._x, self._y, self._top, self._whole = x, y, top, whole
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         (x_low, x_high), (y_low, y_high) = self._x, self._y
@@ -301,7 +311,8 @@ class _Axes:
             parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
             parts.append(_text(_LEFT - 6, y + 4, number(value), "tick end"))
         bottom = self._top + _PLOT_HEIGHT - _BOTTOM
-        for value in ticks(*self._x):
+        steps = ticks(*self._x)
+        for value in filter(float.is_integer, steps) if self._whole else steps:
             x, _ = self.place(value, self._y[0])
             parts.append(f'<path class="grid" d="M{x:.1f} {bottom}v5"/>')
             parts.append(_text(x, bottom + 17, number(value), "tick middle"))
@@ -309,15 +320,45 @@ class _Axes:
         return parts
 
 
+def _apart(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[tuple[float, float]]:
+    """Where the texts of a plot's points begin, so that no text covers another or a point.
+
+    Each gets the first free place of those beside its point, above and below it, and farther below. Where none is free
+    it stands beside its point.
+    """
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    found = []
+    for (x, y), text in zip(points, texts, strict=True):
+        width = _CHARACTER * len(text)
+        steps = [(9.0, 4.0), (-9.0 - width, 4.0), (-width / 2, -9.0)]
+        steps += [(side - width / 2, 18.0 + 14 * row) for row in range(8) for side in (0, 10, -10)]
+        for step_x, step_y in steps:
+            left, bottom = x + step_x, y + step_y
+            box = (left - 1, bottom - 10, left + width + 1, bottom + 1)
+            inside = left >= _LEFT and box[2] <= _WIDTH and box[1] >= 0 and bottom <= _PLOT_HEIGHT - _BOTTOM
+            if inside and not any(_overlap(box, other) for other in taken):
+                break
+        else:
+            left, bottom = x + 9, y + 4
+        taken.append((left - 1, bottom - 10, left + width + 1, bottom + 1))
+        found.append((left, bottom))
+    return found
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, top, right, bottom) share some of their area."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 def ticks(low: float, high: float) -> list[float]:
     """A handful of round values within a span."""
     if high <= low:
-        return [low]
+        return [float(low)]
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
+    return [float(index * step) for index in range(first, last + 1)]
 
 
 def _span(values: Sequence[float], *, zero: bool = False) -> tuple[float, float]:

@@ -66,7 +66,7 @@ td.number, th.number { text-align: right; white-space: nowrap; }
   .cards td::before { content: attr(data-label); color: var(--soft); text-align: left; }
   .cards td:empty { display: none; } }
 details { margin: 12px 0; }
-.card > details:last-child { margin-bottom: 0; }
+.folded details { margin: 0; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 8px; font-size: .9375rem; }
 nav a { color: var(--accent); }
 .chapter { grid-column: 1 / -1; font-size: 1.25rem; margin: 16px 0 0; }

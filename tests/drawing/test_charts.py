@@ -130,3 +130,24 @@ def test_a_cell_of_a_confusion_matrix_is_as_dark_as_its_share_of_the_row():
     assert heats == ["opacity:0.75", "opacity:0.25", "opacity:0.00", "opacity:1.00"]
     assert [one.text for one in tree.iter("text") if "cell" in one.get("class", "")] == ["3", "1", "2"]
     assert "a, predicted b: 1 clips, 25%" in [one.text for one in tree.iter("title")]
+
+
+def test_labels_of_points_that_lie_close_do_not_cover_each_other():
+    points = [charts.Point(label=str(index), x=100 + index / 3, y=92.7) for index in range(9)]
+    points.append(charts.Point(label="far", x=20, y=10))
+    drawn = parsed(charts.scatter("", points, x_label="", y_label=""))
+    numbers = [group.find("text") for group in drawn.iter("g")]
+    places = [(float(text.get("x", "")), float(text.get("y", ""))) for text in numbers]
+    for index, (x, y) in enumerate(places):
+        assert all(abs(x - left) >= 8 or abs(y - low) >= 10 for left, low in places[:index])
+
+
+def test_a_batch_is_a_whole_number_at_its_axis():
+    line = charts.Line(label="a", points=((1, 2), (2, 3)))
+    drawn = parsed(charts.lines("", [line], x_label="batch", y_label=""))
+    assert [text.text for text in drawn.iter("text") if text.get("class") == "tick middle"] == ["1", "2"]
+
+
+def test_a_cell_without_expectations_is_neither_good_nor_bad():
+    drawn = charts.matrix("", ["a", "b"], [[None, ("52", None)], [("52", 0.0), None]])
+    assert [drawn.count(f'class="{kind}"') for kind in ("track", "kept", "lost")] == [1, 1, 0]

@@ -30,3 +30,10 @@ def test_a_page_escapes_its_texts_and_follows_the_reader_s_colours():
     assert "prefers-color-scheme: dark" in shown
     assert 'name="viewport"' in shown
     assert "http" not in shown
+
+
+def test_cells_of_cards_carry_the_names_of_their_columns():
+    written = table(("engine", "ms#"), [("a", "1")], cards=True)
+    assert '<table class="cards">' in written
+    assert '<td class="number" data-label="ms">1</td>' in written
+    assert "data-label" not in table(("engine", "ms#"), [("a", "1")])
