@@ -1,4 +1,4 @@
-"""What the engine backends share: their interface, and the checks every library gets the same way."""
+"""Base class of the engine backends, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -47,13 +47,15 @@ TensorType = tuple[str, tuple[int | None, ...]]  # numpy's dtype name, and the a
 
 
 class Backend(ABC):
-    """A loaded engine of one library. It need not be thread-safe: the engine holds a lock around every call.
+    """A loaded engine of one library; a backend per target derives from it.
+
+    It need not be thread-safe, because the engine holds a lock around every call.
 
     Args:
         folder: the engine folder, its files already verified.
         manifest: of that folder.
-        device: another device than the manifest's.
-        threads: CPU threads to use; as many as the manifest says, or the library chooses, where None.
+        device: device to use instead of the manifest's; None for the manifest's.
+        threads: CPU threads to use; None for the manifest's number, or else the library's choice.
 
     Raises:
         MissingDependencyError: the library is not installed.
@@ -67,41 +69,51 @@ class Backend(ABC):
 
     @abstractmethod
     def infer(self, feed: Arrays) -> Arrays:
-        """Run checked, C-contiguous inputs; the outputs may be views that the next call overwrites."""
+        """Run one batch of checked, C-contiguous inputs; the outputs may be views that the next call overwrites."""
 
     @abstractmethod
     def close(self) -> None:
         """Release the engine and the memory it holds. Called once; nothing is called afterwards."""
 
     def execution(self) -> Execution:
-        """What the layers execute in, as far as the library tells at once; it is asked at every load."""
+        """Precisions that the layers execute in, as far as the library reports them without a run.
+
+        It is called at every load.
+        """
         return Execution()
 
     def profile(self, folder: Path, feed: Arrays) -> Execution:
-        """What the layers execute in, where that takes a run on checked inputs to tell, of files of the folder."""
+        """Precisions that the layers execute in, measured with a run where the library needs one.
+
+        Args:
+            folder: the engine folder, for a library that loads the engine again to profile it.
+            feed: checked inputs to run.
+        """
         return self.execution()
 
     @classmethod
     def library_version(cls, module: str, *, install: str) -> str:
-        """The release of the library, after importing it.
+        """The version of the library, after importing it.
 
         Args:
-            module: one of the target's modules, installed.
-            install: what brings it, in pip's words.
+            module: the one of the target's modules that is installed.
+            install: the requirement that installs it, for the error message.
 
         Raises:
-            MissingDependencyError: it is not installed after all.
-            BrokenDependencyError: it does not load.
+            MissingDependencyError: the module cannot be imported because it is not installed.
+            BrokenDependencyError: it is installed but does not load.
         """
         return str(getattr(import_library(module, install=install), "__version__", ""))
 
     @classmethod
     def executed_as(cls, precision: str, cpu: Cpu) -> str:
-        """The precision that the library executes in the place of a floating one, on a CPU.
+        """The precision in which the library executes matrix products of a floating precision on a CPU.
+
+        By default that is the precision itself: the types in the engine's code are what executes.
 
         Args:
-            precision: of the products; as is, where the types of the engine's own code are what executes.
-            cpu: this machine's, or another.
+            precision: precision of the products in the engine.
+            cpu: processor that executes them.
         """
         return precision
 
@@ -109,15 +121,15 @@ class Backend(ABC):
 def import_library(name: str, *, install: str) -> ModuleType:
     """Import an engine library when an engine needs it, without its usage telemetry.
 
-    ONNX Runtime keeps an identifier of the device, and warns where it finds no home folder for it. Where an app has
+    ONNX Runtime stores an identifier of the device, and warns if there is no home folder to store it in. If an app has
     set its variable or imported it before, the app's choice stands.
 
     Args:
-        name: of the module.
-        install: what brings it, in pip's words.
+        name: name of the module.
+        install: the requirement that installs it, for the error message.
 
     Raises:
-        MissingDependencyError: it is not installed; the message holds the install line.
+        MissingDependencyError: the library is not installed; the message holds the install line.
         BrokenDependencyError: it is installed, but one of its own parts fails to load.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -132,7 +144,7 @@ def import_library(name: str, *, install: str) -> ModuleType:
 
 
 def loaded_versions(libraries: Iterable[str]) -> dict[str, str]:
-    """The releases of those libraries that this process has loaded, without the build behind ``-`` or ``+``."""
+    """Versions of the given libraries that this process has imported, without the build number after ``-`` or ``+``."""
     loaded = {name: sys.modules.get(name) for name in libraries}
     return {
         name: re.split("[-+]", str(getattr(module, "__version__", "")))[0] for name, module in loaded.items() if module
@@ -140,10 +152,10 @@ def loaded_versions(libraries: Iterable[str]) -> dict[str, str]:
 
 
 def engine_option(manifest: Manifest, option: str, choices: tuple[str, ...]) -> str:
-    """One of the target's own settings in ``manifest.engine``.
+    """The value of a target-specific field in ``manifest.engine``.
 
     Raises:
-        EngineError: it is missing or not one of ``choices``.
+        EngineError: the field is missing or not one of ``choices``.
     """
     value = manifest.engine.get(option)
     if value not in choices:
@@ -152,10 +164,10 @@ def engine_option(manifest: Manifest, option: str, choices: tuple[str, ...]) -> 
 
 
 def engine_threads(manifest: Manifest, threads: int | None) -> int | None:
-    """CPU threads to use: what the caller asks for, else what the manifest says, else None for the library's choice.
+    """CPU threads to use: the caller's number, else the manifest's, else None for the library's choice.
 
     Raises:
-        ConfigError: not a positive whole number.
+        ConfigError: the number is not a positive whole number.
     """
     threads = manifest.engine.get("threads") if threads is None else threads
     if threads is None:
@@ -166,9 +178,9 @@ def engine_threads(manifest: Manifest, threads: int | None) -> int | None:
 
 
 def limited_threads() -> int | None:
-    """CPU threads where this process may use fewer CPUs than the machine has, as by a quota; else None.
+    """Number of usable CPUs if this process may use fewer than the machine has, such as under a quota; else None.
 
-    Libraries choose by the machine, and threads beyond a quota only make all of them wait.
+    Libraries start one thread per CPU of the machine, and threads beyond a quota only wait for each other.
     """
     usable = host.usable_cpus()
     return usable if usable < (os.cpu_count() or 1) else None
@@ -180,7 +192,7 @@ def is_whole(value: object) -> bool:
 
 
 def require_same_or_newer(manifest: Manifest, library: str, installed: str) -> None:
-    """For formats that every later release reads.
+    """Check the library's version for a format that every later release reads.
 
     Raises:
         EngineVersionError: the installed release is older than the one that built the engine.
@@ -194,13 +206,13 @@ def require_same_or_newer(manifest: Manifest, library: str, installed: str) -> N
 
 
 def require_same_release(manifest: Manifest, library: str, installed: str, *, packages: tuple[str, ...]) -> None:
-    """For formats that only the release that wrote them reads.
+    """Check the library's version for a format that only the release that wrote it reads.
 
     Args:
-        manifest: of the engine.
-        library: its name in ``manifest.libraries``.
+        manifest: manifest of the engine.
+        library: name of the library in ``manifest.libraries``.
         installed: its installed version.
-        packages: what to install to get another version.
+        packages: distributions to install to get another version.
 
     Raises:
         EngineVersionError: major, minor or patch differ.
@@ -215,10 +227,10 @@ def require_same_release(manifest: Manifest, library: str, installed: str, *, pa
 
 
 def check_tensors(manifest: Manifest, inputs: Mapping[str, TensorType], outputs: Mapping[str, TensorType]) -> None:
-    """Compare the tensors the engine file really has with those the manifest promises.
+    """Compare the tensors of the engine file with those of the manifest.
 
     Raises:
-        EngineError: a tensor is missing, is one too many, or has another dtype or shape.
+        EngineError: a tensor is missing, is not in the manifest, or has another dtype or shape.
     """
     for role, promised, actual in (("input", manifest.inputs, inputs), ("output", manifest.outputs, outputs)):
         names = sorted(spec.name for spec in promised)

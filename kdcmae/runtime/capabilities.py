@@ -1,6 +1,7 @@
-"""What can be built and executed of a target on a processor, and why not where it cannot.
+"""What a target can build and execute on a processor, with reasons for what it cannot.
 
-The facts are those of :mod:`kdcmae.runtime.targets` and :mod:`kdcmae.runtime.precisions`; here they meet a machine.
+The facts are in :mod:`kdcmae.runtime.targets` and :mod:`kdcmae.runtime.precisions`; this module applies them to a
+machine.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def require_capable(target: str, *, precision: str, device: str = "", cpu: Cpu |
     """Refuse a combination that a target cannot build, before any work.
 
     Args:
-        target: its name.
-        precision: of the matrix products.
-        device: what it is built for; the target's default where empty.
-        cpu: the processor that it is built for; this machine's where None.
+        target: name of the target.
+        precision: precision of the matrix products.
+        device: ``cpu`` or ``cuda``; the target's default if empty.
+        cpu: processor that the engine is for; None for this machine's.
 
     Raises:
-        ConfigError: says why it cannot and what can.
+        ConfigError: the combination is impossible; the message says why, and what is possible.
     """
     record = TARGETS[target]
     if device and device not in record.devices:
@@ -60,29 +61,29 @@ def require_capable(target: str, *, precision: str, device: str = "", cpu: Cpu |
 
 
 def executed_as(target: str, precision: str, *, cpu: Cpu) -> str:
-    """What matrix products execute in; the precision itself where a target executes it as such.
+    """The precision in which matrix products execute; ``precision`` itself if the target executes it natively.
 
     Args:
-        target: its name.
-        precision: of the products; quantised ones execute as such on every processor.
-        cpu: the processor that they execute on.
+        target: name of the target.
+        precision: precision of the products; quantised ones execute natively on every processor.
+        cpu: processor that executes them.
     """
     return TARGETS[target].load_backend().executed_as(precision, cpu) if precision in FLOATING else precision
 
 
 def execution_differences(manifest: Manifest, execution: Execution, *, device: str = "") -> list[str]:
-    """What an engine executes on this machine otherwise than its manifest claims, in words.
+    """Differences between what an engine executes on this machine and what its manifest claims, in words.
 
-    Another precision of a layer class is one thing; the other is integer products that saturate here and not on the
-    processor that the engine is for.
+    A layer class may execute in another precision, or integer products may saturate on this processor though they do
+    not on the one that the engine is for.
 
     Args:
-        manifest: of the engine.
-        execution: what its library tells; where that is nothing, what is known of this processor decides.
-        device: it runs on, in the library's words; the processor where empty.
+        manifest: manifest of the engine.
+        execution: what its library reports; if that is nothing, the answer follows from this machine's processor.
+        device: device that it runs on, in the library's spelling; the CPU if empty.
 
     Raises:
-        EngineError: the manifest's claims are not claims.
+        EngineError: the manifest's claims are malformed.
     """
     on_cpu = device.lower() in ("", "cpu")
     saturates = [SATURATES] if saturates_here(manifest, device=device) else []
@@ -98,11 +99,11 @@ def execution_differences(manifest: Manifest, execution: Execution, *, device: s
 
 
 def saturates_here(manifest: Manifest, *, device: str = "") -> bool:
-    """Integer products of an engine saturate on this processor, and not on the one that its manifest says it is for.
+    """Whether integer products saturate on this processor though they do not on the one that the engine is for.
 
     Args:
-        manifest: of the engine.
-        device: it runs on, in the library's words; the processor where empty.
+        manifest: manifest of the engine, which names that processor.
+        device: device that it runs on, in the library's spelling; the CPU if empty.
     """
     built_for = manifest.precision.get("built_for")
     integer = manifest.precision.get("asked") == "int8" and device.lower() in ("", "cpu")
@@ -115,12 +116,12 @@ def saturates_here(manifest: Manifest, *, device: str = "") -> bool:
 
 
 def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, str]:
-    """The fastest floating precision that matrix products execute in as such, and the reason in words.
+    """The fastest floating precision that matrix products execute in natively, and the reason in words.
 
     Args:
-        target: its name.
-        cpu: the processor that the engine is for.
-        device: one of the target's; its default where empty.
+        target: name of the target.
+        cpu: processor that the engine is for.
+        device: ``cpu`` or ``cuda``; the target's default if empty.
     """
     record = TARGETS[target]
     if (device or record.default_device) == "cuda":
@@ -130,28 +131,28 @@ def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, s
 
 
 def not_native(target: str, *, cpu: Cpu) -> dict[str, str]:
-    """What executes in the place of each precision that does not execute as such.
+    """Precisions that do not execute natively, each with the precision that executes instead.
 
     Args:
-        target: its name.
-        cpu: the processor that the engine is for.
+        target: name of the target.
+        cpu: processor that the engine is for.
     """
-    found = {name: executed_as(target, name, cpu=cpu) for name in PRECISIONS}
-    return {name: executed for name, executed in found.items() if executed != name}
+    executed = {name: executed_as(target, name, cpu=cpu) for name in PRECISIONS}
+    return {name: instead for name, instead in executed.items() if instead != name}
 
 
 def require_native(target: str, *, precision: str, execute_as: str, cpu: Cpu) -> None:
-    """Refuse a precision that does not execute as such, before any work, unless what does is accepted.
+    """Refuse a precision that does not execute natively, before any work, unless ``execute_as`` accepts the substitute.
 
     Args:
-        target: its name.
-        precision: of the matrix products.
-        execute_as: the precision that they may execute in instead; empty where none may take its place.
-        cpu: the processor that the engine is for.
+        target: name of the target.
+        precision: precision of the matrix products.
+        execute_as: precision that they may execute in instead; empty if none is accepted.
+        cpu: processor that the engine is for.
 
     Raises:
-        DeviceError: says what would execute, and how to accept it.
-        ConfigError: another precision was accepted than the one that executes.
+        DeviceError: another precision would execute; the message says which, and how to accept it.
+        ConfigError: ``execute_as`` is set although the precision executes natively.
     """
     native = executed_as(target, precision, cpu=cpu)
     if execute_as and native == precision:
@@ -167,28 +168,28 @@ def require_native(target: str, *, precision: str, execute_as: str, cpu: Cpu) ->
 
 
 def require_device(target: str, device: str = "") -> None:
-    """Refuse a target that builds only where its device is, on a machine without.
+    """Refuse a target that can only be built on a machine with its device, if this machine has none.
 
     Args:
-        target: its name.
-        device: what it builds for; the target's default where empty.
+        target: name of the target.
+        device: ``cpu`` or ``cuda``; the target's default if empty.
 
     Raises:
-        DeviceError: names the device.
+        DeviceError: the device is missing.
     """
     if reason := TARGETS[target].cannot_build_here(device):
         raise DeviceError(f"--target {target} cannot build here: {reason}; compile on a machine that has one")
 
 
 def require_tools(target: str, *, precision: str = "") -> None:
-    """Refuse a target on a machine that lacks its library, or what building needs beside it. Imports nothing.
+    """Refuse a target if its library, or a tool that building needs, is not installed. Imports nothing.
 
     Args:
-        target: its name.
-        precision: of the matrix products; what only some of them need is passed over where empty.
+        target: name of the target.
+        precision: precision of the matrix products; if empty, tools that only some precisions need are not checked.
 
     Raises:
-        MissingDependencyError: the message has the install line.
+        MissingDependencyError: a module is missing; the message has the install line.
     """
     record = TARGETS[target]
     if not is_installed(record.module()):

@@ -1,4 +1,4 @@
-"""Load an engine folder and run it: ``load_engine(folder)`` gives an :class:`Engine`."""
+"""Load an engine folder and run it: ``load_engine(folder)`` returns an :class:`Engine`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
 
 _log = logging.getLogger("kdcmae.runtime")
 
-MAIN = ""  # the engine itself, beside its variants
+MAIN = ""  # name of the engine itself among its variants
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One class of a clip and its score: a probability."""
+    """A class that a clip may belong to, and its probability."""
 
     label: str
     score: float
@@ -51,27 +51,29 @@ def load_engine(
 ) -> Engine:
     """Load an engine folder, after checking every file in it.
 
-    Digests tell a damaged or half-copied folder from a whole one before a library reads it. They do not prove
-    who made it: load engines from sources you trust. Files may be links, as in Hugging Face's cache and in volumes
-    of Kubernetes. Where the folder is replaced in the meantime, the new engine is loaded: never files of both.
+    Digests show that a folder is not damaged or half-copied before a library reads it. They do not prove who made it:
+    load engines from sources you trust. Files may be links, as in Hugging Face's cache and in Kubernetes volumes. If
+    the folder is replaced while it is being loaded, the new engine is loaded, never a mixture of both.
 
     Args:
-        folder: what kdcmae-compile wrote.
-        device: another device than the one it was compiled for, in the engine library's own words, large or small.
-        threads: CPU threads to use; where None, what the manifest says or else the library's choice, within the CPUs
-            that this process may use.
-        strict: refuse an engine, or a variant when it is first needed, that the library says executes in another
-            precision here than its manifest claims. Otherwise that is a warning of the logger ``kdcmae.runtime``.
+        folder: folder that kdcmae-compile wrote.
+        device: device to use instead of the one that the engine was compiled for, by the name that the engine's library
+            gives it, in upper or lower case.
+        threads: CPU threads to use; None for the manifest's number, or else the library's choice, within the CPUs that
+            this process may use.
+        strict: raise an error if the library reports that the engine, or a variant when it is first needed, executes
+            in another precision here than its manifest claims. By default that is a warning of the logger
+            ``kdcmae.runtime``.
 
     Returns:
         The engine, ready to run.
 
     Raises:
         EngineError: not an engine folder, a bad manifest, or an engine file its library cannot load.
-        ConfigError: ``device`` or ``threads`` is none.
+        ConfigError: ``device`` or ``threads`` is invalid.
         EngineIntegrityError: a file is missing, cannot be read or has changed.
         EnginePrecisionError: a claimed precision does not execute here, and ``strict`` is set.
-        EngineVersionError: made for another version of its library or of the manifest.
+        EngineVersionError: built for another version of its library or of the manifest.
         MissingDependencyError: its library is not installed.
         DeviceError: this machine lacks the device.
     """
@@ -91,8 +93,8 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
     variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
     try:
         preprocessing = Preprocessing.from_dict(manifest.preprocessing)
-        for one in (manifest, *variants.values()):
-            preprocessing.check_fits({spec.name: spec.shape for spec in one.inputs})
+        for part in (manifest, *variants.values()):
+            preprocessing.check_fits({spec.name: spec.shape for spec in part.inputs})
     except ConfigError as error:
         raise EngineError(f"the manifest of {folder} asks for what this kdcmae cannot do: {error}") from error
     target = TARGETS[manifest.target]
@@ -118,7 +120,7 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
 
 
 def _check_execution(backend: Backend, manifest: Manifest, folder: Path, device: str | None, strict: bool) -> None:
-    """Say or refuse what executes otherwise than claimed."""
+    """Warn about precisions that do not execute as claimed, or refuse them if ``strict``."""
     where = str(device or manifest.engine.get("device", ""))
     if differences := execution_differences(manifest, backend.execution(), device=where):
         class_name = this_cpu().class_name
@@ -132,13 +134,13 @@ def _check_execution(backend: Backend, manifest: Manifest, folder: Path, device:
 
 
 class Engine:
-    """A compiled model on its device; :func:`load_engine` makes it.
+    """A compiled model on its device, loaded by :func:`load_engine`.
 
-    An engine may have variants: the same model for a clip without sound or without picture. They are loaded when they
-    are first needed, and :meth:`infer` and :meth:`classify` take the one that fits what they are given.
+    An engine may have variants: the same model for clips without sound or without picture. :meth:`infer` and
+    :meth:`classify` choose the variant that fits their inputs, and it is loaded when it is first needed.
 
-    Threads may share one engine: their calls run one after another. For calls that run at the same time, load
-    the engine once per thread. It holds device memory until :meth:`close`, or the end of its ``with`` block.
+    Threads may share an engine, and their calls then run one after another. To run calls at the same time, load the
+    engine once per thread. It holds device memory until :meth:`close`, or the end of its ``with`` block.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class Engine:
         device: str | None = None,
     ) -> None:
         self.folder = folder
-        self.device = device  # another one than the manifest's, in the library's words
+        self.device = device  # None for the manifest's
         self.manifest = manifests[MAIN]
         self._manifests = manifests
         self._preprocessing = preprocessing
@@ -166,17 +168,17 @@ class Engine:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Modalities the engine also takes alone."""
+        """Modalities that the engine also takes without the other one."""
         return self.manifest.variants
 
     @property
     def manifests(self) -> Mapping[str, Manifest]:
-        """Of the engine itself, by an empty name, and of its variants."""
+        """Manifests by variant; the engine itself has an empty name."""
         return self._manifests
 
     @property
     def backend(self) -> Backend:
-        """The library's side of the engine.
+        """The loaded engine of the target's library.
 
         Raises:
             EngineError: the engine is closed.
@@ -187,15 +189,15 @@ class Engine:
         """Run one batch.
 
         Args:
-            feed: one array per input of ``manifest.inputs``, or of a variant's, of exactly its dtype and shape; all of
-                one batch size within ``manifest.batch``. A ``waveform`` may be shorter than its input, and comes with
-                ``samples`` (how much of each row is sound) or counts as sound from end to end.
+            feed: one array per input of ``manifest.inputs``, or of a variant's, with exactly its dtype and shape, all
+                of one batch size within ``manifest.batch``. A ``waveform`` may be shorter than its input; ``samples``
+                then says how many samples of each row are sound, and without it all of them are.
 
         Returns:
-            One float32 array per output of ``manifest.outputs``, the caller's own.
+            One float32 array per output of ``manifest.outputs``; later calls do not change it.
 
         Raises:
-            EngineInputError: a name, dtype, shape or batch size the engine does not take.
+            EngineInputError: a name, dtype, shape or batch size that the engine does not take.
             EngineError: the engine is closed or failed.
         """
         feeding.check_mapping(feed)
@@ -204,7 +206,7 @@ class Engine:
         arrays = feeding.checked(feeding.completed(feed, manifest.inputs), manifest)
         with self._lock:
             results = self._backend(variant).infer(arrays)
-            # A copy, and under the lock: backends may return views of memory that the next call overwrites.
+            # Copy while the lock is held, because backends may return views of memory that the next call overwrites.
             return {name: np.array(result, dtype=np.float32) for name, result in results.items()}
 
     def classify(
@@ -215,17 +217,17 @@ class Engine:
         Args:
             waveform: (S,) or (channels, S), floating point in [-1, 1] or integers at full scale; None for an
                 engine, or a variant of it, without an audio input.
-            sample_rate: of the waveform in Hz.
+            sample_rate: sample rate of the waveform in Hz.
             frame: (H, W, 3) uint8 RGB; None for an engine, or a variant of it, without an image input.
-            top: how many labels to return.
+            top: number of labels to return.
 
         Returns:
-            The best labels and their scores, best first.
+            The labels with the highest scores, best first.
 
         Raises:
-            EngineInputError: an input the engine needs is None, or ``top`` is no positive whole number.
+            EngineInputError: an input that the engine needs is None, or ``top`` is not a positive whole number.
             DataError: a waveform or frame that cannot be used.
-            EngineError: the engine is no classifier, or gave scores that are not finite.
+            EngineError: the engine is not a classifier, or its scores are not finite.
         """
         if not self.labels:
             raise EngineError(f"engine {self.folder} has no labels, so it cannot classify; use infer()")
@@ -243,31 +245,31 @@ class Engine:
     def prepare(
         self, waveform: NDArray[Any] | None, sample_rate: int, frames: Iterable[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
-        """What :meth:`infer` takes for one clip, raw or prepared as the engine was built, one row per frame.
+        """The inputs of :meth:`infer` for one clip, raw or prepared as the engine takes them, one row per frame.
 
         Args:
             waveform: as :meth:`classify` takes it.
-            sample_rate: of the waveform in Hz.
-            frames: of one size, at least one, each as :meth:`classify` takes it.
+            sample_rate: sample rate of the waveform in Hz.
+            frames: one or more frames of one size, each as :meth:`classify` takes it.
 
         Raises:
-            EngineInputError: an input the engine needs is None, or there is no frame.
+            EngineInputError: an input that the engine needs is None, or there is no frame.
             DataError: a waveform or frame that cannot be used.
         """
         if frames is not None:
             frames = feeding.listed(frames)
-        given = {source for source, value in (("waveform", waveform), ("frame", frames)) if value is not None}
-        variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= given)
+        available = {source for source, value in (("waveform", waveform), ("frame", frames)) if value is not None}
+        variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= available)
         return feeding.from_clip(_names(self._manifests[variant]), self._preprocessing, waveform, sample_rate, frames)
 
     def products(self, variant: str = MAIN) -> dict[str, int]:
-        """Matrix products by precision: those that execute here, or the build's where the library does not tell.
+        """Matrix products by precision: those that execute here, else those of the build if the library reports none.
 
         Args:
             variant: one of :attr:`variants`; empty for the engine itself.
 
         Raises:
-            EngineError: the engine is closed, or its manifest tells of no products.
+            EngineError: the engine is closed, or the products in its manifest are malformed.
         """
         with self._lock:
             here = self._backend(variant).execution().products
@@ -276,35 +278,34 @@ class Engine:
         return dict(here or built)
 
     def executions(self) -> dict[str, Execution]:
-        """What the layers of the engine, by an empty name, and of its variants execute in here, as the library tells.
+        """The precisions that execute here, as the library reports them, by variant; the engine has an empty name.
 
-        Some libraries tell only of a run, which is made on made-up inputs, of an engine loaded once more.
+        Some libraries report them only of a run. They load the engine once more and run it on random inputs.
 
         Raises:
             EngineError: the engine is closed or failed.
-            EngineIntegrityError: its folder holds another one by now.
+            EngineIntegrityError: its folder holds another engine by now.
         """
-        found = {}
+        executions = {}
         for variant, manifest in self._manifests.items():
             feed = example_inputs(manifest.inputs, manifest.batch.min)
             verify_files(self.folder, manifest)
             with self._lock, openable(self.folder) as folder:
-                found[variant] = self._backend(variant).profile(folder, feed)
-        return found
+                executions[variant] = self._backend(variant).profile(folder, feed)
+        return executions
 
     def self_test(self) -> SelfTest:
-        """Run the inputs and clips stored beside the engine and compare with the reference outputs stored there too.
+        """Run the stored inputs and clips, and compare the results with the stored reference outputs.
 
-        The clips go through :meth:`classify`, as an app's do, or through :meth:`prepare` of an engine
-        without labels.
+        The clips go through :meth:`classify`, as in an app, or through :meth:`prepare` if the engine has no labels.
 
         Returns:
-            The errors and tolerances per output, those of a variant as ``audio-logits``, and what differs, in words;
-            ``passed`` sums them up.
+            Errors and tolerances per output, with names such as ``audio-logits`` for variants, and the differences in
+            words; ``passed`` is the verdict.
 
         Raises:
-            EngineError: the folder has no ``golden.npz``, or it lacks an array this engine needs.
-            EngineIntegrityError: the file is not that of the engine that was loaded.
+            EngineError: the folder has no ``golden.npz``, or the file lacks an array that this engine needs.
+            EngineIntegrityError: the file does not belong to the engine that was loaded.
         """
         return selftest.summed_up(
             selftest.examine(self, read_golden(self.folder / file_name(GOLDEN_FILE, variant), manifest), variant)
@@ -327,7 +328,7 @@ class Engine:
         self.close()
 
     def _fitting(self, fits: Callable[[Manifest], bool]) -> str:
-        """The first that fits of the engine and its variants; the engine itself, which then says what is wrong."""
+        """The first of the engine and its variants that fits; else the engine itself, whose checks name the mistake."""
         return next((variant for variant, manifest in self._manifests.items() if fits(manifest)), MAIN)
 
     def _backend(self, variant: str) -> Backend:

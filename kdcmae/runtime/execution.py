@@ -1,8 +1,8 @@
-"""What a loaded engine executes, layer class by layer class, against what its manifest claims.
+"""The precisions that a loaded engine executes, per layer class, compared with the claims in its manifest.
 
-Layers fall into classes whatever the library calls them: matrix products, norms and softmax, the products inside
-attention where a library tells them apart, and a frontend that is a model of its own. The compiler holds a build
-against its claims with this, and a device the engine that it got.
+The layer classes are the same for all libraries: matrix products, norms, softmax, the products inside attention if a
+library reports them separately, and the frontend if it is a model of its own. The compiler checks the claims of the
+engine that it built, and ``kdcmae check`` and ``load_engine`` check them again on a device.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _KINDS = {
     "softmax": ("Softmax", "SOFTMAX"),
 }
 MODEL_CLASSES = tuple(_KINDS)
-"""Layer classes that every model has, though a library may compile them into layers of other classes."""
+"""Layer classes that every model has; a library may fuse them into layers of other classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What precision an engine's layers execute in, as its library reports it; empty where it reports nothing.
+    """The precisions that an engine's layers execute in, as its library reports them; empty if it reports nothing.
 
     Args:
-        executed: layers by the library's name for their kind, and by precision.
-        read_from: where that is reported, in words.
-        products: matrix products with weights, by precision.
-        attention: likewise the products inside attention, where they are layers of their own.
-        frontend: like ``executed``, of a frontend that is a model of its own.
-        kernels: how many kernels of a plan read or write which precision, as its inspector reports it; empty where
-            that cannot be asked on this machine, None where there is no inspector.
+        executed: number of layers, by the library's name of their type and by precision.
+        read_from: source of these figures, in words.
+        products: number of matrix products with weights, by precision.
+        attention: number of products inside attention, by precision, if they are layers of their own.
+        frontend: like ``executed``, for a frontend that is a model of its own.
+        kernels: number of kernels in a TensorRT plan that read or write each precision, from its inspector; empty if
+            the inspector cannot run on this machine, None if there is no inspector.
     """
 
     executed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -57,9 +57,10 @@ class Execution:
     kernels: Mapping[str, int] | None = None
 
     def by_class(self) -> dict[str, dict[str, int]]:
-        """Layers by class and precision.
+        """Number of layers by class and precision.
 
-        A class without layers is compiled into layers of others, and left out, unless nothing is reported at all.
+        A class without layers was fused into layers of other classes and is left out, unless nothing is reported at
+        all.
         """
         classes = {"products": dict(self.products)}
         if self.frontend:
@@ -77,14 +78,14 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is claimed of one layer class of an engine, and what it executes.
+    """The precision claimed for one layer class of an engine, and the precisions that it executes.
 
     Args:
         layers: ``products``, ``attention``, ``norms``, ``softmax``, ``frontend``, or the ``kernels`` of a plan.
-        claimed: the precision it executes in.
-        besides: layers that may execute in another precision, by precision: those that the graph has in it on purpose.
-        executed: layers by the precision that the library reports; empty where it reports none.
-        checked: where it is still to be checked, in words; empty where it was checked where it was executed.
+        claimed: precision that the layers are claimed to execute in.
+        besides: number of layers that may execute in another precision because the graph has them in it, by precision.
+        executed: number of layers by the precision that the library reports; empty if it reports none.
+        checked: the machine on which the claim remains to be checked, in words; empty if the claim was checked.
     """
 
     layers: str
@@ -95,40 +96,40 @@ class Claim:
 
     @property
     def holds(self) -> bool | None:
-        """Nothing executes in another precision than claimed, beyond what the graph has on purpose.
+        """Whether all layers execute in the claimed precision, except those that the graph has in another one.
 
-        None where nothing was checked: the library reports nothing here, or the engine is for a processor that
-        executes it in another way.
+        None if the claim was not checked: the library reports nothing on this machine, or the engine is for a
+        processor that executes other precisions.
         """
         if not self.executed or self.checked:
             return None
-        others = {found: count for found, count in self.executed.items() if found != self.claimed}
-        within = all(count <= self.besides.get(found, 0) for found, count in others.items())
+        differing = {name: count for name, count in self.executed.items() if name != self.claimed}
+        within = all(count <= self.besides.get(name, 0) for name, count in differing.items())
         return self.claimed in self.executed and within
 
     def __str__(self) -> str:
-        """The claim beside what executes, in words."""
+        """The claim and what executes, in words."""
         executed = counted(self.executed) or "unreported"
         return f"{self.layers} are claimed to execute in {self.claimed}, the engine runs {executed}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for the manifest."""
+        """Plain data for the manifest."""
         return {**asdict(self), "holds": self.holds}
 
 
 def counted(layers: Mapping[str, int]) -> str:
-    """Layers by precision, in words."""
+    """Numbers of layers by precision, in words."""
     return ", ".join(f"{count} in {precision}" for precision, count in layers.items())
 
 
 def read_claims(precision: Mapping[str, Any]) -> list[Claim]:
-    """The claims of a manifest, with what the build found.
+    """The claims in a manifest, with the precisions that the build saw.
 
     Args:
-        precision: the manifest's section.
+        precision: section ``precision`` of the manifest.
 
     Raises:
-        EngineError: they are not claims.
+        EngineError: the claims are malformed.
     """
     try:
         return [
@@ -148,14 +149,14 @@ def read_claims(precision: Mapping[str, Any]) -> list[Claim]:
 
 
 def claims_against(precision: Mapping[str, Any], execution: Execution) -> list[Claim]:
-    """The claims of a manifest, with what executes here in the place of what the build found.
+    """The claims in a manifest, with the precisions that execute on this machine.
 
     Args:
-        precision: the manifest's section.
+        precision: section ``precision`` of the manifest.
         execution: what the loaded engine executes.
 
     Raises:
-        EngineError: they are not claims.
+        EngineError: the claims are malformed.
     """
     classes = execution.by_class()
     return [
@@ -170,7 +171,7 @@ def claims_against(precision: Mapping[str, Any], execution: Execution) -> list[C
 
 
 def _besides_here(claim: Claim, executed: Mapping[str, int]) -> Mapping[str, int]:
-    """Layers that may execute in another precision here, by precision.
+    """Number of layers of a class that may execute in another precision on this machine, by precision.
 
     The build counted those in float32, unless it ran on a processor that executes all of them in float32.
     """
@@ -180,20 +181,20 @@ def _besides_here(claim: Claim, executed: Mapping[str, int]) -> Mapping[str, int
 
 
 def most_in_float32(executed: Mapping[str, int]) -> int:
-    """How many layers of a class, other than the products, may execute in float32 where bfloat16 is claimed.
+    """Largest number of layers of a class that may execute in float32 although bfloat16 is claimed.
 
     A library leaves some norms of a bfloat16 engine in float32: those behind a float32 branch of the model. They are
-    fewer than half of them; more mean that the library did not follow the precision that it was given.
+    fewer than half of the norms; if there are more, the library ignored the precision. Not for matrix products.
 
     Args:
-        executed: the layers of the class by precision.
+        executed: number of layers of the class by precision.
     """
     return max(sum(executed.values()) - 1, 0) // 2
 
 
 @contextmanager
 def differences_known() -> Iterator[None]:
-    """Silence the warning that an engine executes in another precision than claimed, for callers that report it."""
+    """Silence the warning about precisions other than claimed while the block lasts, for callers that report them."""
     logger = logging.getLogger("kdcmae.runtime")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -204,4 +205,4 @@ def differences_known() -> Iterator[None]:
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    return dict(sum((Counter(one) for one in counts), Counter[str]()))
+    return dict(sum(map(Counter, counts), Counter[str]()))

@@ -1,8 +1,8 @@
-"""From a clip, or from what a caller gave, to exactly the arrays that an engine takes.
+"""Turn a clip, or arrays from a caller, into exactly the arrays that an engine takes.
 
-Engines take prepared inputs (``audio``, ``image``), or raw ones: ``waveform`` with as many samples as its ``samples``
-says are sound, and ``frame``. A raw engine has a fixed room for the waveform, because a filterbank is padded with
-zeros after its frames were computed, and silence appended to the sound would become frames of its own.
+Engines take prepared inputs (``audio``, ``image``) or raw ones: ``waveform``, ``samples`` (how many samples of each
+waveform are sound) and ``frame``. The waveform input has a fixed length. It needs ``samples`` because a filterbank is
+padded with zeros after its frames are computed: silence appended to the sound would become frames.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ __all__ = [
 WAVEFORM, SAMPLES, FRAME = RAW = ("waveform", "samples", "frame")
 """The inputs of an engine that prepares clips itself."""
 
-# What each input is made of.
+# The part of a clip that each input is made from.
 _SOURCES = {"audio": "waveform", WAVEFORM: "waveform", SAMPLES: "waveform", "image": "frame", FRAME: "frame"}
 
 
 def needed(names: Iterable[str]) -> frozenset[str]:
-    """Those that a caller must give: :func:`completed` adds ``samples``."""
+    """The inputs that a caller must pass; :func:`completed` adds ``samples``."""
     return frozenset(names) - {SAMPLES}
 
 
 def sources(names: Iterable[str]) -> frozenset[str]:
-    """What of a clip inputs are made of: its ``waveform``, its ``frame``, or names that no clip has."""
+    """The parts of a clip that inputs are made from: ``waveform``, ``frame``, or the input's own name if neither."""
     return frozenset(_SOURCES.get(name, name) for name in names)
 
 
@@ -60,18 +60,17 @@ def from_clip(
     """The inputs of one clip, one row per frame.
 
     Args:
-        names: of the inputs; each is one that a clip becomes.
-        preprocessing: the model's.
-        waveform: (S,) or (channels, S), floating point in [-1, 1] or integers at full scale; None where no input
-            needs it.
-        sample_rate_hz: of the waveform.
-        frames: (H, W, 3) uint8 RGB, all of one size; None where no input needs them, which gives one row.
+        names: names of the inputs.
+        preprocessing: the model's preprocessing.
+        waveform: (S,) or (channels, S), floating point in [-1, 1] or integers at full scale; None if no input needs it.
+        sample_rate_hz: sample rate of the waveform.
+        frames: (H, W, 3) uint8 RGB, all of one size; None if no input needs them, which makes one row.
 
     Returns:
         An array per input.
 
     Raises:
-        EngineInputError: an input needs what is None, or no clip becomes it.
+        EngineInputError: an input needs a part that is None, or is not made from a clip.
         DataError: a waveform or frame that cannot be used.
     """
     rows = len(frames) if frames is not None else 1
@@ -81,19 +80,19 @@ def from_clip(
         if source is None:
             raise EngineInputError(f"the engine takes {name}, which no clip becomes; use infer()")
         if source == "frame":
-            given = [_given(name, source, one) for one in (frames if frames is not None else (None,))]
-            feed[name] = _from_frames(name, given, preprocessing)
+            pictures = [_required(name, source, frame) for frame in (frames if frames is not None else (None,))]
+            feed[name] = _from_frames(name, pictures, preprocessing)
         else:
-            sound = _from_waveform(name, _given(name, source, waveform), sample_rate_hz, preprocessing)
+            sound = _from_waveform(name, _required(name, source, waveform), sample_rate_hz, preprocessing)
             feed[name] = np.repeat(sound, rows, axis=0)
     return feed
 
 
 def listed(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """The frames of a clip, from whatever yields them.
+    """The frames of a clip as a list.
 
     Raises:
-        EngineInputError: there is none, or nothing that yields frames.
+        EngineInputError: there is no frame, or ``frames`` is not iterable.
     """
     try:
         frames = list(frames)
@@ -105,41 +104,41 @@ def listed(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
 
 
 def completed(feed: Arrays, inputs: tuple[TensorSpec, ...]) -> Arrays:
-    """Fill up a waveform that is shorter than its input, and say in ``samples`` how much of it is sound.
+    """Pad a waveform that is shorter than its input, and add ``samples``, the number of samples that are sound.
 
     Args:
-        feed: what a caller gave.
-        inputs: of the engine.
+        feed: arrays from the caller.
+        inputs: inputs of the engine.
 
     Returns:
-        The feed itself where there is nothing to add.
+        The completed feed; the same object if there is nothing to add.
     """
     room = next((int(spec.shape[1]) for spec in inputs if spec.name == WAVEFORM), None)
     waveform = feed.get(WAVEFORM)
     if room is None or not isinstance(waveform, np.ndarray) or waveform.ndim != 2:
         return feed
-    batch, given = waveform.shape
-    added = {SAMPLES: np.full(batch, given, dtype=np.int32), **feed}
-    if given < room:
-        added[WAVEFORM] = np.pad(waveform, ((0, 0), (0, room - given)))
+    batch, length = waveform.shape
+    added = {SAMPLES: np.full(batch, length, dtype=np.int32), **feed}
+    if length < room:
+        added[WAVEFORM] = np.pad(waveform, ((0, 0), (0, room - length)))
     return added
 
 
 def check_mapping(feed: Any) -> None:
-    """Refuse what has no names.
+    """Refuse a feed that is not a mapping.
 
     Raises:
-        EngineInputError: it is no mapping.
+        EngineInputError: it is not a mapping.
     """
     if not isinstance(feed, Mapping):
         raise EngineInputError(f"the inputs must be a mapping from name to array, got {_kind(feed)}")
 
 
 def checked(feed: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The feed in C order, once it is known to be what the engine takes.
+    """The feed in C order, after checking it against the engine's inputs.
 
     Raises:
-        EngineInputError: a name, dtype, shape, batch size or number of samples the engine does not take.
+        EngineInputError: a name, dtype, shape, batch size or number of samples that the engine does not take.
     """
     _check_names(feed, [spec.name for spec in manifest.inputs])
     for spec in manifest.inputs:
@@ -153,7 +152,7 @@ def checked(feed: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
 def _from_waveform(
     name: str, waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Preprocessing
 ) -> NDArray[Any]:
-    """One row of an input that is made of the waveform."""
+    """One row of an input that is made from the waveform."""
     if name == "audio":
         return prepare_audio(waveform, sample_rate_hz, preprocessing)
     sound = resample(waveform, sample_rate_hz, mono=preprocessing.mono, samples=preprocessing.audio_samples)
@@ -165,7 +164,7 @@ def _from_waveform(
 
 
 def _from_frames(name: str, frames: list[NDArray[np.uint8]], preprocessing: Preprocessing) -> NDArray[Any]:
-    """A row per frame of an input that is made of them."""
+    """An input that is made from frames, one row per frame."""
     if name == "image":
         return np.concatenate([prepare_image(frame, preprocessing) for frame in frames])
     if len({frame.shape for frame in frames}) > 1:
@@ -173,7 +172,7 @@ def _from_frames(name: str, frames: list[NDArray[np.uint8]], preprocessing: Prep
     return np.stack(frames)
 
 
-def _given(name: str, source: str, array: NDArray[Any] | None) -> NDArray[Any]:
+def _required(name: str, source: str, array: NDArray[Any] | None) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):
         raise EngineInputError(f"input {name} needs a {source} as a numpy array, got {_kind(array)}")
     return array
@@ -220,8 +219,8 @@ def _check_array(array: NDArray[Any], spec: TensorSpec) -> None:
 def _check_batch(feed: Arrays, manifest: Manifest) -> None:
     sizes = {spec.name: len(feed[spec.name]) for spec in manifest.inputs if spec.shape[0] == BATCH_AXIS}
     if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise EngineInputError(f"all inputs must have one batch size, got {found}")
+        listing = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise EngineInputError(f"all inputs must have one batch size, got {listing}")
     low, high = manifest.batch.min, manifest.batch.max
     for name, size in sizes.items():
         if not low <= size <= high:
@@ -232,7 +231,7 @@ def _check_batch(feed: Arrays, manifest: Manifest) -> None:
 
 
 def _check_samples(samples: NDArray[Any], room: int) -> None:
-    """Values are checked here because no engine would: they only decide where the padding starts."""
+    """Check the values, because an engine does not: they only decide where the padding starts."""
     if samples.min() < FRAME_LENGTH or samples.max() > room:
         raise EngineInputError(
             f"input {SAMPLES} must be {FRAME_LENGTH} to {room}, the length of {WAVEFORM}; "

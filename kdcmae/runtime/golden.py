@@ -1,18 +1,19 @@
-"""``golden.npz``: what an engine is tested with on a device, the same code for the compiler and for an app.
+"""``golden.npz``: inputs, clips and reference outputs for an engine's self-test.
 
-Two kinds of samples lie there, with what the model makes of them:
+The compiler and apps read and write it with this code. It holds two kinds of samples, with the model's outputs:
 
 - inputs as :meth:`~kdcmae.runtime.Engine.infer` takes them, as a batch where the engine takes several samples
   (``input.NAME``, ``output.NAME``);
 - clips as an app has them, which go through the engine's preprocessing (``clip.waveform``, ``clip.frame``,
-  ``clip.output.NAME``). Of an engine that rounds also what it gave of them where it was built (``clip.built.NAME``):
-  it may be far from the model, but it gives the same again.
+  ``clip.output.NAME``). For an engine that rounds, also its own outputs where it was built (``clip.built.NAME``): they
+  may be far from the model's, but the engine must reproduce them.
 
-``facts`` is JSON: ``labels`` in the order of the logits, the ``limits`` of every precision, the ``precisions`` that the
-engine is held to, and the ``products`` that executed where ``clip.built`` was written, on a ``cpu_class``.
+``facts`` is JSON: ``labels`` in the order of the logits, the ``limits`` of every precision, the ``precisions`` whose
+limits the engine must meet, and the ``products`` that executed on the machine of class ``cpu_class`` that wrote
+``clip.built``.
 
-Folders built before there were clips hold ``input``, ``output`` and ``tolerance`` (``tolerance.NAME``: the largest
-error relative to the largest reference value), which new ones hold too.
+Folders built by releases without clips hold ``input``, ``output`` and ``tolerance`` (``tolerance.NAME``: the largest
+error relative to the largest reference value). New folders hold these too.
 """
 
 from __future__ import annotations
@@ -45,18 +46,20 @@ _WAVEFORM, _FRAME = "clip.waveform", "clip.frame"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clips:
-    """Clips as an app has them, and what the model makes of them.
+    """Clips as an app has them, and the model's outputs for them.
 
     Args:
         waveforms: (N, S) int16, mono at 16 kHz; None for an engine that takes no sound.
         frames: (N, H, W, 3) uint8, RGB; None for an engine that takes no picture.
         reference: the model's outputs by name, (N, ...).
         labels: class names in the order of the logits; empty for a model that does not classify.
-        precisions: that the engine is held to, where it is for and where it was built.
-        limits: of every precision, the narrowest first.
-        built: the engine's own outputs where it was built, by name; empty unless it rounds, and ran there on a CPU.
-        products: matrix products by precision, as they executed there.
-        cpu_class: of the processor there, one of :data:`kdcmae.runtime.cpu.CLASSES`.
+        precisions: precisions whose limits the engine must meet: those of the machine that it is for and of the machine
+            that built it.
+        limits: limits of every precision, the narrowest first.
+        built: the engine's own outputs on the machine that built it, by name; empty unless the engine rounds and ran
+            there on a CPU.
+        products: number of matrix products by precision, as they executed there.
+        cpu_class: class of that machine's processor, one of :data:`kdcmae.runtime.cpu.CLASSES`.
     """
 
     waveforms: NDArray[np.int16] | None
@@ -70,14 +73,14 @@ class Clips:
     cpu_class: str = ""
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of clips."""
         return len(next(iter(self.reference.values())))
 
     def of(self, numbers: Sequence[int]) -> Clips:
-        """Some of them; what an engine gave is left out.
+        """A selection of the clips, without the engine's own outputs.
 
         Args:
-            numbers: of the clips, from 0.
+            numbers: indices of the clips.
         """
         return dataclasses.replace(
             self,
@@ -88,10 +91,10 @@ class Clips:
         )
 
     def limits_of(self, executed: Mapping[str, int]) -> Limits:
-        """The widest limits of the precisions that the engine is held to and of those that execute.
+        """The widest limits among the engine's precisions and those that execute.
 
         Args:
-            executed: matrix products by precision.
+            executed: number of matrix products by precision.
         """
         order = list(self.limits)
         names = {*self.precisions, *(executed.keys() & self.limits.keys())}
@@ -100,17 +103,18 @@ class Clips:
     def limits_of_repeating(
         self, executed: Mapping[str, int], cpu: Cpu, *, same_libraries: bool = True
     ) -> Limits | None:
-        """How closely the engine must give again what it gave where it was built; None where that says nothing.
+        """Limits for reproducing the outputs on the machine that built the engine; None if they cannot be compared.
 
-        One release of a library executes an engine alike on processors of one class: sums in another order round a
-        value in thousands another way, which is less than the rounding of fp16. Another class of the same architecture,
-        or another release, fuses other layers, computes roots and exponentials otherwise and rounds more values another
-        way, each by a step of 8 bits, which is that of bf16. Where other precisions execute, the engine is another one.
+        The same release of a library executes an engine almost identically on processors of one class: sums in another
+        order change the rounding of one value in thousands, which is less than the rounding of fp16. On another class
+        of the same architecture, or with another release, other layers are fused, roots and exponentials are computed
+        differently and more values change, each by a step of 8 bits, which is that of bf16. If other precisions
+        execute, the outputs are not comparable.
 
         Args:
-            executed: matrix products by precision, here.
-            cpu: this machine's.
-            same_libraries: the engine's library is of the release that built it.
+            executed: number of matrix products by precision on this machine.
+            cpu: this machine's processor.
+            same_libraries: the engine's library is the release that built it.
         """
         if not self.built or dict(executed) != dict(self.products) or self.cpu_class not in CLASSES:
             return None
@@ -124,9 +128,9 @@ class Golden:
     """The content of the file.
 
     Args:
-        inputs, reference: one batch, by name.
+        inputs, reference: one batch of inputs and of the model's outputs, by name.
         tolerance: largest error per output, relative to the largest reference value.
-        clips: None in a folder that was built before there were any.
+        clips: the clips; None in a folder built by a release without them.
     """
 
     inputs: Arrays
@@ -135,7 +139,7 @@ class Golden:
     clips: Clips | None = None
 
     def write(self, path: Path) -> None:
-        """Write the file; equal content gives equal bytes."""
+        """Write the file; equal content makes equal bytes."""
         arrays: dict[str, Any] = {f"input.{name}": array for name, array in self.inputs.items()}
         arrays |= {f"output.{name}": array for name, array in self.reference.items()}
         arrays |= {f"tolerance.{name}": np.float64(limit) for name, limit in self.tolerance.items()}
@@ -156,15 +160,15 @@ class Golden:
 
 
 def read_golden(path: Path, manifest: Manifest) -> Golden:
-    """Read the file of an engine that was loaded.
+    """Read the file of a loaded engine.
 
     Args:
-        path: of the file.
-        manifest: of the engine, which says what must be in there, and its digest.
+        path: path of the file.
+        manifest: manifest of the engine, with the names of its tensors and the digest of the file.
 
     Raises:
-        EngineError: there is none, or it lacks an array that this engine needs.
-        EngineIntegrityError: it is not that of the engine that was loaded.
+        EngineError: the file is missing, or it lacks an array that this engine needs.
+        EngineIntegrityError: the file does not belong to the engine that was loaded.
     """
     if path.name not in manifest.files:
         raise EngineError(f"{path.parent} has no {path.name} to test with; rebuild the engine with kdcmae-compile")
@@ -182,7 +186,7 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
             )
     except EngineIntegrityError:
         raise
-    except Exception as error:  # a damaged archive makes zipfile, zlib and numpy raise whatever they like
+    except Exception as error:  # zipfile, zlib and numpy raise exceptions of many types for a damaged archive
         reason = cause(error)
         raise EngineError(f"{path} is not a self-test of this engine: {reason}; rebuild the engine") from error
 

@@ -1,8 +1,8 @@
-"""``manifest.json``: everything an app needs to know about an engine folder, as data.
+"""``manifest.json``: everything that an app needs to know about an engine folder, as data.
 
-The engine file itself stays raw, so that any tool of its library loads it; every fact about it lives here,
-beside the SHA-256 of every other file in the folder. The schema is strict in both directions: what the
-compiler writes is checked by the same code that reads it inside an app.
+The engine file itself has its library's own format, so that any tool of that library loads it. The manifest holds every
+other fact, and the SHA-256 of every other file in the folder. The schema is strict in both directions: the same code
+checks the manifest when the compiler writes it and when an app reads it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LABELS_FILE = "labels.txt"
-GRAPHS = ("file", "frontend")  # the fields of the engine section that name a file of its library
+GRAPHS = ("file", "frontend")  # fields of the engine section that name a model file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ class TensorSpec:
     """One input or output of an engine.
 
     Args:
-        name: the tensor's name in the engine file.
-        shape: axis sizes; the string ``"batch"`` marks the batch axis, which can only be the first, and ``"height"``
-            and ``"width"`` are sides of a frame of any size from 16 to 1920 pixels.
-        dtype: numpy's name of the element type (or ``"bfloat16"`` for an output).
-        description: what the values are, units included.
+        name: name of the tensor in the engine file.
+        shape: sizes of the axes; the string ``"batch"`` marks the batch axis, which can only be the first, and
+            ``"height"`` and ``"width"`` the sides of a frame, each from 16 to 1920 pixels.
+        dtype: numpy's name of the element type, or ``"bfloat16"`` for an output.
+        description: meaning of the values, with units.
     """
 
     name: str
@@ -55,8 +55,8 @@ class TensorSpec:
         """The shape in numbers.
 
         Args:
-            batch: samples.
-            bound: which of their sizes the axes of any size take.
+            batch: size of the batch axis.
+            bound: which of their sizes the axes of a frame take.
         """
         free = {name: sizes[("min", "opt", "max").index(bound)] for name, sizes in FREE_AXES.items()}
         return tuple((free | {BATCH_AXIS: batch})[axis] if isinstance(axis, str) else axis for axis in self.shape)
@@ -64,7 +64,7 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class BatchRange:
-    """Batch sizes the engine accepts; it was tuned for ``opt``. All three are equal in a static engine."""
+    """Batch sizes that the engine accepts; it is tuned for ``opt``. All three are equal for a fixed size."""
 
     min: int
     opt: int
@@ -76,47 +76,48 @@ class Manifest:
     """The facts of one engine folder.
 
     Args:
-        schema_version: of this format.
+        schema_version: version of this format.
         kdcmae_version: the release that built the engine.
         created: build time, ISO 8601 in UTC.
         model: ``name``, ``parameters``, ``modality``, ``config``, ``source``, ``random_weights``.
         labels: class names in the order of the logits, one line of ``labels.txt`` each.
         scores: how logits become scores, ``"softmax"`` or ``"sigmoid"``.
-        inputs: what :meth:`Engine.infer` takes.
-        outputs: what the engine computes; the first holds the logits.
-        batch: batch sizes the engine accepts.
+        inputs: inputs of :meth:`Engine.infer`.
+        outputs: outputs of the engine; the first holds the logits.
+        batch: batch sizes that the engine accepts.
         preprocessing: how a clip becomes the inputs, see :class:`kdcmae.runtime.preprocessing.Preprocessing`.
         target: one of :data:`kdcmae.runtime.targets.TARGETS`.
-        libraries: version each library the engine needs had when the engine was built.
-        engine: ``file``, the raw engine's name in the folder, ``frontend`` where its preprocessing is a file of its
-            own, ``weights`` where those lie in a file that several share, and the target's own options.
-        precision: what was asked for and what was executed, see below.
+        libraries: versions of the libraries that the engine needs, when it was built.
+        engine: ``file``, the name of the engine file in the folder; ``frontend`` if the preprocessing is a file of its
+            own; ``weights`` if they are in a file that several engines share; and the target's own options.
+        precision: precisions that were asked for and that execute, see below.
         parity: the rungs of the parity ladder.
         build: seconds, peak memory and host of the build.
-        variants: the same model for other inputs, in the same folder: files whose names start with the variant's name
-            and a hyphen, its own manifest among them.
+        variants: names of variants, the same model for other inputs. The names of their files, which include a
+            manifest, start with the variant's name and a hyphen.
         files: SHA-256 of every other file in the folder; filled in by :meth:`write`.
 
     ``precision`` holds, besides what a quantisation adds:
 
     ``asked``
-        the precision of the matrix products; ``chosen`` says why it is this one, where ``--precision auto`` chose it.
+        the precision of the matrix products; ``chosen`` is the reason if ``--precision auto`` chose it.
     ``built_for``
-        the processor that the engine is for, of targets that build for another than this machine's: its ``class`` (a
-        name of :data:`kdcmae.runtime.cpu.CLASSES`), ``name``, ``machine`` and ``features``, and ``here``: whether it
-        is that of the machine that built the engine. Missing in engines built before kdcmae recorded it.
+        the processor that the engine is for, if the target can build for other processors than this machine's: its
+        ``class`` (a name of :data:`kdcmae.runtime.cpu.CLASSES`), ``name``, ``machine`` and ``features``, and ``here``:
+        whether it is the processor of the machine that built the engine. Missing in engines built before kdcmae
+        recorded it.
     ``claims``
-        per layer class (``layers``) the precision ``claimed`` to execute on that processor, the layers that the graph
-        has in another one on purpose (``besides``), and those that the build saw (``executed``), counted by precision.
-        ``holds`` is null where the build could not check the claim; ``checked`` then says where it is to be checked,
-        such as "to be checked on amx", ``executed`` is what the building machine ran instead, and which layers keep
-        float32 there is not known: fewer than half of a class, other than the products.
+        per layer class (``layers``): the precision ``claimed`` to execute on that processor, and numbers of layers by
+        precision: those that the graph has in another precision on purpose (``besides``), and those that the build saw
+        (``executed``). ``holds`` is null if the build could not check the claim. Then ``checked`` names the machine to
+        check it on, such as "to be checked on amx", and ``executed`` is what the building machine ran instead. Fewer
+        than half of the layers of a class, other than the products, may execute in float32.
     ``executed``, ``products``, ``read_from``
-        what the building machine executed: layers by class and precision, matrix products by precision, and by whose
-        report.
+        the precisions that the building machine executed: layers by type and precision, matrix products by precision,
+        and the source of these figures.
 
     Raises:
-        EngineError: a field has the wrong type or a value it cannot have.
+        EngineError: a field has the wrong type or an impossible value.
         EngineVersionError: another schema version.
     """
 
@@ -170,18 +171,15 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path, variant: str = "") -> Manifest:
-        """Read and check the manifest of an engine folder; the other files are left to :func:`verify_files`.
+        """Read and check the manifest of an engine folder; :func:`verify_files` checks the other files.
 
         Args:
             folder: the engine folder.
             variant: one of the folder's variants; empty for the engine itself.
 
-        Returns:
-            The manifest.
-
         Raises:
             EngineError: no such folder, no manifest, or a field that is missing, unknown or wrong.
-            EngineVersionError: written in another schema version.
+            EngineVersionError: the manifest has another schema version.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -207,27 +205,27 @@ class Manifest:
         """Write ``labels.txt``, then ``manifest.json`` with the digest of every other file in the folder.
 
         Args:
-            folder: an existing folder that already holds the engine and whatever else belongs to it, variants included.
-            variant: which variant of the folder this is; empty for the engine itself.
+            folder: an existing folder that already holds the engine's other files and its variants.
+            variant: name of the variant that this manifest describes; empty for the engine itself.
 
         Returns:
-            The manifest as written, ``files`` included.
+            The manifest as written, including ``files``.
 
         Raises:
-            EngineError: the engine file is not there, the folder holds something other than plain files, or a
-                value has no place in JSON.
+            EngineError: the engine file is missing, the folder holds something other than plain files, or a value
+                cannot be written as JSON.
         """
         folder = Path(folder)
         path = folder / file_name(MANIFEST_FILE, variant)
         try:
             (folder / LABELS_FILE).write_bytes("".join(f"{label}\n" for label in self.labels).encode())
             shared = {LABELS_FILE, self.engine.get("weights")}
-            mine = [
-                found
-                for found in sorted(folder.iterdir())
-                if found.name.startswith(file_name("", variant)) or found.name in shared
+            listed = [
+                file
+                for file in sorted(folder.iterdir())
+                if file.name.startswith(file_name("", variant)) or file.name in shared
             ]
-            written = dataclasses.replace(self, files=_digests(path, mine))
+            written = dataclasses.replace(self, files=_digests(path, listed))
             _check_listed(written)
             text = json.dumps(dataclasses.asdict(written), indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -237,17 +235,17 @@ class Manifest:
 
 
 def file_name(name: str, variant: str = "") -> str:
-    """What a file is called in the folder: a variant's start with its name.
+    """Name of a file in the folder; the files of a variant start with the variant's name.
 
     Args:
-        name: of the engine's own file.
-        variant: empty for the engine itself.
+        name: name of the engine's own file.
+        variant: name of the variant; empty for the engine itself.
     """
     return f"{variant}-{name}" if variant else name
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file in lower-case hexadecimal, read in pieces so that engines of any size fit."""
+    """SHA-256 of a file in lower-case hexadecimal. The file is read in pieces, so that it may exceed the memory."""
     sha256 = hashlib.sha256()
     with path.open("rb") as stream:
         while piece := stream.read(1 << 20):
@@ -256,13 +254,13 @@ def digest(path: Path) -> str:
 
 
 def verify_files(folder: str | Path, manifest: Manifest) -> None:
-    """Check every file the manifest lists against its digest.
+    """Check every file that the manifest lists against its digest.
 
-    A digest is of content, and links are followed to it: caches and volumes of containers keep the files elsewhere.
+    Links are followed, because caches and container volumes store the files elsewhere.
 
     Args:
         folder: the engine folder.
-        manifest: what :meth:`Manifest.read` gave for it.
+        manifest: its manifest, from :meth:`Manifest.read`.
 
     Raises:
         EngineIntegrityError: a file is missing, is not a file, cannot be read, or has changed.
@@ -272,15 +270,15 @@ def verify_files(folder: str | Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         try:
-            if not path.is_file():  # reading from a pipe, say, would never end
+            if not path.is_file():  # reading a pipe, for example, would never end
                 state = "is not a file" if path.exists() else "is missing"
                 raise EngineIntegrityError(f"{path} {state}; {fix}")
-            found = digest(path)
+            actual = digest(path)
         except OSError as error:
             raise EngineIntegrityError(f"{path} cannot be read: {error.strerror}; {fix}") from error
-        if found != expected:
+        if actual != expected:
             raise EngineIntegrityError(
-                f"{path} has changed: its SHA-256 is {found}, {MANIFEST_FILE} says {expected}; {fix}"
+                f"{path} has changed: its SHA-256 is {actual}, {MANIFEST_FILE} says {expected}; {fix}"
             )
 
 
@@ -297,8 +295,8 @@ def _digests(manifest: Path, files: list[Path]) -> dict[str, str]:
 
 def _from_json(content: Any) -> Manifest:
     schema.check_mapping("the whole file", content)
-    content = {"variants": [], **content}  # engines built before there were any
-    # Before anything else: a field that a later schema added must not read as a misspelling.
+    content = {"variants": [], **content}  # older releases wrote no variants
+    # Check the version first, so that a field of a later schema is not reported as a misspelling.
     schema.check_schema_version(content.get("schema_version"))
     fields = schema.keys("", content, (field.name for field in dataclasses.fields(Manifest)))
     for name in ("labels", "variants"):
@@ -320,7 +318,7 @@ def _tensor(field: str, content: Any) -> TensorSpec:
 
 
 def _check_listed(manifest: Manifest) -> None:
-    """Every file that gets opened must be under a digest; OpenVINO opens the weights beside its .xml by itself."""
+    """Check that every file that a library opens has a digest, including those that it opens by itself."""
     graphs = [manifest.engine[role] for role in GRAPHS if role in manifest.engine]
     needed = [*graphs, LABELS_FILE]
     if "weights" in manifest.engine:

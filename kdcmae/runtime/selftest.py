@@ -1,12 +1,13 @@
-"""Does an engine compute here what its model computes? The answer in figures and in words.
+"""The self-test: whether an engine computes the same outputs on this machine as the model that it was built from.
 
-The stored inputs go through ``infer``, the stored clips through what an app calls: ``classify`` with its preprocessing
-and its labels, or ``prepare`` and ``infer`` of an engine without labels. What comes out is compared with the stored
-reference by :mod:`kdcmae.runtime.metrics`, within the limits of the precisions that the engine is for and of those that
-execute here, whatever the build measured. A clip that these limits cannot move to another class must keep its class.
+The stored inputs go through ``infer``, and the stored clips go the way of an app: through ``classify``, with its
+preprocessing and labels, or through ``prepare`` and ``infer`` if the engine has no labels. The outputs are compared
+with the stored reference by :mod:`kdcmae.runtime.metrics`, within the limits of the precisions that the engine is for
+and of those that execute here, whatever the build measured. A clip must keep its class if errors within these limits
+cannot change it.
 
-The limits of a low precision leave room for what its rounding does to any model, and so for damage that does less. An
-engine that rounds is therefore also compared with what it gave itself where it was built, see
+The limits of a low precision leave room for its rounding in any model, and so for damage that is smaller than that. An
+engine that rounds is therefore also compared with its own outputs on the machine that built it, see
 :meth:`~kdcmae.runtime.golden.Clips.limits_of_repeating`.
 """
 
@@ -44,23 +45,23 @@ __all__ = [
     "tolerance",
 ]
 
-_CERTAIN = 1 - 2.0**-53  # a score next to 1, whose logit is finite
+_CERTAIN = 1 - 2.0**-53  # the largest score below 1, whose logit is finite
 
 Outputs = dict[str, Float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTest:
-    """What :meth:`Engine.self_test` found.
+    """Result of :meth:`Engine.self_test`.
 
     Args:
-        max_error: per output, the largest difference from the reference of any sample, relative to the largest value
-            of that sample's reference, logits around their mean; infinite where the engine gave a NaN or an infinity.
-            Of a folder without clips, relative to the largest value of the whole reference.
-        tolerance: per output, the largest error allowed.
-        problems: what differs by more than is allowed, in words; empty where nothing does.
-        clips: how many went through the app's own path; 0 for an engine that was built before there were any.
-        decided: those of them that must keep the reference's class.
+        max_error: largest error of any sample per output: the difference from the reference, relative to the largest
+            value of that sample's reference, where logits are centred on their mean; infinite if the engine computed a
+            NaN or an infinity. In a folder without clips, it is relative to the largest value of the whole reference.
+        tolerance: largest error allowed per output.
+        problems: differences that exceed the limits, in words.
+        clips: number of clips that went the way of an app; 0 for an engine built by a release without them.
+        decided: number of clips that must keep the reference's class.
     """
 
     max_error: dict[str, float]
@@ -71,15 +72,15 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Nothing differs by more than is allowed, and every output is finite."""
+        """Whether every output is finite and no difference exceeds its limit."""
         within = (math.isfinite(error) and error <= self.tolerance[name] for name, error in self.max_error.items())
         return not self.problems and all(within)
 
     def __str__(self) -> str:
-        """What was found, in words: what differs, or how exactly the engine computes."""
+        """The differences that exceed the limits, or else the errors, in words."""
         if self.problems:
             return "; ".join(self.problems)
-        found = [
+        parts = [
             f"{name} differs by {error:.1e} of its largest value, allowed {self.tolerance[name]:.0e}"
             if math.isfinite(error)
             else f"{name} is not finite"
@@ -87,13 +88,13 @@ class SelfTest:
         ]
         if self.clips:
             kept = f", {self.decided} keep their class" if self.decided else ""
-            found.append(f"{self.clips} clips as an app has them{kept}")
-        return "; ".join(found)
+            parts.append(f"{self.clips} clips as an app has them{kept}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Findings:
-    """The self-test of one variant."""
+    """Result of the self-test of one variant."""
 
     max_error: dict[str, float]
     tolerance: dict[str, float]
@@ -103,14 +104,14 @@ class _Findings:
 
 
 def summed_up(findings: Iterable[_Findings]) -> SelfTest:
-    """One self-test of an engine and its variants."""
-    found = list(findings)
+    """The result for an engine and its variants together."""
+    variants = list(findings)
     return SelfTest(
-        max_error={name: error for one in found for name, error in one.max_error.items()},
-        tolerance={name: limit for one in found for name, limit in one.tolerance.items()},
-        problems=tuple(problem for one in found for problem in one.problems),
-        clips=sum(one.clips for one in found),
-        decided=sum(one.decided for one in found),
+        max_error={name: error for variant in variants for name, error in variant.max_error.items()},
+        tolerance={name: limit for variant in variants for name, limit in variant.tolerance.items()},
+        problems=tuple(problem for variant in variants for problem in variant.problems),
+        clips=sum(variant.clips for variant in variants),
+        decided=sum(variant.decided for variant in variants),
     )
 
 
@@ -118,9 +119,9 @@ def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
     """Test an engine, or a variant of it.
 
     Args:
-        engine: that was loaded.
-        golden: what the variant is tested with.
-        variant: its name; empty for the engine itself.
+        engine: the loaded engine.
+        golden: the variant's inputs, clips and reference outputs.
+        variant: name of the variant; empty for the engine itself.
 
     Raises:
         EngineError: the engine is closed, or fails on the stored inputs.
@@ -130,41 +131,45 @@ def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
         return _by_largest_value(results, golden, variant)
     manifest, clips, executed = engine.manifests[variant], golden.clips, engine.products(variant)
     limits, same = clips.limits_of(executed), loaded_versions(manifest.libraries) == manifest.libraries
-    again = None if engine.device else clips.limits_of_repeating(executed, this_cpu(), same_libraries=same)
-    found, problems = outputs_of_clips(engine, manifest, clips)
+    repeating = None if engine.device else clips.limits_of_repeating(executed, this_cpu(), same_libraries=same)
+    outputs, problems = outputs_of_clips(engine, manifest, clips)
     findings = _Findings(max_error={}, tolerance={}, problems=problems, clips=len(clips))
     for spec in manifest.outputs:
         name, kind = file_name(spec.name, variant), kind_of(manifest, spec.name)
-        ours, reference = (_comparable(one[spec.name], kind) for one in (results, golden.reference))
+        actual, reference = (_comparable(arrays[spec.name], kind) for arrays in (results, golden.reference))
         loose = _but_for_outliers(limits, len(reference))
-        error, problem = _held(ours, reference, kind, loose, f"{name} of the stored inputs")
+        error, problem = _held(actual, reference, kind, loose, f"{name} of the stored inputs")
         problems += filter(None, [problem])
         errors = [error] if loose is limits or not math.isfinite(error) else []
-        if spec.name in found:
+        if spec.name in outputs:
             reference = _comparable(clips.reference[spec.name], kind)
-            error, problem = _held(found[spec.name], reference, kind, limits, f"{name} of the clips")
+            error, problem = _held(outputs[spec.name], reference, kind, limits, f"{name} of the clips")
             problems += filter(None, [problem])
             errors.append(error)
         findings.max_error[name], findings.tolerance[name] = max(errors, default=0.0), tolerance(limits)
-        if again and spec.name in clips.built:
-            _, problem = _held(found[spec.name], clips.built[spec.name], kind, again, f"{name} of the clips")
+        if repeating and spec.name in clips.built:
+            _, problem = _held(outputs[spec.name], clips.built[spec.name], kind, repeating, f"{name} of the clips")
             problems += [f"it gave something else where it was built: {problem}"] if problem else []
     if clips.labels:
-        wanted = clips.reference[manifest.outputs[0].name]
-        must = decided(wanted, limits)
-        problems += _changed_classes(found[manifest.outputs[0].name], wanted, must, clips.labels)
+        logits = manifest.outputs[0].name
+        must = decided(clips.reference[logits], limits)
+        problems += _changed_classes(outputs[logits], clips.reference[logits], must, clips.labels)
         return dataclasses.replace(findings, decided=int(must.sum()))
     return findings
 
 
 def decided(logits: NDArray[Any], limits: Limits) -> NDArray[np.bool_]:
-    """(N,) whether no output within the limits gives a clip another first class.
+    """Which clips must keep their class, because no output within the limits has another first class.
 
-    Two logits come closer by at most twice the largest error, and by at most what the smallest cosine lets them turn.
+    An error changes the difference of two logits by at most twice the largest error, and by at most the rotation that
+    the smallest cosine allows.
 
     Args:
-        logits: (N, classes) of the reference.
-        limits: of the precision that executes.
+        logits: (N, classes) reference logits.
+        limits: limits of the precision that executes.
+
+    Returns:
+        (N,) bool.
     """
     if logits.shape[1] < 2:
         return np.ones(len(logits), dtype=bool)
@@ -178,25 +183,25 @@ def decided(logits: NDArray[Any], limits: Limits) -> NDArray[np.bool_]:
 
 
 def tolerance(limits: Limits) -> float:
-    """The largest error allowed, relative to a sample's largest value; infinite where only cosines are limited."""
+    """The largest error allowed, relative to a sample's largest value; infinite if only cosines are limited."""
     return math.inf if limits.max_error is None else limits.max_error
 
 
 def kind_of(manifest: Manifest, output: str) -> Kind:
-    """What an output is for."""
+    """How an output is used: as logits of the manifest's kind of scores, or as features."""
     return manifest.scores if manifest.labels and output == manifest.outputs[0].name else "features"
 
 
 def outputs_of_clips(engine: Engine, manifest: Manifest, clips: Clips) -> tuple[Outputs, list[str]]:
-    """What an app gets for the clips: (N, classes) log-odds of the scores, or (N, ...) features, by output.
+    """The outputs that an app gets for the clips: (N, classes) log-odds of the scores, or (N, ...) features, by name.
 
     Args:
-        engine: that takes what the clips have.
-        manifest: of the engine, or of its variant that takes it.
-        clips: as an app has them.
+        engine: engine that takes the clips.
+        manifest: manifest of the engine, or of the variant that takes them.
+        clips: the clips.
 
     Returns:
-        The outputs, NaN where the engine gave none, and what went wrong, in words.
+        The outputs, NaN for clips on which the engine failed, and the failures in words.
     """
     problems = []
     if clips.labels != manifest.labels:
@@ -214,18 +219,21 @@ def outputs_of_clips(engine: Engine, manifest: Manifest, clips: Clips) -> tuple[
 
 
 def within(outputs: Outputs, clips: Clips, manifest: Manifest) -> NDArray[np.bool_]:
-    """(N,) whether all outputs of a clip are within the limits of single samples.
+    """Which clips have all outputs within the limits of single samples.
 
     Args:
-        outputs: as :func:`outputs_of_clips` gives them.
-        clips: whose outputs they are.
-        manifest: of the engine.
+        outputs: outputs from :func:`outputs_of_clips`.
+        clips: the clips that they belong to.
+        manifest: manifest of the engine.
+
+    Returns:
+        (N,) bool.
     """
     limits = clips.limits_of({})
     good = np.ones(len(clips), dtype=bool)
-    for name, found in outputs.items():
+    for name, output in outputs.items():
         kind = kind_of(manifest, name)
-        compared = compare(found, _comparable(clips.reference[name], kind), kind=kind, tie=limits.tie)
+        compared = compare(output, _comparable(clips.reference[name], kind), kind=kind, tie=limits.tie)
         good &= (compared.cosines >= limits.min_cosine) & (compared.errors <= tolerance(limits))
     return good
 
@@ -234,7 +242,7 @@ def _outputs(
     engine: Engine, manifest: Manifest, clips: Clips, sound: NDArray[Any] | None, frame: NDArray[Any] | None
 ) -> Outputs:
     """The outputs of one clip, by name."""
-    if len(set(clips.labels)) < max(len(clips.labels), 1):  # no labels, or some that two classes share
+    if len(set(clips.labels)) < max(len(clips.labels), 1):  # no labels, or two classes with the same label
         prepared = engine.prepare(sound, SAMPLE_RATE_HZ, None if frame is None else [frame])
         results = engine.infer({name: np.repeat(rows, manifest.batch.min, axis=0) for name, rows in prepared.items()})
         return {name: _comparable(result[0], kind_of(manifest, name)) for name, result in results.items()}
@@ -244,12 +252,12 @@ def _outputs(
     return {manifest.outputs[0].name: _log_odds(likelihood, manifest.scores)}
 
 
-def _held(ours: NDArray[Any], reference: NDArray[Any], kind: Kind, limits: Limits, name: str) -> tuple[float, str]:
-    """The largest error of an output, and what is out of the limits.
+def _held(actual: NDArray[Any], reference: NDArray[Any], kind: Kind, limits: Limits, name: str) -> tuple[float, str]:
+    """The largest error of an output, and the exceeded limit in words.
 
-    Votes of a handful of samples are no share of agreement: :func:`_changed_classes` looks at each.
+    A share of agreement means nothing for a handful of samples: :func:`_changed_classes` looks at each of them.
     """
-    compared = compare(ours, reference, kind=kind, tie=limits.tie)
+    compared = compare(actual, reference, kind=kind, tie=limits.tie)
     if not math.isfinite(compared.error):
         return math.inf, f"{name}: not finite, or not of the shape {reference.shape}"
     strict = dataclasses.replace(limits, min_agreement=0.0)
@@ -257,9 +265,9 @@ def _held(ours: NDArray[Any], reference: NDArray[Any], kind: Kind, limits: Limit
 
 
 def _but_for_outliers(limits: Limits, samples: int) -> Limits:
-    """The limits of a batch of stored inputs, half of which may be such samples as the limits let a few be.
+    """Limits for the batch of stored inputs, half of which may be outliers.
 
-    The clips were chosen to be none; a batch is there to show samples that got mixed up.
+    The clips were chosen not to be outliers. The batch only serves to show that the engine does not mix up samples.
     """
     if not limits.outliers:
         return limits
@@ -268,39 +276,39 @@ def _but_for_outliers(limits: Limits, samples: int) -> Limits:
 
 
 def _changed_classes(
-    found: NDArray[Any], reference: NDArray[Any], must: NDArray[np.bool_], labels: tuple[str, ...]
+    outputs: NDArray[Any], reference: NDArray[Any], must: NDArray[np.bool_], labels: tuple[str, ...]
 ) -> Iterator[str]:
     """The clips that must keep their class and do not, in words."""
-    for number in np.flatnonzero(must & np.isfinite(found).all(axis=1)):
-        ours, theirs = int(found[number].argmax()), int(reference[number].argmax())
-        if ours != theirs:
-            yield f"clip {number + 1} is {labels[theirs]!r} by the model, here {labels[ours]!r}"
+    for number in np.flatnonzero(must & np.isfinite(outputs).all(axis=1)):
+        actual, expected = int(outputs[number].argmax()), int(reference[number].argmax())
+        if actual != expected:
+            yield f"clip {number + 1} is {labels[expected]!r} by the model, here {labels[actual]!r}"
 
 
 def _comparable(output: NDArray[Any], kind: Kind) -> Float64:
-    """An output as :func:`outputs_of_clips` gives it: logits through their scores."""
+    """An output in the form of :func:`outputs_of_clips`: logits become the log-odds of their scores."""
     if kind == "features" or not np.isfinite(output).all():
         return output.astype(np.float64)
     return _log_odds(scores(output, kind), kind)
 
 
 def _log_odds(likelihood: Float64, kind: Kind) -> Float64:
-    """Logits that have these scores: of a softmax but for a constant, and finite where a score is 0 or 1."""
+    """Logits that have these scores, finite even for a score of 0 or 1; those of a softmax up to a constant."""
     bounded = np.clip(likelihood, np.finfo(np.float64).tiny, _CERTAIN)
     odds: Float64 = np.log(bounded) - (np.log1p(-bounded) if kind == "sigmoid" else 0.0)
     return odds
 
 
-def _first_difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
-    """Where two lists of labels part, in words."""
-    for number, (ours, theirs) in enumerate(zip(found, wanted, strict=False), start=1):
-        if ours != theirs:
-            return f"number {number} is {ours!r}, built as {theirs!r}"
-    return f"there are {len(found)}, built with {len(wanted)}"
+def _first_difference(labels: tuple[str, ...], built: tuple[str, ...]) -> str:
+    """The first difference between two lists of labels, in words."""
+    for number, (here, there) in enumerate(zip(labels, built, strict=False), start=1):
+        if here != there:
+            return f"number {number} is {here!r}, built as {there!r}"
+    return f"there are {len(labels)}, built with {len(built)}"
 
 
 def _by_largest_value(results: Mapping[str, NDArray[Any]], golden: Golden, variant: str) -> _Findings:
-    """The test of folders that have no clips."""
+    """The result for a folder without clips."""
     findings = _Findings(max_error={}, tolerance={})
     for name, result in results.items():
         called, reference = file_name(name, variant), golden.reference[name].astype(np.float64)
