@@ -50,6 +50,7 @@ LONG = {
     "ONEDNN_MAX_CPU_ISA=AVX2 kdcmae-compile": "takes effect in a process of its own only, and builds",
     "kdcmae-compile --target openvino --precision bf16 --preset base": "builds the base model",
     "kdcmae pretrain --data out/avsynth/": "trains; the helps' examples of that command run",
+    "kdcmae finetune --data avsynth:1200": "trains for minutes; the helps' examples of that command run",
     "kdcmae finetune --data out/avsynth/train.jsonl --validation": "trains; the helps' examples of that command run",
     "kdcmae evaluate classification out/finetuned": "needs a run's checkpoint; the helps' examples of that command run",
     "torchrun": "starts eight processes",
