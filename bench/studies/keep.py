@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+from kdcmae import KDCMAEClassifier
 from kdcmae.bench.machine.yardstick import open_yardstick
 from kdcmae.bench.report.envelope import machine, stamp
 from kdcmae.bench.report.publishing import Document, Section
@@ -16,18 +17,22 @@ from kdcmae.bench.report.table import Block, Column, fixed, interval, on_front, 
 from kdcmae.bench.run.contender import Entry
 from kdcmae.bench.run.interleaved import measure_group
 from kdcmae.bench.run.timing import SpeedRatio
+from kdcmae.bench.studies.heldout import HeldOut
+from kdcmae.compile.build import compile_engine
+from kdcmae.compile.models import classifier_model
+from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import EngineError, GateError
+from kdcmae.evaluation.exam import Exam
+from kdcmae.keep import KeepBy, TokenKeep, keep_tokens
+from kdcmae.predictors import CheckpointPredictor, EnginePredictor, Predictor
 from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
-
-if TYPE_CHECKING:
-    from kdcmae import KDCMAEClassifier
-    from kdcmae.keep import TokenKeep
-    from kdcmae.predictors import Predictor
+from kdcmae.runtime.manifest import BatchRange
 
 __all__ = ["SECTION", "KeepSettings", "run_keep_benchmark"]
 
-_WARM_UP_S = 0.5
+_WARM_UP_S, _TIMEOUT_S = 0.5, 300.0
+_ONE = BatchRange(1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +72,18 @@ def run_keep_benchmark(
         EngineError: the whole model has no engine here.
         MissingDependencyError: a target's library is not installed.
     """
-    from kdcmae.keep import KeepBy, TokenKeep
-
     envelope = stamp("keep")
-    keeps = [TokenKeep(ratio=1.0)]
-    keeps += [TokenKeep(ratio=ratio, by=by) for ratio in settings.ratios for by in get_args(KeepBy)]
     exam = None
     if settings.clips:
         with step(f"classify {settings.clips} clips in PyTorch"):
             exam = _HeldOutExam(classifier, settings.clips)
-    targets = {
-        f"{target} {precision}": _engines(classifier, keeps, facts, settings, (target, precision), exam, step)
-        for target, precision in settings.targets
-    }
+    study = _Study(classifier, facts, settings, exam, step)
     return {
         **envelope,
         "model": dict(facts),
         "settings": asdict(settings),
         "pytorch_accuracy": exam.accuracy if exam else None,
-        "targets": targets,
+        "targets": {" ".join(target): study.rows(*target) for target in settings.targets},
     }
 
 
@@ -98,10 +96,6 @@ class _HeldOutExam:
     """
 
     def __init__(self, classifier: KDCMAEClassifier, clips: int) -> None:
-        from kdcmae.bench.studies.heldout import HeldOut
-        from kdcmae.evaluation.exam import Exam
-        from kdcmae.predictors import CheckpointPredictor
-
         whole = CheckpointPredictor(classifier, "")
         self._held_out = HeldOut(whole.facts.preprocessing, clips)
         scored = self._held_out.scores(whole)
@@ -114,44 +108,53 @@ class _HeldOutExam:
         return {"accuracy": 100 * self._exam.score(answers), "agreement": 100 * self._exam.agreement(answers)}
 
 
-def _engines(
-    classifier: KDCMAEClassifier,
-    keeps: Sequence[TokenKeep],
-    facts: Mapping[str, Any],
-    settings: KeepSettings,
-    target: tuple[str, str],
-    exam: _HeldOutExam | None,
-    step: Step,
-) -> list[dict[str, Any]]:
-    """Rows of one target: an engine per way, with accuracy, median latency in ms, and speed against all tokens."""
-    from kdcmae.predictors import EnginePredictor
+@dataclass(frozen=True)
+class _Study:
+    """What the engines of all targets share."""
 
-    title = " ".join(target)
-    rows: list[dict[str, Any]] = [{"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio} for keep in keeps]
-    with tempfile.TemporaryDirectory() as folder:
-        entries: dict[int, Entry] = {}
-        for index, keep in enumerate(keeps):
-            path = Path(folder) / str(index)
-            try:
-                _build(classifier, keep, facts, target, path, step)
-            except (EngineError, GateError) as error:
-                rows[index]["failed"] = str(error)
-            else:
-                entries[index] = Entry(source=str(path), subject=f"{title}, {keep.ratio:.0%} by {rows[index]['by']}")
+    classifier: KDCMAEClassifier
+    facts: Mapping[str, Any]
+    settings: KeepSettings
+    exam: _HeldOutExam | None
+    step: Step
+
+    def rows(self, target: str, precision: str) -> list[dict[str, Any]]:
+        """Rows of one target: an engine per way, with accuracy, median latency in ms, and speed against all tokens."""
+        ways = [TokenKeep(ratio=ratio, by=by) for ratio in self.settings.ratios for by in get_args(KeepBy)]
+        keeps = [TokenKeep(ratio=1.0), *ways]
+        title, compiled = f"{target} {precision}", CompileSettings(target=target, precision=precision, batch=_ONE)
+        rows: list[dict[str, Any]] = [{"by": one.by if one.ratio < 1 else "all", "ratio": one.ratio} for one in keeps]
+        with tempfile.TemporaryDirectory() as folder:
+            entries: dict[int, Entry] = {}
+            for index, (keep, row) in enumerate(zip(keeps, rows, strict=True)):
+                name = f"{title}, {keep.ratio:.0%} by {row['by']}"
+                try:
+                    with self.step(f"build {name}"):
+                        self._build(keep, compiled, Path(folder) / str(index))
+                except (EngineError, GateError) as error:
+                    row["failed"] = str(error)
+                else:
+                    entries[index] = Entry(source=f"{folder}/{index}", subject=name)
+            _require_whole(title, rows)
+            if self.exam is not None:
+                for index, entry in entries.items():
+                    with self.step(f"classify {entry.subject}"), load_engine(entry.source) as engine:
+                        rows[index] |= self.exam.measure(EnginePredictor(engine))
+            for index, row in zip(entries, self._timed(list(entries.values())), strict=True):
+                rows[index] |= _timing(row)
         _require_whole(title, rows)
-        if exam is not None:
-            for index, entry in entries.items():
-                with step(f"classify {settings.clips} clips, {entry.subject}"), load_engine(entry.source) as engine:
-                    rows[index] |= exam.measure(EnginePredictor(engine))
-        with open_yardstick(settings.threads) as yardstick:
-            timed = measure_group(list(entries.values()), _timing(settings), step=step, yardstick=yardstick)
-    for index, measured in zip(entries, timed, strict=True):
-        rows[index] |= _timed(measured)
-    _require_whole(title, rows)
-    points = [(row["p50_ms"], -row["accuracy"]) if {"p50_ms", "accuracy"} <= row.keys() else None for row in rows]
-    for row, best in zip(rows, on_front(points), strict=True):
-        row["on_front"] = best
-    return rows
+        points = [(row["p50_ms"], -row["accuracy"]) if {"p50_ms", "accuracy"} <= row.keys() else None for row in rows]
+        return [{**row, "on_front": best} for row, best in zip(rows, on_front(points), strict=True)]
+
+    def _build(self, keep: TokenKeep, compiled: CompileSettings, folder: Path) -> None:
+        model = classifier_model(keep_tokens(self.classifier, keep), **self.facts)
+        compile_engine(model, folder, compiled, step=self.step, seconds={})
+
+    def _timed(self, entries: Sequence[Entry]) -> list[Row]:
+        threads, seconds = self.settings.threads, self.settings.seconds
+        timing = Settings(batch=1, threads=threads, seconds=seconds, warm_up_s=_WARM_UP_S, timeout_s=_TIMEOUT_S)
+        with open_yardstick(threads) as yardstick:
+            return measure_group(entries, timing, step=self.step, yardstick=yardstick)
 
 
 def _require_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -159,11 +162,7 @@ def _require_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         raise EngineError(f"{title}: the whole model has no engine to compare with: {rows[0]['failed']}")
 
 
-def _timing(settings: KeepSettings) -> Settings:
-    return Settings(batch=1, threads=settings.threads, seconds=settings.seconds, warm_up_s=_WARM_UP_S, timeout_s=300.0)
-
-
-def _timed(row: Row) -> dict[str, Any]:
+def _timing(row: Row) -> dict[str, Any]:
     """Fields of this study from a row of the benchmark."""
     if row.latency is None:
         return {"failed": row.reason}
@@ -173,28 +172,6 @@ def _timed(row: Row) -> dict[str, Any]:
         "stable": row.latency.stable,
         "speed": {"ratio": speed.ratio, "low": speed.low, "high": speed.high},
     }
-
-
-def _build(
-    classifier: KDCMAEClassifier,
-    keep: TokenKeep,
-    facts: Mapping[str, Any],
-    target: tuple[str, str],
-    folder: Path,
-    step: Step,
-) -> None:
-    from kdcmae.compile.build import compile_engine
-    from kdcmae.compile.models import classifier_model
-    from kdcmae.compile.settings import CompileSettings
-    from kdcmae.keep import keep_tokens
-    from kdcmae.runtime.manifest import BatchRange
-
-    name, precision = target
-    compiled = CompileSettings(target=name, precision=precision, batch=BatchRange(1, 1, 1))
-    with step(f"build {name} {precision}, {keep.ratio:g} by {keep.by}"):
-        compile_engine(
-            classifier_model(keep_tokens(classifier, keep), **facts), folder, compiled, step=step, seconds={}
-        )
 
 
 def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
