@@ -46,7 +46,7 @@ def main(output: Path) -> None:
     note(f"\n{why_chosen(Manifest.read(best), Manifest.read(int8))}")
     clips = read_manifest(data / "test.jsonl")
     _run(f"kdcmae predict {best} {' '.join(str(clip.video) for clip in clips)} --top 2")
-    note("\nWhat they are:  " + ", ".join(label for clip in clips for label in clip.labels))
+    note("\nTheir labels:  " + ", ".join(label for clip in clips for label in clip.labels))
     note(f"{_right(open_model(best), clips)} of {len(clips)} right")
     note(f"\nDone in {time.perf_counter() - start:.0f} s. The TensorRT engine was built here; running it takes a GPU.")
     note("Compile your own checkpoint with  kdcmae-compile --target openvino --checkpoint FILE")

@@ -1,4 +1,4 @@
-"""Two reports of one machine: which cases became slower, or less accurate, beyond what chance and noise explain."""
+"""Comparison of two reports of one machine: cases that became slower or less accurate beyond chance and noise."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Change:
     """One case in both reports.
 
     Args:
-        case: which.
-        outcome: what may be said; ``lost`` was measured before and is not any more.
-        ratio: new latency over old, with the bounds of its interval; None where one has none.
-        reason: why it is lost, or what else to know.
+        case: that both reports have.
+        outcome: the judgement; ``lost`` was measured before and is no longer.
+        ratio: new latency over old, with the bounds of its interval; None if a latency is missing.
+        reason: why the case is lost, or a remark.
         agrees: whether the 95 % intervals of both medians overlap; None where a run calls the case unstable or has no
             latency of it, or the machine was in another state.
     """
@@ -48,18 +48,18 @@ class Comparison:
 
     @property
     def regressions(self) -> tuple[Change, ...]:
-        """Those that became worse."""
+        """Changes for the worse."""
         return tuple(change for change in self.changes if change.outcome in _REGRESSIONS)
 
     @property
     def agreeing(self) -> tuple[int, int]:
-        """How many of the cases that are stable in both runs agree within their intervals, and how many there are."""
+        """Number of cases stable in both runs that agree within their intervals, and number of all stable ones."""
         agree = [change.agrees for change in self.changes if change.agrees is not None]
         return sum(agree), len(agree)
 
     @property
     def exit_code(self) -> int:
-        """1 where something became worse."""
+        """1 if there is a regression, else 0."""
         return 1 if self.regressions else 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare_reports(old: Report, new: Report) -> Comparison:
-    """Look for regressions.
+    """Compare two reports.
 
     Args:
         old: the earlier report.
@@ -81,9 +81,9 @@ def compare_reports(old: Report, new: Report) -> Comparison:
         before, after = old.environment["host"][fact], new.environment["host"][fact]
         if before != after:
             raise DataError(f"the reports are of different machines: {before!r} and {after!r}; compare those of one")
-    found = {row.case: row for row in new.rows}
+    new_rows = {row.case: row for row in new.rows}
     measured = [row for row in old.rows if row.latency]
-    pairs = [(row, found[row.case]) for row in measured if row.case in found]
+    pairs = [(row, new_rows[row.case]) for row in measured if row.case in new_rows]
     if not pairs:
         raise DataError("the reports share no measured case; compare runs of the same subjects and settings")
     confidence = 1 - (1 - _CONFIDENCE) / len(pairs)
@@ -92,10 +92,10 @@ def compare_reports(old: Report, new: Report) -> Comparison:
 
 
 def _lost(measured: Sequence[Row], new: Report) -> Iterator[Change]:
-    """What the new report has no row of, with what it says of the subject that failed before its boundary was known."""
+    """Cases that the new report lacks. A subject that failed before its boundary was known gives its reason."""
     cases = {row.case for row in new.rows}
     reasons = {replace(row.case, boundary="host to host"): row.reason for row in new.rows if not row.latency}
-    # A sweep ends where the machine is saturated: a batch that was not tried is not lost.
+    # A sweep ends when the machine is saturated, so a batch that was not tried is not lost.
     swept = {(row.case.model, row.case.subject) for row in new.rows if row.case.kind == "batch" and row.latency}
     for row in measured:
         case = row.case

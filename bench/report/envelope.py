@@ -21,15 +21,15 @@ SCHEMA_VERSION = 5
 Kind = Literal[
     "benchmark", "kernels", "ablation", "accuracy", "keep", "memory", "profile", "residual", "fleet"
 ]  # fmt: skip
-"""What a document reports; ``benchmark`` is a run of the suite or of ``kdcmae-bench SUBJECT...``."""
+"""Subject of a document; ``benchmark`` is a run of the suite or of ``kdcmae-bench SUBJECT...``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """What every document begins with.
+    """Fields that every document begins with.
 
     Args:
-        kind: what it reports.
+        kind: subject of the document.
         kdcmae_version: that measured.
         created: when it started, ISO 8601 in UTC.
         environment: the machine, its load, library versions, commit.
@@ -59,7 +59,7 @@ def read_document(path: Path, *kinds: Kind) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        kinds: that are wanted; any where none is named.
+        kinds: accepted ones; any kind if none is named.
 
     Raises:
         DataError: no such file, no document of a benchmark, or of another kind or schema version.

@@ -1,4 +1,4 @@
-"""Where committed results lie, and how they get there."""
+"""Folder of committed results, and atomic writes into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain data, as JSON gives it, as the frozen dataclasses that reports and device cards are made of."""
+"""Conversion of plain data from JSON into the frozen dataclasses of reports and device cards."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["from_plain"]
 
 
 def from_plain(kind: Any, value: Any, place: str = "") -> Any:
-    """A value as the type that a field asks for: a file may hold anything where a number or a name belongs.
+    """Convert a value to the type of a field, and refuse any other.
 
     Args:
         kind: a dataclass, or the annotation of one of its fields.
-        value: what JSON gave.
-        place: of the value in the document, for messages.
+        value: from JSON.
+        place: path of the value in the document, for messages.
 
     Raises:
-        TypeError: it is of another kind, or a dataclass has no such field or lacks one.
+        TypeError: the value is of another type, or a field of a dataclass is unknown or missing.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:

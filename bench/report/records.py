@@ -60,7 +60,7 @@ class Settings:
 
     Args:
         batch: samples per call.
-        threads: CPU threads per subject; it is pinned to as many CPUs.
+        threads: CPU threads per subject, which is pinned to as many CPUs.
         seconds: timed seconds per subject, spread over the rounds; slow subjects take longer.
         warm_up_s: seconds each subject runs before its first window.
         timeout_s: how long a subject may take for one step before it counts as hung.
@@ -77,10 +77,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What a row is about.
+    """Subject and conditions of a row.
 
     Args:
-        model: whose subject it is; subjects of one model compute the same.
+        model: that the subject runs; subjects of one model compute the same.
         subject: as given on the command line, or the suite's name for it.
         kind: what is varied or measured.
         boundary: where the clock starts and stops, a key of :data:`BOUNDARIES`.
@@ -108,9 +108,9 @@ class SelfTestResult:
     """Largest error over the outputs of a subject's own test, relative to the largest reference value.
 
     Args:
-        passed: what the subject says.
+        passed: verdict of the subject.
         error: None where it is not finite.
-        tolerance: None where no size of error is promised.
+        tolerance: None if the subject promises no size of error.
     """
 
     passed: bool
@@ -123,7 +123,7 @@ class Parity:
     """A subject's outputs against others', on the same inputs.
 
     Args:
-        against: the subject compared with, or ``"its own ladder"``: what the compiler found for the artifact.
+        against: the subject compared with, or ``"its own ladder"``: the errors that the compiler measured on the artifact.
         error: largest absolute difference over the largest absolute reference value, over all outputs; None where
             names or shapes differ or a value is not finite.
         tolerance: the self-test tolerances of both added up; None for a peer that promises nothing.
@@ -138,7 +138,7 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed(SpeedRatio):
-    """Speed against the reference subject of the same run, and what may be said about it."""
+    """Speed against the reference subject of the same run, and the verdict."""
 
     against: str
     verdict: Verdict
@@ -170,7 +170,7 @@ class Energy:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """What the machine's measured ceilings allow at best.
+    """Shortest latency that the machine's measured ceilings allow.
 
     Args:
         flop, traffic_bytes: per call, counted by hand in :mod:`kdcmae.bench.run.work`.
@@ -188,13 +188,13 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One case. What could not be measured is None.
+    """One case. A quantity that could not be measured is None.
 
     Args:
         case: what it is about.
         status: ``unstable`` is measured, but varies too much between windows to compare.
         reason: why it failed or was not measured.
-        kind: what runs it, such as ``openvino``.
+        kind: library or program that runs it, such as ``openvino``.
         engine: the subject whose engine folder this row runs: its own for an engine, that of the engine for a tool
             that runs the same folder; None where no engine is involved, as in PyTorch.
         tool: the peer that runs or times it, by its name on the command line; None for kdcmae's runtime and for PyTorch
@@ -217,11 +217,11 @@ class Row:
         compile_s: what building it took.
         energy: while it ran.
         self_test: of the subject itself.
-        parity: with the reference subject, or of its ladder where it takes other inputs.
-        accuracy: on labelled clips, where the model has learnt anything.
+        parity: with the reference subject, or of its own ladder if it takes other inputs.
+        accuracy: on labelled clips, of a trained model.
         speed: against the reference subject; None for the reference itself.
-        floor: what the machine allows.
-        yardstick_ms: what known work took meanwhile, see :mod:`kdcmae.bench.machine.yardstick`.
+        floor: shortest latency that the machine allows.
+        yardstick_ms: time of known work meanwhile, see :mod:`kdcmae.bench.machine.yardstick`.
     """
 
     case: Case
@@ -257,12 +257,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCheck:
-    """What the check of clock and machine found before anything was timed.
+    """Result of the check of clock and machine before anything was timed.
 
     Args:
-        problems: why figures taken now are not to be trusted; empty where all is well.
+        problems: reasons not to trust figures taken now; empty if there are none.
         figures: what was measured, by name.
-        overridden: the run was told to go on in spite of problems.
+        overridden: the run went on in spite of problems, as asked.
     """
 
     problems: tuple[str, ...]
@@ -272,12 +272,12 @@ class SelfCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """What the machine does at most, with the threads of the run.
+    """Highest rates of the machine, with the threads of the run.
 
     Args:
         flop_per_s: of a large matrix product, by precision.
         copy_bytes_per_s: read and written, of a copy larger than the caches.
-        how: what measured each.
+        how: program or library that measured each.
     """
 
     flop_per_s: dict[str, float]
@@ -287,7 +287,7 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Every two subjects of a model on the same clips.
+    """Agreement of every two subjects of a model on the same clips.
 
     Args:
         model: whose subjects.

@@ -144,7 +144,7 @@ def _state(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def remarks(report: Report) -> Iterator[str]:
-    """What has to be said about single rows."""
+    """Remarks on single rows."""
     for reason, rows in by_reason(report.rows).items():
         yield f"{'; '.join(str(row.case) for row in rows)}: {reason}"
     yield from doubts(report)

@@ -111,7 +111,7 @@ class Table:
 
 
 Block = str | Table
-"""What reports consist of: paragraphs and tables."""
+"""Parts of a report: paragraphs and tables."""
 
 
 def table(title: str, columns: Sequence[Column], items: Iterable[Any]) -> Table:

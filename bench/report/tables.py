@@ -116,7 +116,7 @@ def tables(report: Report, *, beside_overview: bool = False) -> list[Table]:
 
 
 def overview(report: Report, model: str) -> Table:
-    """What decides which engine to ship: latency, speed and accuracy, the fastest first."""
+    """The figures that decide which engine to ship: latency, speed and accuracy, the fastest first."""
     subject = Column(
         title="engine or peer",
         value=lambda row: row,

@@ -34,22 +34,22 @@ _ALL = frozenset({"waveform", "frame"})
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a model gets of a clip.
+    """The part of a clip that a model gets.
 
     Args:
         name: in the report.
-        given: ``waveform`` and ``frame``, or one of them; the other is absent.
-        zeroed: which of those given is silent or black.
+        inputs: ``waveform`` and ``frame``, or one of them; the other is absent.
+        zeroed: the input that is silent or black, if any.
     """
 
     name: str
-    given: frozenset[str] = _ALL
+    inputs: frozenset[str] = _ALL
     zeroed: str = ""
 
     def of(self, clip: RawClip) -> tuple[NDArray[np.float32] | None, list[NDArray[np.uint8]] | None]:
         """The waveform and the frames of a clip that has both, as this use leaves them."""
-        waveform = clip.waveform if "waveform" in self.given else None
-        frames = list(clip.frames) if "frame" in self.given else None
+        waveform = clip.waveform if "waveform" in self.inputs else None
+        frames = list(clip.frames) if "frame" in self.inputs else None
         if self.zeroed == "waveform" and waveform is not None:
             waveform = np.zeros_like(waveform)
         if self.zeroed == "frame" and frames is not None:
@@ -59,8 +59,8 @@ class Use:
 
 USES = (
     Use(name="sound and picture"),
-    Use(name="sound alone", given=frozenset({"waveform"})),
-    Use(name="picture alone", given=frozenset({"frame"})),
+    Use(name="sound alone", inputs=frozenset({"waveform"})),
+    Use(name="picture alone", inputs=frozenset({"frame"})),
     Use(name="silence and picture", zeroed="waveform"),
     Use(name="sound and black picture", zeroed="frame"),
 )
@@ -97,7 +97,7 @@ def measure_accuracy(
     exams = {
         use: Exam.of_labels(labels, classes, reference=whole.logits(use, raw))
         for use in USES
-        if use.given in whole.serves
+        if use.inputs in whole.serves
     }
     rows = [whole.row(use, exam, exam.reference) for use, exam in exams.items() if exam.reference is not None]
     for source in map(str, engines):
@@ -108,7 +108,7 @@ def measure_accuracy(
         rows += [
             subject.row(use, exam, subject.logits(use, raw))
             for use, exam in exams.items()
-            if use.given in subject.serves
+            if use.inputs in subject.serves
         ]
     return {
         **envelope,
@@ -180,16 +180,16 @@ class _Subject:
 
     def logits(self, use: Use, raw: Sequence[RawClip]) -> NDArray[np.float32]:
         """(N, C) answers; the clips become what this model takes of them."""
-        names, preprocessing = self.serves[use.given].inputs, self.predictor.facts.preprocessing
-        given = (use.of(clip) for clip in raw)
-        rows = [from_clip(names, preprocessing, sound, SAMPLE_RATE_HZ, frames) for sound, frames in given]
+        names, preprocessing = self.serves[use.inputs].inputs, self.predictor.facts.preprocessing
+        parts = (use.of(clip) for clip in raw)
+        rows = [from_clip(names, preprocessing, sound, SAMPLE_RATE_HZ, frames) for sound, frames in parts]
         return batched_logits(self.predictor, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
     def row(self, use: Use, exam: Exam, answers: Answers) -> dict[str, Any]:
         """A row of the report: one use, beside the checkpoint in the same use."""
         loss = exam.loss(answers)
         return {
-            **_described(self.predictor, self.serves[use.given]),
+            **_described(self.predictor, self.serves[use.inputs]),
             "is_reference": answers is exam.reference,
             "use": use.name,
             "accuracy": loss.other / 100,

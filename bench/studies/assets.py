@@ -6,8 +6,8 @@ Run by :file:`Makefile` after ``kdcmae pretrain`` and ``kdcmae finetune``, whose
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter, itemgetter
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ _WITHHELD: dict[str, Missing | None] = {
     "sound alone": "video",
     "picture alone": "audio",
 }
+_TRAINING = {
+    **{name: name for name in ("epochs", "steps")},
+    "batch": "batch_size",
+    "learning rate": "learning_rate",
+    **{name: name for name in ("precision", "seed", "seconds")},
+}
+
+Text = Callable[[Any], str]
 
 
 @click.command(cls=KdcmaeCommand)
@@ -43,6 +51,7 @@ def main(runs: Path, clips: int, output: Path) -> None:
     pretrained, finetuned = (
         json.loads((runs / f"{stage}.json").read_text(encoding="utf-8")) for stage in ("pretrained", "finetuned")
     )
+    trainings = {"pretraining": _training(pretrained), "finetuning": _training(finetuned)}
     shipped = output / "classifier.safetensors"
     save_checkpoint(load_classifier(finetuned["weights"]), shipped, dtype=torch.float16)
     shipped.chmod(0o644)  # whoever installs the package reads it
@@ -51,7 +60,8 @@ def main(runs: Path, clips: int, output: Path) -> None:
     note(f"{shipped}: {shipped.stat().st_size / 1e6:.2f} MB; measuring on {clips} held-out clips")
     predictor = CheckpointPredictor(classifier, shipped.stem)
     held_out = HeldOut(predictor.facts.preprocessing, clips)
-    measured = {name: held_out.accuracy(predictor, missing=missing) for name, missing in _WITHHELD.items()}
+    accuracies = {name: held_out.accuracy(predictor, missing=missing) for name, missing in _WITHHELD.items()}
+    shares = {name: {"share": share} for name, share in accuracies.items()}
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
     facts = {
         "parameters": f"{parameters / 1e6:.2f}",
@@ -64,64 +74,54 @@ def main(runs: Path, clips: int, output: Path) -> None:
         "audio_s": f"{classifier.config.audio_length / 100:.2f}",
         "image_size": classifier.config.image_size,
         "classes": ", ".join(classifier.labels),
-        "runs": _training({"pretraining": pretrained, "finetuning": finetuned}),
-        "accuracies": _table({"given": itemgetter(0), "accuracy": itemgetter(1)}, measured.items(), percent(2)),
+        "runs": _table("", _TRAINING, trainings, str),
+        "accuracies": _table("given", {"accuracy": "share"}, shares, percent(2)),
         **_features(Path(pretrained["weights"]), clips),
     }
     (output / "model_card.md").write_text(_CARD.format(**facts), encoding="utf-8")
-    for name, value in measured.items():
+    for name, value in accuracies.items():
         note(f"{name}: {100 * value:.2f} %")
 
 
-def _table(columns: Mapping[str, Callable[[Any], Any]], rows: Iterable[Any], text: Callable[[Any], str] = str) -> str:
+def _table(names: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], text: Text) -> str:
     """Markdown of a table of the card.
 
     Args:
-        columns: value in a row, by title; the first names the row.
-        rows: of the table.
-        text: of the values.
+        names: title of the column that names the rows.
+        columns: key in a row, by the title of the column.
+        rows: by name.
+        text: of a value.
     """
-    (name, named), *others = columns.items()
-    heads = [Column(title=name, value=named, align="left")]
-    heads += [Column(title=title, value=value, text=text) for title, value in others]
-    return render_markdown([table("", heads, rows)])
+    shown = [Column(title=names, value=itemgetter(""), align="left")]
+    shown += [Column(title=title, value=itemgetter(key), text=text) for title, key in columns.items()]
+    return render_markdown([table("", shown, ({**row, "": name} for name, row in rows.items()))])
 
 
-def _training(runs: Mapping[str, dict[str, Any]]) -> str:
-    """Table of the training runs, from their JSON and settings."""
-    rows = []
-    for stage, document in runs.items():
-        settings = json.loads((Path(document["weights"]).parent / "settings.json").read_text(encoding="utf-8"))
-        rows.append({**settings, **document, "": stage, "seconds": f"{document['seconds']:.0f}"})
-    names = ("", "epochs", "steps", "batch_size", "learning_rate", "precision", "seed", "seconds")
-    return _table({name.replace("_", " ").replace("batch size", "batch"): itemgetter(name) for name in names}, rows)
+def _training(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and result of a training run, from its JSON and its settings."""
+    settings = json.loads((Path(document["weights"]).parent / "settings.json").read_text(encoding="utf-8"))
+    return {**settings, **document, "seconds": f"{document['seconds']:.0f}"}
 
 
 def _features(checkpoint: Path, clips: int) -> dict[str, str]:
     """Tables of retrieval and localisation of the model before it was finetuned."""
     retrieval, localization = measure_features(checkpoint, clips)
+    recalls = {f"R@{rank}": f"recall_at_{rank}" for rank in (1, 5, 10)}
     ways = {
-        "picture by sound": retrieval.audio_to_video,
-        "sound by picture": retrieval.video_to_audio,
-        "chance": retrieval.chance,
+        "picture by sound": vars(retrieval.audio_to_video),
+        "sound by picture": vars(retrieval.video_to_audio),
+        "chance": vars(retrieval.chance),
     }
-    scores = {
-        "pretrained model": localization,
-        "the same with another clip's sound": localization.other_sound,
-        "best box in the middle": localization.centre_box,
-    }
-    recalls = {f"R@{rank}": attrgetter(f"recall_at_{rank}") for rank in (1, 5, 10)}
     measures = {"cIoU at 0.5": "ciou", "AUC": "auc", "peak on object": "pointing"}
-    return {
-        "retrieval": _named("retrieval", ways, recalls),
-        "localization": _named("localisation", scores, {title: attrgetter(name) for title, name in measures.items()}),
+    scores = {
+        "pretrained model": vars(localization),
+        "the same with another clip's sound": vars(localization.other_sound),
+        "best box in the middle": vars(localization.centre_box),
     }
-
-
-def _named(title: str, rows: Mapping[str, Any], measures: Mapping[str, Callable[[Any], Any]]) -> str:
-    """Table with a row per name and a column per measure, in per cent."""
-    columns = {name: (lambda row, measure=measure: measure(row[1])) for name, measure in measures.items()}
-    return _table({title: itemgetter(0), **columns}, rows.items(), percent())
+    return {
+        "retrieval": _table("retrieval", recalls, ways, percent()),
+        "localization": _table("localisation", measures, scores, percent()),
+    }
 
 
 _CARD = """# {name}
@@ -150,15 +150,15 @@ On one core of {cpu}, which other work shared; {libraries}. AVSynth version {avs
 
 {accuracies}
 
-A class is a sound with a look. Who only hears, or only sees, is right for one clip in two at best.
+A class pairs a sound with a look, so a model that only hears or only sees is right for at most one clip in two.
 
 ## Before finetuning
 
-The pretrained model, which is not shipped, on the same clips. Which clip belongs to which among {clips}:
+The pretrained model, which is not shipped, on the same clips. Retrieval of the matching clip among {clips}:
 
 {retrieval}
 
-Where in the frame is what is heard:
+Localisation of the source of the sound in the frame:
 
 {localization}
 
