@@ -123,7 +123,7 @@ class Parity:
     """A subject's outputs against others', on the same inputs.
 
     Args:
-        against: the subject compared with, or ``"its own ladder"``: the errors that the compiler measured on the artifact.
+        against: the subject compared with, or ``"its own ladder"``: errors that the compiler measured.
         error: largest absolute difference over the largest absolute reference value, over all outputs; None where
             names or shapes differ or a value is not finite.
         tolerance: the self-test tolerances of both added up; None for a peer that promises nothing.

@@ -62,7 +62,9 @@ def measure_residual(checkpoint: str | Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for title, build in (("OpenVINO", _openvino), ("AOTInductor", _aoti)):
         with tempfile.TemporaryDirectory() as folder:
-            runs = {name: build(model, kept, Path(folder) / name) for name, kept in streams.items()}
+            # Numbered, because AOTInductor's compiler takes no path with a space.
+            folders = {name: Path(folder) / str(number) for number, name in enumerate(streams)}
+            runs = {name: build(model, kept, folders[name]) for name, kept in streams.items()}
             rows += [{"library": title, **row} for row in _compare(runs, inputs, expected)]
     name, threads = Path(checkpoint).name, torch.get_num_threads()
     return {**envelope, "checkpoint": name, "threads": threads, "clips": _CLIPS, "rows": rows}
