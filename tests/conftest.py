@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import signal
 import sys
@@ -45,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("on a GPU kernels are compiled: use make test-gpu, or set TRITON_INTERPRET=0")
 
 
+def pytest_collection_finish() -> None:
+    """Let collections of garbage pass over all that exists by now: every build of an engine makes several."""
+    gc.collect()
+    gc.freeze()
+
+
 def _folder(name: str, content: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():
@@ -58,6 +66,24 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["KDCMAE_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def quick_builds() -> Iterator[None]:
+    """Builds of engines in half the time.
+
+    PyTorch's ONNX exporter reads its table of operators once instead of for every graph. Latencies are compared for as
+    short as they can be, because no test reads what they say. Builds are proved on as few clips as can be ranked: what
+    64 show, the tests of that show.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        patch.setattr("kdcmae.compile.latency._WINDOW_S", 0.0)
+        patch.setattr("kdcmae.compile.latency._COMPARED_S", 0.0)
+        patch.setattr("kdcmae.compile.cases.PAIRED_CLIPS", 8)
+        yield
 
 
 @pytest.fixture(scope="session")

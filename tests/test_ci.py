@@ -40,7 +40,7 @@ def ci(tmp_path):
         shutil.copy(SCRIPT, script)
         folder = tmp_path / "bin"
         folder.mkdir()
-        for name in ("bash", "dirname", "cp"):
+        for name in ("bash", "dirname", "cp", "cat", "mktemp", "rm", "touch"):
             (folder / name).symlink_to(str(shutil.which(name)))
         programs = {
             "make": 'echo "make $1, browser ${REQUIRE_BROWSER:-not} required"',
@@ -69,7 +69,7 @@ def test_a_browser_that_is_there_is_required(ci):
     assert (done.returncode, done.stderr) == (0, "")
     assert (
         done.stdout
-        == "".join(f"make {target}, browser 1 required\n" for target in ("test", "check", "test-capped")) + "aarch64\n"
+        == "".join(f"make {target}, browser 1 required\n" for target in ("test", "test-capped", "check")) + "aarch64\n"
     )
 
 
@@ -121,6 +121,7 @@ def test_where_aarch64_cannot_be_emulated_that_is_said_aloud(ci, missing):
         ({"container": "exit 4"}, 4),
         ({"pythons": "exit 1"}, 1),
         ({"avx2": "exit 5"}, 5),
+        ({"avx2": "exit 5", "pythons": "exit 6"}, 6),
     ],
 )
 def test_a_failing_test_fails_the_run(ci, failing, code):

@@ -64,7 +64,7 @@ def checkpoint(classifier: KDCMAEClassifier, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled(classifier: KDCMAEClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(quick_builds: None, classifier: KDCMAEClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That classifier as an ONNX Runtime engine; tests change a copy of it."""
     folder = tmp_path_factory.mktemp("compiled") / "engine"
     model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)

@@ -44,7 +44,7 @@ def model(checkpoint: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine(quick_builds: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model as an ONNX engine for batches of 2 to 4: ten frames need several, one frame needs filling."""
     folder = tmp_path_factory.mktemp("engine") / "onnx"
     arguments = ["--target", "onnx", "--checkpoint", str(model), "--output", str(folder), "--batch", "2:3:4"]

@@ -80,7 +80,7 @@ def manifest(folder: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(quick_builds: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finetuned and a pretraining checkpoint, and an engine of the first."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)

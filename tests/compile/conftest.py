@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,20 +30,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_time_for_timing() -> Iterator[None]:
-    """Builds compare latencies for as short as they can: no test reads what they say."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcmae.compile.latency._WINDOW_S", 0.0)
-        patch.setattr("kdcmae.compile.latency._COMPARED_S", 0.0)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_clips() -> Iterator[None]:
-    """Builds are proved on as few clips as can be ranked: what 64 show, the tests of that show."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcmae.compile.cases.PAIRED_CLIPS", 8)
-        yield
+def _quick_builds(quick_builds: None) -> None:
+    """Every test of this folder builds engines quickly."""
 
 
 @pytest.fixture(scope="session")

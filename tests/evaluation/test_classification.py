@@ -75,7 +75,7 @@ def test_the_scores_of_several_frames_are_averaged(modality: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(quick_builds: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint, and an engine made of it that takes batches of 2 to 4."""
     folder = tmp_path_factory.mktemp("models")
     save_checkpoint(classifier(), folder / "tiny.safetensors")

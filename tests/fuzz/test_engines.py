@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def engine(quick_builds: None, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("engine") / "onnx"
     options = ("--target", "onnx", "--precision", "fp32", "--no-cache")
     with pytest.MonkeyPatch.context() as patch:

@@ -43,10 +43,10 @@ def compiled(code: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", configs.ARCHITECTURES)
-def test_every_shipped_configuration_fits(architecture):
-    code = f"from kdcmae.kernels import compile_gate; print(len(compile_gate.check({architecture})))"
-    assert int(compiled(code)) > 0
+def test_every_shipped_configuration_fits():
+    code = "from kdcmae.kernels import compile_gate, configs; "
+    counts = "print([len(compile_gate.check(architecture)) for architecture in configs.ARCHITECTURES])"
+    assert all(count > 0 for count in json.loads(compiled(code + counts)))
 
 
 def test_the_gate_tells_what_fits_from_what_does_not():

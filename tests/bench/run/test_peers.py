@@ -175,8 +175,8 @@ def test_a_tool_that_is_not_there_is_missing(as_target, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def compiled_openvino(classifier, tmp_path_factory):
-    """The classifier as an OpenVINO engine."""
+def compiled_openvino(quick_builds, classifier, tmp_path_factory):
+    """The classifier as an OpenVINO engine; not to be changed."""
     pytest.importorskip("openvino")
     folder = tmp_path_factory.mktemp("compiled") / "openvino"
     model = classifier_model(classifier, name="tiny", source="a test", random_weights=True)
@@ -297,7 +297,7 @@ def test_the_library_s_call_alone_is_timed_in_a_process_of_its_own(compiled_open
     alone, engine = open_subject(f"openvino-call:{compiled_openvino}", 1), open_subject(str(compiled_openvino), 1)
     latencies_ms = alone.window({}, 1)
     assert len(latencies_ms) > 1
-    assert 0 < sum(latencies_ms) < 1.2e3  # calls of one second, the last of which crosses its end
+    assert 0 < sum(latencies_ms[:-1]) < 1e3  # calls of one second, whose end the last crosses
     assert (alone.facts.boundary, alone.facts.computes_in) == ("library call", engine.facts.computes_in)
     assert not alone.facts.shows_outputs
     assert engine.facts.shows_outputs

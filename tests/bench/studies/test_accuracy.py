@@ -18,6 +18,8 @@ from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
 SIZES = {"audio_length": 208, "image_size": 112, "embed_dim": 32, "num_heads": 1, "specific_depth": 1}
 
 

@@ -10,6 +10,8 @@ from kdcmae.bench.report.table import on_front
 from kdcmae.bench.studies.keep import SECTION, KeepSettings, run_keep_benchmark
 from kdcmae.data.avsynth.classes import LABELS
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
 
 def test_the_front_is_what_nothing_beats():
     points = [(10, -90), (5, -90), (4, -80), (6, -70), (3, -70)]

@@ -32,7 +32,7 @@ def ceilings(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def openvino_engine(classifier, tmp_path_factory):
+def openvino_engine(quick_builds, classifier, tmp_path_factory):
     pytest.importorskip("openvino")
     folder = tmp_path_factory.mktemp("profiled") / "engine"
     settings = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
