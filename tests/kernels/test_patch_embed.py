@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
@@ -110,13 +111,22 @@ def assert_matches_float64(case: Problem, poisoned) -> None:
         assert error < max(2 * relative_rms(plain, truth), most / 10), f"{name}: {error:.1e} is worse than PyTorch"
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [SPECTROGRAM, IMAGE], ids=["spectrogram", "image"])
+KEPT = [(1, 1, 1, 192), (49, 3, 1, 96), (63, 1, 3, 48), (65, 2, 2, 48)]
+ON_A_CPU = [
+    *product(("cpu",), (torch.float32,), (SPECTROGRAM, IMAGE), KEPT),
+    *product(("cpu",), DTYPES[1:], (SPECTROGRAM, IMAGE), KEPT[:1]),
+]  # one element after the other there: not each with each
+ON_A_GPU = product(("cuda",), DTYPES, (SPECTROGRAM, IMAGE), KEPT)
+
+
 @pytest.mark.parametrize(
-    ("kept", "batch", "views", "dim"),
-    [(1, 1, 1, 192), (49, 3, 1, 96), (63, 1, 3, 48), (65, 2, 2, 48)],
+    ("device", "dtype", "shape", "sizes"),
+    [*ON_A_CPU, *(pytest.param(*values, marks=pytest.mark.gpu) for values in ON_A_GPU)],
+    indirect=["device"],
+    ids=str,
 )
-def test_kept_patches(shape, kept, batch, views, dim, dtype, device, poisoned):
+def test_kept_patches(shape, sizes, dtype, device, poisoned):
+    kept, batch, views, dim = sizes
     case = problem(shape, kept, batch=batch, views=views, dim=dim, dtype=dtype, device=device)
     assert_matches_float64(case, poisoned)
 

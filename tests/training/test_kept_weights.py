@@ -31,19 +31,23 @@ def same(path, other) -> bool:
 
 
 @pytest.fixture
-def kept(random_runs, tmp_path):
+def model(random_runs, tmp_path):
+    return random_runs.random_run("finetune", tmp_path).model
+
+
+@pytest.fixture
+def kept(model, random_runs, tmp_path):
     """Makes what keeps the weights of a run with further settings."""
 
     def make(criterion: Criterion = ACCURACY, **changes) -> KeptWeights:
         settings = FinetuningSettings(**{**random_runs.DEFAULTS, "epochs": 9, **changes})
-        model = random_runs.random_run("finetune", tmp_path).model
         return KeptWeights(model, criterion, settings, tmp_path)
 
     return make
 
 
-def state_of(kept: KeptWeights, value: float) -> dict[str, torch.Tensor]:
-    return {name: torch.full_like(tensor, value) for name, tensor in kept._model.state_dict().items()}
+def state_of(model: torch.nn.Module, value: float) -> dict[str, torch.Tensor]:
+    return {name: torch.full_like(tensor, value) for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -54,10 +58,10 @@ def state_of(kept: KeptWeights, value: float) -> dict[str, torch.Tensor]:
         (ACCURACY, [float("nan"), 0.1, float("nan")], 2),
     ],
 )
-def test_best_is_the_epoch_with_the_best_metric(criterion, values, best, kept, tmp_path):
+def test_best_is_the_epoch_with_the_best_metric(criterion, values, best, model, kept, tmp_path):
     weights = kept(criterion)
     for epoch, value in enumerate(values, start=1):
-        weights.end_epoch(epoch, state_of(weights, float(epoch)), {criterion.metric: value})
+        weights.end_epoch(epoch, state_of(model, float(epoch)), {criterion.metric: value})
     assert weights.best == Best(epoch=best, metric=criterion.metric, value=values[best - 1])
     assert load_file(tmp_path / "best.safetensors")["norm.weight"][0] == best
     assert load_file(tmp_path / "last.safetensors")["norm.weight"][0] == len(values)
@@ -65,11 +69,11 @@ def test_best_is_the_epoch_with_the_best_metric(criterion, values, best, kept, t
     assert facts(tmp_path / "best.safetensors") == {"weights": "best", "epoch": best, **measured}
 
 
-def test_a_run_is_stale_after_so_many_epochs_without_a_better_one(kept):
+def test_a_run_is_stale_after_so_many_epochs_without_a_better_one(model, kept):
     weights = kept(early_stop_epochs=2)
     stale = []
     for epoch, value in enumerate([0.5, 0.6, 0.6, 0.3, 0.7, 0.1], start=1):
-        weights.end_epoch(epoch, state_of(weights, 1.0), {"accuracy": value})
+        weights.end_epoch(epoch, state_of(model, 1.0), {"accuracy": value})
         stale.append(weights.is_stale(epoch))
     assert stale == [False, False, False, True, False, False]
 
@@ -85,33 +89,33 @@ def test_a_run_is_stale_after_so_many_epochs_without_a_better_one(kept):
          Final(weights="best", first_epoch=1, last_epoch=1)),
     ],
 )  # fmt: skip
-def test_what_the_run_is_for(settings, values, final, kept):
+def test_what_the_run_is_for(settings, values, final, model, kept):
     weights = kept(**settings)
     for epoch, value in enumerate(values, start=1):
-        weights.end_epoch(epoch, state_of(weights, float(epoch)), {"accuracy": value})
+        weights.end_epoch(epoch, state_of(model, float(epoch)), {"accuracy": value})
     found, state = weights.final(len(values))
     assert found == final
     expected = {"average": 1.5, "best": 1.0, "last": None}[final.weights]
     assert (state["norm.weight"][0].item() if state else None) == expected
 
 
-def test_the_weights_of_an_epoch_that_the_saved_state_does_not_know_are_not_taken_for_the_best(kept):
+def test_the_weights_of_an_epoch_that_the_saved_state_does_not_know_are_not_taken_for_the_best(model, kept):
     """Killed between writing them and saving the state, and resumed with less patience than before."""
     weights = kept(early_stop_epochs=1)
-    weights.end_epoch(1, state_of(weights, 1.0), {"accuracy": 0.5})
+    weights.end_epoch(1, state_of(model, 1.0), {"accuracy": 0.5})
     saved = weights.state_dict()
-    weights.end_epoch(2, state_of(weights, 2.0), {"accuracy": 0.6})
+    weights.end_epoch(2, state_of(model, 2.0), {"accuracy": 0.6})
     weights.load_state_dict(saved)
     with pytest.raises(CheckpointError, match=r"best\.safetensors is of epoch 2, .* saved is epoch 1; .*--patience"):
         weights.final(2)
 
 
-def test_spoilt_weights_replace_nothing(kept, tmp_path):
+def test_spoilt_weights_replace_nothing(model, kept, tmp_path):
     weights = kept()
-    weights.end_epoch(1, state_of(weights, 1.0), {"accuracy": 0.5})
+    weights.end_epoch(1, state_of(model, 1.0), {"accuracy": 0.5})
     spoilt = {
-        **state_of(weights, 2.0),
-        "norm.weight": torch.full_like(state_of(weights, 0.0)["norm.weight"], torch.nan),
+        **state_of(model, 2.0),
+        "norm.weight": torch.full_like(state_of(model, 0.0)["norm.weight"], torch.nan),
     }
     with pytest.raises(TrainingError, match=r"last\.safetensors: 1 of \d+ tensors are no longer finite, norm\.weight"):
         weights.end_epoch(2, spoilt, {"accuracy": 0.9})
