@@ -74,7 +74,7 @@ def test_other_commands_exist() -> None:
             assert (ROOT / words[0]).is_file() or words[0] == "-m", (page.name, line)
         else:
             assert line == "git clone URL kdcmae && cd kdcmae", (page.name, line)
-    for page in PAGES:
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"`make ([\w-]+)`", prose(page)):
             assert target in targets, (page.name, target)
 
