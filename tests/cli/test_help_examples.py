@@ -158,7 +158,7 @@ def invoked(example: Example, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, quick_builds: None) -> Path:
     """A folder of everything that examples and Python blocks name: files, engines and a device card."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     folder = tmp_path_factory.mktemp("made")
