@@ -1,6 +1,6 @@
-"""What this machine does with an engine: is it whole, what executes, how exactly, and how fast.
+"""Check an engine on this machine: its files, the precisions that execute, its errors, and its latency.
 
-Needs what an app needs: numpy and the engine's library. Torch is not imported.
+That needs what an app needs, numpy and the engine's library. Torch is not imported.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _OUTCOMES: Mapping[bool | None, Outcome] = {True: "holds", False: "does not hold
 def check_engine(
     folder: Path, *, seconds: float, step: Step, device: str | None = None, threads: int | None = None, name: str = ""
 ) -> DeviceCard:
-    """Load an engine as an app does, time it, run its self-test, and hold it against what its manifest claims.
+    """Load an engine as an app does, time it, run its self-test, and check the claims in its manifest.
 
-    The process should have done nothing before: load time and peak memory are its own.
+    Call it in a fresh process, because load time and peak memory are those of the process.
 
     Args:
         folder: the engine folder.
-        seconds: of single calls to time, after a warm-up.
+        seconds: duration of timing single calls, after a warm-up.
         step: shows progress; a context manager per named step.
-        device: another device than the engine was built for, in its library's words.
-        threads: CPU threads to use; where None, what the manifest says or else the library's choice.
-        name: what the card calls this device; empty for its processor.
+        device: device to use instead of the one that the engine was built for, in its library's spelling.
+        threads: CPU threads to use; None for the manifest's number, or else the library's choice.
+        name: name of this device on the card; empty for its processor.
 
     Raises:
         EngineError: a bad engine folder, or one that its library cannot load.
@@ -124,7 +124,7 @@ def _timed(engine: Engine, load_ms: float, seconds: float, step: Step) -> Timing
             mean_ms=mean,
             coefficient_of_variation=float(calls_ms.std(ddof=1)) / mean if len(calls_ms) > 1 else 0.0,
         ),
-        peak_rss_bytes=host.peak_rss_bytes(),  # before anything is loaded that an app does not load
+        peak_rss_bytes=host.peak_rss_bytes(),  # before loading anything that an app does not load
     )
 
 
@@ -169,7 +169,7 @@ def _part(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _built_for(described: Any) -> str:
-    """A processor in the manifest's words: its class, and its name where that says more."""
+    """The processor in a manifest: its class, and its name if that is another."""
     if not isinstance(described, Mapping):
         return ""
     class_name, name = str(described.get("class", "")), str(described.get("name", ""))
@@ -177,22 +177,22 @@ def _built_for(described: Any) -> str:
 
 
 def _verdicts(engine: Engine, executions: Mapping[str, Execution], device: str) -> Iterator[Verdict]:
-    """Verdicts on the files and on every layer class, the variants' included."""
+    """Verdicts on the files and on every layer class, including those of variants."""
     files = sum(len(manifest.files) for manifest in engine.manifests.values())
     yield Verdict(claim="files", outcome="holds", found=f"the digests of {files} files are those of the manifest")
     if saturates_here(engine.manifest, device=device):
         yield Verdict(claim="sums of int8 products fit", outcome=_OUTCOMES[False], found=SATURATES)
     for variant, manifest in engine.manifests.items():
         built = read_claims(manifest.precision)
-        for left, claim in zip(built, claims_against(manifest.precision, executions[variant]), strict=True):
-            found = counted(claim.executed)
+        for before, claim in zip(built, claims_against(manifest.precision, executions[variant]), strict=True):
+            executed = counted(claim.executed)
             reported = executions[variant].executed
-            if reported and not claim.executed and not left.executed:
-                continue  # compiled into layers of other classes, here as where it was built
-            if not found:
-                found = "compiled into layers of other classes" if reported else "the library does not report it"
+            if reported and not claim.executed and not before.executed:
+                continue  # fused into layers of other classes, here and in the build
+            if not executed:
+                executed = "compiled into layers of other classes" if reported else "the library does not report it"
             yield Verdict(
                 claim=f"{file_name(claim.layers, variant)} in {claim.claimed}",
                 outcome=_OUTCOMES[claim.holds],
-                found=f"{found}; not checked where it was built" if left.holds is None else found,
+                found=f"{executed}; not checked where it was built" if before.holds is None else executed,
             )

@@ -1,4 +1,4 @@
-"""What this machine can build and run, what stands in the way, and the fix for each.
+"""What this machine can build and run, what prevents the rest, and how to fix it.
 
 Torch is not imported, and nothing is changed.
 """
@@ -28,13 +28,13 @@ __all__ = ["Diagnosis", "Problem", "TargetReport", "diagnose", "require_target"]
 
 _DEVELOPMENT = re.compile(r"""extra == ["']dev["']""")
 
-# Beside those that bring a target: modules that a stray file or a second package takes the place of most often.
+# Modules that a stray file or a second package often hides, besides the targets' own libraries.
 _MODULES = ("torch", "triton", "numpy", "onnx", "onnxscript", "tensorrt_bindings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something broken, and what to do about it."""
+    """Something that is broken, and how to fix it."""
 
     what: str
     fix: str
@@ -42,16 +42,17 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetReport:
-    """What can be done for one target here. A text is the reason why not, and empty where it can.
+    """What this machine can do for one target. Texts are reasons why something is impossible; empty if it is possible.
 
     Args:
-        target: its name.
-        library: the module that brings it and its version; empty where none is installed.
-        builds, runs: reasons.
-        fix: for what is missing or broken; empty where nothing is.
+        target: name of the target.
+        library: module and version of its library; empty if none is installed.
+        builds: reason why engines cannot be built.
+        runs: reason why engines cannot run.
+        fix: how to install or repair what is missing; empty if nothing is.
         broken: the library is installed but does not load.
-        precisions: a reason for each that cannot be built, on this machine.
-        executes: a reason for each whose engines do not run as such on this machine.
+        precisions: for each precision, the reason why engines cannot be built on this machine.
+        executes: for each precision, the reason why engines do not execute in it on this machine.
     """
 
     target: str
@@ -66,18 +67,18 @@ class TargetReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Everything the doctor found.
+    """Result of :func:`diagnose`.
 
     Args:
-        kdcmae: its version.
+        kdcmae: version of kdcmae.
         host: system, processor, Python.
-        cpu_class: one of :data:`kdcmae.runtime.cpu.CLASSES`; empty below all of them.
+        cpu_class: one of :data:`kdcmae.runtime.cpu.CLASSES`; empty for a processor below all of them.
         cpu_features: vector and matrix instructions that engines may use.
-        driver: NVIDIA's, with its devices; None where there is none.
-        openvino_devices: by OpenVINO's name for them.
-        libraries: installed versions of all that kdcmae can use, by distribution; empty where not installed.
-        targets: one report each.
-        problems: what is broken; nothing that is merely not installed.
+        driver: NVIDIA's driver with its devices; None if there is none.
+        openvino_devices: full names of OpenVINO's devices, by OpenVINO's short name.
+        libraries: installed versions of all libraries that kdcmae can use, by distribution; empty if not installed.
+        targets: one report per target.
+        problems: what is broken; libraries that are only not installed are no problems.
     """
 
     kdcmae: str
@@ -126,7 +127,7 @@ def require_target(target: str) -> None:
     Raises:
         MissingDependencyError: its library is not installed; the message has the install line.
         BrokenDependencyError: it is installed but does not load.
-        DeviceError: it builds only where its device is.
+        DeviceError: building needs the target's device, which this machine lacks.
     """
     _import(target)
     _require_tools(target)
@@ -146,7 +147,7 @@ def _report(target: str) -> TargetReport:
             runs = builds
             if not broken:
                 fix = f"pip install '{record.install}' to run engines, '{record.install_compiler}' to build them"
-    precisions, executes = _precisions(target, found=bool(library))
+    precisions, executes = _precisions(target, has_library=bool(library))
     return TargetReport(
         target=target,
         library=library,
@@ -159,12 +160,12 @@ def _report(target: str) -> TargetReport:
     )
 
 
-def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """Reasons by precision why engines are not built here, and why they do not run as such here.
+def _precisions(target: str, *, has_library: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Reasons by precision why engines cannot be built here, and why they do not execute in it here.
 
     Args:
-        target: its name.
-        found: its library is here and can be asked.
+        target: name of the target.
+        has_library: its library loads, so that it can be asked what executes.
     """
     record = TARGETS[target]
     builds = {name: record.cannot_build.get(name, "") for name in PRECISIONS}
@@ -173,17 +174,17 @@ def _precisions(target: str, *, found: bool) -> tuple[dict[str, str], dict[str, 
         for tool in tools:
             if not is_installed(tool):
                 builds[name] = str(MissingDependencyError(tool, install=record.install_compiler))
-    for name, native in not_native(target, cpu=this_cpu()).items() if found else ():
+    for name, native in not_native(target, cpu=this_cpu()).items() if has_library else ():
         executes[name] = f"it executes as {native} on this processor"
         builds[name] = f"{executes[name]}; use --precision {native}, or accept it with --execute-as {native}"
     return builds, executes
 
 
 def _import(target: str) -> str:
-    """Import the first module that is there, and say which it is.
+    """Import the library of a target, and return the name of its module and its version.
 
     Raises:
-        MissingDependencyError: none is.
+        MissingDependencyError: the library is not installed.
         BrokenDependencyError: it does not import.
     """
     record = TARGETS[target]
@@ -195,7 +196,12 @@ def _import(target: str) -> str:
 
 
 def _require_tools(target: str) -> None:
-    """Raise where a target's library is here, but not what building needs beside it."""
+    """Check that everything that building needs besides the library is installed.
+
+    Raises:
+        MissingDependencyError: a module is not installed.
+        BrokenDependencyError: there is no C++ compiler.
+    """
     require_tools(target)
     record = TARGETS[target]
     if record.needs_compiler and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))):
@@ -210,13 +216,13 @@ def _version(distribution: str) -> str:
 
 
 def _requirements() -> dict[str, str]:
-    """The oldest version of everything that kdcmae can use, by distribution; not what only its development takes."""
-    found: dict[str, str] = {}
+    """Oldest supported version of every library that kdcmae can use, by distribution, except for its development."""
+    oldest: dict[str, str] = {}
     for requirement in metadata.requires("kdcmae") or ():
         parts = re.match(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?", requirement)
         if parts and parts.group(1) != "kdcmae" and not _DEVELOPMENT.search(requirement):
-            found[parts.group(1)] = parts.group(2) or ""
-    return found
+            oldest[parts.group(1)] = parts.group(2) or ""
+    return oldest
 
 
 def _openvino_devices() -> dict[str, str]:
@@ -226,7 +232,7 @@ def _openvino_devices() -> dict[str, str]:
         core = openvino_core()
         return {name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices}
     except (BrokenDependencyError, RuntimeError):
-        return {}  # reported with its target
+        return {}  # the target's report has the reason
 
 
 def _modules() -> tuple[str, ...]:
@@ -235,19 +241,19 @@ def _modules() -> tuple[str, ...]:
 
 
 def _shadowed() -> Iterator[Problem]:
-    """Files that programs started here import instead of a library."""
+    """Files that Python imports instead of a library if it is started in this folder."""
     places = (Path.cwd(), *(Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry))
     for place in dict.fromkeys(place.resolve() for place in places):
         for module in _modules():
             for path in (place / f"{module}.py", place / module / "__init__.py"):
-                # A folder that packages are installed in holds their metadata too.
+                # A folder with packages that were installed also holds their metadata.
                 if path.is_file() and not any(place.glob("*.dist-info")):
                     shown = path if path.suffix == ".py" and path.stem == module else path.parent
                     yield Problem(what=f"{shown} takes the place of the library {module}", fix=f"rename {shown}")
 
 
 def _overwritten() -> Iterator[Problem]:
-    """Two packages that hold one module: whichever was installed last overwrote the other's files."""
+    """Packages that contain the same module: the one installed last overwrote the other's files."""
     holders = metadata.packages_distributions()
     for module in _modules():
         names = sorted(set(holders.get(module, ())))
@@ -259,7 +265,7 @@ def _overwritten() -> Iterator[Problem]:
 
 
 def _unpaired() -> Iterator[Problem]:
-    """TensorRT's bindings beside libraries of another version."""
+    """TensorRT's bindings with libraries of another version."""
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"] or ""
         libraries = _version(f"{name.removesuffix('-bindings')}-libs") if name.endswith("-bindings") else ""
@@ -279,7 +285,7 @@ def _too_old(installed: Mapping[str, str], requirements: Mapping[str, str]) -> I
 
 
 def _driver_too_old(driver: Driver | None) -> Iterator[Problem]:
-    """A driver runs libraries of its own CUDA's major version and of older ones."""
+    """Libraries for a newer major version of CUDA than the driver runs."""
     if driver is None:
         return
     for distribution in metadata.distributions():

@@ -1,6 +1,6 @@
-"""Names of the package's extras, by what one wants to do: those that pyproject.toml declares and that errors print.
+"""The package's extras by purpose: pyproject.toml declares them, and errors print them.
 
-An engine runs with the extra of its target's name, ``kdcmae[openvino]``, and is built with the one that has
+The extra that runs engines of a target has the target's name, ``kdcmae[openvino]``; the one that builds them has
 ``compile-`` before it, ``kdcmae[compile-openvino]``.
 """
 
@@ -28,7 +28,7 @@ def to_compile(target: str) -> str:
     return f"kdcmae[compile-{target}]"
 
 
-# What brings a module, for whoever needs it without a target in mind.
+# The extra that installs a module, for code that does not know the target.
 _BRINGS = {
     "av": VIDEO,
     "filelock": "kdcmae[compile]",
@@ -46,27 +46,27 @@ _BRINGS = {
 
 
 def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | None:
-    """What to install after an import failed; None where no extra brings that module."""
+    """The error that names the extra to install after an import failed; None if no extra has that module."""
     module = (error.name or "").partition(".")[0]
     return MissingDependencyError(module, install=_BRINGS[module]) if module in _BRINGS else None
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be found, without importing it."""
+    """Whether a module is installed, without importing it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return importlib.util.find_spec(module) is not None
 
 
 def require_installed(*modules: str, install: str) -> None:
-    """Raise at once where a later import would fail. Imports nothing.
+    """Raise now if a later import would fail. Imports nothing.
 
     Args:
-        modules: by name.
-        install: the extra that brings them.
+        modules: names of the modules.
+        install: the extra that installs them.
 
     Raises:
-        MissingDependencyError: one is not installed; the message has the install line.
+        MissingDependencyError: a module is not installed; the message has the install line.
     """
     for name in modules:
         if not is_installed(name):

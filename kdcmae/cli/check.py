@@ -1,4 +1,4 @@
-"""``kdcmae check``: what this machine does with an engine, on the machine that is to run it."""
+"""``kdcmae check``: check an engine on the machine that will run it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ _COLOURS = {"holds": "green", "does not hold": "red", "cannot be told": "yellow"
 
 @click.command("check", cls=KdcmaeCommand)
 @click.argument("engine", type=click.Path(path_type=Path))
-@click.option("--seconds", type=Number(min=0, min_open=True), default=5.0, show_default=True, help="To time calls for.")
+@click.option(
+    "--seconds", type=Number(min=0, min_open=True), default=5.0, show_default=True, help="How long to time calls."
+)
 @click.option("--threads", type=thread_count, help="CPU threads.", show_default="the engine's or its library's")
-@click.option("--device", help="Another device than the engine was built for, in its library's words.")
-@click.option("--name", default="", help="What to call this device on its card.", show_default="its processor")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the device card there.")
+@click.option(
+    "--device", help="Device to use instead of the one that the engine was built for, in its library's spelling."
+)
+@click.option("--name", default="", help="Name of this device on its card.", show_default="its processor")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the device card to this file."
+)
 @json_option
 def command(
     engine: Path,
@@ -37,20 +43,20 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Check an ENGINE folder on the device that is to run it: digests, what executes, how exactly and how fast.
+    """Check an ENGINE folder on the device that will run it: files, executed precisions, errors and latency.
 
-    Needs numpy and the engine's library, no torch. With --json, prints a device card: kdcmae-bench fleet puts the cards
-    of several devices side by side.
+    Needs numpy and the engine's library, not torch. With --json, prints a device card; kdcmae-bench fleet compares the
+    cards of several devices.
 
-    Exit code 0: everything claimed of the engine holds here, or cannot be told. 1: a claim or the self-test fails.
-    2: a bad engine. 3: its library or its device is missing.
+    Exit code 0: every claim about the engine holds here, or cannot be checked. 1: a claim or the self-test fails. 2: a
+    bad engine. 3: its library or its device is missing.
     """
     from kdcmae.check import check_engine
     from kdcmae.files.disk import writing
     from kdcmae.files.replacing import replacing
 
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)  # before the time is spent
+        output.parent.mkdir(parents=True, exist_ok=True)  # fail now rather than after the measurement
     card = check_engine(engine, seconds=seconds, step=Steps(), device=device, threads=threads, name=name)
     if output is not None:
         with writing(output), replacing(output) as partial:

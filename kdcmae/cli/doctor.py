@@ -1,4 +1,4 @@
-"""``kdcmae doctor``: what this machine can build and run, and the fix for what stands in the way."""
+"""``kdcmae doctor``: what this machine can build and run, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ _SHOWN = (
 
 
 @click.command("doctor", cls=KdcmaeCommand)
-@click.option("--target", type=click.Choice(TARGETS), help="Exit with 3 unless engines for it can be built here.")
+@click.option(
+    "--target", type=click.Choice(TARGETS), help="Exit with 3 unless engines for this target can be built here."
+)
 @json_option
 def command(target: str | None, as_json: bool) -> None:
-    """Show what this machine can build and run, what is in conflict, and the fix for each.
+    """Show what this machine can build and run, what is broken, and how to fix it.
 
-    Exit code 0: nothing is broken, though things may not be installed. 1: something is broken. 3: the --target cannot
-    be built here.
+    Exit code 0: nothing is broken, though libraries may not be installed. 1: something is broken. 3: engines for the
+    --target cannot be built here.
     """
     diagnosis = diagnose()
     if as_json:
@@ -99,7 +101,7 @@ def _cell(report: TargetReport, precision: str) -> str:
 
 
 def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:
-    """What a target cannot do, why, and the fix, in words."""
+    """Lines that say what targets cannot do, why, and how to fix it."""
     lines = []
     for report in reports:
         fix = f"; {report.fix}" if report.fix else ""
@@ -118,7 +120,7 @@ def _reasons(reports: tuple[TargetReport, ...]) -> list[str]:
 
 
 def _by_reason(precisions: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Precisions that share a reason, and the reason."""
+    """Groups of precisions with the same reason, and the reason."""
     return [
         (" or ".join(name for name, other in precisions.items() if other == reason), reason)
         for reason in dict.fromkeys(filter(None, precisions.values()))

@@ -1,6 +1,6 @@
 """AOTInductor packages: ``model.pt2``, machine code that PyTorch's compiler made for one kind of processor or GPU.
 
-The only backend beside Torch-TensorRT's that needs torch, which is imported when such an engine is loaded.
+This backend and Torch-TensorRT's are the only ones that need torch. It is imported when such an engine is loaded.
 """
 
 from __future__ import annotations
@@ -31,27 +31,17 @@ __all__ = ["AOTIBackend", "require_scratch"]
 
 DEVICES = ("cpu", "cuda")
 
-_TEMPORARY, _DEFAULT = ("TMPDIR", "TMP", "TEMP", "TEMPDIR"), "/tmp"  # where torch's own code in C++ looks
+_TEMPORARY, _DEFAULT = ("TMPDIR", "TMP", "TEMP", "TEMPDIR"), "/tmp"  # as in torch's C++ code
 
 
 class AOTIBackend(Backend):
     """An AOTInductor package on the device it was compiled for.
 
     ``manifest.engine`` holds ``device`` (``"cpu"`` or ``"cuda"``), ``cpu_features`` or ``compute_capability`` (what
-    the code needs of it) and, optionally, ``threads``.
-
-    Args:
-        folder: the engine folder, its files already verified: a package is code that loading executes.
-        manifest: of that folder.
-        device: ``cuda:1`` and so on for another GPU than the first; the kind cannot change.
-        threads: CPU threads to use, for all of torch in this process; as the manifest says, or torch chooses, where
-            None.
-
-    Raises:
-        MissingDependencyError: torch is not installed.
-        EngineVersionError: the installed torch is another release than the one that compiled the package.
-        DeviceError: this machine lacks the GPU, or instructions the code was compiled for.
-        EngineError: torch cannot load the package, or there is no folder that it can unpack it into.
+    the code needs of the device) and, optionally, ``threads``. ``device`` may choose another GPU, such as ``cuda:1``,
+    but not another kind of device. ``threads`` applies to all of torch in this process. The installed torch must be the
+    release that compiled the package, and it needs a folder to unpack the package into. The folder's files must be
+    verified first, because loading a package executes its code.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
@@ -67,7 +57,7 @@ class AOTIBackend(Backend):
         else:
             _require_gpu(torch, self._device, manifest)
         if count is None and (limit := limited_threads()) is not None:
-            count = min(limit, torch.get_num_threads())  # which may be fewer by OMP_NUM_THREADS
+            count = min(limit, torch.get_num_threads())  # OMP_NUM_THREADS may set fewer
         if count is not None:
             torch.set_num_threads(count)
         path = folder / manifest.engine["file"]
@@ -102,14 +92,14 @@ class AOTIBackend(Backend):
 def require_scratch(size_bytes: int = 0) -> None:
     """Check the folder that torch unpacks packages into and loads their code from.
 
-    What torch itself says names no folder, and that of a library that may not be executed is a failure to map a
-    segment.
+    Torch's own error names no folder, and if the code may not be executed there it only says that a segment could not
+    be mapped.
 
     Args:
-        size_bytes: what has to fit.
+        size_bytes: size of the unpacked package.
 
     Raises:
-        EngineError: says what is wrong with the folder.
+        EngineError: the folder cannot be used; the message says why.
     """
     variable, folder = next(
         ((name, os.environ[name]) for name in _TEMPORARY if name in os.environ), (_TEMPORARY[0], _DEFAULT)
@@ -127,10 +117,10 @@ def _problem(folder: Path, size_bytes: int) -> str:
     if not os.access(folder, os.W_OK | os.X_OK):
         return "cannot be written to"
     if hasattr(os, "statvfs"):
-        found = os.statvfs(folder)
-        if found.f_flag & getattr(os, "ST_NOEXEC", 0):
+        disk = os.statvfs(folder)
+        if disk.f_flag & getattr(os, "ST_NOEXEC", 0):
             return "is mounted without the right to execute (noexec)"
-        free_bytes = found.f_bavail * found.f_frsize
+        free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < size_bytes:
             return f"has {free_bytes / 1e6:.1f} MB left where {size_bytes / 1e6:.1f} MB are needed"
     return ""
@@ -141,11 +131,11 @@ def _unpacked_size_bytes(package: Path) -> int:
         with zipfile.ZipFile(package) as archive:
             return sum(info.file_size for info in archive.infolist())
     except (OSError, zipfile.BadZipFile):
-        return 0  # which torch will say
+        return 0  # torch reports that when it loads the file
 
 
 def _require_cpu(manifest: Manifest) -> None:
-    """Machine code for instructions that a processor lacks ends the process without a word."""
+    """Check the CPU features, because machine code with instructions that the CPU lacks kills the process."""
     missing = sorted(set(manifest.engine.get("cpu_features", ())) - host.cpu_features())
     if missing:
         raise DeviceError(
@@ -157,10 +147,10 @@ def _require_cpu(manifest: Manifest) -> None:
 def _require_gpu(torch: ModuleType, device: str, manifest: Manifest) -> None:
     if not torch.cuda.is_available():
         raise DeviceError(f"the engine needs a CUDA device, torch {torch.__version__} finds none; install its driver")
-    found = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
     built = manifest.engine.get("compute_capability")
-    if found != built:
+    if capability != built:
         raise DeviceError(
-            f"the engine was compiled for compute capability {built}, {device} has {found}; "
+            f"the engine was compiled for compute capability {built}, {device} has {capability}; "
             f"compile it on this machine with kdcmae-compile"
         )

@@ -1,9 +1,9 @@
 """CPU classes: what a processor multiplies natively, and whether its int8 products saturate.
 
 An engine library chooses its kernels by the instructions of the processor, so the same engine file executes in bfloat16
-on one machine and in float32 on the next. This module is the one place that knows which instructions decide that.
-A machine other than this one is described by the name of its class, which stands for the least capable machine of that
-class, or by the JSON that ``kdcmae doctor --json`` wrote on it.
+on one machine and in float32 on another. This module and the precisions' records know which instructions decide that.
+Another machine is described by the name of its class, which stands for the least capable machine of that class, or by
+the JSON that ``kdcmae doctor --json`` wrote on it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from kdcmae.runtime.precisions import FLOATING, PRECISIONS
 __all__ = ["CAP_VARIABLE", "CLASSES", "Cpu", "CpuClass", "describe_cpu", "this_cpu"]
 
 CAP_VARIABLE = "ONEDNN_MAX_CPU_ISA"
-"""oneDNN, and so PyTorch and OpenVINO, uses no instructions above this one; ONNX Runtime does not look at it."""
+"""Environment variable with the highest instruction set that oneDNN uses, and so PyTorch and OpenVINO.
+
+ONNX Runtime ignores it.
+"""
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
-_VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})  # add products of bytes in 32 bits; any of them suffices
+_VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})  # any of them adds products of bytes in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class CpuClass:
-    """Processors that execute an engine alike.
+    """Processors that execute an engine in the same precisions.
 
     Args:
-        name: as ``--for`` takes it.
+        name: value of ``--for``.
         machine: the architecture, as ``platform.machine()`` names it on Linux.
-        features: instructions that all of them have, as Linux names them.
+        features: instructions that all processors of the class have, as Linux names them.
     """
 
     name: str
@@ -47,7 +50,7 @@ class CpuClass:
 _AVX2 = frozenset({"avx", "avx2", "fma", "f16c"})
 _AVX512_BF16 = _AVX2 | _AVX512 | {"avx512_vnni", "avx512_bf16"}
 
-# From the least to the most capable of an architecture: a processor belongs to the last whose features it has.
+# Ordered from the least to the most capable of an architecture. A processor belongs to the last class that it fits.
 CLASSES: Mapping[str, CpuClass] = {
     cpu_class.name: cpu_class
     for cpu_class in (
@@ -62,7 +65,7 @@ CLASSES: Mapping[str, CpuClass] = {
 
 _AVX512_FP16 = _AVX512_BF16 | {"avx512_fp16"}
 
-# What each cap of oneDNN leaves of the instructions that any of them controls.
+# Instructions that oneDNN still uses under each cap, among those that caps control.
 _CAPS: Mapping[str, frozenset[str]] = {
     "SSE41": frozenset(),
     "AVX": frozenset({"avx"}),
@@ -80,12 +83,12 @@ _CAPPED = _AVX512_FP16 | {"avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """A processor, as far as executing engines goes.
+    """A processor: what decides how it executes engines.
 
     Args:
         machine: the architecture, such as ``x86_64`` or ``aarch64``.
         features: its instructions, as Linux names them.
-        name: of the processor or of the class it stands for.
+        name: name of the processor, or of the class that it stands for.
     """
 
     machine: str
@@ -94,7 +97,7 @@ class Cpu:
 
     @property
     def class_name(self) -> str:
-        """One of :data:`CLASSES`; empty for a processor below all of them."""
+        """The processor's class, one of :data:`CLASSES`; empty if it is below all of them."""
         fitting = [
             cpu_class.name
             for cpu_class in CLASSES.values()
@@ -104,14 +107,14 @@ class Cpu:
 
     @property
     def described(self) -> str:
-        """Its name and class, for people."""
+        """Name and class for messages."""
         name, known = self.name or self.machine, self.class_name
         if name == known:
             return f"a CPU of class {known}"
         return f"{name} ({known})" if known else name
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for manifests."""
+        """Plain data for manifests."""
         return {
             "class": self.class_name,
             "name": self.name,
@@ -121,7 +124,7 @@ class Cpu:
 
     @property
     def saturates_int8(self) -> bool:
-        """Products of u8 by s8 are added in pairs in 16 bits, where two large ones do not fit.
+        """Whether int8 products saturate, because the sum of two products of u8 by s8 has only 16 bits.
 
         True for x86 without VNNI (``vpmaddubsw``); ARM adds such products in 32 bits with and without ``asimddp``.
         """
@@ -158,7 +161,7 @@ class Cpu:
 
 
 def this_cpu() -> Cpu:
-    """This machine's processor, without the instructions that :data:`CAP_VARIABLE` forbids oneDNN to use."""
+    """This machine's processor, without the instructions that :data:`CAP_VARIABLE` excludes."""
     machine = platform.machine()
     features = host.cpu_features() - _forbidden(os.environ.get(CAP_VARIABLE, ""))
     return Cpu(machine={"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine), features=features,
@@ -169,10 +172,10 @@ def describe_cpu(text: str) -> Cpu:
     """The processor that ``--for`` names.
 
     Args:
-        text: one of :data:`CLASSES`, or the path of what ``kdcmae doctor --json`` wrote on the device.
+        text: one of :data:`CLASSES`, or the path of a file that ``kdcmae doctor --json`` wrote on the device.
 
     Raises:
-        ConfigError: neither of them.
+        ConfigError: the text is neither of them.
     """
     if text in CLASSES:
         cpu_class = CLASSES[text]
@@ -196,5 +199,5 @@ def _from_diagnosis(document: Mapping[str, Any]) -> Cpu:
 
 
 def _forbidden(cap: str) -> frozenset[str]:
-    """Features above a cap of oneDNN; none for a cap that forbids none of them or that oneDNN does not know."""
+    """Features that a cap of oneDNN excludes; none if oneDNN does not know the cap."""
     return _CAPPED - _CAPS.get(cap.upper(), _CAPPED)

@@ -1,7 +1,7 @@
-"""The little of CUDA that a TensorRT engine needs, straight from the driver library.
+"""The part of CUDA that a TensorRT engine needs, called in the driver library through ctypes.
 
-TensorRT runs on memory and a stream its caller provides. Taking them from the driver through ctypes keeps
-the runtime at numpy and the engine library: no torch, no cuda-python.
+TensorRT runs on memory and a stream that its caller provides. With ctypes, the runtime needs only numpy and the engine
+library, neither torch nor cuda-python.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """The NVIDIA driver: the newest CUDA it runs, and its devices."""
+    """The NVIDIA driver: the newest version of CUDA that it runs, and its devices."""
 
     cuda: tuple[int, int]
     gpus: tuple[Gpu, ...]
 
 
 def describe_driver() -> Driver | None:
-    """What the driver is and sees; None where there is no driver. Takes no device and creates no context."""
+    """The driver and its devices; None if there is no driver. Opens no device and creates no context."""
     try:
         library = ctypes.CDLL(LIBRARY)
         version, count = _INT(), _INT()
@@ -100,7 +100,7 @@ def _describe_gpu(library: ctypes.CDLL, ordinal: int) -> Gpu:
 
 
 class Device:
-    """The primary context of one CUDA device, which TensorRT and every other library share, and one stream.
+    """The primary context of one CUDA device, which all libraries in the process share, and one stream.
 
     Copies and :meth:`synchronize` belong inside :meth:`current`.
 
@@ -144,16 +144,16 @@ class Device:
             self._call("cuCtxPopCurrent_v2", ctypes.byref(_HANDLE()))
 
     def allocate(self, size_bytes: int) -> Buffer:
-        """Device memory with page-locked host memory of the same size beside it."""
+        """Allocate device memory, and page-locked host memory of the same size."""
         with self.current():
             return Buffer(self, size_bytes)
 
     def synchronize(self) -> None:
-        """Wait until the stream has done everything it was given."""
+        """Wait until the stream has finished all queued work."""
         self._call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Destroy the stream and let go of the context."""
+        """Destroy the stream and release the context."""
         with self.current():
             self._call("cuStreamDestroy_v2", self._stream)
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
@@ -168,7 +168,7 @@ class Device:
 
 
 class Buffer:
-    """Device memory and the page-locked host memory its copies go through, see :meth:`Device.allocate`."""
+    """Device memory, and page-locked host memory to copy through; see :meth:`Device.allocate`."""
 
     def __init__(self, device: Device, size_bytes: int) -> None:
         self._device = device
@@ -188,18 +188,18 @@ class Buffer:
         return self._address.value
 
     def upload(self, array: NDArray[Any]) -> None:
-        """Queue the copy of a C-contiguous array to the device; the array is free at once."""
+        """Queue the copy of a C-contiguous array to the device; the array may be changed at once."""
         self._bytes[: array.nbytes] = array.reshape(-1).view(np.uint8)
         self._device._call("cuMemcpyHtoDAsync_v2", self._address, self._host, array.nbytes, self._device._stream)
 
     def download(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Queue the copy from the device; the view it returns holds the values once the stream is synchronised."""
+        """Queue the copy from the device; the returned view holds the values once the stream is synchronised."""
         size_bytes = int(np.prod(shape)) * dtype.itemsize
         self._device._call("cuMemcpyDtoHAsync_v2", self._host, self._address, size_bytes, self._device._stream)
         return self._bytes[:size_bytes].view(dtype).reshape(shape)
 
     def free(self) -> None:
-        """Give both memories back."""
+        """Free the device memory and the host memory."""
         with self._device.current():
             self._device._call("cuMemFree_v2", self._address)
             self._device._call("cuMemFreeHost", self._host)

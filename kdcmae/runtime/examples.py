@@ -1,4 +1,4 @@
-"""Made-up inputs of an engine's shapes, for checks and timings that need no clip."""
+"""Random inputs with an engine's shapes, for checks and timings that need no clip."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["example_inputs"]
 
 
 def example_inputs(specs: tuple[TensorSpec, ...], batch: int, *, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Seeded inputs: standard-normal where they are float, as normalised inputs are; the whole range of integers.
+    """Seeded random inputs: standard-normal floats, like normalised inputs, and integers over their whole range.
 
     A waveform is white noise in [-1, 1], and all of it is sound.
 
     Args:
-        specs: the inputs to make.
-        batch: samples.
-        seed: of numpy's default generator.
+        specs: inputs to create.
+        batch: batch size.
+        seed: seed of numpy's default generator.
     """
     generator = np.random.default_rng(seed)
     arrays: dict[str, NDArray[Any]] = {}

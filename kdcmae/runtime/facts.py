@@ -1,7 +1,7 @@
-"""What a manifest tells people of a build, read by tools that show it.
+"""Facts about a build in a manifest, for the tools that show them.
 
-No engine runs by these facts, so an app loads it whatever they are: releases add some and others leave some out. What
-is there under a known name must be of the kind that whoever shows it takes for granted.
+No engine needs these facts to run, so an app loads an engine whatever they are. Releases may add or omit some, but
+those with a known name must have the type that the tools expect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["read_with_facts"]
 
 @dataclass(frozen=True)
 class _Needed:
-    """A fact that must be there where what it is a fact of is."""
+    """A fact that must be there if the object that it belongs to is."""
 
     kind: Any
 
@@ -57,14 +57,14 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 
 
 def read_with_facts(folder: str | Path, variant: str = "") -> Manifest:
-    """:meth:`Manifest.read`, for whoever shows what the build found.
+    """:meth:`Manifest.read` with a check of the facts about the build, for tools that show them.
 
     Args:
         folder: the engine folder.
         variant: one of the folder's variants; empty for the engine itself.
 
     Raises:
-        EngineError: as there, or a fact of the build is of another kind than it is written.
+        EngineError: the manifest cannot be read, or a fact about the build has another type than expected.
     """
     manifest = Manifest.read(folder, variant)
     for field, kind in (("precision", _PRECISION), ("parity", _PARITY), ("build", _BUILD)):
@@ -76,12 +76,12 @@ def read_with_facts(folder: str | Path, variant: str = "") -> Manifest:
 
 
 def _check(field: str, value: Any, kind: Any) -> None:
-    """Refuse a fact of another kind.
+    """Refuse a fact of another type.
 
     Args:
-        field: its place in the manifest.
-        value: what JSON gave.
-        kind: a type, several in a tuple, a list of one for lists of it, or an object of kinds by name.
+        field: path of the field in the manifest.
+        value: value from the JSON.
+        kind: a type, a tuple of types, a list of one kind for lists of it, or a mapping of kinds by name for objects.
     """
     if isinstance(kind, _Needed):
         _check(field, value, kind.kind)
@@ -99,5 +99,5 @@ def _check(field: str, value: Any, kind: Any) -> None:
             _check(f"{field}[{index}]", item, kind[0])
     else:
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        words = dict.fromkeys(_WORDS.get(one, "null") for one in kinds if one is not int or float not in kinds)
+        words = dict.fromkeys(_WORDS.get(item, "null") for item in kinds if item is not int or float not in kinds)
         require(type(value) in kinds, field, " or ".join(words), value)

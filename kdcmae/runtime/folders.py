@@ -1,7 +1,7 @@
-"""Engine folders that others may replace at any moment, and paths that libraries cannot open.
+"""Engine folders that another process may replace at any moment, and paths that libraries cannot open.
 
-Engine libraries open their files by path, one after the other, so a folder cannot be held while it is read. Instead it
-is looked at before and after, and read again where it was replaced in between.
+Engine libraries open their files by path, one after the other, so a folder cannot be locked while it is read. Instead,
+its files are compared before and after, and the folder is read again if it was replaced in between.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["Publication", "file_sizes", "of_one_publication", "openable"]
 
 Result = TypeVar("Result")
 
-_ATTEMPTS, _PATIENCE_S = 3, 30.0  # at least, each lost to an engine that was published while another was loaded
+_ATTEMPTS, _PATIENCE_S = 3, 30.0  # least number of attempts, and seconds of trying, before giving up
 
 
 class Publication:
-    """Snapshot of the files in an engine folder, which shows later whether another engine took their place.
+    """Snapshot of the files in an engine folder, which shows later whether another engine replaced them.
 
     Args:
-        folder: need not be there.
+        folder: the folder; it need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,13 +36,13 @@ class Publication:
         self._files = _identities(folder)
 
     def is_current(self) -> bool:
-        """Whether every name in the folder still stands for the same file, unwritten since, links followed."""
+        """Whether every name in the folder still leads to the same file, not written since. Links are followed."""
         return _identities(self.folder) == self._files
 
     def holds(self, manifest: Manifest) -> bool:
         """Whether the folder still holds the engine of a manifest that was read from it.
 
-        Some network file systems number a file anew each time. There the content tells.
+        Some network file systems change the number of a file each time. Then the contents are compared.
         """
         if self.is_current():
             return True
@@ -54,17 +54,17 @@ class Publication:
 
 
 def of_one_publication(folder: Path, read: Callable[[Publication], Result]) -> Result:
-    """Read several files of a folder, again where another engine has been published in between.
+    """Read several files of a folder, and read them again if another engine was published in between.
 
     Args:
         folder: the engine folder.
-        read: raises where :meth:`Publication.holds` says that it read files of two engines.
+        read: reads the files; raises if :meth:`Publication.holds` says that they belong to two engines.
 
     Returns:
-        What it read.
+        The result of ``read``.
 
     Raises:
-        Exception: what ``read`` raised of a folder that has not changed.
+        Exception: the error of ``read`` for a folder that has not changed.
     """
     start = time.monotonic()
     for attempt in itertools.count(1):
@@ -78,9 +78,9 @@ def of_one_publication(folder: Path, read: Callable[[Publication], Result]) -> R
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Sizes of the files of an engine folder in bytes by name, sorted; links count as what they lead to.
+    """Sizes of the files of an engine folder in bytes by name, sorted. Links are followed.
 
-    Hidden names are not the engine's: volumes of Kubernetes have some.
+    Hidden files are left out, because they do not belong to the engine: Kubernetes volumes have some.
 
     Args:
         folder: the engine folder.
@@ -92,18 +92,19 @@ def file_sizes(folder: Path) -> dict[str, int]:
 def openable(path: Path) -> Iterator[Path]:
     """A path of a folder or file that any library can open while the block lasts.
 
-    Libraries take text, so many cannot open a path with bytes in it that are not UTF-8. Such paths exist on Linux
-    alone, where what is open also has a name in ASCII.
+    Many libraries take paths as text, and cannot open a path that is not valid UTF-8. Such paths exist only on Linux,
+    where every open file also has an ASCII name under ``/proc``.
 
     Args:
-        path: of a folder or file that exists.
+        path: path of a folder or file that exists.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            # Not "self", which would be another in a compiler that this process starts, nor our own idea of our number.
+            # Not "self", because a compiler that this process starts has another; not os.getpid(), because /proc may
+            # show the process under another number.
             yield Path("/proc", os.readlink("/proc/self"), "fd", str(descriptor))
         finally:
             os.close(descriptor)
@@ -112,9 +113,10 @@ def openable(path: Path) -> Iterator[Path]:
 
 
 def _identities(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Device, inode, size in bytes and times of the last writing and of the last change in ns of the files by name.
+    """Device, inode, size in bytes, and times of the last write and the last change in ns of the files, by name.
 
-    A new file may get the inode of one that was just removed, and with it be as old as what it is a copy of.
+    The inode alone is not enough, because a new file may get that of a file just removed; nor is the time of the last
+    write, because a copy may have that of its original.
     """
     try:
         with os.scandir(folder) as entries:
@@ -125,7 +127,7 @@ def _identities(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _identity(entry: os.DirEntry[str]) -> tuple[int, ...]:
     try:
-        found = entry.stat()
-    except OSError:  # gone since, or a link to nothing
+        status = entry.stat()
+    except OSError:  # removed in the meantime, or a broken link
         return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

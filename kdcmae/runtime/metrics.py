@@ -1,34 +1,33 @@
-"""Comparison of a model's outputs with reference outputs: what leaves the answers unchanged leaves it unchanged.
+"""Comparison of a model's outputs with reference outputs, unaffected by changes that leave the answers unchanged.
 
 One function and two records, for the compiler's parity ladder and for the self-test on a device::
 
-    found = compare(actual, expected, kind="softmax", tie=limits.tie)   # an OutputComparison
-    print(found.strict, found.agreement, found.error)
-    if problem := limits.problem(found, "logits"):                      # a Limits; in words, empty where it passes
+    comparison = compare(actual, expected, kind="softmax", tie=limits.tie)   # an OutputComparison
+    print(comparison.strict, comparison.agreement, comparison.error)
+    if problem := limits.problem(comparison, "logits"):                      # a Limits; empty if it passes
         ...
 
-``kind`` says what an output is for. ``softmax``: logits of which one class is the answer. ``sigmoid``: logits that each
-are an answer. ``features``: vectors that are compared with each other by cosine.
+``kind`` is the use of an output. ``softmax``: logits of which one class is the answer. ``sigmoid``: logits that are an
+answer each. ``features``: vectors that are compared with each other by cosine.
 
-What is compared, per sample (a clip), and why:
+What is compared per sample (a clip), and why:
 
-- A constant added to all logits changes no answer of a softmax, and a large one would make any error small beside the
-  largest logit and any cosine 1. Logits are centred first: those of a softmax each around their own mean over the
-  classes, those of sigmoids both around the reference's mean, since there a constant that only the engine adds does
-  change the answers.
-- Errors are relative to the spread of the reference's centred sample, or to the median spread of all samples where
-  that is larger: a loud clip hides no other, and a clip between two classes, whose logits are all alike, makes no
-  error large. Below :data:`FLAT` there is nothing to tell apart, and it stands for the spread.
+- Logits are centred first, because a constant added to all of them does not change the answers of a softmax, while a
+  large constant would make any error relative to the largest logit small, and any cosine 1. Logits of a softmax are
+  centred on their own mean over the classes. Those of sigmoids are both centred on the reference's mean, because there
+  a constant that only the engine adds does change the answers.
+- Errors are relative to the spread of the reference's centred sample, or to the median spread of all samples if that is
+  larger. So a loud clip hides no other, and a clip between two classes, whose logits are all similar, makes no error
+  large. A spread below :data:`FLAT` counts as :data:`FLAT`.
 - ``distance`` is in probabilities: the total variation of a softmax, the largest difference over sigmoids.
-- ``strict`` counts the samples whose first class is the reference's. ``agreement`` also counts those where the
-  reference itself separates the two classes by less than its numerical noise, ``tie`` times that spread, as a root mean
-  square. Noise and logits grow alike, so a positive scale changes neither share.
+- ``strict`` is the share of samples with the reference's first class. ``agreement`` adds those where the reference
+  separates the two classes by less than its numerical noise: ``tie`` times that spread, as a root mean square. Noise
+  scales with the logits, so a positive factor changes neither share.
 - Rankings, of sigmoids per sample over the classes and per class over the samples, and of features over each sample's
-  neighbours: the share of pairs that keep their order, among those that the reference separates by more than its
-  noise.
+  neighbours: the share of pairs in the same order, among those that the reference separates by more than its noise.
 
 Rankings over samples need all samples at once. Outputs are small: run an engine in chunks and concatenate its outputs.
-:func:`pooled` sums up comparisons of other samples.
+:func:`pooled` combines comparisons of several sets of samples.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.runtime.arrays import Float64
-from kdcmae.runtime.rankings import Ranking, kept_neighbours, kept_order
+from kdcmae.runtime.rankings import Ranking, neighbour_agreement, order_agreement
 from kdcmae.runtime.scores import scores
 
 __all__ = ["FLAT", "Kind", "Limits", "OutputComparison", "compare", "compare_first", "distribution", "pooled"]
@@ -49,7 +48,7 @@ __all__ = ["FLAT", "Kind", "Limits", "OutputComparison", "compare", "compare_fir
 Kind = Literal["softmax", "sigmoid", "features"]
 
 FLAT = 0.05
-"""Root mean square, in logits, below which classes are not told apart: none is more than a few per cent likelier."""
+"""Root mean square, in logits, below which no class is more than a few per cent likelier than another."""
 
 _TOP = 5
 
@@ -59,13 +58,13 @@ class OutputComparison:
     """One output compared with its reference, sample by sample.
 
     Args:
-        kind: what the output is for.
-        errors: (N,) largest difference, relative to the sample's largest centred reference value; infinite where
-            shapes or NaNs differ. Empty, as the cosines, where only classes were compared.
-        cosines: (N,) of the centred outputs; -1 where shapes or NaNs differ.
-        distances: (N,) in [0, 1], of the probabilities; empty for features.
-        first: (N,) bool, the first class is the reference's; empty for features.
-        tied: (N,) bool, it is not, but the reference separates the two by less than its noise; empty for features.
+        kind: use of the output.
+        errors: (N,) largest difference, relative to the sample's largest centred reference value; infinite if shapes
+            differ or values are not finite. Errors and cosines are empty if only classes were compared.
+        cosines: (N,) cosines of the centred outputs; -1 if shapes differ or values are not finite.
+        distances: (N,) distances of the probabilities, in [0, 1]; empty for features.
+        first: (N,) bool, whether the first class is the reference's; empty for features.
+        tied: (N,) bool, whether it is another that the reference separates by less than its noise; empty for features.
         top5: (N,) share of the reference's five best classes among the five best; empty for features and for fewer
             than six classes.
         clips: ranking within each sample: of the classes for sigmoids, of the neighbours for features.
@@ -84,27 +83,27 @@ class OutputComparison:
 
     @property
     def samples(self) -> int:
-        """How many were compared."""
+        """Number of samples."""
         return max(len(self.errors), len(self.first))
 
     @property
     def error(self) -> float:
-        """The largest error of any sample."""
+        """Largest error of any sample."""
         return float(self.errors.max(initial=0.0))
 
     @property
     def cosine(self) -> float:
-        """The smallest cosine of any sample."""
+        """Smallest cosine of any sample."""
         return float(self.cosines.min(initial=1.0))
 
     def cosine_but_for(self, outliers: float) -> float:
-        """The smallest cosine of all samples but this share of them."""
+        """Smallest cosine, without this share of the samples with the smallest ones."""
         left = np.sort(self.cosines)[int(outliers * len(self.cosines)) :]
         return float(left.min(initial=1.0))
 
     @property
     def distance(self) -> float | None:
-        """The mean distance of the probabilities; None for features."""
+        """Mean distance of the probabilities; None for features."""
         return float(self.distances.mean()) if self.distances.size else None
 
     @property
@@ -114,46 +113,46 @@ class OutputComparison:
 
     @property
     def agreement(self) -> float | None:
-        """The same share, and of those that the reference's noise excuses; None for features."""
+        """Share of samples with the reference's first class or a tie; None for features."""
         return float((self.first | self.tied).mean()) if self.first.size else None
 
     @property
     def ranked(self) -> float | None:
-        """The smallest share of pairs that a ranking keeps; None where nothing is ranked."""
-        found = [ranking.kept for ranking in (self.clips, self.classes) if ranking is not None and ranking.pairs]
-        return min(found, default=None)
+        """Smallest share of pairs in the same order of any ranking; None if nothing is ranked."""
+        shares = [ranking.agreeing for ranking in (self.clips, self.classes) if ranking is not None and ranking.pairs]
+        return min(shares, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for a manifest: the shares, and how errors, cosines and distances are distributed."""
-        found: dict[str, Any] = {"kind": self.kind, "samples": self.samples}
+        """Plain data for a manifest: the shares, and the distributions of errors, cosines and distances."""
+        facts: dict[str, Any] = {"kind": self.kind, "samples": self.samples}
         for name, values in (("error", self.errors), ("cosine", self.cosines), ("distance", self.distances)):
             if values.size:
-                found[name] = distribution(values)
+                facts[name] = distribution(values)
         shares = {
             "mean_distance": self.distance,
             "strict": self.strict,
             "agreement": self.agreement,
             "top5": float(self.top5.mean()) if self.top5.size else None,
-            "ranking_clips": self.clips.kept if self.clips and self.clips.pairs else None,
-            "ranking_classes": self.classes.kept if self.classes and self.classes.pairs else None,
+            "ranking_clips": self.clips.agreeing if self.clips and self.clips.pairs else None,
+            "ranking_classes": self.classes.agreeing if self.classes and self.classes.pairs else None,
         }
-        return found | {name: share for name, share in shares.items() if share is not None}
+        return facts | {name: share for name, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an output must stay within.
+    """Limits for the difference between an output and its reference.
 
     Args:
-        max_error: largest error of a sample; None where only the direction of the outputs is promised, as with int8.
+        max_error: largest error of a sample; None if only the direction of the outputs is promised, as with int8.
         min_cosine: smallest cosine of a sample.
         outliers: share of the samples whose cosine may be smaller, such as clips beyond the ranges that an 8-bit model
             was calibrated for.
         max_distance: largest mean distance of the probabilities.
-        min_agreement: smallest share of samples whose first class is the reference's, ties excused.
-        min_ranked: smallest share of pairs that a ranking keeps.
-        tie: the reference's numerical noise in this precision, relative to the spread: classes closer than this come in
-            an order that chance decides.
+        min_agreement: smallest share of samples with the reference's first class or a tie.
+        min_ranked: smallest share of pairs in the same order.
+        tie: the reference's numerical noise in this precision, relative to the spread; the order of classes that are
+            closer is random.
     """
 
     max_error: float | None
@@ -165,14 +164,14 @@ class Limits:
     tie: float
 
     def problem(self, found: OutputComparison, name: str) -> str:
-        """What is out of the limits, in words; empty where nothing is.
+        """The first limit that is exceeded, in words; empty if none is.
 
         Args:
-            found: compared with this ``tie``.
-            name: of the output.
+            found: comparison with this ``tie``.
+            name: name of the output.
         """
         where = "" if found.kind == "features" else ", centred,"
-        if not np.isfinite(found.errors).all():  # which no share of outliers excuses
+        if not np.isfinite(found.errors).all():  # even an outlier must be finite
             return f"{name} is not finite on every sample, or of another shape"
         if self.max_error is not None and not found.error <= self.max_error:
             return f"{name}{where} differs by {found.error:.1e} of its spread, allowed {self.max_error:.0e}"
@@ -200,11 +199,11 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
 
     Args:
         actual, expected: (N, classes) logits, or (N, ...) features, N at least 1.
-        kind: what the output is for.
+        kind: use of the output.
         tie: the reference's numerical noise, as in :class:`Limits`.
 
     Returns:
-        The comparison. Where shapes differ or ``actual`` is not finite, nothing agrees.
+        The comparison. If shapes differ or ``actual`` is not finite, nothing agrees.
     """
     samples = len(expected)
     if actual.shape != expected.shape or not np.isfinite(actual).all():
@@ -217,7 +216,7 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
     errors, cosines = _errors(centred, reference, typical), _cosines(centred, reference, typical / 2)
     empty, no = np.empty(0), np.empty(0, dtype=bool)
     if kind == "features":
-        neighbours = kept_neighbours(ours, theirs, tie)
+        neighbours = neighbour_agreement(ours, theirs, tie)
         return OutputComparison(
             kind=kind, errors=errors, cosines=cosines, distances=empty, first=no, tied=no, top5=empty, clips=neighbours
         )
@@ -227,8 +226,8 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
     rankings: dict[str, Ranking] = {}
     if kind == "sigmoid":
         over_samples = np.full(ours.shape[1], np.sqrt((noise**2).mean()))
-        rankings["clips"] = kept_order(ours, theirs, noise=noise)
-        rankings["classes"] = kept_order(ours.T, theirs.T, noise=over_samples)
+        rankings["clips"] = order_agreement(ours, theirs, noise=noise)
+        rankings["classes"] = order_agreement(ours.T, theirs.T, noise=over_samples)
     return OutputComparison(
         kind=kind,
         errors=errors,
@@ -242,12 +241,12 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
 
 
 def compare_first(logits: NDArray[Any], expected: Sequence[int], *, kind: Kind, tie: float) -> OutputComparison:
-    """Compare the first class of one sample with expected ones, where nothing else is known of the reference.
+    """Compare the first class of one sample with the expected ones, if nothing else is known of the reference.
 
     Args:
         logits: (classes,), finite.
         expected: classes of which one should come first.
-        kind: what the logits are for, no features.
+        kind: use of the logits, not features.
         tie: numerical noise of these logits, as in :class:`Limits`.
     """
     wide = logits[None].astype(np.float64)
@@ -261,36 +260,36 @@ def compare_first(logits: NDArray[Any], expected: Sequence[int], *, kind: Kind, 
 
 
 def pooled(comparisons: Sequence[OutputComparison]) -> OutputComparison:
-    """Several comparisons of one output as one: the samples of all, and the pairs of all rankings.
+    """Combine several comparisons of one output: all their samples, and the pairs of all their rankings.
 
     Args:
-        comparisons: at least one, of the same kind.
+        comparisons: one or more comparisons of the same kind.
     """
 
     def joined(name: str) -> NDArray[Any]:
-        found: NDArray[Any] = np.concatenate([getattr(one, name) for one in comparisons])
-        return found
+        values: NDArray[Any] = np.concatenate([getattr(comparison, name) for comparison in comparisons])
+        return values
 
     def merged(name: str) -> Ranking | None:
-        rankings = [ranking for one in comparisons if (ranking := getattr(one, name)) is not None]
+        rankings = [ranking for comparison in comparisons if (ranking := getattr(comparison, name)) is not None]
         pairs = sum(ranking.pairs for ranking in rankings)
-        kept = sum(ranking.pairs * ranking.kept for ranking in rankings) / pairs if pairs else 1.0
-        return Ranking(pairs=pairs, kept=kept) if rankings else None
+        agreeing = sum(ranking.pairs * ranking.agreeing for ranking in rankings) / pairs if pairs else 1.0
+        return Ranking(pairs=pairs, agreeing=agreeing) if rankings else None
 
     arrays = {name: joined(name) for name in ("errors", "cosines", "distances", "first", "tied", "top5")}
     return OutputComparison(kind=comparisons[0].kind, clips=merged("clips"), classes=merged("classes"), **arrays)
 
 
 def distribution(values: NDArray[Any]) -> Mapping[str, float | None]:
-    """Quantiles, by name; None where a value is not finite."""
+    """Quantiles by name; None for a value that is not finite."""
     names = ("min", "p05", "p25", "p50", "p75", "p95", "max")
-    found = np.quantile(values, (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0), method="nearest")
-    return {name: float(value) if np.isfinite(value) else None for name, value in zip(names, found, strict=True)}
+    quantiles = np.quantile(values, (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0), method="nearest")
+    return {name: float(value) if np.isfinite(value) else None for name, value in zip(names, quantiles, strict=True)}
 
 
 def _nothing_agrees(samples: int, kind: Kind) -> OutputComparison:
     counted = 0 if kind == "features" else samples
-    none = Ranking(pairs=1, kept=0.0)
+    none = Ranking(pairs=1, agreeing=0.0)
     return OutputComparison(
         kind=kind,
         errors=np.full(samples, np.inf),
@@ -306,26 +305,26 @@ def _nothing_agrees(samples: int, kind: Kind) -> OutputComparison:
 
 def _spreads(centred: Float64) -> Float64:
     """(N,) root mean squares."""
-    found: Float64 = np.sqrt((centred**2).mean(axis=1))
-    return found
+    spreads: Float64 = np.sqrt((centred**2).mean(axis=1))
+    return spreads
 
 
 def _typical(centred: Float64, kind: Kind) -> float:
-    """The median spread of all samples, and no less than what can be told apart: a logit, where there is only one."""
+    """The median spread of all samples, but at least :data:`FLAT`, or one logit if there is only one class."""
     if kind == "features":
         return 0.0
-    alone = kind == "sigmoid" and centred.shape[1] == 1
-    return max(1.0 if alone else FLAT, float(np.median(_spreads(centred))))
+    single = kind == "sigmoid" and centred.shape[1] == 1
+    return max(1.0 if single else FLAT, float(np.median(_spreads(centred))))
 
 
 def _errors(actual: Float64, expected: Float64, least: float) -> Float64:
     spread = np.maximum(np.abs(expected).max(axis=1), least)
-    found: Float64 = np.abs(actual - expected).max(axis=1) / np.where(spread, spread, 1.0)
-    return found
+    errors: Float64 = np.abs(actual - expected).max(axis=1) / np.where(spread, spread, 1.0)
+    return errors
 
 
 def _cosines(actual: Float64, expected: Float64, least: float) -> Float64:
-    """(N,) cosines; both vectors have one more element, ``least`` per class, so that noise alone has no direction."""
+    """(N,) cosines. Both vectors get one more element, ``least`` per class, so that pure noise has no direction."""
     more = least**2 * actual.shape[1]
     lengths = np.sqrt(((actual**2).sum(axis=1) + more) * ((expected**2).sum(axis=1) + more))
     same = (actual == expected).all(axis=1)  # two zero vectors too
@@ -333,14 +332,14 @@ def _cosines(actual: Float64, expected: Float64, least: float) -> Float64:
 
 
 def _noise(logits: Float64, spreads: Float64, tie: float) -> Float64:
-    """(N,) differences of two logits below which the reference's order is chance."""
+    """(N,) differences of two logits below which the reference's order is random."""
     resolution = np.spacing(np.abs(logits).max(axis=1).astype(np.float32))  # the reference is float32
-    found: Float64 = tie * spreads + 2.0 * resolution
-    return found
+    noise: Float64 = tie * spreads + 2.0 * resolution
+    return noise
 
 
 def _first(actual: Float64, expected: Float64, noise: Float64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N,) whether the first class is the reference's, and whether a tie excuses another."""
+    """(N,) whether the first class is the reference's, and whether it is another that is tied with it."""
     chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
     behind = expected.max(axis=1) - chosen
     return behind == 0, (behind > 0) & (behind <= noise)
@@ -349,5 +348,5 @@ def _first(actual: Float64, expected: Float64, noise: Float64) -> tuple[NDArray[
 def _shared_best(actual: Float64, expected: Float64) -> Float64:
     """(N,) share of the reference's best classes among the best."""
     ours, theirs = (np.argsort(-array, axis=1, kind="stable")[:, :_TOP] for array in (actual, expected))
-    found: Float64 = (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1)
-    return found
+    shares: Float64 = (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1)
+    return shares

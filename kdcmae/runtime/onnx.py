@@ -1,4 +1,4 @@
-"""ONNX engines, run by ONNX Runtime: ``model.onnx``, with its weights inside or in a file beside it."""
+"""ONNX engines, run by ONNX Runtime: ``model.onnx``, with its weights in it or in a file beside it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
-# What ONNX Runtime makes of a product of dequantised operands.
+# Operators into which ONNX Runtime fuses a product of dequantised operands.
 _INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
 _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
 _FLOATING = named("onnxruntime", FLOATING)
@@ -48,16 +48,16 @@ _FLOATING = named("onnxruntime", FLOATING)
 def profile_execution(
     path: Path, feed: Arrays, *, disabled: Sequence[str] = (), provider: str = "CPUExecutionProvider", threads: int = 0
 ) -> Execution:
-    """What the kernels of a graph execute in, as ONNX Runtime's profile of one run lists them.
+    """The precisions that the kernels of a graph execute in, from ONNX Runtime's profile of one run.
 
-    The graph is optimised and loaded once more, since only a session that was told so beforehand keeps a profile.
+    The graph is loaded and optimised once more, because profiling has to be enabled before a session is created.
 
     Args:
-        path: of the graph.
+        path: path of the graph.
         feed: inputs by name.
-        disabled: the library's own graph optimisers that it must not apply.
+        disabled: names of the library's graph optimisers that it must not apply.
         provider: ONNX Runtime's name of the device.
-        threads: 0 for the library's choice.
+        threads: CPU threads; 0 for the library's choice.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -65,12 +65,12 @@ def profile_execution(
     ort = import_library("onnxruntime", install=to_run("onnx"))
     options = _options(ort, threads)
     options.enable_profiling = True
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it holds the weights a second time
+    options.add_session_config_entry("session.disable_prepacking", "1")  # which would copy the weights
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(path, options, providers=[provider], disabled_optimizers=list(disabled))
         session.run(None, dict(feed))
-        # Names of layers are written as they stand in the graph, in UTF-8 or not.
+        # Names of layers are copied from the graph, where they may not be valid UTF-8.
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8", errors="replace"))
     executed = _executed(event["args"] for event in events if event["name"].endswith("_kernel_time"))
     products = sum((Counter(executed.get(kind)) for kind in _PRODUCTS), Counter[str]())
@@ -81,19 +81,8 @@ class ONNXBackend(Backend):
     """An ONNX model on the CPU or a CUDA device.
 
     ``manifest.engine`` holds ``device`` (``"CPU"``, the default, or ``"CUDA"``) and, optionally, ``threads`` and
-    ``disabled_optimizers``: names of the library's own graph optimisers that it must not apply.
-
-    Args:
-        folder: the engine folder, its files already verified.
-        manifest: of that folder.
-        device: another device than the manifest's.
-        threads: CPU threads to use; as many as the manifest says, or ONNX Runtime chooses, where None.
-
-    Raises:
-        MissingDependencyError: ONNX Runtime is not installed.
-        EngineVersionError: the installed ONNX Runtime is older than the one that verified the engine.
-        DeviceError: ONNX Runtime has no such device here.
-        EngineError: ONNX Runtime cannot load the model, or it is not what the manifest says.
+    ``disabled_optimizers``: names of the library's graph optimisers that it must not apply. The installed ONNX Runtime
+    must not be older than the one that verified the engine.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
@@ -123,7 +112,7 @@ class ONNXBackend(Backend):
         return "fp32" if precision == "fp16" and cpu.machine == "x86_64" else precision
 
     def profile(self, folder: Path, feed: Arrays) -> Execution:
-        """What the kernels execute in, from a run of a session of its own."""
+        """Precisions that the kernels execute in, from a run in a separate session."""
         return self._profile(folder / self._file, feed)
 
     def infer(self, feed: Arrays) -> Arrays:
@@ -143,7 +132,7 @@ def _options(ort: Any, threads: int) -> Any:
 
 
 def _executed(kernels: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Kernels by kind and precision: that of the first floating value that they give, or else take."""
+    """Number of kernels by operator and precision: that of their first floating output, or else input."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for kernel in kernels:
         values = (*kernel.get("output_type_shape", ()), *kernel.get("input_type_shape", ()))
@@ -152,7 +141,7 @@ def _executed(kernels: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]
             precisions = ["int8"]
         if precisions:
             counts[kernel["op_name"]][precisions[0]] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
+    return {kind: dict(by_precision) for kind, by_precision in sorted(counts.items())}
 
 
 def _disabled_optimizers(manifest: Manifest) -> list[str]:
@@ -163,16 +152,20 @@ def _disabled_optimizers(manifest: Manifest) -> list[str]:
 
 
 def _provider(ort: Any, device: Any) -> str:
-    here = [name for name, provider in _PROVIDERS.items() if provider in ort.get_available_providers()]
-    if device not in here:
+    available = [name for name, provider in _PROVIDERS.items() if provider in ort.get_available_providers()]
+    if device not in available:
         raise DeviceError(
-            f"ONNX Runtime {ort.__version__} has no device {device!r} here, only {', '.join(here)}; choose one of these"
+            f"ONNX Runtime {ort.__version__} has no device {device!r} here, only {', '.join(available)}; "
+            f"choose one of these"
         )
     return _PROVIDERS[device]
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
-    """What loading raises: ONNX Runtime's exceptions share no base of their own, and names in a file are bytes."""
+    """Exceptions that loading may raise. Those of ONNX Runtime have no base class of their own.
+
+    ``UnicodeDecodeError`` is for names in the file that are not valid UTF-8.
+    """
     state = vars(ort.capi.onnxruntime_pybind11_state).values()
     return (UnicodeDecodeError, *(kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception)))
 

@@ -1,6 +1,6 @@
 """OpenVINO engines: an IR (``model.xml`` with its ``model.bin``) compiled for one device at load time.
 
-An engine that takes raw clips has a second one, its frontend: a precision hint holds for a whole model, and the
+An engine that takes raw clips has a second IR, its frontend, because a precision hint applies to a whole model and the
 preprocessing of a bf16 or int8 engine has to stay float32.
 """
 
@@ -46,7 +46,7 @@ __all__ = [
     "read_execution",
 ]
 
-# The precisions that a device can be asked to execute in, by their names here.
+# Precision hints of OpenVINO by precision.
 HINTS = {name: PRECISIONS[name].openvino[0] for name in FLOATING}
 _FLOATING = named("openvino", FLOATING)
 _PRECISIONS = named("openvino")
@@ -65,8 +65,8 @@ _DTYPES = {
 def import_openvino() -> ModuleType:
     """Import OpenVINO without its usage telemetry.
 
-    Importing ``openvino`` reports the import to its maker unless the telemetry package is absent, so this
-    process gets to see it as absent. Where an app imported OpenVINO before, its choice stands.
+    Importing ``openvino`` reports the import to Intel unless the telemetry package is absent, so it is made to look
+    absent in this process. If an app has imported OpenVINO before, the app's choice stands.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -79,9 +79,9 @@ def import_openvino() -> ModuleType:
 def openvino_core() -> Any:
     """The one ``openvino.Core`` of this process.
 
-    A Core with a CPU plugin gives its thread another stack for signals, and puts the one it found back when it ends.
-    Two that do not end in the opposite order leave one that is unmapped, and the next signal that Python handles, such
-    as the SIGCHLD that PyTorch's loaders listen to, is a segmentation fault.
+    A Core with a CPU plugin replaces its thread's stack for signals, and restores the previous one when it ends. If
+    two of them do not end in the opposite order, an unmapped stack remains, and the next signal that Python handles,
+    such as the SIGCHLD that PyTorch's loaders use, is a segmentation fault.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -90,12 +90,12 @@ def openvino_core() -> Any:
 
 
 def read_execution(*compiled: Any) -> Execution:
-    """What precision the layers of compiled models really execute in, from OpenVINO's runtime models.
+    """The precisions that the layers of compiled models execute in, from OpenVINO's runtime models.
 
-    Layers of other precisions than those that have a name here, and those that only hold data, are left out.
+    Layers that only hold data are left out, and so are those of other precisions than kdcmae's.
 
     Args:
-        compiled: ``openvino.CompiledModel``; the last is the engine's own, one before it its frontend.
+        compiled: ``openvino.CompiledModel`` objects: the engine's frontend, if it has one, then the engine itself.
     """
     *frontends, body = compiled
     layers = list(_layers(body))
@@ -108,13 +108,13 @@ def read_execution(*compiled: Any) -> Execution:
         read_from="OpenVINO's runtime model",
         products=executed.get("FullyConnected", {}),
         attention=dict(attention),
-        # Its bytes are pixels and the answers of comparisons.
+        # Bytes in a frontend are pixels and results of comparisons, no quantised values.
         frontend=_counted(_layers(frontends[0]), _FLOATING) if frontends else {},
     )
 
 
 def _layers(compiled: Any) -> Iterator[tuple[str, str, str]]:
-    """Kind, precision and original names of every layer, in the plugin's own words."""
+    """Type, precision and original names of every layer, as the plugin names them."""
     for layer in compiled.get_runtime_model().get_ops():
         facts = layer.get_rt_info()
         kind, precision, names = (
@@ -129,37 +129,38 @@ def _counted(layers: Iterable[tuple[str, str, str]], names: Mapping[str, str]) -
     for kind, precision, _ in layers:
         if kind not in _DATA_ONLY and precision in names:
             counts[kind][names[precision]] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
+    return {kind: dict(by_precision) for kind, by_precision in sorted(counts.items())}
 
 
 def native_precision(precision: str, cpu: Cpu) -> str:
-    """What OpenVINO's CPU plugin is to execute for ``fp32``, ``fp16`` or ``bf16``: the next that the CPU multiplies.
+    """The precision in which OpenVINO's CPU plugin should execute ``precision``: the nearest that the CPU multiplies.
 
-    The plugin's own ``OPTIMIZATION_CAPABILITIES`` do not answer this: they ignore the cap that its kernels obey.
+    For fp16 that is fp16, bf16 or fp32, for bf16 it is bf16 or fp32. The plugin's own ``OPTIMIZATION_CAPABILITIES`` do
+    not tell, because they ignore the instruction cap that its kernels obey.
 
     Args:
-        precision: that is asked for.
-        cpu: this machine's, or another.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        cpu: processor that executes it.
     """
-    tried = {"fp16": ("fp16", "bf16"), "bf16": ("bf16",)}.get(precision, ())
+    candidates = {"fp16": ("fp16", "bf16"), "bf16": ("bf16",)}.get(precision, ())
     if cpu.features:
-        return next((found for found in tried if cpu.multiplies(found)), "fp32")
-    # Where the system lists no instructions the plugin alone knows. It names them FP16 and BF16.
+        return next((name for name in candidates if cpu.multiplies(name)), "fp32")
+    # If the system lists no CPU instructions, only the plugin knows them. It names the precisions FP16 and BF16.
     capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return next((found for found in tried if found.upper() in capabilities), "fp32")
+    return next((name for name in candidates if name.upper() in capabilities), "fp32")
 
 
 def compile_native(model: Any, device: str, hint: str, properties: Mapping[str, Any]) -> Any:
-    """Compile a model to execute in a precision, or in the next that this CPU multiplies.
+    """Compile a model to execute in a precision, or in the nearest that this CPU multiplies.
 
-    Left to itself, the plugin emulates bfloat16 on a CPU that has AVX-512 without it, which takes twenty times as
+    By default, the plugin emulates bfloat16 on a CPU with AVX-512 but without bfloat16, which takes twenty times as
     long as float32, and looks for bfloat16 kernels that a capped instruction set does not have.
 
     Args:
         model: an ``openvino.Model``; it may be changed.
-        device: that OpenVINO compiles for; on another than a CPU, the precision is the device's affair.
+        device: device that OpenVINO compiles for; on other devices than a CPU, the device decides about the precision.
         hint: one of the values of :data:`HINTS`.
-        properties: all others.
+        properties: all other properties of OpenVINO.
 
     Returns:
         An ``openvino.CompiledModel``.
@@ -173,7 +174,7 @@ def compile_native(model: Any, device: str, hint: str, properties: Mapping[str, 
 
 
 def _widen(model: Any) -> None:
-    """Give a model float32 types in the place of bfloat16, which a precision hint leaves as they are."""
+    """Replace bfloat16 types in a model by float32, because a precision hint does not change them."""
     opset = importlib.import_module("openvino.opset13")
     changed = False
     for op in model.get_ordered_ops():
@@ -214,28 +215,28 @@ class Pipeline:
 
     def __init__(self, *compiled: Any) -> None:
         self._tensor = import_openvino().Tensor
-        self._requests = [one.create_infer_request() for one in compiled]
+        self._requests = [model.create_infer_request() for model in compiled]
         self._handed_on = [_handed_on(first, second) for first, second in itertools.pairwise(compiled)]
 
     def infer(self, feed: Arrays, outputs: Sequence[str]) -> Arrays:
         """Run one batch.
 
         Args:
-            feed: by name.
-            outputs: which to return.
+            feed: inputs by name.
+            outputs: names of the outputs to return.
 
         Returns:
-            Views onto memory that the next call writes.
+            The outputs, as views of memory that the next call overwrites.
         """
-        # Setting and getting tensors by name costs less than infer() with a mapping, which has to sort out the names.
-        # Only an array in C order that may be written can be shared; others are copied.
-        given = {name: self._tensor(array, shared_memory=array.flags.carray) for name, array in feed.items()}
+        # Setting and getting tensors by name costs less than infer() with a mapping, which has to match the names.
+        # Only a writeable array in C order can be shared; others are copied.
+        tensors = {name: self._tensor(array, shared_memory=array.flags.carray) for name, array in feed.items()}
         for request, names in zip(self._requests, (*self._handed_on, outputs), strict=True):
-            for name, tensor in given.items():
+            for name, tensor in tensors.items():
                 request.set_tensor(name, tensor)
             request.infer(share_outputs=True)
-            given = {name: request.get_tensor(name) for name in names}
-        return {name: tensor.data for name, tensor in given.items()}
+            tensors = {name: request.get_tensor(name) for name in names}
+        return {name: tensor.data for name, tensor in tensors.items()}
 
 
 class OpenVINOBackend(Backend):
@@ -243,19 +244,8 @@ class OpenVINOBackend(Backend):
 
     ``manifest.engine`` holds ``device`` (such as ``"CPU"``), ``inference_precision`` (``"f32"``, ``"bf16"`` or
     ``"f16"``) and, optionally, ``threads`` and ``frontend``: the IR that runs first, in float32. A CPU that does not
-    multiply that precision executes the next that it does, see :func:`compile_native`.
-
-    Args:
-        folder: the engine folder, its files already verified.
-        manifest: of that folder.
-        device: another device than the manifest's.
-        threads: CPU threads to use; as many as the manifest says, or OpenVINO chooses, where None.
-
-    Raises:
-        MissingDependencyError: OpenVINO is not installed.
-        EngineVersionError: the installed OpenVINO is older than the one that built the engine.
-        DeviceError: OpenVINO finds no such device here.
-        EngineError: OpenVINO cannot read or compile the model, or it is not what the manifest says.
+    multiply that precision executes the nearest that it does, see :func:`compile_native`. The installed OpenVINO must
+    not be older than the one that built the engine.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
@@ -270,7 +260,7 @@ class OpenVINOBackend(Backend):
             threads = limited_threads()
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
-        # Variants of one engine share their weights; without a file named, they lie beside the .xml.
+        # Variants of one engine share their weights; if no file is named, OpenVINO reads those beside the .xml.
         weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
         self._models: list[Any] = []
         for role in [role for role in hints if role in manifest.engine]:
@@ -286,11 +276,11 @@ class OpenVINOBackend(Backend):
         self._pipeline = Pipeline(*self._models)
 
     def infer(self, feed: Arrays) -> Arrays:
-        """Run one batch; the outputs are views onto memory that the next call writes."""
+        """Run one batch; the outputs are views of memory that the next call overwrites."""
         return self._pipeline.infer(feed, self._outputs)
 
     def execution(self) -> Execution:
-        """What the layers execute in, from OpenVINO's runtime models; nothing for a device that has none."""
+        """Precisions that the layers execute in, from OpenVINO's runtime models; empty for a device without them."""
         try:
             return read_execution(*self._models)
         except RuntimeError:
@@ -312,21 +302,21 @@ class OpenVINOBackend(Backend):
 
 
 def _available(device: Any, devices: list[str]) -> str:
-    """The device itself if it is here; ``GPU`` stands for the first of ``GPU.0``, ``GPU.1``."""
-    if not any(found == device or found.startswith(f"{device}.") for found in devices):
+    """The device if OpenVINO lists it; ``GPU`` stands for the first of ``GPU.0``, ``GPU.1``."""
+    if not any(listed == device or listed.startswith(f"{device}.") for listed in devices):
         raise DeviceError(f"OpenVINO finds no device {device!r} here, only {', '.join(devices)}; choose one of these")
     return str(device)
 
 
 def _handed_on(first: Any, second: Any) -> tuple[str, ...]:
-    """Names that outputs of one compiled model share with the inputs of the next; a port may have several."""
-    given = {name: port.get_element_type() for port in first.outputs for name in port.get_names()}
+    """Names that outputs of one compiled model share with the inputs of the next; a port may have several names."""
+    available = {name: port.get_element_type() for port in first.outputs for name in port.get_names()}
     names = []
     for port in second.inputs:
-        shared = sorted(name for name in port.get_names() if given.get(name) == port.get_element_type())
+        shared = sorted(name for name in port.get_names() if available.get(name) == port.get_element_type())
         if not shared:
             raise EngineError(
-                f"the frontend gives {', '.join(sorted(given))} and the engine takes "
+                f"the frontend gives {', '.join(sorted(available))} and the engine takes "
                 f"{port.get_any_name()} {port.get_element_type().to_string()}; rebuild it with kdcmae-compile"
             )
         names.append(shared[0])
@@ -334,7 +324,7 @@ def _handed_on(first: Any, second: Any) -> tuple[str, ...]:
 
 
 def _tensor_types(ports: Any, promised: list[str]) -> dict[str, TensorType]:
-    """Types by name; a port of several names (it gets those of nodes folded into it) goes by the promised one."""
+    """Types by name. A port has the names of all nodes that were folded into it; the manifest's name is used."""
     types = {}
     for port in ports:
         name = min(port.get_names(), key=lambda name: (name not in promised, name), default="(unnamed)")

@@ -1,7 +1,7 @@
-"""Waveform -> log-mel filterbank and frame -> image, in numpy.
+"""Preprocessing in numpy: waveform to log-mel filterbank, and frame to image.
 
-This is the one definition of the preprocessing: apps run it in front of an engine, the torch modules of
-:mod:`kdcmae.frontend` take their constants from it, and an engine's manifest stores its facts as
+This module defines the preprocessing for the whole package: apps run it before an engine, the torch modules of
+:mod:`kdcmae.frontend` take their constants from it, and an engine's manifest stores its parameters as
 :class:`Preprocessing`. Constants are computed in float64.
 """
 
@@ -57,7 +57,7 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 def _is_number(value: object) -> bool:
-    """Whether float32, which everything is computed in, has it."""
+    """Whether it is a number in the range of float32, in which everything is computed."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
@@ -73,7 +73,7 @@ def _is_rgb(value: object, of: Callable[[object], bool]) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(map(of, value))
 
 
-# What may vary from model to model: the requirement in words, and its test.
+# Fields that vary from model to model: the requirement in words, and its test.
 _VARIABLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mono": (" or ".join(MONO), lambda value: isinstance(value, str) and value in MONO),
     "audio_frames": ("a positive integer", _is_size),
@@ -87,30 +87,30 @@ _VARIABLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Everything a caller must do to a waveform and a frame before the model, as data.
+    """The preprocessing of waveforms and frames, as data.
 
-    The last seven fields vary from model to model. The others describe the Kaldi filterbank and the resizing of
-    this module; any other value is refused, so that a manifest never promises another preprocessing than the
-    one that runs.
+    The last seven fields vary from model to model. The others describe the Kaldi filterbank and the resizing of this
+    module. Other values for them are refused, so that a manifest never names another preprocessing than the one that
+    runs.
 
     Args:
-        sample_rate_hz: of the mono waveform, in [-1, 1].
-        frame_length, frame_shift: of the filterbank, in samples.
+        sample_rate_hz: sample rate of the mono waveform, in [-1, 1].
+        frame_length, frame_shift: length and distance of the filterbank's frames, in samples.
         fft_length: in samples; frames are padded to it with zeros.
         window: symmetric Hann.
         preemphasis: coefficient; the first sample of a frame is its own predecessor.
         mel_bins: HTK mel triangles from ``low_frequency_hz`` to ``high_frequency_hz``.
         log_floor: smallest mel energy, float32 epsilon.
         interpolation: antialiased, a = -0.5; the short side becomes ``image_size``, then the centre is cropped.
-        mono: what becomes of a waveform of several channels: their ``mean``, or the ``left`` one alone, which is what
-            the published extraction takes. The two differ by 0.14 of ``fbank_std`` on a real clip.
-        audio_frames: filterbank frames the model takes; shorter ones are padded with zeros, longer ones cut.
+        mono: how a waveform of several channels becomes one: their ``mean``, or only the ``left`` one, as in the
+            published extraction. The two differ by 0.14 of ``fbank_std`` on a real clip.
+        audio_frames: number of filterbank frames of the model; shorter sound is padded with zeros, longer sound is cut.
         fbank_mean, fbank_std: log-mel statistics, applied after the padding.
         image_size: side of the square image in pixels.
-        image_mean, image_std: per RGB channel of an image in [0, 1].
+        image_mean, image_std: statistics per RGB channel of an image in [0, 1].
 
     Raises:
-        ConfigError: a value out of range, or one this module cannot honour.
+        ConfigError: a value is out of range or not supported.
     """
 
     sample_rate_hz: int = SAMPLE_RATE_HZ
@@ -141,22 +141,22 @@ class Preprocessing:
 
     @property
     def audio_samples(self) -> int:
-        """Samples of the waveform that ``audio_frames`` frames see."""
+        """Number of waveform samples in ``audio_frames`` frames."""
         return self.frame_length + self.frame_shift * (self.audio_frames - 1)
 
     @property
     def window_s(self) -> float:
-        """Seconds of a clip that the model hears at once."""
+        """Duration of the sound that the model takes at once, in seconds."""
         return self.audio_samples / self.sample_rate_hz
 
     def check_fits(self, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
-        """Refuse sizes that the inputs of an engine do not have, before anything of such a size is made.
+        """Refuse sizes that differ from those of an engine's inputs, before arrays of such a size are created.
 
         Args:
-            shapes: of the inputs, by their names.
+            shapes: shapes of the inputs by name.
 
         Raises:
-            ConfigError: a clip would become an input of another shape.
+            ConfigError: a prepared clip would have another shape than the input.
         """
         sizes = (
             ("audio", 1, "audio_frames", self.audio_frames),
@@ -173,15 +173,15 @@ class Preprocessing:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """The facts as plain values for JSON."""
+        """Plain values for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Preprocessing:
-        """Read what :meth:`to_dict` wrote; facts left out take their default.
+        """Read the result of :meth:`to_dict`; missing fields take their default.
 
         Raises:
-            ConfigError: an unknown fact, or a value out of range or not supported.
+            ConfigError: an unknown field, or a value that is out of range or not supported.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(facts) - set(known))
@@ -196,9 +196,9 @@ def fbank_matrices() -> tuple[Float64, Float64]:
     """The linear parts of the filterbank.
 
     Returns:
-        The kernel (514, 400): DC removal, pre-emphasis, window and DFT of one frame in one matrix, 257 real rows
-        and then 257 imaginary rows; and the mel triangles (257, 128), to multiply the power spectrum with. Both
-        are read-only.
+        The kernel (514, 400): DC removal, pre-emphasis, window and DFT of one frame in one matrix, 257 real rows and
+        then 257 imaginary rows; and the mel triangles (257, 128), which multiply the power spectrum. Both are
+        read-only.
 
     Source: Kaldi's ``compute-fbank-feats`` with ``--htk-compat``; a frame's steps up to its spectrum are linear.
     """
@@ -228,14 +228,14 @@ def fbank(waveform: NDArray[Any]) -> Float32:
     """Kaldi-compatible log-mel filterbank, neither normalised nor padded.
 
     Args:
-        waveform: (S,) in [-1, 1], 16 kHz mono, at least 400 samples (25 ms). Its mean needs no removing: each
-            frame's own is removed.
+        waveform: (S,) in [-1, 1], 16 kHz mono, at least 400 samples (25 ms). Its mean need not be removed, because the
+            mean of each frame is.
 
     Returns:
         (frames, 128) float32 natural logarithms, frames = 1 + (S - 400) // 160.
 
     Raises:
-        DataError: not one-dimensional, or shorter than one frame.
+        DataError: the waveform is not one-dimensional, or shorter than one frame.
 
     Source: Kaldi's ``compute-fbank-feats``, snip-edges, no dither, no energy; see :class:`Preprocessing`.
         Computed in float64, where Kaldi has float32: the result is the same on every machine.
@@ -256,18 +256,19 @@ def fbank(waveform: NDArray[Any]) -> Float32:
 
 
 def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Preprocessing) -> Float32:
-    """Any waveform -> the model's audio input.
+    """Turn any waveform into the model's audio input.
 
     Args:
         waveform: (S,) or (channels, S); floating point in [-1, 1], or integers at their full scale.
-        sample_rate_hz: of the waveform.
-        preprocessing: the model's.
+        sample_rate_hz: sample rate of the waveform.
+        preprocessing: the model's preprocessing.
 
     Returns:
         (1, audio_frames, 128) float32, normalised.
 
     Raises:
-        DataError: empty, not finite, out of range, shorter than 25 ms, or an odd shape, dtype or sample rate.
+        DataError: the waveform is empty, not finite, out of range or shorter than 25 ms, or has a wrong shape, dtype or
+            sample rate.
     """
     features = fbank(resample(waveform, sample_rate_hz, mono=preprocessing.mono, samples=preprocessing.audio_samples))
     padded = np.zeros((1, preprocessing.audio_frames, MEL_BINS), dtype=np.float32)
@@ -276,11 +277,11 @@ def prepare_audio(waveform: NDArray[Any], sample_rate_hz: int, preprocessing: Pr
 
 
 def prepare_image(frame: NDArray[np.uint8], preprocessing: Preprocessing) -> Float32:
-    """An RGB frame -> the model's image input.
+    """Turn an RGB frame into the model's image input.
 
     Args:
         frame: (H, W, 3) uint8, RGB.
-        preprocessing: the model's.
+        preprocessing: the model's preprocessing.
 
     Returns:
         (1, 3, image_size, image_size) float32, normalised.
@@ -290,8 +291,8 @@ def prepare_image(frame: NDArray[np.uint8], preprocessing: Preprocessing) -> Flo
 
     Source: bicubic as PIL and torchvision do it: along the width first, then along the height, each kept to [0, 255].
         PIL also rounds to 8 bits after each direction; here nothing is rounded, so that every machine computes the
-        same. Measured over sizes and contents, extreme ones among them, that differs from PIL's picture by at most
-        1.11 of 255, where rounding the same pixels to 8 bits once differs by 0.5.
+        same. Over many sizes and contents, including extreme ones, the largest measured difference from PIL's picture
+        is 1.11 of 255; rounding the same pixels to 8 bits once makes a difference of 0.5.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise DataError(f"frame of shape {frame.shape} and dtype {frame.dtype} must be (H, W, 3) uint8, RGB")
@@ -306,11 +307,11 @@ def prepare_image(frame: NDArray[np.uint8], preprocessing: Preprocessing) -> Flo
 
 
 class Band(NamedTuple):
-    """Some rows of a resizing matrix: each sees a few neighbouring pixels, and the rest of it is zero.
+    """Some rows of a resizing matrix, without the columns in which all of them are zero.
 
     Args:
-        used: the pixels that these rows see.
-        matrix: (rows, pixels seen) float32.
+        used: the pixels in which these rows are not zero.
+        matrix: (rows, pixels used) float32.
     """
 
     used: slice
@@ -319,10 +320,10 @@ class Band(NamedTuple):
 
 @lru_cache(maxsize=16)
 def resize_crop_bands(height: int, width: int, size: int) -> tuple[tuple[Band, ...], tuple[Band, ...]]:
-    """The matrices of :func:`resize_crop_matrices` in bands, which take a tenth of the products.
+    """The matrices of :func:`resize_crop_matrices` in bands, which need a tenth of the products.
 
     Args:
-        height, width: of the frame, in pixels.
+        height, width: size of the frame in pixels.
         size: side of the square, in pixels.
 
     Returns:
@@ -345,10 +346,10 @@ def _bands(matrix: Float64) -> tuple[Band, ...]:
 
 @lru_cache(maxsize=16)
 def resize_crop_matrices(height: int, width: int, size: int) -> tuple[Float64, Float64]:
-    """Resize the short side to ``size`` and crop the centre square, as one matrix per direction.
+    """Matrices that resize the short side to ``size`` and crop the centre square, one per direction.
 
     Args:
-        height, width: of the frame, in pixels.
+        height, width: size of the frame in pixels.
         size: side of the square, in pixels.
 
     Returns:
@@ -364,7 +365,7 @@ def resize_crop_matrices(height: int, width: int, size: int) -> tuple[Float64, F
 
 
 def resize_crop_matrix(size_in: int, size_resized: int, size_out: int) -> Float64:
-    """Antialiased bicubic resizing (a = -0.5) and centre crop of one direction.
+    """Matrix of antialiased bicubic resizing (a = -0.5) and centre crop in one direction.
 
     Args:
         size_in: pixels before.

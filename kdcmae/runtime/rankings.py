@@ -1,4 +1,4 @@
-"""Rankings: how much of the order that a reference gives to classes, clips or neighbours another model keeps."""
+"""Rankings of classes, clips or neighbours, compared with a reference: the share of pairs in the same order."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ from numpy.typing import NDArray
 
 from kdcmae.runtime.arrays import Float64
 
-__all__ = ["Ranking", "kept_neighbours", "kept_order"]
+__all__ = ["Ranking", "neighbour_agreement", "order_agreement"]
 
-_BEST = 10  # of each ranking, how many are held against all others
-_NEIGHBOURS = 8  # samples below which features have no neighbours worth ranking
+_BEST = 10  # number of best entries of each ranking that are compared with all others
+_NEIGHBOURS = 8  # smallest number of samples whose neighbours are worth ranking
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """How much of the reference's order is kept.
+    """Agreement with the order of a reference.
 
     Args:
-        pairs: that the reference separates by more than its noise; 0 where there is nothing to rank.
-        kept: the share of them in the same order, one if there are none; what is equal is half kept.
+        pairs: number of pairs that the reference separates by more than its noise; 0 if there is nothing to rank.
+        agreeing: share of them in the same order; 1 if there are none. A pair of equal values counts half.
     """
 
     pairs: int
-    kept: float
+    agreeing: float
 
 
-def kept_order(actual: NDArray[Any], expected: NDArray[Any], *, noise: NDArray[Any]) -> Ranking:
-    """How many pairs of each row keep their order: those of the reference's ten best entries with every other.
+def order_agreement(actual: NDArray[Any], expected: NDArray[Any], *, noise: NDArray[Any]) -> Ranking:
+    """Agreement of the order in each row, over the pairs of the reference's ten best entries with every other entry.
 
     Args:
         actual, expected: (rows, n).
-        noise: (rows,) difference below which the reference's order is chance.
+        noise: (rows,) difference below which the reference's order is random.
     """
     count = min(_BEST, expected.shape[1])
     best = np.argsort(-expected, axis=1, kind="stable")[:, :count]
-    pairs, kept = 0, 0.0
-    for place in range(count):  # one entry against all at a time, so that memory stays that of the outputs
+    pairs, agreeing = 0, 0.0
+    for place in range(count):  # one entry against all at a time, so that arrays stay as small as the outputs
         chosen = best[:, place : place + 1]
-        wanted = np.take_along_axis(expected, chosen, axis=1) - expected
-        found = np.take_along_axis(actual, chosen, axis=1) - actual
-        clear = wanted > noise[:, None]  # each pair once: from the better entry's side
+        reference = np.take_along_axis(expected, chosen, axis=1) - expected
+        difference = np.take_along_axis(actual, chosen, axis=1) - actual
+        clear = reference > noise[:, None]  # each pair once, as a difference from its better entry
         pairs += int(clear.sum())
-        kept += float((clear & (found > 0)).sum() + 0.5 * (clear & (found == 0)).sum())
-    return Ranking(pairs=pairs, kept=kept / pairs if pairs else 1.0)
+        agreeing += float((clear & (difference > 0)).sum() + 0.5 * (clear & (difference == 0)).sum())
+    return Ranking(pairs=pairs, agreeing=agreeing / pairs if pairs else 1.0)
 
 
-def kept_neighbours(actual: Float64, expected: Float64, tie: float) -> Ranking | None:
-    """How much of the order of each sample's neighbours by cosine is kept; None of fewer than eight samples.
+def neighbour_agreement(actual: Float64, expected: Float64, tie: float) -> Ranking | None:
+    """Agreement of the order of each sample's neighbours by cosine; None for fewer than eight samples.
 
     Args:
         actual, expected: (N, features).
-        tie: noise, relative to how far the cosines of a sample are apart.
+        tie: noise, relative to the spread of a sample's cosines.
     """
     if len(expected) < _NEIGHBOURS:
         return None
-    ours, theirs = (_similarities(array) for array in (actual, expected))
-    spread = theirs.std(axis=1)
-    return kept_order(ours, theirs, noise=tie * spread + 2.0 * float(np.finfo(np.float32).eps))
+    cosines, reference = (_similarities(array) for array in (actual, expected))
+    spread = reference.std(axis=1)
+    return order_agreement(cosines, reference, noise=tie * spread + 2.0 * float(np.finfo(np.float32).eps))
 
 
 def _similarities(features: Float64) -> Float64:
     """(N, N - 1) cosines to the other samples."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.where(lengths, lengths, 1.0)
-    others = ~np.eye(len(features), dtype=bool)
-    found: Float64 = (unit @ unit.T)[others].reshape(len(features), -1)
-    return found
+    off_diagonal = ~np.eye(len(features), dtype=bool)
+    cosines: Float64 = (unit @ unit.T)[off_diagonal].reshape(len(features), -1)
+    return cosines

@@ -1,8 +1,8 @@
-"""Any waveform -> 16 kHz mono, in numpy: the one resampler of training, evaluation, predictions and apps.
+"""Resampling of any waveform to 16 kHz mono, in numpy, for training, evaluation, predictions and apps.
 
 The filter, its edges and the number of samples are those of ``ffmpeg -ar 16000``, because the published models were
-trained on what ffmpeg resamples. Training decodes files at their own rate and resamples here, so that an app which
-passes what its microphone or decoder gives hears exactly what the model heard.
+trained on sound that ffmpeg resampled. Training decodes files at their own rate and resamples here, so that a model in
+an app gets exactly the same samples as in training.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["HIGHEST_RATE_HZ", "LOWEST_RATE_HZ", "MONO", "SAMPLE_RATE_HZ", "Mono"
 SAMPLE_RATE_HZ = 16_000
 
 Mono = Literal["mean", "left"]
-"""What becomes of several channels: their mean, or the first of them, which is the left one."""
+"""How several channels become one: their mean, or the first, which is the left one."""
 MONO: tuple[Mono, ...] = get_args(Mono)
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 _LOUDEST_DITHER = 8 * 256  # of a silent converter of 24 bits, in int32
 _LARGEST_SAMPLE = 16.0  # decoders overshoot 1.0 a little; far beyond it the waveform is in integer units
 
-# The defaults of ffmpeg's libswresample: taps at the lower of the two rates, Kaiser window, share of Nyquist.
+# Defaults of ffmpeg's libswresample: taps at the lower of the two rates, Kaiser window, share of Nyquist.
 _FILTER_SIZE = 32
 _KAISER_BETA = 9.0
 _CUTOFF = 0.97
@@ -45,17 +45,16 @@ def resample(
 
     Args:
         waveform: (S,) or (channels, S); floating point in [-1, 1], or integers at their full scale.
-        sample_rate_hz: of the waveform, 1000 to 768000.
-        mono: what becomes of several channels.
-        samples: of the result that are wanted, from its start; None for all. Nothing else is computed, and these are
-            the same to the bit.
+        sample_rate_hz: sample rate of the waveform, 1000 to 768000.
+        mono: how several channels become one.
+        samples: number of samples to compute, from the start of the result; None for all. They are the same to the bit.
 
     Returns:
-        (ceil(S * 16000 / sample_rate_hz),) float32, in a few cases one less, as ffmpeg gives; at most ``samples``.
+        (ceil(S * 16000 / sample_rate_hz),) float32, in a few cases one less, as with ffmpeg; at most ``samples``.
 
     Raises:
-        DataError: empty, not finite, out of range, an odd shape, dtype or sample rate, or samples of fewer bits than
-            their integer type has.
+        DataError: the waveform is empty, not finite or out of range, has a wrong shape, dtype or sample rate, or its
+            samples have fewer bits than their integer type.
 
     Source: see :class:`Resampler`.
     """
@@ -69,10 +68,10 @@ def resample(
 
 
 class Resampler:
-    """16 kHz mono from mono of another rate, a piece at a time: any pieces give the same samples, to the bit.
+    """Resampler from mono of another rate to 16 kHz, piece by piece. The result does not depend on the pieces.
 
     Args:
-        sample_rate_hz: of what is pushed, 1000 to 768000.
+        sample_rate_hz: sample rate of the input, 1000 to 768000.
 
     Raises:
         DataError: another sample rate.
@@ -97,16 +96,16 @@ class Resampler:
         self._next = 0  # sample of the result
 
     def needed(self, samples: int) -> int:
-        """Samples of the sound, from its start, that decide the first ``samples`` of the result."""
+        """Number of input samples, from the start, that determine the first ``samples`` of the result."""
         if self._up == self._down:
             return samples
         return 0 if samples == 0 else (samples - 1) * self._down // self._up + self._side + 1
 
     def push(self, samples: Float32) -> Float32:
-        """The result as far as these samples decide it, after what earlier ones did.
+        """The next part of the result, as far as the input determines it.
 
         Args:
-            samples: (S,) float32, mono.
+            samples: (S,) float32, the next input samples, mono.
         """
         self._given += len(samples)
         if self._up == self._down:
@@ -118,12 +117,12 @@ class Resampler:
         return self._until(self._given - self._side)
 
     def finish(self) -> Float32:
-        """The rest of the result."""
+        """The rest of the result, at the end of the input."""
         if self._up == self._down or self._given == 0:
             return np.empty(0, dtype=np.float32)
         self._mirror_start()
         self._held = np.pad(self._held, (0, self._side), mode="symmetric")
-        # ffmpeg mirrors as much as it still holds allows, which may cost the last sample.
+        # ffmpeg mirrors only the samples that it still holds, so its result may be one sample shorter.
         held = self._given - self._next * self._down // self._up + self._side - 1
         mirrored = (min(2 * self._side, held) + 1) // 2
         return self._until(max(1, self._given - self._side + mirrored))
@@ -134,12 +133,12 @@ class Resampler:
             self._held_from = 1 - self._side
 
     def _until(self, position: int) -> Float32:
-        """The samples of the result that lie before the sample ``position`` of the sound."""
+        """The samples of the result before input sample ``position``."""
         end = max(self._next, -(-position * self._up // self._down))
         out = np.empty(end - self._next, dtype=np.float32)
         if len(out):
             windows = sliding_window_view(self._held, 2 * self._side)
-            for number in range(min(self._up, len(out))):  # samples number, number + up, ... see one set of taps
+            for number in range(min(self._up, len(out))):  # samples number, number + up, ... have the same taps
                 first, phase = divmod((self._next + number) * self._down, self._up)
                 block, row = divmod(phase, _PHASES_PER_BLOCK)
                 taps = _filter_taps(block, self._up, self._down)[row]
@@ -157,11 +156,11 @@ def to_mono(samples: NDArray[Any], mono: Mono = "mean", *, weights: Float64 | No
 
     Args:
         samples: (S,) or (channels, S): floating point, signed integers at their full scale, or uint8.
-        mono: what becomes of several channels.
-        weights: (channels,) of a mean that is weighted; None where the channels count alike.
+        mono: how several channels become one.
+        weights: (channels,) weights of the mean; None for equal weights.
 
     Raises:
-        DataError: not finite, out of range, or of another type.
+        DataError: the samples are not finite, out of range, or of another type.
     """
     scaled = _in_full_scale(samples)
     _require_level(scaled)
@@ -178,7 +177,7 @@ def _in_full_scale(samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
     """Samples of any type as floating point, where 1 is their type's full scale.
 
     Raises:
-        DataError: of a type that no sound has.
+        DataError: no sound has this type.
     """
     if samples.dtype.kind == "f":
         return samples
@@ -186,7 +185,7 @@ def _in_full_scale(samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
         exact = np.float32 if samples.dtype.itemsize <= 2 else np.float64
         scaled: NDArray[np.floating[Any]] = np.divide(samples, 2.0 ** (8 * samples.dtype.itemsize - 1), dtype=exact)
         return scaled
-    if samples.dtype == np.uint8:  # the one unsigned format of PCM, with silence at 128
+    if samples.dtype == np.uint8:  # the only unsigned PCM format, with silence at 128
         return (samples.astype(np.float32) - 128) / 128
     raise DataError(f"waveform of dtype {samples.dtype} must be floating point, signed integers or uint8")
 
@@ -197,15 +196,15 @@ def _filter_side(up: int, down: int) -> int:
 
 
 def _bandwidth(up: int, down: int) -> float:
-    """Of the filter, as a share of the waveform's Nyquist frequency."""
+    """Bandwidth of the filter, as a share of the waveform's Nyquist frequency."""
     return min(1.0, _CUTOFF * up / down)
 
 
 @lru_cache(maxsize=256)  # all phases of any rate: 160 of 44.1 kHz, and at most 16000, which take 6 MB there
 def _filter_taps(block: int, up: int, down: int) -> Float32:
-    """(64, 2 side), of the phases from ``64 * block`` on.
+    """(64, 2 side) filter taps of the phases from ``64 * block`` on.
 
-    Phase p is that of samples of the result ``p / up`` input samples after the tap number ``side - 1``.
+    Samples of the result with phase p lie ``p / up`` input samples after tap number ``side - 1``.
     """
     side = _filter_side(up, down)
     phases = np.arange(_PHASES_PER_BLOCK * block, min(up, _PHASES_PER_BLOCK * (block + 1)))
@@ -221,7 +220,7 @@ def _unscaled_taps(delay: Float64, side: int, up: int, down: int) -> Float64:
 
 
 def _check_waveform(waveform: NDArray[Any]) -> None:
-    """Refuse what is no waveform; all of it is looked at, because its start alone may be silent."""
+    """Refuse what is not a waveform. All samples are checked, because the start may be silent."""
     if waveform.ndim not in (1, 2) or waveform.size == 0:
         raise DataError(f"waveform of shape {waveform.shape} must be (S,) or (channels, S), and not empty")
     if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
@@ -241,7 +240,7 @@ def _require_level(samples: NDArray[np.floating[Any]]) -> None:
 
 
 def _require_full_scale(samples: NDArray[Any]) -> None:
-    """Refuse narrow samples in a wide type, such as 16-bit ones in int32: its full scale would make silence of them."""
+    """Refuse narrow samples in a wide type, such as 16-bit samples in int32: its full scale makes them silent."""
     bits = 8 * samples.dtype.itemsize
     if bits <= 16:
         return
@@ -255,10 +254,10 @@ def _require_full_scale(samples: NDArray[Any]) -> None:
 
 
 def _is_narrow(samples: NDArray[Any], largest: int, bits: int) -> bool:
-    """Whether samples of a wide type use its lower bits alone."""
-    if bits == 64:  # which nobody records: it is what NumPy makes of a list of narrower samples
+    """Whether samples of a wide type use only its lower bits."""
+    if bits == 64:  # no recording has 64 bits, but NumPy turns a list of narrower samples into int64
         return largest < 2**32
-    # Converters of 24 bits write multiples of 256, which may be as quiet as their noise.
+    # 24-bit converters write multiples of 256, which may be as quiet as their noise.
     if not (samples & 0xFF).any():
         return _LOUDEST_DITHER < largest <= 2**15
     return largest <= 2**23

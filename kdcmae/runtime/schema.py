@@ -1,6 +1,6 @@
-"""What ``manifest.json`` may hold: the checks of its fields, the same for the compiler and for an app.
+"""Checks of the fields of ``manifest.json``, the same for the compiler and for an app.
 
-Each check raises an :class:`EngineError` that names the field, says what it must be and shows what it is.
+Each check raises an :class:`EngineError` with the name of the field, the expected value and the actual one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 BATCH_AXIS: Final = "batch"
 MANIFEST_FILE = "manifest.json"
 
-# Axes of any size, by name: the smallest, the one an engine is tuned for, and the largest.
+# Axes of variable size, by name: the smallest size, the one that an engine is tuned for, and the largest.
 FREE_AXES: Mapping[str, tuple[int, int, int]] = {"height": (16, 360, 1920), "width": (16, 640, 1920)}
 
 SCORES = ("softmax", "sigmoid")
@@ -29,7 +29,7 @@ MODALITIES = ("audiovisual", "audio", "video")
 INPUT_DTYPES = ("float32", "float16", "uint8", "int8", "int16", "int32", "int64")
 OUTPUT_DTYPES = ("float32", "float16", "bfloat16")
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2  # six levels of six values each make a line of thousands of characters
+_SHORT.maxlevel = 2  # more levels make messages of thousands of characters
 
 MODEL_FACTS: dict[str, type] = {
     "name": str,
@@ -42,7 +42,7 @@ MODEL_FACTS: dict[str, type] = {
 
 
 def keys(field: str, content: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The object itself, once it is known to hold exactly these keys."""
+    """The object, after checking that it has exactly these keys."""
     check_mapping(field, content)
     prefix = f"{field}." if field else ""
     names = tuple(names)
@@ -91,7 +91,7 @@ def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_file_name(field: str, value: Any) -> None:
-    """Only a bare name is safe to join to the folder, on any operating system."""
+    """Refuse anything but a bare file name, which is safe to join to the folder on any operating system."""
     plain = isinstance(value, str) and value not in ("", ".", "..", MANIFEST_FILE)
     plain = plain and not any(character in "/\\:" or ord(character) < 32 for character in value)
     require(plain, field, "the plain name of a file in the folder", value)

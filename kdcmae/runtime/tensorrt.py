@@ -1,7 +1,7 @@
-"""TensorRT plans, of full TensorRT and of TensorRT for RTX, which share one interface under two module names.
+"""TensorRT plans of full TensorRT and of TensorRT for RTX, which have the same interface under two module names.
 
-Not yet verified on a GPU: the calls have run against a stand-in for the CUDA driver that works on host memory,
-and real plans have been built and refused for want of a device, not executed.
+Not yet verified on a GPU: the calls ran against a stand-in for the CUDA driver that works on host memory, and real
+plans were built but not executed, because the machine had no GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kdcmae.runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["TensorRTBackend", "error_logger", "import_tensorrt"]
 
-# Per flavour, the wheels that bring exactly one version of it.
+# The wheels that install exactly one version of each flavour.
 _PACKAGES = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"),
@@ -53,7 +53,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
 
     Raises:
         MissingDependencyError: this flavour is not installed.
-        BrokenDependencyError: it does not load, or a file of its name takes its place.
+        BrokenDependencyError: it does not load, or a file with its name is imported instead.
     """
     try:
         module = import_library(flavour, install="tensorrt" if flavour == "tensorrt" else to_run("trt"))
@@ -68,7 +68,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
 
 
 def error_logger(trt: Any) -> Any:
-    """A logger that keeps TensorRT's errors for the exception instead of writing them to stderr."""
+    """A logger that collects TensorRT's errors for the exception instead of writing them to stderr."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # known only when TensorRT is imported
         def __init__(self) -> None:
@@ -89,19 +89,8 @@ class TensorRTBackend(Backend):
     """A TensorRT plan on one CUDA device, with memory for its largest batch.
 
     ``manifest.engine`` holds ``flavour`` (``"tensorrt"`` or ``"tensorrt_rtx"``) and, optionally, ``device``
-    (``"cuda:0"`` where it does not).
-
-    Args:
-        folder: the engine folder, its files already verified.
-        manifest: of that folder.
-        device: another device than the manifest's.
-        threads: must be None: a plan runs on the GPU.
-
-    Raises:
-        MissingDependencyError: this flavour of TensorRT is not installed.
-        EngineVersionError: the installed version is not exactly the one that built the plan.
-        DeviceError: no CUDA device; raised before the plan is deserialised.
-        EngineError: TensorRT cannot load the plan, or it is not what the manifest says.
+    (``"cuda:0"`` by default). ``threads`` must be None, because a plan runs on the GPU. The installed version must be
+    exactly the one that built the plan. A missing device is reported before the plan is deserialised.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
@@ -137,10 +126,10 @@ class TensorRTBackend(Backend):
                 self._context.set_tensor_address(name, buffer.address)
 
     def infer(self, feed: Arrays) -> Arrays:
-        """Run one batch; the outputs are views onto memory that the next call writes."""
+        """Run one batch; the outputs are views of memory that the next call overwrites."""
         with self._device.current():
             for name, array in feed.items():
-                # A context starts with optimization profile 0, the only one the compiler makes.
+                # A context starts with optimization profile 0, and the compiler creates no other.
                 if not self._context.set_input_shape(name, array.shape):
                     raise EngineError(f"TensorRT refuses shape {array.shape} for {name}: {self._log.reason()}")
                 self._buffers[name].upload(array)
@@ -160,7 +149,7 @@ class TensorRTBackend(Backend):
 
     @classmethod
     def library_version(cls, module: str, *, install: str) -> str:
-        """Of the flavour that a module belongs to, see :meth:`Backend.library_version`."""
+        """Version of the flavour that the module belongs to, see :meth:`Backend.library_version`."""
         return str(import_tensorrt(module.removesuffix("_bindings")).__version__)
 
     def close(self) -> None:

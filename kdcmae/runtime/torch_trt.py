@@ -1,6 +1,6 @@
 """Torch-TensorRT engines: ``model.ep``, an exported program whose graph holds TensorRT plans.
 
-Not yet verified on a GPU: the calls are checked against the signatures of the genuine package.
+Not yet verified on a GPU: the calls are checked against the signatures of the real package.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def import_torch_tensorrt() -> ModuleType:
 
     Raises:
         MissingDependencyError: it is not installed.
-        BrokenDependencyError: it does not import, as without libnvinfer.
+        BrokenDependencyError: it does not import, for example because libnvinfer is missing.
     """
     if "torch_tensorrt" not in sys.modules and importlib.util.find_spec("torch_tensorrt") is None:
         raise MissingDependencyError("torch_tensorrt", install=INSTALL)
     try:
-        # It prints to stdout when it fails, which may carry somebody's JSON.
+        # It prints to stdout when it fails, and stdout may carry a command's JSON.
         with contextlib.redirect_stdout(sys.stderr):
             return import_library("torch_tensorrt", install=INSTALL)
     except (BrokenDependencyError, MissingDependencyError):
@@ -49,20 +49,9 @@ def import_torch_tensorrt() -> ModuleType:
 class TorchTensorRTBackend(Backend):
     """A program with TensorRT plans in it, on a CUDA device.
 
-    ``manifest.engine`` holds ``device`` (``"cuda:0"`` where it does not).
-
-    Args:
-        folder: the engine folder, its files already verified: the plans in a program are code.
-        manifest: of that folder.
-        device: another device than the manifest's.
-        threads: must be None: the plans run on the GPU.
-
-    Raises:
-        MissingDependencyError: Torch-TensorRT is not installed.
-        BrokenDependencyError: it is installed without TensorRT's libraries.
-        EngineVersionError: the installed release is another than the one that built the plans.
-        DeviceError: no CUDA device; raised before the program is loaded.
-        EngineError: the program cannot be loaded.
+    ``manifest.engine`` may hold ``device`` (``"cuda:0"`` by default). ``threads`` must be None, because the plans run
+    on the GPU. The installed release must be the one that built the plans. A missing device is reported before the
+    program is loaded. The folder's files must be verified first, because the plans in a program are code.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:

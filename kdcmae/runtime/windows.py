@@ -1,4 +1,4 @@
-"""A long sound as windows that a model hears one at a time: of a whole waveform, or of one that is still arriving."""
+"""Windows of a long sound, which a model takes one at a time: of a whole waveform, or of one that is still arriving."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FRAME_S, _SHIFT_S = FRAME_LENGTH / SAMPLE_RATE_HZ, FRAME_SHIFT / SAMPLE_RATE_HZ
 
 @dataclass(frozen=True, kw_only=True)
 class Windowing:
-    """Windows of one length, a fixed hop apart, the last of which ends with the sound.
+    """Windows of one length at a fixed distance; the last one ends with the sound.
 
     Args:
-        length: samples of a window.
-        hop: samples from the start of one to the start of the next.
+        length: number of samples in a window.
+        hop: number of samples from the start of a window to the start of the next.
 
     Raises:
-        ConfigError: one of them is no positive whole number.
+        ConfigError: a value is not a positive whole number.
     """
 
     length: int
@@ -43,14 +43,15 @@ class Windowing:
         """Windows in seconds.
 
         Args:
-            window_s: of a window; None for what the model hears at once.
-            hop_s: between windows; None for half a window, so that what one cuts in two the next holds whole.
-            longest: samples that the model hears at once.
-            sample_rate_hz: of the sound.
+            window_s: length of a window; None for the longest that the model takes.
+            hop_s: distance of the windows; None for half a window, so that an event cut by one window is whole in the
+                next.
+            longest: number of samples that the model takes at once.
+            sample_rate_hz: sample rate of the sound.
 
         Raises:
-            ConfigError: a window is longer than what the model hears or shorter than a frame of a spectrogram, or a
-                hop is longer than a window, whose sound nobody would hear, or shorter than from frame to frame.
+            ConfigError: a window is longer than the model takes or shorter than a frame of the spectrogram, or a hop is
+                longer than a window, which would skip sound, or shorter than the distance of two frames.
         """
         length = longest if window_s is None else round(window_s * sample_rate_hz)
         if length > longest:
@@ -76,10 +77,10 @@ class Windowing:
         return cls(length=length, hop=hop)
 
     def starts(self, total: int) -> list[int]:
-        """Where the windows of a sound start.
+        """Start samples of the windows of a sound.
 
         Args:
-            total: samples of the sound. One that is no longer than a window is a window of its own.
+            total: number of samples of the sound. A sound shorter than a window makes one shorter window.
         """
         starts = list(range(0, max(1, total - self.length + 1), self.hop))
         if starts[-1] + self.length < total:
@@ -89,11 +90,11 @@ class Windowing:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A piece of the sound.
+    """A window of the sound.
 
     Args:
-        start: number of its first sample.
-        samples: (S,) of the sound's type.
+        start: index of its first sample in the sound.
+        samples: (S,) samples of the sound's dtype.
     """
 
     start: int
@@ -101,7 +102,7 @@ class Window:
 
 
 class Cutter:
-    """Cuts a sound into windows while it arrives; it holds no more than a window and a hop.
+    """Cuts a sound into windows while it arrives. It stores at most a window and a hop.
 
     Args:
         windowing: the windows.
@@ -111,33 +112,33 @@ class Cutter:
         self._windowing = windowing
         self._held: NDArray[Any] = np.empty(0, dtype=np.float32)
         self._held_from = 0
-        self._next = 0  # where the next window starts
-        self._end = 0  # of the last window
+        self._next = 0  # start of the next window
+        self._end = 0  # end of the last window
 
     @property
     def total(self) -> int:
-        """Samples that arrived."""
+        """Number of samples so far."""
         return self._held_from + len(self._held)
 
     def push(self, samples: NDArray[Any]) -> list[Window]:
-        """The windows that are complete now.
+        """Add samples, and return the windows that they complete.
 
         Args:
-            samples: (S,), what arrived.
+            samples: (S,) new samples.
         """
         self._held = np.concatenate([self._held, samples])
         windows = []
         while self._next + self._windowing.length <= self.total:
             windows.append(self._window(self._next))
             self._next += self._windowing.hop
-        # The last window, which ends with the sound, may start before the next one.
+        # Keep a whole window, because the last one ends with the sound and may start before the next one.
         spent = min(self._next, self.total - self._windowing.length) - self._held_from
         if spent > 0:
             self._held, self._held_from = self._held[spent:], self._held_from + spent
         return windows
 
     def finish(self) -> list[Window]:
-        """The window that ends with the sound, where the last one does not."""
+        """The window that ends with the sound, unless the last one already did."""
         if self._end == self.total:
             return []
         return [self._window(max(0, self.total - self._windowing.length))]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdcmae.runtime.metrics import Limits, compare, pooled
-from kdcmae.runtime.rankings import kept_order
+from kdcmae.runtime.rankings import order_agreement
 
 CLIPS, CLASSES = 32, 20
 KINDS = ("softmax", "sigmoid", "features")
@@ -119,12 +119,12 @@ def test_a_clip_between_two_classes_makes_no_error_large():
 
 def test_rankings_count_pairs_that_the_reference_tells_apart():
     expected, reverse = np.arange(4.0)[None], np.arange(4.0)[None, ::-1]
-    assert kept_order(expected, expected, noise=np.zeros(1)).kept == 1
-    assert (found := kept_order(reverse, expected, noise=np.zeros(1))).kept == 0
+    assert order_agreement(expected, expected, noise=np.zeros(1)).agreeing == 1
+    assert (found := order_agreement(reverse, expected, noise=np.zeros(1))).agreeing == 0
     assert found.pairs == 6
-    assert kept_order(reverse, expected, noise=np.full(1, 1.5)).pairs == 3
-    assert kept_order(np.zeros((1, 4)), expected, noise=np.zeros(1)).kept == 0.5
-    assert kept_order(expected, np.zeros((1, 4)), noise=np.zeros(1)) == kept_order(
+    assert order_agreement(reverse, expected, noise=np.full(1, 1.5)).pairs == 3
+    assert order_agreement(np.zeros((1, 4)), expected, noise=np.zeros(1)).agreeing == 0.5
+    assert order_agreement(expected, np.zeros((1, 4)), noise=np.zeros(1)) == order_agreement(
         expected, expected, noise=np.full(1, 9)
     )
 
