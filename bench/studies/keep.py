@@ -140,8 +140,8 @@ class _Study:
                 for index, entry in entries.items():
                     with self.step(f"classify {entry.subject}"), load_engine(entry.source) as engine:
                         rows[index] |= self.exam.measure(EnginePredictor(engine))
-            for index, row in zip(entries, self._timed(list(entries.values())), strict=True):
-                rows[index] |= _timing(row)
+            for index, timed in zip(entries, self._timed(list(entries.values())), strict=True):
+                rows[index] |= _timing(timed)
         _require_whole(title, rows)
         points = [(row["p50_ms"], -row["accuracy"]) if {"p50_ms", "accuracy"} <= row.keys() else None for row in rows]
         return [{**row, "on_front": best} for row, best in zip(rows, on_front(points), strict=True)]
