@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from kdcmae.compile import cases, export, gates, layers, memory, models, package, report, selftest, targets
+from kdcmae.compile import cases, export, gates, layers, memory, models, package, references, report, selftest, targets
 from kdcmae.compile.engine_facts import engine_manifest
 from kdcmae.compile.frontend import ExportedFrontend
 from kdcmae.compile.half import GraphPrecision
@@ -119,7 +119,8 @@ class Build:
     ) -> None:
         if settings.precision != "fp32":
             model = cases.on_clips(model)
-        self.model, self.folder, self.settings = model, folder, settings
+        self.model = model = references.remembered(model)
+        self.folder, self.settings = folder, settings
         self.step, self.target = step, target
         self.inside, self._looked_at = inside, engine
         # What is lowered and quantised: all of the model, or what is behind a frontend of its own.
@@ -127,7 +128,8 @@ class Build:
         if target.record.one_precision and model.parts is not None:
             self.body, self.frontend = model.parts.body, ExportedFrontend(model.parts.frontend)
         with step("reference outputs (torch)"), watched(self.body.module, settings.floating) as peaks:
-            self.cases = cases.proof(model, settings.batch, settings.clips, rounds=settings.precision != "fp32")
+            rounds = settings.precision != "fp32"
+            self.cases = cases.proof(model, settings.batch, settings.clips, rounds=rounds, wanted=settings.proof_clips)
             self.samples = None if inside else selftest.Samples.of(model, settings)
         self.some_cases = cases.shortened(model, self.cases)
         self.ladder = Ladder(cases=self.cases, kinds=models.kinds(model))
@@ -346,9 +348,9 @@ class Build:
             computes, note = self._executed(built), self._ran_in(built)
             yield Stage(name="artifact", gate=gate, run=engine.infer, computes=computes, note=note, cases=self.cases)
             with self.step("prove the self-test"):
-                golden = self.samples.proven(engine, golden, self.settings)
+                golden, note = self.samples.proven(engine, golden, self.settings)
                 golden.write(self.folder / GOLDEN_FILE)
-                self.ladder.remark(self.samples.left_out(golden))
+                self.ladder.remark(note)
                 self.latency = measure_latency(engine.infer, min(self.cases, key=lambda case: case.batch).inputs)
 
     def _compare_speed(self, built: BuiltEngine, graph: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Case
+from kdcmae.compile.references import concatenated, outputs_of
+from kdcmae.compile.settings import MOST_CLIPS
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.broken import clip_boundary
 from kdcmae.data.frame_numbers import MIDDLE_FRAME
@@ -27,12 +29,15 @@ from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 __all__ = [
     "GOLDEN",
     "PAIRED_CLIPS",
+    "RawClip",
     "affordable_clips",
+    "as_int16",
     "batch_cases",
     "clip_cases",
     "cut_note",
     "made_clips",
     "on_clips",
+    "own_clips",
     "proof",
     "shortened",
 ]
@@ -43,31 +48,33 @@ PAIRED_CLIPS = 64
 """Clips of sound and picture that an engine is proved on, the user's own among them: with as many, an agreement of
 100 % says that of new clips at least 95 % agree, with a confidence of 95 %."""
 
-_MOST_CLIPS = 256  # of the user's own, spread evenly over them: prepared ones of the base model take 300 MB
-
 # Parameters times samples that a CPU computes in seconds. Every rung runs every batch within the first, and clips: a
-# tiny model takes them all, the base model three. The reference and the artifact run all clips, but of a model with
-# random weights, whose classes mean nothing and of which the numbers alone can be proved, only those within the second.
+# tiny model takes them all, the base model three. The reference and the artifact run all clips within the second: 64 of
+# the small model and 16 of the base model, on which they take the 30 % that a proof may add to a build. Of a model with
+# random weights, whose classes mean nothing, the numbers alone can be proved, on the clips within the third.
 _WORK = 500_000_000
-_PAIRED_WORK = 350_000_000
-_CHUNK = 8  # samples that the reference model computes at once
+_PAIRED_WORK = 2_700_000_000
+_UNTRAINED_WORK = 350_000_000
 
 # (S,) at SAMPLE_RATE_HZ, and (H, W, 3); None of what the model has no input for
-_RawClip = tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None]
+RawClip = tuple[NDArray[np.float32] | NDArray[np.int16] | None, NDArray[np.uint8] | None]
+Record = TypeVar("Record")
 
 
-def proof(model: EngineModel, batch: BatchRange, paths: Sequence[Path], *, rounds: bool) -> tuple[Case, ...]:
+def proof(
+    model: EngineModel, batch: BatchRange, paths: Sequence[Path], *, rounds: bool, wanted: int | None = None
+) -> tuple[Case, ...]:
     """Everything that an engine is proved on: batches of every size, and clips.
 
     Args:
-        model, batch, paths: as for :func:`clip_cases`.
+        model, batch, paths, wanted: as for :func:`clip_cases`.
         rounds: the engine does. Then the batches are of the user's own clips where there are any: made ones may lie
             beyond the ranges of a model that was calibrated on its own.
 
     Raises:
         DataError: a clip that cannot be read.
     """
-    clips = tuple(clip_cases(model, batch, paths))
+    clips = tuple(clip_cases(model, batch, paths, wanted))
     yours = next((case for case in clips if case.clips == "yours"), None)
     if rounds and yours is not None:
         model = dataclasses.replace(model, examples=functools.partial(_samples_of, yours))
@@ -96,7 +103,7 @@ def on_clips(model: EngineModel) -> EngineModel:
     """
 
     def examples(batch: int, seed: int) -> dict[str, NDArray[Any]]:
-        return _concatenated(_prepared(model, made_clips(batch, seed=seed)))
+        return concatenated(_prepared(model, made_clips(batch, seed=seed)))
 
     return model if model.examples else dataclasses.replace(model, examples=examples)
 
@@ -123,19 +130,22 @@ def shortened(model: EngineModel, cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(case.first(most) if case.clips else case for case in cases)
 
 
-def clip_cases(model: EngineModel, batch: BatchRange, paths: Sequence[Path]) -> Iterator[Case]:
-    """Clips as an app would hand them over: the user's own, and made ones where those are fewer than 64.
+def clip_cases(
+    model: EngineModel, batch: BatchRange, paths: Sequence[Path], wanted: int | None = None
+) -> Iterator[Case]:
+    """Clips as an app would hand them over: the user's own, and made ones where those are few.
 
     Args:
         model: whose preprocessing they go through.
         batch: sizes the engine takes.
         paths: media files, folders, manifests or shards.
+        wanted: number of clips that made ones fill up to; by default as many as a build affords, 64 at most.
 
     Raises:
         DataError: a clip that cannot be read.
     """
-    yours = _read_clips(model, paths)
-    made = affordable_clips(model, PAIRED_CLIPS - len(yours))
+    yours = own_clips(model, paths, MOST_CLIPS if wanted is None else wanted)
+    made = (affordable_clips(model, PAIRED_CLIPS) if wanted is None else wanted) - len(yours)
     if made > 0:
         yield from _of_clips(model, "made", made_clips(made), batch)
     if yours:
@@ -143,10 +153,9 @@ def clip_cases(model: EngineModel, batch: BatchRange, paths: Sequence[Path]) -> 
 
 
 def affordable_clips(model: EngineModel, wanted: int) -> int:
-    """As many made clips as are wanted; fewer of a large model with random weights, of which they prove little."""
-    if model.facts.get("random_weights"):
-        return min(wanted, max(1, _PAIRED_WORK // int(model.facts["parameters"])))
-    return wanted
+    """As many made clips as are wanted; fewer of a large model, and of one with random weights."""
+    work = _UNTRAINED_WORK if model.facts.get("random_weights") else _PAIRED_WORK
+    return min(wanted, max(1, work // int(model.facts["parameters"])))
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
@@ -155,31 +164,50 @@ def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def made_clips(count: int, *, seed: int = 0) -> tuple[tuple[NDArray[np.float32], NDArray[np.uint8]], ...]:
-    """Waveform and middle frame of AVSynth's first test clips."""
+def made_clips(count: int, *, seed: int = 0) -> tuple[tuple[NDArray[np.int16], NDArray[np.uint8]], ...]:
+    """Waveform and middle frame of AVSynth's first test clips, as the self-test stores them."""
     data = AVSynth("test", clips=count, seed=seed)
     clips = []
     for record in data.records:
         clip = data.read(record, "audiovisual", (MIDDLE_FRAME,))
         assert clip.waveform is not None
-        clips.append((clip.waveform, clip.frames[0]))
+        clips.append((as_int16(clip.waveform), clip.frames[0]))
     return tuple(clips)
 
 
-def _read_clips(model: EngineModel, paths: Sequence[Path]) -> list[_RawClip]:
-    """The user's own clips, spread evenly over all of them."""
-    records = [record for path in paths for record in named_clips(path)]
-    places = np.linspace(0, len(records) - 1, min(len(records), _MOST_CLIPS)).astype(int)
-    clips: list[_RawClip] = []
-    for record in (records[place] for place in places):
+def as_int16(waveform: NDArray[Any]) -> NDArray[np.int16]:
+    """Floating-point sound in [-1, 1] at the full scale of 16 bits."""
+    scaled = np.rint(waveform * np.float32(2**15)).clip(-(2**15), 2**15 - 1)
+    return np.asarray(scaled, dtype=np.int16)
+
+
+def own_clips(model: EngineModel, paths: Sequence[Path], most: int) -> list[RawClip]:
+    """The user's own clips, spread evenly over those that an engine is proved on.
+
+    Args:
+        model: whose preprocessing says what is read of a clip.
+        paths: media files, folders, manifests or shards.
+        most: how many at most.
+
+    Raises:
+        DataError: a clip that cannot be read.
+    """
+    records = _spread([record for path in paths for record in named_clips(path)], MOST_CLIPS)
+    clips: list[RawClip] = []
+    for record in _spread(records, most):
         with clip_boundary(record.id):
             clip = reader_for(model.preprocessing)(record, models.modality_of(model), (MIDDLE_FRAME,))
             clips.append((clip.waveform, clip.frames[0] if len(clip.frames) else None))
     return clips
 
 
+def _spread(records: Sequence[Record], most: int) -> list[Record]:
+    places = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int)
+    return [records[place] for place in places]
+
+
 def _of_clips(
-    model: EngineModel, whose: Literal["made", "yours"], clips: Sequence[_RawClip], batch: BatchRange
+    model: EngineModel, whose: Literal["made", "yours"], clips: Sequence[RawClip], batch: BatchRange
 ) -> Iterator[Case]:
     """The clips in batches that the engine takes; frames of several sizes, which only raw inputs have, apart."""
     sizes: dict[tuple[tuple[int, ...], ...], list[Arrays]] = {}
@@ -194,18 +222,15 @@ def _clip_case(
     model: EngineModel, name: str, whose: Literal["made", "yours"], samples: list[Arrays], batch: BatchRange
 ) -> Case:
     """One case; its last clip is repeated where they do not fill the last batch."""
-    reference = [
-        models.reference(model, _concatenated(samples[start : start + _CHUNK]))
-        for start in range(0, len(samples), _CHUNK)
-    ]
+    reference = outputs_of(model, samples)
     size = max(batch.min, min(_affordable(model, batch.opt, batch), len(samples)))
     repeated = -len(samples) % size
     full = samples + samples[-1:] * repeated
-    first, *more = (_concatenated(full[start : start + size]) for start in range(0, len(full), size))
-    return Case(name=name, inputs=first, more=more, reference=_concatenated(reference), repeated=repeated, clips=whose)
+    first, *more = (concatenated(full[start : start + size]) for start in range(0, len(full), size))
+    return Case(name=name, inputs=first, more=more, reference=reference, repeated=repeated, clips=whose)
 
 
-def _prepared(model: EngineModel, clips: Iterable[_RawClip]) -> list[Arrays]:
+def _prepared(model: EngineModel, clips: Iterable[RawClip]) -> list[Arrays]:
     """The model's inputs, one sample each."""
     names = [spec.name for spec in model.inputs]
     return [
@@ -214,15 +239,11 @@ def _prepared(model: EngineModel, clips: Iterable[_RawClip]) -> list[Arrays]:
     ]
 
 
-def _concatenated(samples: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
-
-
 def _samples_of(case: Case, count: int, seed: int) -> dict[str, NDArray[Any]]:
     """So many samples of a case, from that of this number on, and again from the first."""
     batches = (case.inputs, *case.more)
     places = [divmod((seed + number) % case.samples, case.batch) for number in range(count)]
-    return _concatenated(
+    return concatenated(
         [{name: array[row : row + 1] for name, array in batches[batch].items()} for batch, row in places]
     )
 

@@ -1,7 +1,10 @@
 """What an engine is tested with on a device: inputs and clips beside it, and what its model makes of them.
 
-The clips are made ones, whatever the build was proved on: a user's own do not belong into a folder that is handed on.
-They are chosen for what they can tell. A clip that is decided by more than its precision can blur keeps its class in
+The clips are made ones, because a user's own do not belong into a folder that is handed on. Only an engine that
+computes no made clip within its limits, because it was calibrated for a user's own, stores some of those; where the
+user refuses that too, it is held to what it computed itself where it was built.
+
+Clips are chosen for what they can tell. A clip that is decided by more than its precision can blur keeps its class in
 every engine that is whole, and clips of different classes show a mix-up of classes or of inputs.
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 
 from kdcmae.compile import cases, models
 from kdcmae.compile.models import EngineModel
+from kdcmae.compile.references import outputs_of
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import GateError
 from kdcmae.runtime import Engine, feeding, selftest
@@ -26,12 +30,12 @@ from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.golden import Clips, Golden
 from kdcmae.runtime.metrics import Limits
 from kdcmae.runtime.precisions import GATES, Gate
-from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ, Preprocessing, prepare_image
 from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["Samples"]
 
-_DRAWN, _KEPT = 16, 6  # clips: a kept one takes some 80 kB
+_DRAWN, _KEPT = 16, 6  # clips: a kept one takes some 80 kB of the shipped model, 500 kB of the base model
 
 # Seeded inputs are whole numbers of these steps: rounded so, they take a quarter of the room in the folder.
 _STEP, _SOUND_STEP = 2.0**-5, 2.0**-15
@@ -48,6 +52,7 @@ class Samples:
         frames: (N, H, W, 3) uint8; None for a model without picture.
         outputs: of the clips, by name.
         labels: of the classes; empty for a model that does not classify.
+        yours: the same of the user's own clips; None where none may be stored.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -56,28 +61,50 @@ class Samples:
     frames: NDArray[np.uint8] | None
     outputs: Mapping[str, NDArray[Any]]
     labels: tuple[str, ...]
+    yours: Samples | None = None
 
     @classmethod
     def of(cls, model: EngineModel, settings: CompileSettings) -> Samples:
         """Make them while the model still has its weights."""
-        names = [spec.name for spec in model.inputs]
-        seen = feeding.sources(names)
-        clips = list(cases.made_clips(cases.affordable_clips(model, _DRAWN)))
-        heard = np.stack([clip[: model.preprocessing.audio_samples] for clip, _ in clips])
-        waveforms = np.rint(np.clip(heard, -1, 1 - _SOUND_STEP) / _SOUND_STEP).astype(np.int16)
-        frames = np.stack([frame for _, frame in clips])
-        outputs = [
-            models.reference(model, feeding.from_clip(names, model.preprocessing, waveform, SAMPLE_RATE_HZ, [frame]))
-            for waveform, frame in zip(waveforms, frames, strict=True)
-        ]
         batch = settings.batch
         inputs = _rounded(models.examples(model, min(batch.max, max(batch.min, 2))))
+        reference = models.reference(model, inputs)
+        affordable = cases.affordable_clips(model, 2 * _DRAWN)
+        drawn = max(affordable // 2, min(_KEPT, affordable))
+        samples = cls._of_clips(model, cases.made_clips(drawn), inputs, reference)
+        if settings.clips and settings.store_clips and settings.precision != "fp32":
+            own = [_stored(clip, model.preprocessing) for clip in cases.own_clips(model, settings.clips, drawn)]
+            return dataclasses.replace(samples, yours=cls._of_clips(model, own, inputs, reference))
+        return samples
+
+    @classmethod
+    def _of_clips(
+        cls,
+        model: EngineModel,
+        clips: Sequence[cases.RawClip],
+        inputs: Mapping[str, NDArray[Any]],
+        reference: Mapping[str, NDArray[Any]],
+    ) -> Samples:
+        names = [spec.name for spec in model.inputs]
+        seen = feeding.sources(names)
+        sounds = [sound[: model.preprocessing.audio_samples] for sound, _ in clips if sound is not None]
+        frames = [frame for _, frame in clips if frame is not None]
+        rows = [
+            feeding.from_clip(
+                names,
+                model.preprocessing,
+                sounds[number] if "waveform" in seen else None,
+                SAMPLE_RATE_HZ,
+                [frames[number]] if "frame" in seen else None,
+            )
+            for number in range(len(clips))
+        ]
         return cls(
             inputs=inputs,
-            reference=models.reference(model, inputs),
-            waveforms=waveforms if "waveform" in seen else None,
-            frames=frames if "frame" in seen else None,
-            outputs={name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]},
+            reference=reference,
+            waveforms=np.stack(sounds) if "waveform" in seen else None,
+            frames=np.stack(frames) if "frame" in seen else None,
+            outputs=outputs_of(model, rows),
             labels=model.labels,
         )
 
@@ -106,25 +133,28 @@ class Samples:
             clips=every.of(_chosen(every, np.ones(len(every), dtype=bool))),
         )
 
-    def proven(self, engine: Engine, golden: Golden, settings: CompileSettings) -> Golden:
+    def proven(self, engine: Engine, golden: Golden, settings: CompileSettings) -> tuple[Golden, str]:
         """The same with what an engine that rounds gave here, once it has passed its test.
 
         Made clips may lie beyond the ranges of a model that was calibrated and proved on a user's own clips. So many of
-        them are kept then as it passes with, down to none.
+        them are kept then as it passes with; where it passes with none, own clips, or none but what it gave itself.
 
         Args:
             engine: as an app loads it.
             golden: what it is tested with.
             settings: of the build.
 
+        Returns:
+            What it passed with, and how that differs from six made clips, in words; empty where it does not.
+
         Raises:
             GateError: it does not pass.
         """
         problem = ""
-        for choice in self._choices(engine, golden, settings):
+        for choice, note in self._choices(engine, golden, settings):
             result = selftest.summed_up([selftest.examine(engine, choice, "")])
             if result.passed:
-                return choice
+                return choice, note
             problem = problem or str(result)
             if not all(map(math.isfinite, result.max_error.values())):
                 break
@@ -133,70 +163,111 @@ class Samples:
             fix = "; where your model is for other clips than made ones, prove it on your own: --clips"
         raise GateError(f"self-test on made clips: {problem}; no engine was written{fix}")
 
-    def left_out(self, golden: Golden) -> str:
-        """How many clips are too few, in words; empty where none is missing.
-
-        Args:
-            golden: what the engine passed with.
-        """
-        kept, wanted = 0 if golden.clips is None else len(golden.clips), min(_KEPT, len(self))
-        if kept == wanted:
-            return ""
-        held = "" if kept else "; its outputs for the stored inputs are held to twice their error here"
-        return f"the self-test has {kept} of {wanted} made clips: others are out of its limits, unlike yours{held}"
-
     def __len__(self) -> int:
         """How many clips there are to choose from."""
         return len(next(iter(self.outputs.values())))
 
-    def _choices(self, engine: Engine, golden: Golden, settings: CompileSettings) -> Iterator[Golden]:
-        """What the engine can be tested with: one choice, or fewer and fewer clips where own ones prove it."""
+    def _choices(self, engine: Engine, golden: Golden, settings: CompileSettings) -> Iterator[tuple[Golden, str]]:
+        """What the engine can be tested with, the most telling first, and how it differs from six made clips."""
         if settings.precision == "fp32":
-            yield golden
+            yield golden, ""
             return
-        on_cpu = (settings.device or TARGETS[settings.target].default_device) == "cpu"
-        assert golden.clips is not None
-        every = dataclasses.replace(golden.clips, waveforms=self.waveforms, frames=self.frames, reference=self.outputs)
-        outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, every)
-        within = selftest.within(outputs, every, engine.manifest)
+        on_cpu = (settings.device or TARGETS[settings.target].devices[0]) == "cpu"
+        made = _Computed.of(engine, golden, self, on_cpu)
         most = min(_KEPT, len(self))
-        for count in range(most, 0 if settings.clips else most - 1, -1):
-            kept = _chosen(every, within, count)
-            built = {name: coarse(array[kept]) for name, array in outputs.items()} if on_cpu else {}
-            clips = dataclasses.replace(
-                every.of(kept), built=built, products=engine.products(), cpu_class=this_cpu().class_name
-            )
-            yield dataclasses.replace(golden, clips=clips)
-            if settings.clips:
-                yield dataclasses.replace(self._batched(engine, kept, golden), clips=clips)
-        if settings.clips:
-            yield _without_clips(engine, golden)
+        yield made.kept(golden, most), ""
+        if not settings.clips:
+            return
+        yield made.batched(golden, most), ""
+        for count in range(min(most - 1, made.passing), 0, -1):
+            note = f"the self-test has {count} of {most} made clips: others are out of its limits, unlike yours"
+            yield made.kept(golden, count), note
+            yield made.batched(golden, count), note
+        why = "it computes no made clip within its limits, unlike yours"
+        if self.yours is not None:
+            own = _Computed.of(engine, golden, self.yours, on_cpu)
+            for count in range(min(_KEPT, own.passing), 0, -1):
+                note = f"the self-test stores {count} of your clips in golden.npz, cut to what the model hears and sees"
+                yield own.batched(golden, count), f"{note}, because {why}; --no-stored-clips leaves them out"
+        note = "the self-test holds the engine to what it computed here for made clips, and not to the model"
+        yield made.itself(golden, most), f"{note}, because {why}"
 
-    def _batched(self, engine: Engine, kept: list[int], golden: Golden) -> Golden:
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Computed:
+    """Samples, and what an engine computes for their clips.
+
+    Args:
+        engine, samples: the two.
+        clips: of the samples, with their limits.
+        outputs: of the engine, by name.
+        within: (N,) whether those of a clip are within the limits.
+        on_cpu: the engine runs on a CPU, which gives the same again.
+    """
+
+    engine: Engine
+    samples: Samples
+    clips: Clips
+    outputs: Mapping[str, NDArray[Any]]
+    within: NDArray[np.bool_]
+    on_cpu: bool
+
+    @classmethod
+    def of(cls, engine: Engine, golden: Golden, samples: Samples, on_cpu: bool) -> _Computed:
+        """Run the engine on every clip."""
+        assert golden.clips is not None
+        clips = dataclasses.replace(
+            golden.clips, waveforms=samples.waveforms, frames=samples.frames, reference=samples.outputs
+        )
+        outputs, _ = selftest.outputs_of_clips(engine, engine.manifest, clips)
+        within = selftest.within(outputs, clips, engine.manifest)
+        return cls(engine=engine, samples=samples, clips=clips, outputs=outputs, within=within, on_cpu=on_cpu)
+
+    @property
+    def passing(self) -> int:
+        """How many clips are within the limits."""
+        return int(self.within.sum())
+
+    def kept(self, golden: Golden, count: int) -> Golden:
+        """So many clips beside the stored inputs, with what the engine computed for them."""
+        kept = _chosen(self.clips, self.within, count)
+        built = {name: coarse(array[kept]) for name, array in self.outputs.items()} if self.on_cpu else {}
+        products, cpu = self.engine.products(), this_cpu().class_name
+        clips = dataclasses.replace(self.clips.of(kept), built=built, products=products, cpu_class=cpu)
+        return dataclasses.replace(golden, clips=clips)
+
+    def batched(self, golden: Golden, count: int) -> Golden:
         """The same with clips for its inputs, as many as it has samples."""
+        kept = _chosen(self.clips, self.within, count)
         samples = len(next(iter(golden.inputs.values())))
         numbers = [kept[number % len(kept)] for number in range(samples)]
+        waveforms, frames = self.samples.waveforms, self.samples.frames
         prepared = [
-            engine.prepare(
-                None if self.waveforms is None else self.waveforms[number],
+            self.engine.prepare(
+                None if waveforms is None else waveforms[number],
                 SAMPLE_RATE_HZ,
-                None if self.frames is None else [self.frames[number]],
+                None if frames is None else [frames[number]],
             )
             for number in numbers
         ]
         return dataclasses.replace(
-            golden,
+            self.kept(golden, count),
             inputs={name: np.concatenate([one[name] for one in prepared]) for name in golden.inputs},
-            reference={name: array[numbers] for name, array in self.outputs.items()},
+            reference={name: array[numbers] for name, array in self.samples.outputs.items()},
         )
 
-
-def _without_clips(engine: Engine, golden: Golden) -> Golden:
-    """The stored inputs alone, on which the engine may err twice as much as here where that is out of its limits."""
-    bare = dataclasses.replace(golden, clips=None)
-    found = selftest.examine(engine, bare, "").max_error
-    tolerance = {name: max(limit, 2 * found[name]) for name, limit in golden.tolerance.items()}
-    return dataclasses.replace(bare, tolerance=tolerance)
+    def itself(self, golden: Golden, count: int) -> Golden:
+        """The same clips and inputs with the engine's own outputs for the model's."""
+        kept = self.kept(golden, count)
+        assert kept.clips is not None
+        numbers = _chosen(self.clips, self.within, count)
+        reference = {**kept.clips.reference, **{name: _single(rows[numbers]) for name, rows in self.outputs.items()}}
+        found = self.engine.infer(dict(golden.inputs))
+        return dataclasses.replace(
+            kept,
+            reference={name: _single(found[name]) for name in golden.reference},
+            clips=dataclasses.replace(kept.clips, reference=reference),
+        )
 
 
 def _chosen(clips: Clips, within: NDArray[np.bool_], most: int = _KEPT) -> list[int]:
@@ -215,6 +286,23 @@ def _chosen(clips: Clips, within: NDArray[np.bool_], most: int = _KEPT) -> list[
         order.append((not within[number], not clear[number], before[classes[number]], number))
         before[classes[number]] += 1
     return sorted(number for *_, number in sorted(order)[:most])
+
+
+def _stored(clip: cases.RawClip, preprocessing: Preprocessing) -> cases.RawClip:
+    """A clip at the model's own sizes: (audio_samples,) with silence at the end, and a square frame."""
+    sound, frame = clip
+    if sound is not None:
+        heard = sound[: preprocessing.audio_samples]
+        sound = np.pad(cases.as_int16(heard), (0, preprocessing.audio_samples - len(heard)))
+    if frame is not None:
+        mean, std = (np.array(values)[:, None, None] for values in (preprocessing.image_mean, preprocessing.image_std))
+        pixels = np.rint((prepare_image(frame, preprocessing)[0] * std + mean) * 255)
+        frame = pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return sound, frame
+
+
+def _single(array: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(array, dtype=np.float32)
 
 
 def coarse(array: NDArray[Any]) -> NDArray[np.float32]:

@@ -15,11 +15,16 @@ from kdcmae.runtime.precisions import GATES, QUANTIZED, Gate, gate_for
 from kdcmae.runtime.targets import TARGETS
 
 __all__ = [
+    "MOST_CLIPS",
     "CompileSettings",
     "Expectation",
     "QuantizationSettings",
     "SearchSettings",
 ]
+
+
+MOST_CLIPS = 256
+"""Clips that an engine is proved on at most: prepared ones of the base model take 300 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,8 @@ class CompileSettings:
         execute_as: the precision that the products may execute in instead, on a device that lacks the one asked for.
         limits: tighter limits than the precision's own, by the names of :class:`~kdcmae.runtime.precisions.Gate`.
         clips: files to prove the engine on, beside the clips made here.
+        proof_clips: number of clips that made ones fill up to; None for what :mod:`kdcmae.compile.cases` affords.
+        store_clips: the self-test may keep some of ``clips`` in the engine's folder, where no made clip tells enough.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
         quantization: of int8 and fp8.
     """
@@ -106,8 +113,14 @@ class CompileSettings:
     execute_as: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
     clips: tuple[Path, ...] = ()
+    proof_clips: int | None = None
+    store_clips: bool = True
     device: str = ""
     quantization: QuantizationSettings = field(default_factory=QuantizationSettings)
+
+    def __post_init__(self) -> None:
+        if self.proof_clips is not None and not 1 <= self.proof_clips <= MOST_CLIPS:
+            raise ConfigError(f"--proof-clips {self.proof_clips} must lie between 1 and {MOST_CLIPS}")
 
     @property
     def floating(self) -> str:

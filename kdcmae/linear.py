@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,15 +15,34 @@ from torch.autograd.function import once_differentiable
 
 from kdcmae import host
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "inference_products_by_onednn"]
+
+_IN_INFERENCE: ContextVar[bool] = ContextVar("_IN_INFERENCE", default=False)
+
+
+@contextmanager
+def inference_products_by_onednn() -> Iterator[None]:
+    """Within this context, :class:`Linear` computes the products of inference as it does those of training.
+
+    Both are float32 products and differ in the order of their sums. Inference keeps the default BLAS otherwise, so that
+    its outputs have the same last bits wherever they are computed with it.
+    """
+    token = _IN_INFERENCE.set(True)
+    try:
+        yield
+    finally:
+        _IN_INFERENCE.reset(token)
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``; training in float32 on a CPU that MKL is slow on computes its products with oneDNN."""
+    """``nn.Linear``; training in float32 on a CPU that MKL is slow on computes its products with oneDNN.
+
+    Inference does so within :func:`inference_products_by_onednn`.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if _trains_in_float32_on_cpu(x, self.weight):
+        if (torch.is_grad_enabled() or _IN_INFERENCE.get()) and _is_float32_on_slow_cpu(x, self.weight):
             product: Tensor = _OneDnnLinear.apply(x, self.weight, self.bias)
             return product
         return F.linear(x, self.weight, self.bias)
@@ -51,11 +73,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
-def _trains_in_float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
+def _is_float32_on_slow_cpu(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and torch.is_grad_enabled()
         and _mkl_is_slow()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and not torch.is_autocast_enabled("cpu")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kdcmae import linear
-from kdcmae.linear import Linear
+from kdcmae.linear import Linear, inference_products_by_onednn
 
 MKL_IS_SLOW = linear._mkl_is_slow
 
@@ -71,3 +71,16 @@ def test_it_exports_as_linear():
     layer, x = build()
     graph = torch.export.export(layer, (x.detach(),)).graph
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.linear.default]
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN")
+def test_inference_takes_the_other_library_where_it_is_asked_for(monkeypatch):
+    layer, x = build()
+    products = []
+    product = linear._product
+    monkeypatch.setattr(linear, "_product", lambda *operands: products.append(operands) or product(*operands))
+    with torch.inference_mode():
+        with inference_products_by_onednn():
+            found = layer(x)
+        torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)
+    assert len(products) == 1

@@ -71,6 +71,11 @@ BUILD_RULES = (
         because="it is about the accuracy of a classifier, and --task features has no classes; leave it out",
     ),
     Rule(
+        options=("no_stored_clips",),
+        acts=lambda values: bool(values["clips"]),
+        because="no clips of yours are read; give --clips too, or leave it out",
+    ),
+    Rule(
         options=("keep_by",),
         acts=lambda values: _searches(values) or values["keep"] < 1,
         because="all tokens are kept; give --keep SHARE too, or leave it out",
@@ -102,7 +107,7 @@ ENGINE_RULES = (
     Rule(
         options=(
             *("target", "precision", "machine", "batch", "device", "execute_as", "output", "modalities", "no_cache"),
-            *("calibration", "max_drop", "evaluation"),
+            *("calibration", "max_drop", "evaluation", "proof_clips", "no_stored_clips"),
         ),
         acts=lambda values: False,
         because="an ENGINE says itself how it was built; leave it out",

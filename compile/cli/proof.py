@@ -40,8 +40,20 @@ _OPTIONS = (
         "--clips",
         type=click.Path(path_type=Path),
         multiple=True,
-        help="Your clips to prove the engine on, before made ones fill up to 64: a video file, a manifest, .tar shards "
+        help="Your clips to prove the engine on, before made ones fill up: a video file, a manifest, .tar shards "
         "or a folder; may be repeated.",
+    ),
+    click.option(
+        "--proof-clips",
+        type=click.IntRange(min=1),
+        help="How many clips to prove the engine on; made ones fill up to it. 64 by default, and fewer of a model so "
+        "large that they would take more than 30 % of the build: 16 of the base model.",
+    ),
+    click.option(
+        "--no-stored-clips",
+        is_flag=True,
+        help="Keep your --clips out of the engine's folder. The self-test stores up to six of them where the engine is "
+        "made for yours and computes no made clip within its limits.",
     ),
 )
 _LIMITS = ("max_error", "min_cosine", "min_agreement")
@@ -53,13 +65,15 @@ def proof_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def bundled(
         *, execute_as: str | None, max_error: float | None, min_cosine: float | None, min_agreement: float | None,
-        clips: tuple[Path, ...], **others: Any,
+        clips: tuple[Path, ...], proof_clips: int | None, no_stored_clips: bool, **others: Any,
     ) -> Any:  # fmt: skip
         limits = dict(zip(_LIMITS, (max_error, min_cosine, min_agreement), strict=True))
         proof = {
             "execute_as": execute_as or "",
             "limits": {name: limit for name, limit in limits.items() if limit is not None},
             "clips": clips,
+            "proof_clips": proof_clips,
+            "store_clips": not no_stored_clips,
         }
         return command(proof=proof, **others)
 

@@ -14,6 +14,15 @@ SECTIONS: Sections = {
         *NAMES,
     ),
     "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),
-    "Proof": ("expect", "expect_from", "clips", "max_error", "min_cosine", "min_agreement"),
+    "Proof": (
+        "expect",
+        "expect_from",
+        "clips",
+        "proof_clips",
+        "no_stored_clips",
+        "max_error",
+        "min_cosine",
+        "min_agreement",
+    ),
     "Output": ("output", "no_cache", "as_json"),
 }

@@ -32,6 +32,7 @@ from kdcmae.runtime.execution import differences_known
 from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
 from kdcmae.runtime.manifest import BatchRange, Manifest
 from kdcmae.runtime.openvino import import_openvino, native_precision, openvino_core
+from kdcmae.runtime.precisions import GATES
 from kdcmae.runtime.preprocessing import Preprocessing
 
 BATCH = BatchRange(1, 2, 2)
@@ -124,7 +125,7 @@ def engines(
         manifest = described(dataclasses.replace(classifier, scores=head), precision)
         write(folder, graphs[precision], precision, manifest)
         with differences_known(), load_engine(folder) as engine:
-            samples.proven(engine, golden, settings).write(folder / GOLDEN_FILE)
+            samples.proven(engine, golden, settings)[0].write(folder / GOLDEN_FILE)
         manifest.write(folder)
     return folders
 
@@ -200,28 +201,50 @@ def own_proof(clips: tuple[Path, ...]) -> CompileSettings:
     return CompileSettings(target="onnx", precision="int8", batch=BATCH, clips=clips)
 
 
-def beyond(samples: selftest.Samples, fit: int) -> selftest.Samples:
-    """The same of a model whose ranges hold the last clips alone, and not the seeded inputs."""
+def beyond(samples: selftest.Samples, fit: int, own: bool = False) -> selftest.Samples:
+    """The same of a model whose ranges hold the last clips alone, and not the seeded inputs.
+
+    Args:
+        samples: of an exact engine.
+        fit: how many of the clips are computed as the model does.
+        own: the user's own clips may be stored, of which all are.
+    """
     outputs = {name: np.concatenate([-array[: 16 - fit], array[16 - fit :]]) for name, array in samples.outputs.items()}
     reference = {name: -array for name, array in samples.reference.items()}
-    return dataclasses.replace(samples, outputs=outputs, reference=reference)
+    yours = samples if own else None
+    return dataclasses.replace(samples, outputs=outputs, reference=reference, yours=yours)
 
 
-@pytest.mark.parametrize("fit", [0, 4])
-def test_made_clips_out_of_an_own_model_s_ranges_are_left_out(
-    quantized: tuple[Path, selftest.Samples], fit: int, tmp_path: Path
+PROVED_ON_OWN = {
+    "some made clips": (4, True, "the self-test has 4 of 6 made clips"),
+    "own clips": (0, True, "the self-test stores 6 of your clips in golden.npz"),
+    "own clips refused": (0, False, "the self-test holds the engine to what it computed here for made clips"),
+}
+
+
+@pytest.mark.parametrize("case", PROVED_ON_OWN)
+def test_an_engine_that_is_proved_on_own_clips_is_held_to_its_limits(
+    quantized: tuple[Path, selftest.Samples], graphs: dict[str, onnx.ModelProto], case: str, tmp_path: Path
 ) -> None:
-    """The build was proved on the user's own."""
-    folder, samples = shutil.copytree(quantized[0], tmp_path / "engine"), beyond(quantized[1], fit)
+    """Never to what the build measured, however few made clips it computes as the model does."""
+    fit, own, told = PROVED_ON_OWN[case]
+    folder, samples = shutil.copytree(quantized[0], tmp_path / "engine"), beyond(quantized[1], fit, own)
     settings = own_proof((Path("mine"),))
     with differences_known(), load_engine(folder) as engine:
-        golden = samples.proven(engine, samples.golden(settings, {"int8"}), settings)
-    assert (0 if golden.clips is None else len(golden.clips)) == fit
-    assert samples.left_out(golden).startswith(f"the self-test has {fit} of 6 made clips")
+        golden, note = samples.proven(engine, samples.golden(settings, {"int8"}), settings)
+    assert note.startswith(told)
+    assert golden.clips is not None
+    assert len(golden.clips) == (fit or 6)
+    assert set(golden.tolerance.values()) == {GATES["int8"].rounding}
     golden.write(folder / GOLDEN_FILE)
     Manifest.read(folder).write(folder)
     with differences_known(), load_engine(folder) as engine:
         assert engine.self_test().passed
+    broken = Graph(graphs["fp32"])
+    CHANGES["a row of the head zeroed"][1](broken)
+    write(folder, broken.model, "int8", Manifest.read(folder))
+    with differences_known(), load_engine(folder) as engine:
+        assert not engine.self_test().passed
 
 
 def test_made_clips_that_a_proof_is_made_of_are_needed(quantized: tuple[Path, selftest.Samples]) -> None:
