@@ -11,8 +11,19 @@ import sys
 
 from kdcmae.errors import MissingDependencyError
 
-__all__ = ["TORCH", "TRAIN", "VIDEO", "is_installed", "missing_dependency", "require_installed", "to_compile", "to_run"]
+__all__ = [
+    "BENCH",
+    "TORCH",
+    "TRAIN",
+    "VIDEO",
+    "is_installed",
+    "missing_dependency",
+    "require_installed",
+    "to_compile",
+    "to_run",
+]
 
+BENCH = "kdcmae[bench]"  # measure engines and checkpoints
 VIDEO = "kdcmae[video]"  # decode clips
 TORCH = "kdcmae[torch]"  # the model itself: checkpoints, their evaluation
 TRAIN = "kdcmae[train]"  # all of that, and training
@@ -36,6 +47,8 @@ _BRINGS = {
     "onnx": to_compile("onnx"),
     "onnxruntime": to_run("onnx"),
     "PIL": TRAIN,
+    "psutil": BENCH,
+    "pynvml": BENCH,
     "onnxscript": to_compile("onnx"),
     "openvino": to_run("openvino"),
     "safetensors": TORCH,

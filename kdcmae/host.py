@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cpu_features", "cpu_name", "describe_host", "peak_rss_bytes", "usable_cpus"]
+__all__ = ["cpu_features", "cpu_name", "cpu_numbers", "describe_host", "peak_rss_bytes", "usable_cpus"]
 
 
 def describe_host() -> dict[str, str | int]:
@@ -71,8 +71,17 @@ def usable_cpus(root: Path = Path("/")) -> int:
     Args:
         root: of the file system that the system reports itself in.
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(cpus, *_cpu_quotas(root), math.inf)))
+    return len(cpu_numbers(root))
+
+
+def cpu_numbers(root: Path = Path("/")) -> tuple[int, ...]:
+    """Numbers of the CPUs that :func:`usable_cpus` counts, in order: a process that is pinned needs them.
+
+    Args:
+        root: of the file system that the system reports itself in.
+    """
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return tuple(cpus[: max(1, int(min(len(cpus), *_cpu_quotas(root), math.inf)))])
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:

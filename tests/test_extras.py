@@ -19,6 +19,7 @@ from kdcmae.runtime.targets import TARGETS
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "pynvml": "nvidia-ml-py",
     "tensorrt": "tensorrt-rtx-cu13-bindings",  # the flavour that needs no GPU
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
     "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",

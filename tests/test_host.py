@@ -49,6 +49,9 @@ def test_affinity_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
     write(tmp_path, {**V2, "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n"})
     assert host.usable_cpus(tmp_path) == 2
+    assert host.cpu_numbers(tmp_path) == (3, 5)
+    write(tmp_path, {"sys/fs/cgroup/a/b/cpu.max": "100000 100000\n"})
+    assert host.cpu_numbers(tmp_path) == (3,)
 
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t: fpu\n\nprocessor\t: 1\nmodel name\t: another\n"

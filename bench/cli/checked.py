@@ -45,13 +45,13 @@ def self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
     Raises:
         GateError: they are off, and the policy is to refuse.
     """
-    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae import host
     from kdcmae.bench.machine.selfcheck import check_machine, require_sound
 
     if policy == "skip":
         return None
     with step("check clock and machine"):
-        found = check_machine(usable_cpus()[:threads], overridden=policy == "mark")
+        found = check_machine(host.cpu_numbers()[:threads], overridden=policy == "mark")
     require_sound(found)
     for problem in found.problems:
         note(f"  not fit for measuring: {problem}")

@@ -61,9 +61,8 @@ def command(
     """
     if checkpoint is not None and preset is not None:
         raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny, not both")
-    from kdcmae import load_classifier
+    from kdcmae import host, load_classifier
     from kdcmae.assets import checkpoint as shipped
-    from kdcmae.bench.machine.environment import usable_cpus
     from kdcmae.bench.studies.keep import SECTION, KeepSettings, run_keep_benchmark
     from kdcmae.compile.untrained import untrained_classifier
 
@@ -75,7 +74,7 @@ def command(
         targets=tuple(_target(text) for text in targets),
         ratios=ratios,
         clips=0 if preset else clips,
-        threads=threads or len(usable_cpus()),
+        threads=threads or host.usable_cpus(),
     )
     report = run_keep_benchmark(classifier, facts, settings, step=Steps())
     publish(SECTION, report, output=report_file(output, f"keep-{name}.json"), readme=readme, as_json=as_json)

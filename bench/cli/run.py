@@ -87,7 +87,7 @@ def command(
     Exit code: 1 where a subject failed or disagrees with the reference, or where the machine is not fit for measuring;
     3 where none can run on this machine.
     """
-    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae import host
     from kdcmae.bench.report.records import Settings
     from kdcmae.bench.report.terminal import print_report
     from kdcmae.bench.run.interleaved import run_benchmark
@@ -97,7 +97,7 @@ def command(
         check_source(subject)
     settings = Settings(
         batch=batch,
-        threads=threads or len(usable_cpus()),
+        threads=threads or host.usable_cpus(),
         seconds=seconds,
         warm_up_s=warm_up_s,
         timeout_s=timeout_s,

@@ -66,18 +66,19 @@ def command(
 
     Exit code: 1 where a subject failed or disagrees with the reference, or the machine is not fit for measuring.
     """
-    from kdcmae.bench.machine.environment import usable_cpus
+    from kdcmae import host
     from kdcmae.bench.report.history import ALL, keep_report
     from kdcmae.bench.report.records import Settings
     from kdcmae.bench.report.terminal import print_report
     from kdcmae.bench.suite.full import run_suite
-    from kdcmae.bench.suite.plan import ALL_PLANS, PLANS
+    from kdcmae.bench.suite.plan import plan_model
 
     step = Steps()
-    plans, folder, timeout_s = (ALL_PLANS, results / ALL, _COMPILING_S) if everything else (PLANS, results, 300)
-    settings = Settings(batch=1, threads=threads or len(usable_cpus()), seconds=0, warm_up_s=0.5, timeout_s=timeout_s)
+    folder, timeout_s = (results / ALL, _COMPILING_S) if everything else (results, 300)
+    settings = Settings(batch=1, threads=threads or host.usable_cpus(), seconds=0, warm_up_s=0.5, timeout_s=timeout_s)
+    plans = [plan_model(name, everything=everything) for name in models]
     checked = self_check(step, settings.threads, policy)
-    report = run_suite([plans[name] for name in models], settings, work, step=step, self_check=checked)
+    report = run_suite(plans, settings, work, step=step, self_check=checked)
     path = keep_report(report, folder)
     if as_json:
         print_json(report.to_dict())

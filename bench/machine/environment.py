@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -10,27 +9,19 @@ from typing import Any
 
 from kdcmae import host
 from kdcmae.bench.machine.state import machine_state
+from kdcmae.runtime.targets import TARGETS
 
-__all__ = ["describe_environment", "git_commit", "usable_cpus"]
+__all__ = ["cpus_for", "describe_environment", "git_commit"]
 
-_LIBRARIES = (
-    "numpy",
-    "torch",
-    "openvino",
-    "onnxruntime",
-    "nncf",
-    "tensorrt-cu13-bindings",
-    "tensorrt-rtx-cu13-bindings",
-)
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def describe_environment() -> dict[str, Any]:
-    """The facts that a figure means nothing without. Call it first: the state is that of before the benchmark."""
+    """The facts that every figure depends on. Call it before measuring: it has the state of the machine at rest."""
     before = machine_state()
     return {
         "host": host.describe_host(),
-        "usable_cpus": len(usable_cpus()),
+        "usable_cpus": host.usable_cpus(),
         "load_average_1min": before["load_average_1min"],
         "before": before,
         "libraries": _installed_versions(),
@@ -40,15 +31,8 @@ def describe_environment() -> dict[str, Any]:
 
 def cpus_for(threads: int) -> tuple[int, ...]:
     """The CPUs that so many threads are pinned to; more threads than CPUs are possible, and then nothing is pinned."""
-    usable = usable_cpus()
+    usable = host.cpu_numbers()
     return usable[:threads] if threads <= len(usable) else tuple(range(threads))
-
-
-def usable_cpus() -> tuple[int, ...]:
-    """Numbers of the CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def git_commit(root: Path) -> str | None:
@@ -75,7 +59,8 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def _installed_versions() -> dict[str, str]:
     versions = {}
-    for library in _LIBRARIES:
+    engines = [name for target in TARGETS.values() for name in target.distributions]
+    for library in dict.fromkeys(("numpy", "torch", "triton", "nncf", *engines)):
         try:
             versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Accuracy of each subject on labelled clips, and how far every two of them agree."""
+"""Accuracy of subjects on labelled clips, and agreement of every two of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdcmae.bench.report.records import Accuracy, Agreement
 from kdcmae.bench.run.contender import Contender
-from kdcmae.bench.run.subjects import VARIANT
+from kdcmae.bench.run.sources import Source
 from kdcmae.evaluation.intervals import share_interval
 from kdcmae.runtime.manifest import digest
 
@@ -21,10 +21,10 @@ Answers = NDArray[np.float32]
 
 
 class AnswerCache:
-    """Answers to a set of clips, kept by what gave them, so that they are computed once per engine.
+    """Answers to a set of clips on disk, so that they are computed once per engine.
 
     Args:
-        folder: where they are kept.
+        folder: where they are stored.
         data: the clips, as :func:`kdcmae.bench.run.clips.write_clips` wrote them.
     """
 
@@ -33,22 +33,21 @@ class AnswerCache:
         self._data = data
 
     def answers(self, contender: Contender) -> Answers | None:
-        """Of one subject; None where it cannot give any."""
+        """Answers of a subject, (clips, classes); None where it cannot give any."""
         path = self._folder / f"{self._key(contender.entry.source)}.npy"
         if path.is_file():
-            kept: Answers = np.load(path)
-            return kept
-        found = contender.answers(self._data)
-        if found is not None:
+            stored: Answers = np.load(path)
+            return stored
+        answers = contender.answers(self._data)
+        if answers is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            np.save(path, found)
-        return found
+            np.save(path, answers)
+        return answers
 
     def _key(self, source: str) -> str:
         """Digest of the source, of the weights behind it and of the clips."""
         facts = hashlib.sha256(f"{source}\n{digest(self._data)}".encode())
-        path = Path(source.partition(VARIANT)[0])
-        path = path if path.exists() else Path(source.partition(":")[2])
+        path = Path(Source.parse(source).path)
         path = path / "manifest.json" if path.is_dir() else path
         if path.is_file():
             facts.update(digest(path).encode())
@@ -56,7 +55,7 @@ class AnswerCache:
 
 
 def knows(contender: Contender, labels: Sequence[str]) -> bool:
-    """Whether a subject was trained to tell these labels."""
+    """Whether a subject was trained on these labels."""
     return not contender.facts.random_weights and set(labels) <= set(contender.facts.labels)
 
 
@@ -67,19 +66,17 @@ def accuracies(
 
     Args:
         contenders: all subjects.
-        answers: (clips, classes) by subject, of those that gave any. What only times an engine gives none: it has those
-            of that engine.
+        answers: (clips, classes) by subject. A tool that only times an engine has none and gets that engine's.
         labels: of the clips.
         data: which clips these are.
     """
-    engines = {one.entry.source: one.entry.subject for one in contenders}
-    found = {}
-    for one in contenders:
-        subject, runs = one.entry.subject, engines.get(one.entry.source.partition(":")[2], "")
-        given = answers.get(subject if one.facts.shows_outputs else runs)
-        if given is not None and knows(one, labels):
-            found[subject] = top1_accuracy(given, labels, one.facts.labels, data=data)
-    return found
+    accuracy = {}
+    for contender in contenders:
+        facts, entry = contender.facts, contender.entry
+        logits = answers.get((entry.subject if facts.shows_outputs else entry.engine) or "")
+        if logits is not None and knows(contender, labels):
+            accuracy[entry.subject] = top1_accuracy(logits, labels, facts.labels, data=data)
+    return accuracy
 
 
 def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str], *, data: str) -> Accuracy:

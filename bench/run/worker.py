@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae import host
-from kdcmae.bench.machine.environment import usable_cpus
 from kdcmae.bench.machine.state import gpu_memory_bytes, pinned
 from kdcmae.bench.run.inputs import made_inputs
 from kdcmae.bench.run.subjects import Arrays, Facts, Subject
@@ -89,7 +88,7 @@ class Worker:
             name=f"kdcmae-bench {source}",
             daemon=True,
         )
-        with pinned(tuple(cpu for cpu in cpus if cpu in usable_cpus()) or usable_cpus()), interrupts_held():
+        with pinned(tuple(cpu for cpu in cpus if cpu in host.cpu_numbers()) or host.cpu_numbers()), interrupts_held():
             self._process.start()
         theirs.close()  # the worker's copy is now the only one: when it ends, we read the end of the stream
 

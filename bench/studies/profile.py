@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdcmae import host
 from kdcmae.bench.machine.ceilings import measure_ceilings
-from kdcmae.bench.machine.environment import usable_cpus
 from kdcmae.bench.report.envelope import machine, stamp
 from kdcmae.bench.report.publishing import Document, Section
 from kdcmae.bench.report.records import Ceilings
@@ -87,7 +87,7 @@ def _profile(folder: Path, threads: int | None, seconds: float, step: Step) -> d
     if manifest.target != "openvino":
         raise ConfigError(f"{folder} is an engine for {manifest.target}; only OpenVINO's CPU plugin times its layers")
     verify_files(folder, manifest)
-    facts, cpus = engine_facts(folder, manifest), usable_cpus()[:threads]
+    facts, cpus = engine_facts(folder, manifest), host.cpu_numbers()[:threads]
     with step(f"ceiling of {len(cpus)} CPUs"):
         ceilings = [measure_ceilings(cpus, seconds=seconds)]
     with step(f"profile {folder.name}"):

@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from kdcmae import host
 from kdcmae.bench.machine.ceilings import best_ceilings, measure_ceilings
-from kdcmae.bench.machine.environment import usable_cpus
 from kdcmae.bench.machine.yardstick import Yardstick, open_yardstick
-from kdcmae.bench.report.records import Accuracy, Agreement, Case, Ceilings, Floor, Report, Row, SelfCheck, Settings
+from kdcmae.bench.report.records import (
+    Accuracy,
+    Agreement,
+    Case,
+    Ceilings,
+    Floor,
+    Report,
+    Row,
+    SelfCheck,
+    Settings,
+    Status,
+)
 from kdcmae.bench.run.agreement import AnswerCache, accuracies, agreement
 from kdcmae.bench.run.clips import write_clips
 from kdcmae.bench.run.contender import Contender, Entry
 from kdcmae.bench.run.interleaved import measure_group, new_report
+from kdcmae.bench.run.sources import Source
 from kdcmae.bench.run.subjects import Facts, engine_facts
 from kdcmae.bench.run.work import count_work
-from kdcmae.bench.suite.cases import Solo
-from kdcmae.bench.suite.plan import Built, ModelPlan, build_engine, torch_source
+from kdcmae.bench.suite.building import Built, build_engine, torch_source
+from kdcmae.bench.suite.plan import REFERENCE, EnginePlan, ModelPlan
+from kdcmae.bench.suite.solo import Solo
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import CheckpointError
 from kdcmae.progress import Step
@@ -46,7 +60,7 @@ def run_suite(
 
     def measure_the_ceilings() -> None:
         with step("measure the ceilings"):
-            ceilings.append(measure_ceilings(usable_cpus()[: settings.threads], seconds=_CEILING_S))
+            ceilings.append(measure_ceilings(host.cpu_numbers()[: settings.threads], seconds=_CEILING_S))
 
     def measure(yardstick: Yardstick) -> list[Row]:
         measure_the_ceilings()
@@ -86,7 +100,7 @@ class _Model:
         try:
             torch = torch_source(plan)
         except CheckpointError as error:
-            self.rows.append(Row(case=self._case("PyTorch eager"), status="not measured", reason=str(error)))
+            self._skip(REFERENCE, str(error))
             return
         engines = self.folder / plan.name
         built = []
@@ -99,12 +113,12 @@ class _Model:
         data, labels = write_clips(self.folder, clips=plan.clips)
         self._side_by_side(built, torch, engines, data, labels)
         if plan.largest_batch > 1:
-            with self.step(f"{plan.name}: PyTorch eager, batches"):
-                self.rows += self._solo("PyTorch eager", torch).batches(plan.largest_batch)
+            with self.step(f"{plan.name}: {REFERENCE}, batches"):
+                self.rows += self._solo(REFERENCE, torch).batches(plan.largest_batch)
         for one in built:
             if one.plan.cases and one.status == "measured":
                 with self.step(f"{plan.name}: {one.plan.name}, {', '.join(one.plan.cases)}"):
-                    self._alone(one, data)
+                    self._solo_cases(one, data)
         self.rows = [self._completed(row) for row in self.rows]
 
     def against(self, ceilings: Ceilings) -> list[Row]:
@@ -121,19 +135,21 @@ class _Model:
         """The interleaved run, batch 1."""
         plan = self.plan
         sources = {name: peer.format(torch=torch, engines=engines) for name, peer in plan.peers.items()}
-        for one in built:
-            if one.status == "measured":
-                sources |= one.sources
+        absent = {}
+        for engine in built:
+            if engine.status == "measured":
+                sources |= engine.plan.subjects(engine.folder)
             else:
-                self.rows.append(Row(case=self._case(one.plan.name), status=one.status, reason=one.reason))
-        missing = [str(one.folder) for one in built if one.status != "measured"]
+                name, absent[str(engine.folder)] = engine.plan.name, engine.plan
+                self._skip(name, engine.reason, status=engine.status, engine=name, **_built_as(engine.plan))
         for name, reason in plan.left_out.items():
-            self.rows.append(Row(case=self._case(name), status="not measured", reason=reason))
+            self._skip(name, reason)
         for name, source in list(sources.items()):
-            engine = source.partition(":")[2]
-            if engine in missing:
+            parsed = Source.parse(source)
+            if parsed.peer and (missing := absent.get(parsed.path)):
                 del sources[name]
-                self.rows.append(Row(case=self._case(name), status="not measured", reason=f"there is no {engine}"))
+                facts = _built_as(missing) | {"tool": parsed.peer.name, "engine": missing.name}
+                self._skip(name, f"there is no {parsed.path}", **facts)
         self.rows += measure_group(
             [Entry(source=source, subject=name, model=plan.name) for name, source in sources.items()],
             replace(self.settings, seconds=plan.seconds),
@@ -154,7 +170,7 @@ class _Model:
         if known:
             self.agreement = agreement(self.plan.name, known, data=name)
 
-    def _alone(self, built: Built, data: Path) -> None:
+    def _solo_cases(self, built: Built, data: Path) -> None:
         """The cases that one engine runs by itself."""
         solo = self._solo(built.plan.name, str(built.folder))
         if "batch" in built.plan.cases:
@@ -174,8 +190,10 @@ class _Model:
         entry = Entry(source=source, subject=subject, model=self.plan.name)
         return Solo(entry=entry, settings=settings, yardstick=self.yardstick)
 
-    def _case(self, subject: str) -> Case:
-        return Case(model=self.plan.name, subject=subject, threads=self.settings.threads)
+    def _skip(self, subject: str, reason: str, *, status: Status = "not measured", **facts: Any) -> None:
+        """Add the row of a subject that is not measured."""
+        case = Case(model=self.plan.name, subject=subject, threads=self.settings.threads)
+        self.rows.append(Row(case=case, status=status, reason=reason, **facts))
 
     def _completed(self, row: Row) -> Row:
         """With what is known of the subject, its accuracy beside its latency, and what the machine allows."""
@@ -199,12 +217,17 @@ class _Model:
         )
 
 
+def _built_as(plan: EnginePlan) -> dict[str, str]:
+    """The fields of a row that an engine's plan knows."""
+    return {"target": plan.target, "precision": plan.precision}
+
+
 def _floor(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
     """Of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not.
 
     The ceilings are the CPU's: what runs elsewhere has none.
     """
-    names = [name for name in ("int8", "fp16", "bf16", "fp32") if name in facts.computes_in]
+    names = [name for name in ("int8", "fp16", "bf16", "fp32") if name in facts.computes_in]  # the fastest first
     precision = next((name for name in names if name in ceilings.flop_per_s), None)
     timed = row.case.kind in ("latency", "batch") and facts.device == "cpu"
     if not timed or row.latency is None or precision is None or not facts.config or not facts.given:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from kdcmae.bench.report.records import CaseKind, Status
+from kdcmae.bench.report.records import CaseKind
+from kdcmae.bench.run.peers import all_peers
 from kdcmae.bench.run.subjects import VARIANT
-from kdcmae.compile.cache import cache_key
-from kdcmae.doctor import require_target
-from kdcmae.errors import BrokenDependencyError, DeviceError, MissingDependencyError
 from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import this_cpu
-from kdcmae.runtime.schema import MANIFEST_FILE
+from kdcmae.runtime.targets import TARGETS
 
-__all__ = ["ALL_PLANS", "PLANS", "Built", "EnginePlan", "ModelPlan", "build_engine", "torch_source"]
+__all__ = ["MODELS", "REFERENCE", "EnginePlan", "ModelPlan", "plan_model"]
+
+REFERENCE = "PyTorch eager"
+"""Name of the model in PyTorch, which every other subject of its model is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +23,42 @@ class EnginePlan:
     """One engine.
 
     Args:
-        name: in the report.
         target: what it is compiled for.
-        options: of kdcmae-compile, beside the model's.
+        precision: that is asked for.
+        form: what distinguishes it from the plain engine of its precision, in the report's words.
+        options: of kdcmae-compile, beside the model's, the target and the precision.
         fallback: more options, for a machine on which the engine does not pass its gates without them.
-        variants: of the engine that are benchmarked too.
-        cases: it also gets, by itself.
+        variants: of the engine that are benchmarked in its place.
+        cases: that it runs by itself, too.
+        slow: why the suite leaves it out of large models; empty where it does not.
     """
 
-    name: str
     target: str
-    options: tuple[str, ...]
+    precision: str
+    form: str = ""
+    options: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     cases: tuple[CaseKind, ...] = ()
+    slow: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in the report."""
+        return self._named(self.form)
 
     @property
     def slug(self) -> str:
         """Its folder's name."""
         return self.name.replace(" ", "-").lower()
+
+    def subjects(self, folder: object) -> dict[str, str]:
+        """Sources to benchmark by their names in the report: the engine in a folder, or its variants."""
+        variants = {self._named(f"{variant} only"): f"{folder}{VARIANT}{variant}" for variant in self.variants}
+        return variants or {self.name: str(folder)}
+
+    def _named(self, form: str) -> str:
+        return " ".join(filter(None, (TARGETS[self.target].label, self.precision, form)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +70,8 @@ class ModelPlan:
         options: of kdcmae-compile that choose it.
         torch: the PyTorch model; None for the one that ships in the package.
         engines: to build and measure.
-        peers: name in the report and source, in which ``{torch}`` is the model and ``{engines}`` the engines' folder.
-        left_out: peers that take too long for the suite, and why.
+        peers: sources by name in the report, in which ``{torch}`` is the model and ``{engines}`` the engines' folder.
+        left_out: subjects that take too long for the suite, and why.
         seconds: timed seconds of each subject in the interleaved run.
         clips: on which accuracy and agreement are measured.
         largest_batch: of the sweep.
@@ -73,221 +88,112 @@ class ModelPlan:
     largest_batch: int
 
 
-CALL_ALONE = " call alone"
-"""End of the name of a library's call without kdcmae's runtime around it."""
-
-_ALONE: tuple[CaseKind, ...] = ("threads", "cold start", "clip to label")
+_BY_ITSELF: tuple[CaseKind, ...] = ("threads", "cold start", "clip to label")
 
 _OPENVINO = (
-    EnginePlan(name="OpenVINO fp32", target="openvino", options=("--precision", "fp32")),
-    EnginePlan(name="OpenVINO bf16", target="openvino", options=("--precision", "bf16")),
-    EnginePlan(name="OpenVINO int8", target="openvino", options=("--precision", "int8"), cases=_ALONE),
-    EnginePlan(
-        name="OpenVINO int8 half the tokens", target="openvino", options=("--precision", "int8", "--keep", "0.5")
-    ),
+    EnginePlan(target="openvino", precision="fp32"),
+    EnginePlan(target="openvino", precision="bf16"),
+    EnginePlan(target="openvino", precision="int8", cases=_BY_ITSELF),
+    EnginePlan(target="openvino", precision="int8", form="half the tokens", options=("--keep", "0.5")),
 )
 _OPENVINO_FORMS = (
+    EnginePlan(target="openvino", precision="bf16", form="raw", options=("--inputs", "raw"), cases=_BY_ITSELF),
     EnginePlan(
-        name="OpenVINO bf16 raw", target="openvino", options=("--precision", "bf16", "--inputs", "raw"), cases=_ALONE
-    ),
-    EnginePlan(
-        name="OpenVINO bf16 each modality",
         target="openvino",
-        options=("--precision", "bf16", "--modalities", "audiovisual,audio,video"),
+        precision="bf16",
+        form="each modality",
+        options=("--modalities", "audiovisual,audio,video"),
         variants=("audio", "video"),
     ),
 )
 # TensorRT for RTX builds without a GPU; running what it built takes one.
-_GPU = (
-    EnginePlan(name="TensorRT fp32", target="trt", options=("--precision", "fp32")),
-    EnginePlan(name="TensorRT fp16", target="trt", options=("--precision", "fp16")),
-    EnginePlan(name="TensorRT bf16", target="trt", options=("--precision", "bf16")),
-    EnginePlan(name="TensorRT fp16 raw", target="trt", options=("--precision", "fp16", "--inputs", "raw")),
-    EnginePlan(name="Torch-TensorRT fp16", target="torch-trt", options=("--precision", "fp16")),
+_GPU = (EnginePlan(target="trt", precision="fp16"), EnginePlan(target="torch-trt", precision="fp16"))
+_GPU_FORMS = (
+    EnginePlan(target="trt", precision="fp32"),
+    EnginePlan(target="trt", precision="bf16"),
+    EnginePlan(target="trt", precision="fp16", form="raw", options=("--inputs", "raw")),
 )
-_GPU_BATCHES = EnginePlan(
-    name="TensorRT fp16 any batch", target="trt", options=("--precision", "fp16", "--batch", "1:8:64"), cases=("batch",)
-)
-_ONNX = EnginePlan(name="ONNX Runtime fp32", target="onnx", options=("--precision", "fp32"))
-_ONNX_INT8 = EnginePlan(name="ONNX Runtime int8", target="onnx", options=("--precision", "int8"))
-_AOTI = EnginePlan(name="AOTInductor fp32", target="aoti", options=("--precision", "fp32"))
-_PEERS = {
-    "PyTorch eager": "{torch}",
-    "ONNX Runtime dynamic int8": "ort-int8:{engines}/onnx-runtime-fp32",
-    f"OpenVINO bf16{CALL_ALONE}": "openvino-call:{engines}/openvino-bf16",
-    "benchmark_app bf16": "benchmark_app:{engines}/openvino-bf16",
-    "PyTorch CUDA graph": "torch-cuda:{torch}",
-    "trtexec fp16": "trtexec:{engines}/tensorrt-fp16",
-}
-_TORCH_COMPILE = {"torch.compile": "torch-compile:{torch}"}
-
-PLANS: Mapping[str, ModelPlan] = {
-    "shipped": ModelPlan(
-        name="shipped",
-        options=(),
-        torch=None,
-        engines=(
-            *_OPENVINO,
-            *_OPENVINO_FORMS,
-            EnginePlan(
-                name="OpenVINO bf16 any batch",
-                target="openvino",
-                options=("--precision", "bf16", "--batch", "1:8:32"),
-                cases=("batch",),
-            ),
-            _ONNX,
-            _AOTI,
-            *_GPU,
-            _GPU_BATCHES,
-        ),
-        peers={**_PEERS, **_TORCH_COMPILE},
-        left_out={},
-        seconds=2.2,
-        clips=96,
-        largest_batch=64,
-    ),
-    "base": ModelPlan(
-        name="base",
-        options=("--preset", "base", "--random-weights"),
-        torch="preset:base",
-        engines=(
-            *_OPENVINO,
-            EnginePlan(
-                name="OpenVINO bf16 any batch",
-                target="openvino",
-                options=("--precision", "bf16", "--batch", "1:2:4"),
-                cases=("batch",),
-            ),
-            _ONNX,
-            *(engine for engine in _GPU if "fp16" in engine.name and "raw" not in engine.name),
-        ),
-        peers=_PEERS,
-        left_out={
-            "AOTInductor fp32": "left out of the suite: compiling takes minutes; kdcmae-compile --target aoti does it",
-            "torch.compile": "left out of the suite: compiling takes minutes; "
-            "kdcmae-bench preset:base torch-compile:preset:base measures it",
-        },
-        seconds=3.5,
-        clips=8,
-        largest_batch=2,
-    ),
-}
-
-_EVERY_ENGINE = (
-    *_OPENVINO,
-    # A CPU without fp16 arithmetic runs it in bf16 or fp32, and the row says so.
+_OTHERS = (
+    EnginePlan(target="onnx", precision="fp32"),
     EnginePlan(
-        name="OpenVINO fp16",
-        target="openvino",
-        options=("--precision", "fp16"),
-        fallback=("--execute-as", executed_as("openvino", "fp16", cpu=this_cpu())),
+        target="aoti", precision="fp32", slow="compiling takes minutes; kdcmae-compile --target aoti compiles it"
     ),
-    *_OPENVINO_FORMS,
-    _ONNX,
-    _ONNX_INT8,
-    _AOTI,
-    EnginePlan(name="AOTInductor bf16", target="aoti", options=("--precision", "bf16")),
-    *_GPU,
-    EnginePlan(name="TensorRT int8", target="trt", options=("--precision", "int8")),
-    EnginePlan(name="TensorRT fp8", target="trt", options=("--precision", "fp8")),
 )
-_EVERY_PEER = {
-    **_PEERS,
-    **_TORCH_COMPILE,
-    "benchmark_app fp32": "benchmark_app:{engines}/openvino-fp32",
-    "benchmark_app int8": "benchmark_app:{engines}/openvino-int8",
-}
 
-ALL_PLANS: Mapping[str, ModelPlan] = {
-    name: replace(
-        plan,
-        engines=(*plan.engines, *(engine for engine in _EVERY_ENGINE if engine not in plan.engines)),
-        peers={**plan.peers, **_EVERY_PEER},
-        left_out={},
+
+def _any_batch(target: str, precision: str, batches: str) -> EnginePlan:
+    return EnginePlan(
+        target=target, precision=precision, form="any batch", options=("--batch", batches), cases=("batch",)
     )
-    for name, plan in PLANS.items()
+
+
+MODELS: Mapping[str, tuple[EnginePlan, ...]] = {
+    "shipped": (
+        *_OPENVINO,
+        *_OPENVINO_FORMS,
+        _any_batch("openvino", "bf16", "1:8:32"),
+        *_OTHERS,
+        *_GPU,
+        *_GPU_FORMS,
+        _any_batch("trt", "fp16", "1:8:64"),
+    ),
+    "base": (*_OPENVINO, _any_batch("openvino", "bf16", "1:2:4"), *_OTHERS, *_GPU),
 }
-"""Everything of :data:`PLANS`, and all that takes too long for them: nothing is left out."""
+"""Engines of the suite by model: the one that ships in the package, and the base preset with random weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """An engine folder, or why there is none.
+def plan_model(name: str, *, everything: bool = False) -> ModelPlan:
+    """What is built of a model and measured.
 
     Args:
-        plan: of the engine.
-        folder: where it is, or would be.
-        status: ``measured`` where it is there.
-        reason: why it is not.
+        name: one of :data:`MODELS`.
+        everything: also what takes too long for the suite: every precision and form of every target.
     """
-
-    plan: EnginePlan
-    folder: Path
-    status: Status
-    reason: str = ""
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """What to benchmark, by name in the report: the engine, or its variants where it has some."""
-        if not self.plan.variants:
-            return {self.plan.name: str(self.folder)}
-        precision = self.plan.name.partition(" each")[0]
-        return {f"{precision} {variant} only": f"{self.folder}{VARIANT}{variant}" for variant in self.plan.variants}
-
-
-def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
-    """Compile an engine, unless the folder holds it already: made from the same by the same.
-
-    Args:
-        model: to compile.
-        plan: of the engine.
-        folder: where it goes.
-    """
-    weights = None if model.torch else Path(torch_source(model))
-    key = cache_key(
-        {"options": model.options, "weights": weights},
-        {"target": plan.target, "options": (*plan.options, *plan.fallback)},
-    )
-    kept = folder.with_name(f"{folder.name}.key")
-    if (folder / MANIFEST_FILE).is_file() and kept.is_file() and kept.read_text() == key:
-        return Built(plan=plan, folder=folder, status="measured")
-    try:
-        require_target(plan.target)
-    except (BrokenDependencyError, DeviceError, MissingDependencyError) as error:  # sooner than the command says it
-        return Built(plan=plan, folder=folder, status="not measured", reason=f"not measured on this hardware: {error}")
-    command = ["kdcmae-compile", "--target", plan.target, *model.options, *plan.options, "--output", str(folder)]
-    done = _run(command)
-    if done.returncode != 0 and plan.fallback:
-        command += plan.fallback
-        done = _run(command)
-    if done.returncode == 0:
-        kept.write_text(key)
-        return Built(plan=plan, folder=folder, status="measured")
-    said = done.stderr.strip().splitlines() or ["it said nothing"]
-    reason = said[-1].removeprefix("error: ").removeprefix("Error: ")
-    if done.returncode == DeviceError.exit_code:
-        return Built(plan=plan, folder=folder, status="not measured", reason=f"not measured on this hardware: {reason}")
-    return Built(plan=plan, folder=folder, status="failed", reason=f"{' '.join(command)}: {reason}")
-
-
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command that is installed beside this interpreter, and keep what it says on stderr."""
-    name, *arguments = command
-    return subprocess.run(
-        [str(Path(sys.executable).with_name(name)), *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
+    large = name == "base"
+    engines = (*MODELS[name], *_missing(MODELS[name], everything=everything))
+    if everything:
+        engines = tuple(dict.fromkeys((*engines, *_OPENVINO_FORMS, *_GPU_FORMS)))
+    slow = {engine.name: engine.slow for engine in engines if engine.slow}
+    peers = {REFERENCE: "{torch}"}
+    for peer in all_peers().values():
+        for precision in (*peer.suite, *(peer.suite_all if everything else ())):
+            subject = peer.label.format(precision=precision)
+            slow |= {subject: peer.slow} if peer.slow else {}
+            plain = [engine for engine in engines if _plain(engine) == (peer.runs, precision)]
+            if peer.runs is None:
+                peers[subject] = f"{peer.name}:{{torch}}"
+            elif plain:
+                peers[subject] = f"{peer.name}:{{engines}}/{plain[0].slug}"
+    left_out = {} if everything or not large else slow
+    return ModelPlan(
+        name=name,
+        options=("--preset", "base", "--random-weights") if large else (),
+        torch="preset:base" if large else None,
+        engines=tuple(engine for engine in engines if engine.name not in left_out),
+        peers={subject: source for subject, source in peers.items() if subject not in left_out},
+        left_out={subject: f"left out of the suite: {why}" for subject, why in left_out.items()},
+        seconds=3.5 if large else 2.2,
+        clips=8 if large else 96,
+        largest_batch=2 if large else 64,
     )
 
 
-def torch_source(model: ModelPlan) -> str:
-    """The PyTorch model: a preset, or the shipped checkpoint.
+def _plain(engine: EnginePlan) -> tuple[str, str] | None:
+    return (engine.target, engine.precision) if not engine.form else None
 
-    Raises:
-        CheckpointError: no checkpoint ships.
-    """
-    from kdcmae.assets import default_checkpoint
 
-    return model.torch or str(default_checkpoint())
+def _missing(planned: Sequence[EnginePlan], *, everything: bool) -> Iterator[EnginePlan]:
+    """Engines of every target that has none yet; with ``everything`` of every precision that has none."""
+    plain = {_plain(engine) for engine in planned}
+    targets = {engine.target for engine in planned}
+    for target in TARGETS.values():
+        runnable = [precision for precision in target.precisions if precision not in target.cannot_run]
+        for precision in runnable if everything else [] if target.name in targets else runnable[:1]:
+            if (target.name, precision) not in plain:
+                yield EnginePlan(target=target.name, precision=precision, fallback=_execute_as(target.name, precision))
+
+
+def _execute_as(target: str, precision: str) -> tuple[str, ...]:
+    """For a CPU without the arithmetic of a precision, which executes it in another: the row says so."""
+    executed = executed_as(target, precision, cpu=this_cpu())
+    return ("--execute-as", executed) if TARGETS[target].runs_on_cpu and executed != precision else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -77,3 +78,18 @@ def compiled(quick_builds: None, classifier: KDCMAEClassifier, tmp_path_factory:
 def engine_folder(compiled: Path, tmp_path: Path) -> Path:
     """An engine of the classifier in this test's own folder."""
     return Path(shutil.copytree(compiled, tmp_path / "engine"))
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a Python program on the path under some name."""
+
+    def tool(name: str, body: str) -> None:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\nimport json, pathlib, sys\n{body}")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(sys, "executable", str(path.with_name("python")))
+        monkeypatch.setenv("PATH", str(path.parent))
+
+    return tool

@@ -96,3 +96,13 @@ def test_help_loads_neither_torch_nor_an_engine_library():
     )
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_without_its_libraries_the_extra_is_named():
+    code = (
+        "import sys; sys.modules['psutil'] = None; sys.argv = ['kdcmae-bench', 'preset:tiny']; "
+        "from kdcmae.bench.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 3
+    assert "psutil is not installed; install it with: pip install 'kdcmae[bench]'" in result.stderr

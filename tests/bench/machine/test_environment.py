@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from kdcmae.bench.machine.environment import describe_environment, git_commit, usable_cpus
+from kdcmae.bench.machine.environment import describe_environment, git_commit
 
 
 @pytest.fixture
@@ -53,13 +53,3 @@ def test_no_checkout_or_no_git_is_no_error(tmp_path, monkeypatch):
     assert git_commit(tmp_path) is None
     monkeypatch.setenv("PATH", "")
     assert git_commit(tmp_path) is None
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
-def test_only_cpus_this_process_may_use_count():
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert len(usable_cpus()) == 1
-    finally:
-        os.sched_setaffinity(0, before)

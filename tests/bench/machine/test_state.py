@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
+from kdcmae import host
 from kdcmae.bench.machine import selfcheck
-from kdcmae.bench.machine import state as machine
-from kdcmae.bench.machine.state import energy_counter, gpu_memory_bytes, machine_state, pinned
+from kdcmae.bench.machine import state as state_module
+from kdcmae.bench.machine.state import energy_counter, gpu_memory_bytes, gpu_state, machine_state, pinned
 from kdcmae.bench.report.records import SelfCheck
 from kdcmae.errors import GateError
 
 
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(machine, "_nvml", lambda: None)
+class Driver:
+    """NVML with one GPU, which does not tell its clock."""
+
+    NVMLError = pynvml.NVMLError
+    NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = pynvml.NVML_TEMPERATURE_GPU, pynvml.NVML_CLOCK_SM
+
+    def __getattr__(self, name):
+        def refuse(*_):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+        answers = {
+            "nvmlInit": None,
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetHandleByIndex": "gpu 0",
+            "nvmlDeviceGetName": "A GPU",
+            "nvmlDeviceGetTemperature": 41,
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=123),
+            "nvmlDeviceGetTotalEnergyConsumption": 5000,
+        }
+        return (lambda *_: answers[name]) if name in answers else refuse
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    def refuse():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
 
 
 def zone(folder, name, now, most=1000):
@@ -32,26 +59,20 @@ def test_the_state_of_this_machine_has_every_field():
     assert state["cpu_frequency_mhz"] is None or state["cpu_frequency_mhz"] > 0
 
 
-def test_sensors_and_frequencies_are_read_where_the_system_shows_them(tmp_path, monkeypatch):
+def test_what_the_system_shows_of_governors_and_throttling_is_read(tmp_path):
     for path, text in (
-        ("thermal/thermal_zone0/temp", "41500"),
-        ("thermal/thermal_zone1/temp", "asleep"),
-        ("cpu/cpu0/cpufreq/scaling_cur_freq", "2000000"),
-        ("cpu/cpu1/cpufreq/scaling_cur_freq", "3000000"),
-        ("cpu/cpu0/cpufreq/scaling_governor", "powersave\n"),
-        ("cpu/cpu0/thermal_throttle/core_throttle_count", "7"),
+        ("cpu0/cpufreq/scaling_governor", "powersave\n"),
+        ("cpu0/thermal_throttle/core_throttle_count", "7"),
+        ("cpu1/thermal_throttle/core_throttle_count", "2"),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    monkeypatch.setattr(machine, "_THERMAL", tmp_path / "thermal")
-    monkeypatch.setattr(machine, "_CPUS", tmp_path / "cpu")
-    state = machine_state()
-    assert state["hottest_sensor_celsius"] == 41.5
-    assert state["cpu_frequency_mhz"] == 2500
+    state = machine_state(tmp_path)
     assert state["frequency_governors"] == ["powersave"]
-    assert state["throttle_events"] == 7
+    assert state["throttle_events"] == 9
 
 
+@pytest.mark.usefixtures("no_driver")
 def test_rapl_adds_up_packages_and_survives_their_overflow(tmp_path):
     zone(tmp_path, "intel-rapl:0", 900)
     zone(tmp_path, "intel-rapl:1", 100)
@@ -64,34 +85,24 @@ def test_rapl_adds_up_packages_and_survives_their_overflow(tmp_path):
     assert counter.source == "RAPL, CPU packages"
 
 
+@pytest.mark.usefixtures("no_driver")
 def test_a_machine_without_counters_says_so(tmp_path):
     assert energy_counter(tmp_path) == "the machine exposes neither RAPL nor NVML energy counters"
     (tmp_path / "intel-rapl:0").mkdir()
     assert "RAPL cannot be read" in energy_counter(tmp_path)
 
 
-def test_nvml_gives_energy_and_memory(monkeypatch, tmp_path):
-    class Library:
-        millijoules = 5000
-
-        def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
-            return 0
-
-        def nvmlDeviceGetTotalEnergyConsumption(self, handle, found):  # noqa: N802
-            ctypes.cast(found, ctypes.POINTER(ctypes.c_ulonglong))[0] = self.millijoules
-            return 0
-
-        def nvmlDeviceGetMemoryInfo(self, handle, memory):  # noqa: N802
-            ctypes.cast(memory, ctypes.POINTER(ctypes.c_ulonglong))[2] = 123
-            return 0
-
-    monkeypatch.setattr(machine, "_nvml", Library)
+def test_a_gpu_tells_energy_and_state(monkeypatch, tmp_path):
+    monkeypatch.setattr(state_module, "pynvml", Driver())
     counter = energy_counter(tmp_path)
     assert (counter.source, counter.joules()) == ("NVML, GPU 0", 5.0)
     assert gpu_memory_bytes() == 123
+    assert gpu_state() == [{"name": "A GPU", "memory_used_bytes": 123, "celsius": 41, "clock_mhz": None}]
 
 
-def test_without_a_driver_there_is_no_gpu_memory():
+@pytest.mark.usefixtures("no_driver")
+def test_without_a_driver_there_is_no_gpu():
+    assert gpu_state() == []
     assert gpu_memory_bytes() is None
 
 
@@ -151,8 +162,6 @@ def test_a_clock_that_runs_fast_is_noticed():
 
 
 def test_this_machine_is_probed():
-    found = selfcheck.check_machine(
-        (min(os.sched_getaffinity(0)),) if hasattr(os, "sched_getaffinity") else (0,), overridden=True
-    )
+    found = selfcheck.check_machine(host.cpu_numbers()[:1], overridden=True)
     assert found.figures["sleep_s"] >= 0.05
     assert sum(name.endswith("gflop_per_s") for name in found.figures) == 1

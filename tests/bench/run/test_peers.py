@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import stat
-import sys
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from kdcmae.bench.report.records import Settings
-from kdcmae.bench.run import tools
 from kdcmae.bench.run.interleaved import run_benchmark
 from kdcmae.bench.run.peers import all_peers
 from kdcmae.bench.run.sources import check_source, open_subject
-from kdcmae.bench.suite.plan import ALL_PLANS, PLANS, EnginePlan, ModelPlan, build_engine
 from kdcmae.compile.build import CompileSettings, compile_engine
 from kdcmae.compile.models import classifier_model
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime import Manifest
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.targets import TARGETS
 
 SETTINGS = Settings(batch=1, threads=1, seconds=0.02, warm_up_s=0.001, timeout_s=60)
-
-
-@pytest.fixture
-def tool(tmp_path, monkeypatch):
-    """Puts a Python program on the path under some name."""
-
-    def tool(name: str, body: str) -> None:
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!{sys.executable}\nimport json, pathlib, sys\n{body}")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(tools.sys, "executable", str(path.with_name("python")))
-        monkeypatch.setenv("PATH", str(path.parent))
-
-    return tool
 
 
 @pytest.fixture
@@ -183,108 +163,6 @@ def compiled_openvino(quick_builds, classifier, tmp_path_factory):
     settings = CompileSettings(target="openvino", precision="fp32", batch=BatchRange(1, 1, 1))
     compile_engine(model, folder, settings, step=nullcontext, seconds={})
     return folder
-
-
-MODEL = ModelPlan(
-    name="m",
-    options=("--preset", "tiny", "--random-weights"),
-    torch="preset:tiny",
-    engines=(),
-    peers={},
-    left_out={},
-    seconds=1,
-    clips=2,
-    largest_batch=1,
-)
-ENGINE = EnginePlan(name="An engine", target="onnx", options=("--precision", "fp32"))
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "reason"),
-    [(0, "measured", ""), (3, "not measured", "not measured on this hardware: no"), (1, "failed", "no")],
-)
-def test_an_engine_that_cannot_be_built_says_why(tool, tmp_path, code, status, reason):
-    tool("kdcmae-compile", f"sys.stderr.write('step 1\\nerror: no\\n')\nsys.exit({code})")
-    built = build_engine(MODEL, ENGINE, tmp_path / "engine")
-    assert built.status == status
-    assert built.reason.endswith(reason)
-
-
-def test_an_engine_is_used_again_until_what_it_is_made_of_changes(tool, tmp_path):
-    folder = tmp_path / "engine"
-    tool(
-        "kdcmae-compile",
-        "from pathlib import Path\n"
-        "folder = Path(sys.argv[-1]); folder.mkdir(exist_ok=True)\n"
-        "(folder / 'manifest.json').touch()\n"
-        "with open(folder / 'built', 'a') as log: log.write('x')\n",
-    )
-
-    def builds(model=MODEL, plan=ENGINE):
-        built = build_engine(model, plan, folder)
-        assert (built.status, built.sources) == ("measured", {"An engine": str(folder)})
-        return len((folder / "built").read_text())
-
-    assert [builds(), builds()] == [1, 1]
-    assert builds(plan=dataclasses.replace(ENGINE, options=("--precision", "fp16"))) == 2
-    assert builds(model=dataclasses.replace(MODEL, options=("--preset", "small", "--random-weights"))) == 3
-    (folder / "manifest.json").unlink()
-    assert builds() == 4
-
-
-def test_variants_are_subjects_of_their_own(tool, tmp_path):
-    tool("kdcmae-compile", "")
-    folder = tmp_path / "engine"
-    plan = dataclasses.replace(ENGINE, name="OpenVINO bf16 each modality", variants=("audio", "video"))
-    assert build_engine(MODEL, plan, folder).sources == {
-        "OpenVINO bf16 audio only": f"{folder}@audio",
-        "OpenVINO bf16 video only": f"{folder}@video",
-    }
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_every_target_is_planned_or_left_out_with_a_reason(name):
-    plan = PLANS[name]
-    planned = {engine.target for engine in plan.engines}
-    left_out = {"aoti" for reason in plan.left_out.values() if "--target aoti" in reason}
-    assert set(TARGETS) <= planned | left_out
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_the_plan_of_everything_has_all_precisions_and_leaves_nothing_out(name):
-    plan, quick = ALL_PLANS[name], PLANS[name]
-    assert plan.left_out == {}
-    assert set(quick.engines) < set(plan.engines)
-    assert {*quick.peers, *quick.left_out} <= {*plan.peers, *(engine.name for engine in plan.engines)}
-    assert len({engine.slug for engine in plan.engines}) == len(plan.engines)
-    built = {(engine.target, precision) for engine in plan.engines for precision in engine.options[1:2]}
-    for target in ("openvino", "trt"):
-        assert {(target, precision) for precision in ("fp32", "fp16", "bf16", "int8")} <= built
-    assert {("trt", "fp8"), ("onnx", "fp32"), ("onnx", "int8"), ("aoti", "fp32"), ("aoti", "bf16")} <= built
-    assert {engine.target for engine in plan.engines if "raw" in engine.options} == {"openvino", "trt"}
-
-
-def test_an_engine_that_its_machine_refuses_is_built_with_the_fallback(tool, tmp_path):
-    tool("kdcmae-compile", "sys.stderr.write('error: runs bf16')\nsys.exit('--execute-as' not in sys.argv)")
-    assert build_engine(MODEL, ENGINE, tmp_path / "engine").status == "failed"
-    plan = dataclasses.replace(ENGINE, fallback=("--execute-as", "bf16"))
-    assert build_engine(MODEL, plan, tmp_path / "engine").status == "measured"
-
-
-def test_what_cannot_be_built_here_is_not_begun(tool, tmp_path, monkeypatch):
-    tool("kdcmae-compile", "sys.exit('it was begun')")
-    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
-    built = build_engine(MODEL, dataclasses.replace(ENGINE, target="torch-trt"), tmp_path / "engine")
-    assert built.status == "not measured"
-    assert built.reason.startswith("not measured on this hardware: torch_tensorrt is not installed; install it with")
-
-
-def test_peers_name_engines_of_the_plan():
-    for plan in (*PLANS.values(), *ALL_PLANS.values()):
-        slugs = {engine.slug for engine in plan.engines}
-        for source in plan.peers.values():
-            if "{engines}/" in source:
-                assert source.partition("{engines}/")[2] in slugs
 
 
 def test_the_installed_benchmark_app_agrees_on_options_and_report(compiled_openvino):

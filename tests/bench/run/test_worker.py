@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from kdcmae.bench.machine.environment import usable_cpus
 from kdcmae.bench.run.worker import Worker
 from kdcmae.errors import DeviceError, EngineError
+from kdcmae.host import cpu_numbers
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def start(open_fake):
     """Starts a worker that is ended with the test."""
     workers = []
 
-    def start(source: str, timeout_s: float = 60, cpus: tuple[int, ...] = usable_cpus()[:1]) -> Worker:
+    def start(source: str, timeout_s: float = 60, cpus: tuple[int, ...] = cpu_numbers()[:1]) -> Worker:
         workers.append(Worker(source, cpus=cpus, timeout_s=timeout_s, open_subject=open_fake))
         return workers[-1]
 
@@ -54,7 +54,7 @@ def test_two_workers_run_the_same_inputs(start):
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
 def test_a_worker_is_pinned_to_its_cpus(start):
     before = os.sched_getaffinity(0), os.environ.get("OMP_NUM_THREADS")
-    cpu = usable_cpus()[-1]
+    cpu = cpu_numbers()[-1]
     worker = start("an engine", cpus=(cpu,))
     assert worker.load().facts.kind == "fake engine"
     assert os.sched_getaffinity(worker._process.pid) == {cpu}

@@ -21,7 +21,8 @@ from kdcmae.bench.report.records import Ceilings, Settings, read_report
 from kdcmae.bench.report.summary import published
 from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.suite import full
-from kdcmae.bench.suite.plan import Built, EnginePlan, ModelPlan
+from kdcmae.bench.suite.building import Built
+from kdcmae.bench.suite.plan import EnginePlan, ModelPlan
 
 CASES = ("batch", "threads", "cold start", "clip to label")
 
@@ -46,9 +47,9 @@ def suite(checkpoint, compiled, unrunnable, tmp_path, monkeypatch):
         options=(),
         torch=str(checkpoint),
         engines=(
-            EnginePlan(name="ONNX Runtime fp32", target="onnx", options=(), cases=CASES),
-            EnginePlan(name="TensorRT fp16", target="trt", options=()),
-            EnginePlan(name="TensorRT bf16", target="trt", options=()),
+            EnginePlan(target="onnx", precision="fp32", cases=CASES),
+            EnginePlan(target="trt", precision="fp16"),
+            EnginePlan(target="trt", precision="bf16"),
         ),
         peers={"PyTorch eager": "{torch}", "trtexec fp16": "trtexec:{engines}/tensorrt-fp16"},
         left_out={"torch.compile": "left out of the suite: it takes minutes"},
@@ -85,6 +86,9 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     for name in ("TensorRT fp16", "TensorRT bf16", "trtexec fp16", "torch.compile"):
         assert timed[name].status == "not measured"
         assert timed[name].reason
+    tool = timed["trtexec fp16"]
+    assert (tool.tool, tool.engine, tool.target, tool.precision) == ("trtexec", "TensorRT fp16", "trt", "fp16")
+    assert (timed["TensorRT fp16"].engine, timed["PyTorch eager"].engine) == ("TensorRT fp16", None)
     built = timed["TensorRT bf16"]
     assert built.artifact_bytes > 0
     assert built.parity.passed

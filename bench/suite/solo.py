@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.bench.machine.environment import usable_cpus
+from kdcmae import host
 from kdcmae.bench.machine.state import pinned
 from kdcmae.bench.machine.yardstick import Yardstick, apart
 from kdcmae.bench.report.records import Case, Row, Settings
@@ -69,7 +69,7 @@ class Solo:
     def threads(self) -> list[Row]:
         """Throughput and latency over threads and instances, every instance pinned to CPUs of its own."""
         rows = []
-        for instances, threads in layouts(len(usable_cpus())):
+        for instances, threads in layouts(host.usable_cpus()):
             case = self._case(kind="threads", threads=threads, instances=instances)
             rows += self._guarded(case, lambda case=case: [self._instances(case)])  # type: ignore[misc]
         return rows
@@ -90,7 +90,7 @@ class Solo:
         return self._guarded(case, lambda: [self._cold_start(case, engine, data)])
 
     def _batches(self, case: Case, largest: int) -> list[Row]:
-        with closing(self._worker(usable_cpus()[: case.threads])) as worker:
+        with closing(self._worker(host.cpu_numbers()[: case.threads])) as worker:
             facts = worker.load().facts
             fewest, most = (facts.batch.min, facts.batch.max) if facts.batch else (1, largest)
             rows: list[Row] = []
@@ -106,7 +106,7 @@ class Solo:
             return rows
 
     def _instances(self, case: Case) -> Row:
-        cpus = usable_cpus()
+        cpus = host.cpu_numbers()
         shares = [cpus[index * case.threads : (index + 1) * case.threads] for index in range(case.instances)]
         with ExitStack() as stack:
             workers = [stack.enter_context(closing(self._worker(share))) for share in shares]
@@ -127,7 +127,7 @@ class Solo:
         return _row(replace(case, batch=batch), facts, latency, rate, peak_rss_bytes)
 
     def _stages(self, case: Case, clip: Path) -> Row:
-        with closing(self._worker(usable_cpus()[: case.threads])) as worker:
+        with closing(self._worker(host.cpu_numbers()[: case.threads])) as worker:
             facts = worker.load().facts
             stages = worker.stages(clip, self.settings.seconds)
             totals = [sum(parts) for parts in zip(*stages.values(), strict=True)]
@@ -150,7 +150,7 @@ class Solo:
     def _started_ms(self, command: Sequence[str], threads: int) -> float:
         """From here to the moment that the command prints."""
         start = time.perf_counter()
-        with pinned(usable_cpus()[:threads]):
+        with pinned(host.cpu_numbers()[:threads]):
             done = subprocess.run(command, capture_output=True, text=True, timeout=self.settings.timeout_s, check=False)
         if done.returncode == DeviceError.exit_code:
             raise DeviceError(done.stderr.strip())

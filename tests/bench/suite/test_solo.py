@@ -16,8 +16,8 @@ from kdcmae.bench.run.clips import answers, stages, write_clips
 from kdcmae.bench.run.contender import Entry
 from kdcmae.bench.run.sources import check_source
 from kdcmae.bench.run.timing import summarize
-from kdcmae.bench.suite import cases
-from kdcmae.bench.suite.cases import Solo, layouts
+from kdcmae.bench.suite import solo as cases
+from kdcmae.bench.suite.solo import Solo, layouts
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import Manifest
@@ -67,7 +67,7 @@ def test_an_engine_s_own_batch_sizes_are_kept(solo):
 
 
 def test_instances_run_at_the_same_time_on_their_own_cpus(solo, monkeypatch):
-    monkeypatch.setattr(cases, "usable_cpus", lambda: (0, 1))
+    monkeypatch.setattr("kdcmae.host.cpu_numbers", lambda *_: (0, 1))
     rows = solo("an engine").threads()
     assert [(row.case.instances, row.case.threads) for row in rows] == [(1, 1), (1, 2), (2, 1)]
     assert all(row.latency.count >= 6 for row in rows)
@@ -176,16 +176,16 @@ def test_accuracy_has_wilson_s_interval():
 
 
 def test_a_tool_has_the_accuracy_of_the_engine_that_it_runs():
-    def contender(source, shows_outputs=True, labels=("a", "b")):
+    def contender(subject, engine=None, shows_outputs=True, labels=("a", "b")):
         facts = types.SimpleNamespace(shows_outputs=shows_outputs, labels=labels, random_weights=False)
-        return types.SimpleNamespace(entry=Entry(source=source, subject=f"the {source}"), facts=facts)
+        return types.SimpleNamespace(entry=Entry(source="x", subject=subject, engine=engine), facts=facts)
 
-    subjects = [contender("engine"), contender("benchmark_app:engine", False), contender("trtexec:plan", False)]
-    given = {"the engine": np.eye(2, dtype=np.float32), "the stranger": np.eye(2, dtype=np.float32)}
+    subjects = [contender("engine"), contender("tool", "engine", False), contender("other tool", "absent", False)]
+    given = {"engine": np.eye(2, dtype=np.float32), "stranger": np.eye(2, dtype=np.float32)}
     found = accuracies([*subjects, contender("stranger", labels=("c", "d"))], given, ["a", "a"], data="two clips")
     assert {subject: accuracy.top1 for subject, accuracy in found.items()} == {
-        "the engine": 0.5,
-        "the benchmark_app:engine": 0.5,
+        "engine": 0.5,
+        "tool": 0.5,
     }
 
 
