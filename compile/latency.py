@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdcmae.runtime.arrays import Arrays
-from kdcmae.timing import time_window
+from kdcmae.timing import call_statistics, time_window
 
 __all__ = ["compare_latency", "describe_speed", "measure_latency"]
 
@@ -30,10 +30,9 @@ def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str,
     Returns:
         ``batch``, ``runs``, and ``median_ms`` and ``p90_ms`` of one batch.
     """
-    took_ms = time_window(partial(infer, inputs), _SECONDS)
-    median, p90 = np.percentile(took_ms, (50, 90))
+    calls = call_statistics(time_window(partial(infer, inputs), _SECONDS))
     batch = len(next(iter(inputs.values())))
-    return {"batch": batch, "runs": len(took_ms), "median_ms": float(median), "p90_ms": float(p90)}
+    return {"batch": batch, "runs": calls.count, "median_ms": calls.p50_ms, "p90_ms": calls.p90_ms}
 
 
 def compare_latency(run: Callable[[], Any], other: Callable[[], Any], *, against: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.compile import models, package, report
@@ -27,7 +26,7 @@ from kdcmae.errors import EngineError, GateError
 from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest
-from kdcmae.timing import time_window
+from kdcmae.timing import call_statistics, time_window
 
 __all__ = ["Search", "Trial"]
 
@@ -177,7 +176,7 @@ class Search:
             for _ in range(self.settings.rounds):
                 for threads, engine in engines.items():
                     found[threads] += time_window(partial(engine.infer, inputs), self.settings.window_s)
-        return {str(threads): float(np.percentile(calls, 90)) for threads, calls in found.items()}
+        return {str(threads): call_statistics(calls).p90_ms for threads, calls in found.items()}
 
     def _publish(self, built: Path, folder: Path, winner: Trial) -> Manifest:
         manifest = Manifest.read(built)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from kdcmae.timing import CallStatistics
+
 __all__ = [
     "BOUNDARIES",
     "SCHEMA_VERSION",
@@ -99,24 +101,10 @@ class CardEngine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteadyLatency:
-    """Single calls after the warm-up.
-
-    Args:
-        warm_up_s: seconds that ran before.
-        count: timed calls.
-        p50_ms, p90_ms, p99_ms: percentiles, interpolated between calls.
-        mean_ms: arithmetic mean.
-        coefficient_of_variation: standard deviation over mean.
-    """
+class SteadyLatency(CallStatistics):
+    """Single calls after a warm-up of so many seconds."""
 
     warm_up_s: float
-    count: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    coefficient_of_variation: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,10 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import kdcmae
 from kdcmae import host
@@ -37,7 +36,7 @@ from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution, claims_against, counted, differences_known, read_claims
 from kdcmae.runtime.manifest import Manifest, digest, file_name
 from kdcmae.runtime.schema import MANIFEST_FILE
-from kdcmae.timing import time_window
+from kdcmae.timing import call_statistics, time_window
 
 __all__ = ["check_engine"]
 
@@ -109,21 +108,11 @@ def _timed(engine: Engine, load_ms: float, seconds: float, step: Step) -> Timing
         warm = time.perf_counter() + warm_up_s
         while time.perf_counter() < warm:
             call()
-        calls_ms = np.array(time_window(call, seconds))
-    p50, p90, p99 = (float(value) for value in np.percentile(calls_ms, (50, 90, 99)))
-    mean = float(calls_ms.mean())
+        calls = call_statistics(time_window(call, seconds))
     return Timings(
         load_ms=load_ms,
         first_inference_ms=first_ms,
-        latency=SteadyLatency(
-            warm_up_s=warm_up_s,
-            count=len(calls_ms),
-            p50_ms=p50,
-            p90_ms=p90,
-            p99_ms=p99,
-            mean_ms=mean,
-            coefficient_of_variation=float(calls_ms.std(ddof=1)) / mean if len(calls_ms) > 1 else 0.0,
-        ),
+        latency=SteadyLatency(warm_up_s=warm_up_s, **asdict(calls)),
         peak_rss_bytes=host.peak_rss_bytes(),  # before loading anything that an app does not load
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdcmae.timing import time_window
+from kdcmae.timing import call_statistics, time_window
 
 
 class Clock:
@@ -45,3 +45,10 @@ def test_a_window_has_at_least_one_call(duration_s, calls):
     clock = Clock(duration_s)
     assert time_window(clock.work, 0.0, clock=clock) == [duration_s * 1e3]
     assert clock.calls == calls
+
+
+def test_statistics_are_over_single_calls():
+    calls = call_statistics([*range(1, 102)])
+    assert (calls.count, calls.p50_ms, calls.p90_ms, calls.p99_ms, calls.mean_ms) == (101, 51, 91, 100, 51)
+    assert calls.coefficient_of_variation == pytest.approx(0.5745, rel=1e-3)
+    assert call_statistics([3.0]).coefficient_of_variation == 0

@@ -51,8 +51,8 @@ def self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
     if policy == "skip":
         return None
     with step("check clock and machine"):
-        found = check_machine(host.cpu_numbers()[:threads], overridden=policy == "mark")
-    require_sound(found)
-    for problem in found.problems:
+        check = check_machine(host.cpu_numbers()[:threads], overridden=policy == "mark")
+    require_sound(check)
+    for problem in check.problems:
         note(f"  not fit for measuring: {problem}")
-    return found
+    return check

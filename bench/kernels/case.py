@@ -39,8 +39,8 @@ class Contender:
 
     def gradients(self, outputs: Tensors, grads: Tensors, *, retain_graph: bool = False) -> Tensors:
         """Gradients of the leaves that have one, from those of the outputs."""
-        found = torch.autograd.grad(outputs, self.leaves, grads, retain_graph=retain_graph, allow_unused=True)
-        return tuple(gradient for gradient in found if gradient is not None)
+        gradients = torch.autograd.grad(outputs, self.leaves, grads, retain_graph=retain_graph, allow_unused=True)
+        return tuple(gradient for gradient in gradients if gradient is not None)
 
     def call(self, direction: Direction, grads: Tensors) -> Callable[[], object]:
         """What to time."""
@@ -148,6 +148,7 @@ class Profile:
         kernel_targets: the kernels' targets hold at these sizes on this device.
         step_target: how many times as fast as the published formulation a step should be; None for no target.
         interpret: Triton's interpreter may stand in for a GPU.
+        copy_bytes, matmul_side: sizes for the ceilings.
         seed: of everything random.
     """
 
@@ -165,6 +166,8 @@ class Profile:
     kernel_targets: bool
     step_target: float | None
     interpret: bool
+    copy_bytes: int
+    matmul_side: int
     seed: int
 
     def generator(self) -> torch.Generator:

@@ -48,11 +48,11 @@ def measure_case(case: Case, clock: Clock, *, seconds: float, rounds: int, seed:
         for direction in case.directions:
             running = [one for one in problem.contenders if results[one.name].status == "measured"]
             turns = _Turns(case, clock, problem, direction)
-            for one in running:
-                turns.enter(one)
+            for contender in running:
+                turns.enter(contender)
             turns.take(seconds / len(case.directions), rounds)
-            for one in running:
-                results[one.name] = turns.add_to(results[one.name])
+            for contender in running:
+                results[contender.name] = turns.add_to(results[contender.name])
     return CaseResult(
         name=case.name,
         kind=case.kind,
@@ -105,10 +105,10 @@ def _check_one(
     try:
         with _no_warnings(), _poisoned_memory() if contender.ours else nullcontext():
             outputs = contender.forward()
-            found = problem.compared(outputs, contender.gradients(outputs, problem.grads))
+            computed = problem.compared(outputs, contender.gradients(outputs, problem.grads))
     except _FAILURES as error:
         return _Failure.of(error).mark(result), []
-    errors = [_relative_error(one, truth) for one, truth in zip(found, exact, strict=True)]
+    errors = [_relative_error(one, truth) for one, truth in zip(computed, exact, strict=True)]
     worst = max(errors)
     return replace(
         result,
@@ -122,9 +122,9 @@ def _error_text(result: Result) -> str:
     return f"{'not finite' if result.error is None else f'{result.error:.1e}'}, allowed {result.allowed:.1e}"
 
 
-def _relative_error(found: Tensor, exact: Tensor) -> float:
+def _relative_error(computed: Tensor, exact: Tensor) -> float:
     """RMS(error) / RMS(exact); infinite where something is not finite."""
-    error = (found.detach().double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    error = (computed.detach().double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     return error.item() if error.isfinite() else math.inf
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from kdcmae.bench.kernels.case import Profile
-from kdcmae.bench.kernels.ceilings import CeilingSizes
 from kdcmae.bench.kernels.schema import Settings
 
-__all__ = ["ceiling_sizes", "profile_for"]
+__all__ = ["profile_for"]
 
 _ENCODER_LENGTHS = (49, 128, 177, 196, 512, 708)
 _ATTENTION = (*((length, 12, 64) for length in _ENCODER_LENGTHS), (708, 16, 32))
@@ -46,6 +45,8 @@ def profile_for(settings: Settings) -> Profile:
             kernel_targets=False,
             step_target=None,
             interpret=True,
+            copy_bytes=1 << 20,
+            matmul_side=64,
             seed=settings.seed,
         )
     return Profile(
@@ -63,6 +64,8 @@ def profile_for(settings: Settings) -> Profile:
         kernel_targets=on_gpu,
         step_target=2.0 if on_gpu else 1.3,
         interpret=False,
+        copy_bytes=1 << 30 if on_gpu else 1 << 28,
+        matmul_side=8192 if on_gpu else 1024,
         seed=settings.seed,
     )
 
@@ -72,12 +75,3 @@ def _step_clips(device: torch.device) -> int:
     if device.type != "cuda":
         return 2
     return 48 if torch.cuda.get_device_properties(device).total_memory > 70e9 else 12
-
-
-def ceiling_sizes(settings: Settings) -> CeilingSizes:
-    """Sizes that fill the device, or tiny ones."""
-    if settings.quick:
-        return CeilingSizes(copy_bytes=1 << 20, matmul_side=64)
-    if settings.device == "cuda":
-        return CeilingSizes(copy_bytes=1 << 30, matmul_side=8192)
-    return CeilingSizes(copy_bytes=1 << 28, matmul_side=1024)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kdcmae.bench.report import envelope
 from kdcmae.bench.report.envelope import Envelope
+from kdcmae.bench.report.records import DeviceCeilings
 from kdcmae.bench.run.timing import SpeedRatio
 
 __all__ = [
@@ -54,21 +55,8 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ceilings:
-    """What this device does at most, measured in this run.
-
-    Args:
-        copy_bytes_per_s: a copy too large for the cache; bytes read plus bytes written.
-        matmul_flop_per_s: a large square matrix product.
-        matmul_dtype: of that product.
-        timer_floor_us: what timing nothing gives; it is in every figure.
-    """
-
-    copy_bytes_per_s: float
-    matmul_flop_per_s: float
-    matmul_dtype: str
-    timer_floor_us: float
+class Ceilings(DeviceCeilings):
+    """What this device does at most, measured in this run."""
 
     def floor_us(self, work: Work) -> float:
         """The time below which ``work`` cannot be done."""

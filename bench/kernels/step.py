@@ -106,5 +106,5 @@ def _exact(
     wide = copy.deepcopy(model).double()
     with ops.use_backend("reference"):
         loss = wide(audio.double(), image.double(), pairs=pairs).loss
-    found = torch.autograd.grad(loss, _leaves(wide), allow_unused=True)
-    return (loss.detach(),), tuple(gradient for gradient in found if gradient is not None)
+    gradients = torch.autograd.grad(loss, _leaves(wide), allow_unused=True)
+    return (loss.detach(),), tuple(gradient for gradient in gradients if gradient is not None)

@@ -6,8 +6,7 @@ import gc
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -15,12 +14,12 @@ import torch
 from kdcmae import host
 from kdcmae.bench.kernels.attention import attention_cases
 from kdcmae.bench.kernels.case import Case, Profile
-from kdcmae.bench.kernels.ceilings import measure_ceilings
 from kdcmae.bench.kernels.measure import measure_case
 from kdcmae.bench.kernels.patch_embed import patch_embed_cases
-from kdcmae.bench.kernels.profiles import ceiling_sizes, profile_for
-from kdcmae.bench.kernels.schema import Report, Settings
+from kdcmae.bench.kernels.profiles import profile_for
+from kdcmae.bench.kernels.schema import Ceilings, Report, Settings
 from kdcmae.bench.kernels.step import step_cases
+from kdcmae.bench.machine.ceilings import device_ceilings
 from kdcmae.bench.machine.clock import clock_for
 from kdcmae.bench.report.envelope import stamp
 from kdcmae.errors import DeviceError
@@ -47,14 +46,13 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Repo
     profile, budget = profile_for(settings), Budget(60 * settings.minutes)
     clock = clock_for(profile.device)
     with step("measure ceilings"):
-        ceilings = measure_ceilings(
-            profile.device, clock, profile.dtype, ceiling_sizes(settings), seconds=budget.share(1, 300)
-        )
+        sizes = {"copy_bytes": profile.copy_bytes, "matmul_side": profile.matmul_side}
+        measured = device_ceilings(clock, profile.device, profile.dtype, **sizes, seconds=budget.share(1, 300))
     report = Report(
         **envelope,
         device=describe_device(profile.device),
         settings=settings,
-        ceilings=ceilings,
+        ceilings=Ceilings(**asdict(measured)),
     )
     cases = _cases(profile, settings)
     for index, case in enumerate(cases):
@@ -120,10 +118,3 @@ def _cases(profile: Profile, settings: Settings) -> Sequence[Case]:
         *step_cases(profile, compiled=settings.compiled),
     ]
     return [case for case in cases if case.kind in settings.kinds]
-
-
-def _kernel_libraries() -> dict[str, str]:
-    try:
-        return {"triton": metadata.version("triton")}
-    except metadata.PackageNotFoundError:
-        return {}

@@ -1,22 +1,30 @@
-"""The CPU's ceilings: how fast a large matrix product is in each precision, and how fast memory is copied.
+"""Ceilings: how fast a large matrix product is in each precision, and how fast memory is copied.
 
-Measured in a process of its own, pinned to the CPUs that the subjects use: float32 and bfloat16 by PyTorch (oneDNN),
-int8 by OpenVINO, each on matrices that fill the machine.
+Those of a CPU are measured in a process of its own, pinned to the CPUs that the subjects use: float32 and bfloat16 by
+PyTorch (oneDNN), int8 by OpenVINO, each on matrices that fill the machine. The kernel benchmark measures those of its
+device in its own process.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from kdcmae.bench.machine.state import pinned
-from kdcmae.bench.report.records import Ceilings
+from kdcmae.bench.report.records import Ceilings, DeviceCeilings
 from kdcmae.errors import EngineError
 from kdcmae.timing import time_window
 
-__all__ = ["best_ceilings", "measure_ceilings"]
+if TYPE_CHECKING:
+    import torch
+
+    from kdcmae.bench.machine.clock import Clock
+
+__all__ = ["best_ceilings", "device_ceilings", "measure_ceilings"]
 
 _COPY_BYTES = 1 << 28
 _SIDE = 2048
@@ -41,16 +49,53 @@ def measure_ceilings(cpus: tuple[int, ...], *, seconds: float) -> Ceilings:
     return Ceilings(**json.loads(done.stdout))
 
 
-def best_ceilings(one: Ceilings, other: Ceilings) -> Ceilings:
+def best_ceilings(first: Ceilings, second: Ceilings) -> Ceilings:
     """The higher of every figure: a slow moment of the machine does not lower what it can do.
 
     Args:
-        one, other: of the same machine and threads.
+        first, second: of the same machine and threads.
     """
     return Ceilings(
-        flop_per_s={name: max(rate, other.flop_per_s[name]) for name, rate in one.flop_per_s.items()},
-        copy_bytes_per_s=max(one.copy_bytes_per_s, other.copy_bytes_per_s),
-        how=one.how,
+        flop_per_s={name: max(rate, second.flop_per_s[name]) for name, rate in first.flop_per_s.items()},
+        copy_bytes_per_s=max(first.copy_bytes_per_s, second.copy_bytes_per_s),
+        how=first.how,
+    )
+
+
+def device_ceilings(
+    clock: Clock, device: torch.device, dtype: torch.dtype, *, copy_bytes: int, matmul_side: int, seconds: float
+) -> DeviceCeilings:
+    """Measure copy bandwidth, matrix products and the timer itself.
+
+    Args:
+        clock: of the device.
+        device: to measure.
+        dtype: of the matrix products.
+        copy_bytes: more than the caches hold.
+        matmul_side: of square matrices that fill the device.
+        seconds: for each of the three.
+    """
+    import torch
+
+    from kdcmae.bench.machine.clock import PLAIN_WARM
+
+    def median_us(call: Callable[[], object]) -> float:
+        return statistics.median(clock.prepare(call, PLAIN_WARM)(seconds))
+
+    with clock.running():
+        source = torch.empty(copy_bytes, dtype=torch.uint8, device=device).random_()
+        target = torch.empty_like(source)
+        copy_us = median_us(lambda: target.copy_(source))
+        # Random numbers: products of zeros draw less power and run faster.
+        left, right = (torch.randn(matmul_side, matmul_side, device=device, dtype=dtype) for _ in range(2))
+        out = torch.empty_like(left)
+        matmul_us = median_us(lambda: torch.mm(left, right, out=out))
+        timer_us = median_us(lambda: None)
+    return DeviceCeilings(
+        copy_bytes_per_s=1e6 * 2 * copy_bytes / copy_us,
+        matmul_flop_per_s=1e6 * 2 * matmul_side**3 / matmul_us,
+        matmul_dtype=str(dtype).removeprefix("torch."),
+        timer_floor_us=timer_us,
     )
 
 
@@ -58,18 +103,17 @@ def _measure(threads: int, seconds: float) -> dict[str, Any]:
     """Run in the pinned process."""
     import torch
 
-    from kdcmae.bench.kernels.ceilings import CeilingSizes
-    from kdcmae.bench.kernels.ceilings import measure_ceilings as measure_products
     from kdcmae.bench.machine.clock import CpuClock
 
     torch.set_num_threads(threads)
-    sizes = CeilingSizes(copy_bytes=_COPY_BYTES, matmul_side=_SIDE)
     flop_per_s, how, copy = {}, {}, 0.0
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        found = measure_products(torch.device("cpu"), CpuClock(), dtype, sizes, seconds=seconds)
-        flop_per_s[name] = found.matmul_flop_per_s
+        measured = device_ceilings(
+            CpuClock(), torch.device("cpu"), dtype, copy_bytes=_COPY_BYTES, matmul_side=_SIDE, seconds=seconds
+        )
+        flop_per_s[name] = measured.matmul_flop_per_s
         how[name] = f"PyTorch {torch.__version__}, {_SIDE} x {_SIDE} by {_SIDE} x {_SIDE}"
-        copy = max(copy, found.copy_bytes_per_s)
+        copy = max(copy, measured.copy_bytes_per_s)
     how["copy"] = f"PyTorch {torch.__version__}, {_COPY_BYTES >> 20} MiB"
     try:
         flop_per_s["int8"], how["int8"] = _int8(threads, seconds)
@@ -87,14 +131,14 @@ def _int8(threads: int, seconds: float) -> tuple[float, str]:
     from kdcmae.runtime.openvino import openvino_core
 
     generator = np.random.default_rng(0)
-    given = ops.parameter([_SIDE, _SIDE], np.float32)
+    values = ops.parameter([_SIDE, _SIDE], np.float32)
     low, high = np.float32(-4), np.float32(4 * 127 / 128)
-    quantised = ops.fake_quantize(given, low, high, low, high, 256)
+    quantised = ops.fake_quantize(values, low, high, low, high, 256)
     weights = generator.integers(-127, 128, (_SIDE, _SIDE), dtype=np.int8)
     scaled = ops.multiply(ops.convert(ops.constant(weights), "f32"), np.float32(0.01))
     product = ops.matmul(quantised, scaled, False, True)
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino_core().compile_model(ov.Model([product], [given]), "CPU", options)
+    compiled = openvino_core().compile_model(ov.Model([product], [values]), "CPU", options)
     executed = {
         layer.get_rt_info()["runtimePrecision"].astype(str)
         for layer in compiled.get_runtime_model().get_ops()

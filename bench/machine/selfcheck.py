@@ -1,7 +1,7 @@
 """Is the clock right and the machine quiet? Asked before anything is timed: a known sleep and a known matrix product.
 
 The product runs on one CPU after the other, in a process pinned to it. Time on the clock beyond the process's own CPU
-time is time that others took; a product of twice the work has to take twice as long.
+time is time that other processes took; a product of twice the work has to take twice as long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["check_machine", "judge", "require_sound"]
 _SLEEP_S = 0.05
 _LATE_S = 0.01  # a quiet system wakes a sleeper within this
 _CLOCKS_APART = 0.01
-_STOLEN = 0.05  # share of the time that others may take
+_STOLEN = 0.05  # share of the time that other processes may take
 _TWICE = (1.8, 2.25)
 _MOST_CPUS = 8
 _PROBE_TIMEOUT_S = 60
@@ -32,7 +32,7 @@ def check_machine(cpus: Sequence[int], *, overridden: bool) -> SelfCheck:
 
     Args:
         cpus: that the benchmark will use; the first few are checked.
-        overridden: the run goes on whatever is found.
+        overridden: the run goes on in spite of problems.
     """
     figures = _timed_sleep()
     for cpu in cpus[:_MOST_CPUS]:
@@ -41,10 +41,10 @@ def check_machine(cpus: Sequence[int], *, overridden: bool) -> SelfCheck:
 
 
 def require_sound(check: SelfCheck) -> None:
-    """Refuse to go on where the check found problems.
+    """Raise if the check has problems.
 
     Raises:
-        GateError: it did, and nobody said to go on in spite of them.
+        GateError: it has, and they are not overridden.
     """
     if check.problems and not check.overridden:
         raise GateError(
@@ -95,8 +95,8 @@ def _probe(cpu: int) -> dict[str, float]:
         )
     if done.returncode:
         raise GateError(f"the self-check failed on CPU {cpu}: {done.stderr.strip()[-500:]}")
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def _products() -> dict[str, float]:
@@ -118,7 +118,7 @@ def _products() -> dict[str, float]:
             product @ right
             times.append(time.perf_counter() - start)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    # The shortest: what others take shows in the first figure already.
+    # The shortest: the first figure already shows what other processes take.
     return {
         "stolen": max(0.0, 1 - cpu / wall),
         "twice the work": min(double_s) / min(single_s),

@@ -33,7 +33,7 @@ def machine_state(cpus: Path = _CPUS) -> dict[str, Any]:
         "load_average_1min": psutil.getloadavg()[0],
         "cpu_frequency_mhz": frequency.current if frequency else None,
         "frequency_governors": sorted(governors),
-        "hottest_sensor_celsius": max((one.current for chip in sensors.values() for one in chip), default=None),
+        "hottest_sensor_celsius": max((sensor.current for chip in sensors.values() for sensor in chip), default=None),
         "throttle_events": int(sum(throttled)) if throttled else None,
         "gpus": gpu_state(),
     }
@@ -41,7 +41,7 @@ def machine_state(cpus: Path = _CPUS) -> dict[str, Any]:
 
 @contextmanager
 def pinned(cpus: tuple[int, ...]) -> Iterator[None]:
-    """Whatever process starts in this context may run on these CPUs only, with one thread for each.
+    """Pin every process that starts in this context to these CPUs, with one thread for each.
 
     Args:
         cpus: their numbers; on systems without affinity only the number of threads holds.

@@ -26,6 +26,7 @@ __all__ = [
     "Case",
     "CaseKind",
     "Ceilings",
+    "DeviceCeilings",
     "Energy",
     "Floor",
     "Parity",
@@ -283,6 +284,23 @@ class Ceilings:
     flop_per_s: dict[str, float]
     copy_bytes_per_s: float
     how: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceCeilings:
+    """What a device does at most, measured in this run.
+
+    Args:
+        copy_bytes_per_s: a copy too large for the cache; bytes read plus bytes written.
+        matmul_flop_per_s: a large square matrix product.
+        matmul_dtype: of that product.
+        timer_floor_us: what timing nothing gives; it is in every figure.
+    """
+
+    copy_bytes_per_s: float
+    matmul_flop_per_s: float
+    matmul_dtype: str
+    timer_floor_us: float
 
 
 @dataclass(frozen=True, kw_only=True)

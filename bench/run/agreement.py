@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdcmae.bench.report.records import Accuracy, Agreement
 from kdcmae.bench.run.contender import Contender
 from kdcmae.bench.run.sources import Source
-from kdcmae.evaluation.intervals import share_interval
+from kdcmae.evaluation.exam import Exam
 from kdcmae.runtime.manifest import digest
 
 __all__ = ["AnswerCache", "accuracies", "agreement", "knows", "top1_accuracy"]
@@ -88,10 +88,9 @@ def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str
         classes: of the model.
         data: which clips these are.
     """
-    right = sum(classes[index] == label for index, label in zip(answers.argmax(axis=1), labels, strict=True))
-    share = right / len(labels)
-    low, high = share_interval(share, len(labels))
-    return Accuracy(top1=share, low=low, high=high, clips=len(labels), data=data)
+    exam = Exam.of_labels(labels, classes)
+    low, high = exam.interval(answers)
+    return Accuracy(top1=exam.score(answers), low=low, high=high, clips=len(labels), data=data)
 
 
 def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agreement:

@@ -27,7 +27,7 @@ def write_clips(folder: Path, *, clips: int) -> tuple[Path, tuple[str, ...]]:
     """Write AVSynth's first test clips, undecoded by any codec, for :func:`answers`.
 
     Args:
-        folder: where the file is kept; it is made only where this version's is missing.
+        folder: where the file is stored; an existing file of this version is used.
         clips: how many.
 
     Returns:
@@ -85,9 +85,9 @@ def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[fl
         computes those itself; ``infer``.
     """
     names, preprocessing = [spec.name for spec in subject.facts.inputs], _preprocessing(subject)
-    heard = [name for name in names if sources([name]) == {"waveform"}]
-    seen = [name for name in names if sources([name]) == {"frame"}]
-    sound = "fbank" if "audio" in heard else "waveform"
+    audio_inputs = [name for name in names if sources([name]) == {"waveform"}]
+    image_inputs = [name for name in names if sources([name]) == {"frame"}]
+    sound = "fbank" if "audio" in audio_inputs else "waveform"
     spent: dict[str, list[float]] = {}
     start = time.perf_counter()
     trips = 0
@@ -95,9 +95,9 @@ def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[fl
         marks = [time.perf_counter()]
         decoded = read_clip(clip, seconds=preprocessing.window_s, mono=preprocessing.mono)
         marks.append(time.perf_counter())
-        feed = from_clip(heard, preprocessing, decoded.waveform, decoded.sample_rate_hz, None)
+        feed = from_clip(audio_inputs, preprocessing, decoded.waveform, decoded.sample_rate_hz, None)
         marks.append(time.perf_counter())
-        feed |= from_clip(seen, preprocessing, None, 0, [decoded.frames[MIDDLE_FRAME]]) if seen else {}
+        feed |= from_clip(image_inputs, preprocessing, None, 0, [decoded.frames[MIDDLE_FRAME]]) if image_inputs else {}
         marks.append(time.perf_counter())
         fewest = subject.facts.batch.min if subject.facts.batch else 1
         subject.run({name: np.repeat(array, fewest, axis=0) for name, array in feed.items()})

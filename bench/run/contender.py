@@ -73,7 +73,7 @@ class Contender:
 
     @property
     def running(self) -> bool:
-        """Nothing went wrong so far."""
+        """Whether nothing has failed so far."""
         return self._status == "measured"
 
     @property
@@ -109,7 +109,7 @@ class Contender:
                 raise EngineError(f"its self-test failed: {result}; not timed")
 
     def warm_up(self) -> None:
-        """Run without counting, and learn what a call takes."""
+        """Run without counting, and measure a call."""
         with self._failures_noted():
             self.call_s = float(np.median(self._worker.window(self._settings.warm_up_s))) / 1e3
 
@@ -132,7 +132,7 @@ class Contender:
             self._latency = summarize(counted, left_out=len(self._windows_ms) - len(counted))
 
     def answers(self, data: Path) -> NDArray[np.float32] | None:
-        """What it says of the clips in a file; None where it cannot."""
+        """Its answers to the clips in a file, (clips, classes); None where it cannot give any."""
         if not self.running or self.facts.preprocessing is None:
             return None
         with self._failures_noted():
@@ -140,7 +140,7 @@ class Contender:
         return None
 
     def row(self, reference: Contender | None) -> Row:
-        """What is known, the comparison with the reference included."""
+        """Its row of the report, compared with the reference."""
         latency = self._latency
         loaded, first = self._loaded, self._first
         peer = Source.parse(self.entry.source).peer
@@ -183,7 +183,7 @@ class Contender:
         )
 
     def _parity(self, reference: Contender | None) -> Parity | None:
-        """With the reference where both take the same; what its compiler found, where it takes something else."""
+        """Parity with the reference where both take the same inputs, else what its compiler measured."""
         if reference is self or self._first is None:
             return None
         if reference is None or reference._first is None or not self._comparable(reference):

@@ -46,9 +46,9 @@ def run_benchmark(
         sources: engine folders, checkpoint files, presets or peers.
         settings: how to run.
         step: shows progress; a context manager per named step.
-        self_check: what was found before.
+        self_check: result of the check that came before.
         open_subject: opens a source inside a worker.
-        yardstick: tells what state the machine is in; one is started where None.
+        yardstick: reads the state of the machine; started here if None.
 
     Returns:
         One row per source; a subject that fails or cannot run here is a row too.
@@ -120,70 +120,74 @@ def measure_group(
         for entry in entries:
             with step(f"load {entry.subject}"):
                 worker = Worker(entry.source, cpus=cpus, timeout_s=settings.timeout_s, open_subject=open_subject)
-                one = Contender(entry, stack.enter_context(closing(worker)), settings, counter)
-                one.load()
-                contenders.append(one)
-        before([one for one in contenders if one.running])
-        for one in contenders:
-            if one.running:
-                with step(f"check {one.entry.subject}"):
-                    one.check()
-        running = [one for one in contenders if one.running]
-        reference = next((one for one in running if one.facts.is_torch), running[0] if running else None)
+                contender = Contender(entry, stack.enter_context(closing(worker)), settings, counter)
+                contender.load()
+                contenders.append(contender)
+        before([contender for contender in contenders if contender.running])
+        for contender in contenders:
+            if contender.running:
+                with step(f"check {contender.entry.subject}"):
+                    contender.check()
+        running = [contender for contender in contenders if contender.running]
+        reference = next(
+            (contender for contender in running if contender.facts.is_torch), running[0] if running else None
+        )
         state_ms = _measure(running, settings.seconds, step, yardstick) if running else None
-        after([one for one in contenders if one.running])
-        return [replace(one.row(reference), yardstick_ms=state_ms) for one in contenders]
+        after([contender for contender in contenders if contender.running])
+        return [replace(contender.row(reference), yardstick_ms=state_ms) for contender in contenders]
 
 
 def _accuracies(contenders: Sequence[Contender], step: Step) -> dict[str, Accuracy]:
     """On AVSynth's test clips, of those that know its labels."""
-    if not any(knows(one, LABELS.names) for one in contenders):
+    if not any(knows(contender, LABELS.names) for contender in contenders):
         return {}
     from kdcmae.bench.run.clips import write_clips  # it brings a video library along
 
     with tempfile.TemporaryDirectory() as folder:
         data, labels = write_clips(Path(folder), clips=_CLIPS)
         with step(f"answers to {_CLIPS} clips of AVSynth"):
-            given = {one.entry.subject: one.answers(data) for one in contenders if knows(one, labels)}
-    known = {subject: answers for subject, answers in given.items() if answers is not None}
+            answers = {
+                contender.entry.subject: contender.answers(data) for contender in contenders if knows(contender, labels)
+            }
+    known = {subject: logits for subject, logits in answers.items() if logits is not None}
     return accuracies(contenders, known, labels, data=f"AVSynth test, {_CLIPS} clips")
 
 
 def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:
     """Take turns until enough steady rounds agree; returns what the yardstick read in the rounds that count."""
     with step("warm up"):
-        for one in contenders:
-            one.warm_up()
-    schedule = plan_rounds(seconds, max(one.call_s for one in contenders))
+        for contender in contenders:
+            contender.warm_up()
+    schedule = plan_rounds(seconds, max(contender.call_s for contender in contenders))
     readings_ms, counted = [yardstick()], list[int]()
     with step(f"measure in {schedule.rounds} rounds or more"):
         for turn in range(schedule.most_rounds):
             # Back and forth, so that over two rounds nobody always runs after the same other.
-            for one in contenders if turn % 2 == 0 else reversed(contenders):
-                if one.running:
-                    one.take_turn(schedule.window_s)
+            for contender in contenders if turn % 2 == 0 else reversed(contenders):
+                if contender.running:
+                    contender.take_turn(schedule.window_s)
             readings_ms.append(yardstick())
             steady = steady_rounds(readings_ms, enough=schedule.rounds)
             # A machine that never keeps still for long enough is measured all the same: the intervals will tell.
             kept_still = len(steady) >= schedule.rounds
             counted = steady if kept_still else list(range(turn + 1))
-            if kept_still and all(one.settled(counted) for one in contenders):
+            if kept_still and all(contender.settled(counted) for contender in contenders):
                 break
-    for one in contenders:
-        if one.running:
-            one.finish(counted)
+    for contender in contenders:
+        if contender.running:
+            contender.finish(counted)
     return statistics.median(max(readings_ms[number : number + 2]) for number in counted)
 
 
 def _require_same_inputs(contenders: Sequence[Contender]) -> None:
-    for one in contenders:
+    for contender in contenders:
         first = contenders[0]
-        if _signature(one.facts) != _signature(first.facts):
+        if _signature(contender.facts) != _signature(first.facts):
             raise EngineInputError(
-                f"{first.entry.source} takes {_signature(first.facts)}, but {one.entry.source} takes "
-                f"{_signature(one.facts)}; benchmark them in separate runs"
+                f"{first.entry.source} takes {_signature(first.facts)}, but {contender.entry.source} takes "
+                f"{_signature(contender.facts)}; benchmark them in separate runs"
             )
-        one.require_batch()
+        contender.require_batch()
 
 
 def _signature(facts: Facts) -> str:

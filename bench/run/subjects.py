@@ -61,12 +61,12 @@ class Facts:
         precision: asked for when it was built or opened.
         keep: share of the tokens that the model keeps; None for all.
         device: what it runs on: ``"cpu"``, ``"cuda"``, or another that its library names.
-        preprocessing: how a clip becomes the inputs; None where nobody may know.
+        preprocessing: how a clip becomes the inputs; None if unknown.
         boundary: of its timings.
         config: sizes of the model, to count its work, as :func:`kdcmae.bench.run.work.count_work` takes them; empty
             where they are unknown.
         tolerance: of its outputs where it has no self-test; None where it promises nothing.
-        ladder: what its compiler found for the artifact.
+        ladder: the parity that its compiler measured for the artifact.
         artifact_bytes, compile_s: of an engine.
         labels: class names.
         random_weights: it was never trained.
@@ -101,14 +101,14 @@ class Facts:
         return self.boundary not in ("library call", "tool")
 
     @property
-    def given(self) -> tuple[str, ...]:
-        """Which of ``audio`` and ``image`` it is given, in whatever form."""
+    def modalities(self) -> tuple[str, ...]:
+        """Which of ``audio`` and ``image`` it takes, in whatever form."""
         return tuple(sorted({_SEES[spec.name] for spec in self.inputs if spec.name in _SEES}))
 
     @property
     def modality(self) -> str | None:
-        """``audiovisual``, ``audio`` or ``video``, as it is given; None for other inputs."""
-        return {("audio", "image"): "audiovisual", ("audio",): "audio", ("image",): "video"}.get(self.given)
+        """``audiovisual``, ``audio`` or ``video``, as it takes them; None for other inputs."""
+        return {("audio", "image"): "audiovisual", ("audio",): "audio", ("image",): "video"}.get(self.modalities)
 
     @property
     def form(self) -> str:
@@ -199,7 +199,7 @@ class EngineSubject(Subject):
         manifest = read_with_facts(folder, variant)
         self._engine = load_engine(folder, threads=threads if TARGETS[manifest.target].runs_on_cpu else None)
         self.facts = engine_facts(folder, manifest)
-        if not variant:  # one is loaded when it is first run, which must not count as loading
+        if not variant:  # a variant is loaded when it first runs, which must not count as loading
             self.facts = replace(self.facts, computes_in=", ".join(self._engine.products()))
 
     def run(self, inputs: Arrays) -> Arrays:

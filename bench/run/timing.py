@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
+
+from kdcmae.timing import CallStatistics, call_statistics
 
 __all__ = [
     "BETWEEN_MOMENTS",
@@ -22,7 +24,6 @@ __all__ = [
     "settled",
     "speed_ratio",
     "summarize",
-    "variation",
     "verdict",
 ]
 
@@ -66,28 +67,18 @@ def plan_rounds(seconds: float, slowest_call_s: float) -> Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency:
+class Latency(CallStatistics):
     """What single calls took, over all windows.
 
     Args:
-        p50_ms, p90_ms, p99_ms: percentiles, interpolated between calls.
         low_ms, high_ms: the 95 % interval of ``p50_ms``, in which another run is expected too; see :func:`run_ratio`.
-        mean_ms: arithmetic mean.
-        coefficient_of_variation: standard deviation over mean of the single calls.
-        count: timed calls.
         window_medians_ms: the median of each window, in the order they ran.
         window_variation: coefficient of variation of those medians.
         windows_left_out: windows that do not count: the machine was in another state.
     """
 
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
     low_ms: float
     high_ms: float
-    mean_ms: float
-    coefficient_of_variation: float
-    count: int
     window_medians_ms: tuple[float, ...]
     window_variation: float
     windows_left_out: int = 0
@@ -122,21 +113,15 @@ def summarize(
         left_out: how many others do not count.
         between_runs: as for :func:`run_ratio`.
     """
-    calls = np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms])
+    calls = call_statistics(np.concatenate([np.asarray(window, dtype=np.float64) for window in windows_ms]))
     medians = np.array([np.median(window) for window in windows_ms])
-    p50, p90, p99 = np.percentile(calls, (50, 90, 99))
-    low, high = median_interval(float(p50), medians, between_runs)
+    low, high = median_interval(calls.p50_ms, medians, between_runs)
     return Latency(
-        p50_ms=float(p50),
-        p90_ms=float(p90),
-        p99_ms=float(p99),
+        **asdict(calls),
         low_ms=low,
         high_ms=high,
-        mean_ms=float(calls.mean()),
-        coefficient_of_variation=variation(calls),
-        count=len(calls),
         window_medians_ms=tuple(medians.tolist()),
-        window_variation=variation(medians),
+        window_variation=call_statistics(medians).coefficient_of_variation,
         windows_left_out=left_out,
     )
 
@@ -232,9 +217,3 @@ def verdict(speed: SpeedRatio, *, stable: bool) -> Verdict:
     if speed.low > 1:
         return "faster"
     return "slower" if speed.high < 1 else "no difference"
-
-
-def variation(values: Sequence[float] | np.ndarray) -> float:
-    """Coefficient of variation: standard deviation over mean; 0 for a single value."""
-    values = np.asarray(values, dtype=np.float64)
-    return float(values.std(ddof=1) / values.mean()) if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""What one inference has to compute and to move, counted by hand: the one place.
+"""What one inference has to compute and to move, counted by hand.
 
 Notation: B samples per call, D width, r = MLP ratio, P = patch side, C classes, La and Lv audio and video tokens,
 Ns and Nu modality-specific and unified blocks. One multiply-add is two FLOP; only matrix products are counted (norms,
@@ -17,7 +17,7 @@ head                  2 D C                                           D + C
 
 so a block takes (8 + 4 r) L D² + 4 L² D FLOP and moves (12 + 2 r) L D elements. An audiovisual inference runs
 Ns (block(La) + block(Lv)) + Nu block(La + Lv). A model finetuned on one modality runs (Ns + Nu) block(L). An
-audiovisual model that is given one modality runs its unified blocks twice. Weights are read once per call, whatever
+audiovisual model that gets one modality runs its unified blocks twice. Weights are read once per call, whatever
 the batch: a block has (4 + 2 r) D² of them.
 """
 
@@ -36,7 +36,7 @@ _CHANNELS = {"audio": 1, "image": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Of one call.
+    """Work of one call.
 
     Args:
         flop: of the matrix products.
@@ -53,13 +53,13 @@ class Work:
         return (self.weights + self.activations) * ELEMENT_BYTES[precision]
 
 
-def count_work(config: Mapping[str, Any], given: Sequence[str], batch: int) -> Work:
+def count_work(config: Mapping[str, Any], inputs: Sequence[str], batch: int) -> Work:
     """Count one call of a classifier.
 
     Args:
         config: fields of :class:`kdcmae.config.ClassifierConfig`, as a manifest keeps them; ``kept_tokens``, by input,
             where the model sees fewer than all.
-        given: which of ``audio`` and ``image`` the call is given.
+        inputs: which of ``audio`` and ``image`` the call gets.
         batch: samples.
     """
     patch, width = config["patch_size"], config["embed_dim"]
@@ -70,14 +70,14 @@ def count_work(config: Mapping[str, Any], given: Sequence[str], batch: int) -> W
     }
     specific, unified = config["specific_depth"], config["unified_depth"]
     ratio, classes = config["mlp_ratio"], config["num_classes"]
-    missing_one = config["modality"] == "audiovisual" and len(given) == 1
-    total = sum(lengths[name] for name in given)
+    missing_one = config["modality"] == "audiovisual" and len(inputs) == 1
+    total = sum(lengths[name] for name in inputs)
     # (tokens, passes over them) of every block that runs
-    runs = [(lengths[name], specific) for name in given] + [(total, unified * (2 if missing_one else 1))]
+    runs = [(lengths[name], specific) for name in inputs] + [(total, unified * (2 if missing_one else 1))]
     flop = sum(times * ((8 + 4 * ratio) * tokens * width**2 + 4 * tokens**2 * width) for tokens, times in runs)
     activations = sum(times * (12 + 2 * ratio) * tokens * width for tokens, times in runs)
-    weights = (specific * len(given) + unified) * (4 + 2 * ratio) * width**2
-    for name in given:
+    weights = (specific * len(inputs) + unified) * (4 + 2 * ratio) * width**2
+    for name in inputs:
         pixels = _CHANNELS[name] * patch**2
         flop += 2 * lengths[name] * pixels * width
         activations += lengths[name] * (pixels + width)

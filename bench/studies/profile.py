@@ -97,7 +97,7 @@ def _profile(folder: Path, threads: int | None, seconds: float, step: Step) -> d
     # The manifest says which precision executed where the engine was built; the layers say which executes here.
     products = [layer for layer in layers if layer.layers == _LINEAR]
     precision = max(products, key=lambda layer: layer.count).precision
-    flop = count_work(facts.config, facts.given, manifest.batch.opt).flop
+    flop = count_work(facts.config, facts.modalities, manifest.batch.opt).flop
     return {
         "engine": folder.name,
         "model": {"name": manifest.model["name"], "keep": manifest.model.get("keep")},

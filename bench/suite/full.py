@@ -51,11 +51,11 @@ def run_suite(
     Args:
         plans: the models.
         settings: how to run; the plans say how long.
-        folder: where engines, clips and answers are kept.
+        folder: where engines, clips and answers are stored.
         step: shows progress.
-        self_check: what was found before.
+        self_check: result of the check that came before.
     """
-    found: list[_Model] = []
+    models: list[_Model] = []
     ceilings: list[Ceilings] = []
 
     def measure_the_ceilings() -> None:
@@ -65,18 +65,18 @@ def run_suite(
     def measure(yardstick: Yardstick) -> list[Row]:
         measure_the_ceilings()
         for plan in plans:
-            found.append(_Model(plan, settings, folder, step, yardstick))
-            found[-1].measure()
+            models.append(_Model(plan, settings, folder, step, yardstick))
+            models[-1].measure()
         measure_the_ceilings()
         best = best_ceilings(*ceilings)
-        return [row for model in found for row in model.against(best)]
+        return [row for model in models for row in model.against(best)]
 
     with open_yardstick(settings.threads) as yardstick:
         report = new_report(settings, lambda: measure(yardstick), self_check=self_check)
     return replace(
         report,
         ceilings=best_ceilings(*ceilings),
-        agreement=tuple(model.agreement for model in found if model.agreement is not None),
+        agreement=tuple(model.agreement for model in models if model.agreement is not None),
     )
 
 
@@ -115,10 +115,10 @@ class _Model:
         if plan.largest_batch > 1:
             with self.step(f"{plan.name}: {REFERENCE}, batches"):
                 self.rows += self._solo(REFERENCE, torch).batches(plan.largest_batch)
-        for one in built:
-            if one.plan.cases and one.status == "measured":
-                with self.step(f"{plan.name}: {one.plan.name}, {', '.join(one.plan.cases)}"):
-                    self._solo_cases(one, data)
+        for engine in built:
+            if engine.plan.cases and engine.status == "measured":
+                with self.step(f"{plan.name}: {engine.plan.name}, {', '.join(engine.plan.cases)}"):
+                    self._solo_cases(engine, data)
         self.rows = [self._completed(row) for row in self.rows]
 
     def against(self, ceilings: Ceilings) -> list[Row]:
@@ -163,8 +163,8 @@ class _Model:
         cache = AnswerCache(self.folder / "answers", data)
         name = f"AVSynth test, {len(labels)} clips"
         with self.step(f"{self.plan.name}: answers to {name}"):
-            given = {one.entry.subject: cache.answers(one) for one in contenders}
-        known = {subject: answers for subject, answers in given.items() if answers is not None}
+            answers = {one.entry.subject: cache.answers(one) for one in contenders}
+        known = {subject: logits for subject, logits in answers.items() if logits is not None}
         self._facts |= {one.entry.subject: one.facts for one in contenders}
         self._accuracy = accuracies(contenders, known, labels, data=name)
         if known:
@@ -223,16 +223,16 @@ def _built_as(plan: EnginePlan) -> dict[str, str]:
 
 
 def _floor(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
-    """Of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not.
+    """The floor of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not.
 
     The ceilings are the CPU's: what runs elsewhere has none.
     """
     names = [name for name in ("int8", "fp16", "bf16", "fp32") if name in facts.computes_in]  # the fastest first
     precision = next((name for name in names if name in ceilings.flop_per_s), None)
     timed = row.case.kind in ("latency", "batch") and facts.device == "cpu"
-    if not timed or row.latency is None or precision is None or not facts.config or not facts.given:
+    if not timed or row.latency is None or precision is None or not facts.config or not facts.modalities:
         return None
-    work = count_work(facts.config, facts.given, row.case.batch)
+    work = count_work(facts.config, facts.modalities, row.case.batch)
     moved = work.traffic_bytes(precision)
     floor_ms = 1e3 * max(work.flop / ceilings.flop_per_s[precision], moved / ceilings.copy_bytes_per_s)
     return Floor(

@@ -1,4 +1,4 @@
-"""Cases of one subject by itself: more samples per call, more threads and instances, cold starts, clip to label."""
+"""Cases of a single subject: more samples per call, more threads and instances, cold starts, clip to label."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _COLD_STARTS = (5, 2)  # windows, and starts in each
 def layouts(cpus: int) -> list[tuple[int, int]]:
     """Instances and threads per instance: one instance on 1, 2, 4, ... CPUs, then all CPUs shared out."""
     powers = [1 << shift for shift in range(cpus.bit_length()) if 1 << shift <= cpus]
-    alone = [(1, threads) for threads in sorted({*powers, cpus})]
-    return alone + [(count, cpus // count) for count in powers[1:] if cpus % count == 0]
+    single = [(1, threads) for threads in sorted({*powers, cpus})]
+    return single + [(count, cpus // count) for count in powers[1:] if cpus % count == 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Solo:
     Args:
         entry: the subject.
         settings: of the benchmark; ``seconds`` are for each row.
-        yardstick: tells what state the machine is in.
+        yardstick: reads the state of the machine.
         open_subject: opens the source inside a worker.
     """
 
@@ -181,7 +181,7 @@ class Solo:
         return Case(model=self.entry.model, subject=self.entry.subject, **facts)
 
     def _guarded(self, case: Case, measure: Callable[[], list[Row]]) -> list[Row]:
-        """The rows, or the one that says why there are none."""
+        """The rows, or a row with the reason why there are none."""
         try:
             before = self.yardstick()
             rows = measure()

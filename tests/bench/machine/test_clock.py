@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kdcmae.bench.kernels.ceilings import CeilingSizes, measure_ceilings
-from kdcmae.bench.kernels.schema import Work
+from kdcmae.bench.kernels.schema import Ceilings, Work
+from kdcmae.bench.machine.ceilings import device_ceilings
 from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM, CpuClock, CudaClock, clock_for
 
 CALL_US, EVICT_US = 50.0, 80.0
@@ -146,9 +147,10 @@ def test_the_cpu_has_a_clock_of_its_own():
 
 
 def test_ceilings_and_the_floor_they_make():
-    ceilings = measure_ceilings(
-        torch.device("cpu"), CpuClock(), torch.float32, CeilingSizes(copy_bytes=1 << 16, matmul_side=32), seconds=0.001
+    measured = device_ceilings(
+        CpuClock(), torch.device("cpu"), torch.float32, copy_bytes=1 << 16, matmul_side=32, seconds=0.001
     )
+    ceilings = Ceilings(**dataclasses.asdict(measured))
     assert ceilings.matmul_dtype == "float32"
     assert ceilings.copy_bytes_per_s > 0
     assert ceilings.matmul_flop_per_s > 0

@@ -17,7 +17,6 @@ from kdcmae.bench.run.timing import (
     settled,
     speed_ratio,
     summarize,
-    variation,
     verdict,
 )
 
@@ -92,10 +91,6 @@ def test_windows_that_do_not_count_are_only_counted():
     latency = summarize([[100.0], [102.0]], left_out=2)
     assert latency.window_medians_ms == (100, 102)
     assert (latency.count, latency.windows_left_out) == (2, 2)
-
-
-def test_a_single_window_does_not_vary():
-    assert variation([3.0]) == 0
 
 
 def test_a_constant_ratio_has_no_interval():
