@@ -129,13 +129,17 @@ class Case:
     weight: float = 1.0
 
 
+_ENCODER_LENGTHS = (49, 128, 177, 196, 512, 708)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Sizes, and the dtype of the matrix products.
+    """Sizes, and the dtype of the matrix products. The defaults are the paper's, in the small batch of a CPU.
 
     Args:
         device: to run on.
         dtype: float32, or what autocast computes in.
+        seed: of everything random.
         sequences: per attention call.
         attention: (length, heads, head size) of each attention case.
         clips: per patch embedding call.
@@ -149,26 +153,25 @@ class Profile:
         step_target: how many times as fast as the published formulation a step should be; None for no target.
         interpret: Triton's interpreter may stand in for a GPU.
         copy_bytes, matmul_side: sizes for the ceilings.
-        seed: of everything random.
     """
 
     device: torch.device
     dtype: torch.dtype
-    sequences: int
-    attention: tuple[tuple[int, int, int], ...]
-    clips: int
-    audio_shape: tuple[int, int]
-    image_size: int
-    dim: int
-    preset: str
-    overrides: Mapping[str, int]
-    step_clips: int
-    kernel_targets: bool
-    step_target: float | None
-    interpret: bool
-    copy_bytes: int
-    matmul_side: int
     seed: int
+    sequences: int = 2
+    attention: tuple[tuple[int, int, int], ...] = (*((length, 12, 64) for length in _ENCODER_LENGTHS), (708, 16, 32))
+    clips: int = 2
+    audio_shape: tuple[int, int] = (1024, 128)
+    image_size: int = 224
+    dim: int = 768
+    preset: str = "base"
+    overrides: Mapping[str, int] = field(default_factory=dict)
+    step_clips: int = 2
+    kernel_targets: bool = False
+    step_target: float | None = 1.3
+    interpret: bool = False
+    copy_bytes: int = 1 << 28
+    matmul_side: int = 1024
 
     def generator(self) -> torch.Generator:
         """A fresh, seeded source of random numbers on the device."""

@@ -9,10 +9,7 @@ from kdcmae.bench.kernels.schema import Settings
 
 __all__ = ["profile_for"]
 
-_ENCODER_LENGTHS = (49, 128, 177, 196, 512, 708)
-_ATTENTION = (*((length, 12, 64) for length in _ENCODER_LENGTHS), (708, 16, 32))
-_QUICK_ATTENTION = ((49, 2, 64), (20, 2, 32))
-_QUICK_MODEL = {
+_TINY_MODEL = {
     "embed_dim": 64,
     "num_heads": 1,
     "specific_depth": 1,
@@ -33,45 +30,31 @@ def profile_for(settings: Settings) -> Profile:
             device=device,
             # The kernels' tables leave float32 to the vendor, and Triton's interpreter truncates to bfloat16.
             dtype=torch.bfloat16 if on_gpu else torch.float16,
-            sequences=2,
-            attention=_QUICK_ATTENTION,
+            seed=settings.seed,
+            attention=((49, 2, 64), (20, 2, 32)),
             clips=1,
             audio_shape=(32, 128),
             image_size=32,
             dim=64,
             preset="tiny",
-            overrides=_QUICK_MODEL,
-            step_clips=2,
-            kernel_targets=False,
+            overrides=_TINY_MODEL,
             step_target=None,
             interpret=True,
             copy_bytes=1 << 20,
             matmul_side=64,
-            seed=settings.seed,
         )
+    if not on_gpu:
+        return Profile(device=device, dtype=torch.float32, seed=settings.seed)
     return Profile(
         device=device,
-        dtype=torch.bfloat16 if on_gpu else torch.float32,
-        sequences=256 if on_gpu else 2,
-        attention=_ATTENTION,
-        clips=256 if on_gpu else 2,
-        audio_shape=(1024, 128),
-        image_size=224,
-        dim=768,
-        preset="base",
-        overrides={},
-        step_clips=_step_clips(device),
-        kernel_targets=on_gpu,
-        step_target=2.0 if on_gpu else 1.3,
-        interpret=False,
-        copy_bytes=1 << 30 if on_gpu else 1 << 28,
-        matmul_side=8192 if on_gpu else 1024,
+        dtype=torch.bfloat16,
         seed=settings.seed,
+        sequences=256,
+        clips=256,
+        # The published batch where every path has the memory for it: the published one writes out its scores.
+        step_clips=48 if torch.cuda.get_device_properties(device).total_memory > 70e9 else 12,
+        kernel_targets=True,
+        step_target=2.0,
+        copy_bytes=1 << 30,
+        matmul_side=8192,
     )
-
-
-def _step_clips(device: torch.device) -> int:
-    """The published batch where every path has the memory for it: the published one writes out its scores."""
-    if device.type != "cuda":
-        return 2
-    return 48 if torch.cuda.get_device_properties(device).total_memory > 70e9 else 12

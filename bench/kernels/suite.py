@@ -42,7 +42,6 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Repo
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device here; add --device cpu for what a CPU can show, or --quick for a dry run")
     envelope = stamp("kernels")
-    envelope["environment"]["libraries"] |= _kernel_libraries()
     profile, budget = profile_for(settings), Budget(60 * settings.minutes)
     clock = clock_for(profile.device)
     with step("measure ceilings"):

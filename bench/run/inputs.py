@@ -1,4 +1,4 @@
-"""What subjects are timed on: clips, as apps feed them, wherever it is known how a clip becomes the inputs."""
+"""What subjects are timed on: clips, as apps feed them, wherever the preprocessing is known."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any
     Args:
         facts: of the subject.
         batch: samples.
-        seed: of the clips, or of the noise where nobody knows how a clip becomes the inputs.
+        seed: of the clips, or of the noise for a subject whose preprocessing is unknown.
     """
-    from kdcmae.data.avsynth.memory import AVSynth
-    from kdcmae.data.frame_numbers import MIDDLE_FRAME
-
     names = [spec.name for spec in facts.inputs]
     if facts.preprocessing is None or not set(names) <= {"audio", "image", *feeding.RAW}:
         return example_inputs(facts.inputs, batch, seed=seed)
+    from kdcmae.data.avsynth.memory import AVSynth
+    from kdcmae.data.frame_numbers import MIDDLE_FRAME
+
     data = AVSynth("test", clips=batch, seed=seed)
     clips = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
     rows = [feeding.from_clip(names, facts.preprocessing, clip.waveform, SAMPLE_RATE_HZ, clip.frames) for clip in clips]

@@ -115,10 +115,10 @@ class _Model:
         if plan.largest_batch > 1:
             with self.step(f"{plan.name}: {REFERENCE}, batches"):
                 self.rows += self._solo(REFERENCE, torch).batches(plan.largest_batch)
-        for engine in built:
-            if engine.plan.cases and engine.status == "measured":
-                with self.step(f"{plan.name}: {engine.plan.name}, {', '.join(engine.plan.cases)}"):
-                    self._solo_cases(engine, data)
+        for one in built:
+            if one.plan.cases and one.status == "measured":
+                with self.step(f"{plan.name}: {one.plan.name}, {', '.join(one.plan.cases)}"):
+                    self._solo_cases(one, data)
         self.rows = [self._completed(row) for row in self.rows]
 
     def against(self, ceilings: Ceilings) -> list[Row]:
@@ -217,7 +217,7 @@ class _Model:
         )
 
 
-def _built_as(plan: EnginePlan) -> dict[str, str]:
+def _built_as(plan: EnginePlan) -> dict[str, Any]:
     """The fields of a row that an engine's plan knows."""
     return {"target": plan.target, "precision": plan.precision}
 

@@ -23,15 +23,15 @@ from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.suite import full
 from kdcmae.bench.suite.building import Built
 from kdcmae.bench.suite.plan import EnginePlan, ModelPlan
+from kdcmae.checkpoints import save_checkpoint
 
 CASES = ("batch", "threads", "cold start", "clip to label")
 
 
-@pytest.fixture
-def unrunnable(compiled, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def unrunnable(compiled, tmp_path_factory):
     """An engine that is built, for a device that is not there."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    folder = Path(shutil.copytree(compiled, tmp_path / "unrunnable"))
+    folder = Path(shutil.copytree(compiled, tmp_path_factory.mktemp("suite") / "unrunnable"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest |= {"target": "trt", "engine": {**manifest["engine"], "flavour": "tensorrt_rtx", "device": "cuda:0"}}
     manifest["libraries"]["tensorrt_rtx"] = "1.7.1"
@@ -39,13 +39,15 @@ def unrunnable(compiled, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def suite(checkpoint, compiled, unrunnable, tmp_path, monkeypatch):
-    """Runs the suite: one engine that is there, one that cannot be built here, and one that cannot run here."""
+@pytest.fixture(scope="module")
+def report(classifier, compiled, unrunnable):
+    """Of one engine that is there, one that cannot be built here, and one that cannot run here."""
+    work = unrunnable.with_name("work")
+    save_checkpoint(classifier, unrunnable.with_name("model.safetensors"))
     plan = ModelPlan(
         name="m",
         options=(),
-        torch=str(checkpoint),
+        torch=str(unrunnable.with_name("model.safetensors")),
         engines=(
             EnginePlan(target="onnx", precision="fp32", cases=CASES),
             EnginePlan(target="trt", precision="fp16"),
@@ -67,17 +69,18 @@ def suite(checkpoint, compiled, unrunnable, tmp_path, monkeypatch):
             )
         return Built(plan=engine, folder=compiled, status="measured")
 
-    monkeypatch.setattr(full, "build_engine", build)
-    monkeypatch.setattr(full, "_SWEEP_S", 0.02)
     ceilings = [Ceilings(flop_per_s={"fp32": rate}, copy_bytes_per_s=1e12, how={}) for rate in (1e10, 1e11)]
-    monkeypatch.setattr(full, "measure_ceilings", lambda cpus, seconds: ceilings.pop(0))
-    monkeypatch.setattr(full, "open_yardstick", lambda threads: nullcontext(lambda: 1.0))
     settings = Settings(batch=1, threads=1, seconds=0, warm_up_s=0, timeout_s=120)
-    return lambda: full.run_suite([plan], settings, tmp_path / "work", step=nullcontext, self_check=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(full, "build_engine", build)
+        patch.setattr(full, "_SWEEP_S", 0.02)
+        patch.setattr(full, "measure_ceilings", lambda cpus, seconds: ceilings.pop(0))
+        patch.setattr(full, "open_yardstick", lambda threads: nullcontext(lambda: 1.0))
+        return full.run_suite([plan], settings, work, step=nullcontext, self_check=None)
 
 
-def test_every_case_is_a_row_of_one_report(suite, tmp_path):
-    report = suite()
+def test_every_case_is_a_row_of_one_report(report):
     assert report.exit_code == 0, [row.reason for row in report.rows]
     timed = {row.case.subject: row for row in report.rows if row.case.kind == "latency"}
     assert set(timed) == {
@@ -107,10 +110,18 @@ def test_every_case_is_a_row_of_one_report(suite, tmp_path):
     (agreement,) = report.agreement
     assert agreement.subjects == ("PyTorch eager", "ONNX Runtime fp32")
     assert agreement.cosine[0][1] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_report_is_stored_and_shown(report, tmp_path):
     path = keep_report(report, tmp_path / "results")
     assert read_report(path) == report
     assert "<h2>Throughput over the batch</h2>" in render_page(report)
     assert "- no GPU: TensorRT fp16" in render_markdown(published(report)).splitlines()
+    shown = CliRunner().invoke(main, ["report", str(path)])
+    assert "m: latency in ms" in shown.stdout
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(main, ["report", str(path), "--html", str(page)]).exit_code == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(("device", "known"), [("cpu", True), ("cuda", False)])
@@ -118,13 +129,3 @@ def test_only_what_runs_on_the_cpu_has_the_cpu_s_floor(checkpoint, device, known
     facts = dataclasses.replace(open_subject(str(checkpoint), torch.get_num_threads()).facts, device=device)
     ceilings = Ceilings(flop_per_s={"fp32": 1e11}, copy_bytes_per_s=1e10, how={})
     assert (full._floor(row("a", ms=1), facts, ceilings) is not None) is known
-
-
-def test_a_report_is_shown_again(suite, tmp_path):
-    path = tmp_path / "report.json"
-    path.write_text(json.dumps(suite().to_dict()))
-    shown = CliRunner().invoke(main, ["report", str(path)])
-    assert "m: latency in ms" in shown.stdout
-    page = tmp_path / "page.html"
-    assert CliRunner().invoke(main, ["report", str(path), "--html", str(page)]).exit_code == 0
-    assert page.read_text().startswith("<!DOCTYPE html>")
