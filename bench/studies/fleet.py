@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.bench.report.envelope import stamp
-from kdcmae.bench.report.html import precision_colour, table_section
+from kdcmae.bench.report.html import precision_colour, precision_legend, table_section
 from kdcmae.bench.report.plain import from_plain
 from kdcmae.bench.report.table import Column, Table, Tone, megabytes, percent, table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
 from kdcmae.drawing import charts
 from kdcmae.drawing.charts import number
-from kdcmae.drawing.markup import page, section
+from kdcmae.drawing.markup import page, section, tag
 from kdcmae.errors import DataError
 from kdcmae.files.text import read_json
 
@@ -142,15 +142,17 @@ def _columns(engines: Mapping[str, str]) -> tuple[Column, ...]:
 
 
 def render_fleet(cards: Sequence[DeviceCard]) -> str:
-    """One self-contained page: latencies by model, then every table."""
-    engines = _engine_names(cards)
+    """One self-contained page: latencies by model, then every table, then what the figures depend on."""
+    engines, (counts, *conditions) = _engine_names(cards), fleet_conditions(cards)
     sections = []
     for model in dict.fromkeys(card.engine.model for card in cards):
         title = f"{model}: latency"
         drawn = charts.bars(title, list(_bars(cards, model, engines)), unit="ms")
-        sections.append(section(title, drawn, note="Median, whisker to the 99th percentile."))
+        legend = precision_legend(card.computes_in for card in cards if card.engine.model == model)
+        sections.append(section(title, legend, drawn, note="Median, whisker to the 99th percentile."))
     sections += [table_section(one) for one in fleet_tables(cards)]
-    return page("kdcmae fleet", fleet_conditions(cards), sections)
+    sections.append(section("Conditions", tag("ul", *(tag("li", line) for line in conditions)), wide=True))
+    return page("kdcmae fleet", [counts], sections)
 
 
 def _bars(cards: Sequence[DeviceCard], model: str, engines: Mapping[str, str]) -> Iterator[charts.Bar]:
@@ -162,7 +164,7 @@ def _bars(cards: Sequence[DeviceCard], model: str, engines: Mapping[str, str]) -
             value=card.timings.latency.p50_ms,
             high=card.timings.latency.p99_ms,
             note=", ".join(notes),
-            colour=precision_colour(card.computes_in.partition(" ")[0]),
+            colour=precision_colour(card.computes_in),
         )
 
 
