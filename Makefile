@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check fuzz test-capped test-avx2 test-aarch64 test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
+.PHONY: demo test check fuzz test-capped test-avx2 test-aarch64 test-cpp test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -51,6 +51,10 @@ test-avx2: $(STAMP)
 # The runtime on an emulated aarch64 device; the script says what that needs.
 test-aarch64: $(STAMP)
 	tests/aarch64/run
+
+# The C++ header, built with g++ and run; the script says what that needs.
+test-cpp: $(STAMP)
+	tests/cpp/run
 
 # The runtime's tests on every other supported Python that this machine has.
 test-pythons: $(STAMP)

@@ -24,6 +24,7 @@ def ci(tmp_path):
         aarch64: str = "echo aarch64",
         avx2: str = "",
         pythons: str = "",
+        cpp: str = "",
         **programs: str | None,
     ) -> subprocess.CompletedProcess[str]:
         checkout = tmp_path / "checkout"
@@ -33,6 +34,7 @@ def ci(tmp_path):
             (checkout / "tests/aarch64/run", aarch64),
             (checkout / "tests/avx2/run", avx2),
             (checkout / "tests/runtime/pythons", pythons),
+            (checkout / "tests/cpp/run", cpp),
         ):
             path.parent.mkdir(parents=True)
             path.write_text(f"#!{shutil.which('bash')}\n{line}\n")
@@ -45,7 +47,7 @@ def ci(tmp_path):
         programs = {
             "make": 'echo "make $1, browser ${REQUIRE_BROWSER:-not} required"',
             "id": "echo 0",
-            **dict.fromkeys(("ffmpeg", "qemu-aarch64-static", "mmdebstrap"), ""),
+            **dict.fromkeys(("ffmpeg", "qemu-aarch64-static", "mmdebstrap", "cmake"), ""),
             **programs,
         }
         programs = {name: line for name, line in programs.items() if line is not None}
@@ -113,6 +115,12 @@ def test_where_aarch64_cannot_be_emulated_that_is_said_aloud(ci, missing):
     assert done.stderr.splitlines()[-1].startswith("WARNING: AARCH64 WAS NOT TESTED")
 
 
+def test_where_the_header_cannot_be_built_that_is_said_aloud(ci):
+    done = ci(chromium="", cpp="exit 3")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].startswith("WARNING: THE C++ HEADER WAS NOT TESTED")
+
+
 @pytest.mark.parametrize(
     ("failing", "code"),
     [
@@ -122,6 +130,7 @@ def test_where_aarch64_cannot_be_emulated_that_is_said_aloud(ci, missing):
         ({"pythons": "exit 1"}, 1),
         ({"avx2": "exit 5"}, 5),
         ({"avx2": "exit 5", "pythons": "exit 6"}, 6),
+        ({"cpp": "exit 1"}, 1),
     ],
 )
 def test_a_failing_test_fails_the_run(ci, failing, code):

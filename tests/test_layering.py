@@ -30,7 +30,7 @@ LAYERS = {
     "data": ("data", "base runtime tools model"),
     "evaluation": ("evaluation", "base runtime tools model data"),
     "training": ("training", "base runtime tools model data evaluation"),
-    "cli": ("__main__ check cli doctor", "base runtime tools model data evaluation training"),
+    "cli": ("__main__ check cli cpp doctor", "base runtime tools model data evaluation training"),
     "compile": ("compile", "base runtime tools model data evaluation training cli"),
     "bench": ("bench", "base runtime kernels tools model data evaluation training cli compile"),
 }
