@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from kdcmae.bench.report.envelope import stamp
 from kdcmae.bench.report.publishing import Document, Section
@@ -47,7 +48,6 @@ from kdcmae.progress import observed, write_lines
 with observed(write_lines(pathlib.Path(sys.argv.pop(1)))):
     main()
 """
-_KILOBYTES = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 _BASELINE = "load PyTorch"
 
 
@@ -82,10 +82,10 @@ def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
         As plain data: ``pytorch`` is what its import takes, ``rows`` have the peaks, or why a build failed.
 
     Raises:
-        ConfigError: not on Linux, where alone this is known.
+        ConfigError: on another system than Linux.
     """
-    if not Path("/proc/self/status").is_file():
-        raise ConfigError("what a build takes is read from /proc, which only Linux has")
+    if not psutil.LINUX:
+        raise ConfigError("the memory of a build is read from /proc, which only Linux has")
     envelope = stamp("memory")
     rows = []
     for options in BUILDS:
@@ -132,26 +132,16 @@ def usage_of(process: int) -> Usage:
     Args:
         process: its number.
     """
-    return _usage_below(process, b"")
-
-
-def _usage_below(process: int, parent: bytes) -> Usage:
-    folder, usage = Path(f"/proc/{process}"), Usage()
-    with suppress(OSError):  # a process can end at any time
-        command = (folder / "cmdline").read_bytes()
-        # Until a child starts its own program it has its parent's memory, not memory of its own.
-        if command != parent:
-            usage += _usage_alone(folder)
-        for children in folder.glob("task/*/children"):
-            for child in children.read_text().split():
-                usage += _usage_below(int(child), command)
+    usage = Usage()
+    with suppress(psutil.Error):  # a process can end at any time
+        root = psutil.Process(process)
+        for one in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                # Until a child starts its own program it has its parent's memory, not memory of its own.
+                if one == root or one.cmdline() != psutil.Process(one.ppid()).cmdline():
+                    memory = one.memory_info()
+                    usage += Usage(resident=memory.rss, anonymous=memory.rss - memory.shared)
     return usage
-
-
-def _usage_alone(folder: Path) -> Usage:
-    kilobytes = dict(_KILOBYTES.findall((folder / "status").read_text()))
-    resident, anonymous = (1024 * int(kilobytes.get(name, 0)) for name in ("VmRSS", "RssAnon"))
-    return Usage(resident=resident, anonymous=anonymous)
 
 
 def _build(options: Sequence[str], preset: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason=
 
 MEGABYTES = 1_000_000
 HOLDS = "data = bytearray(200_000_000); data[::4096] = b'x' * len(data[::4096]); print('ready', flush=True); input()"
+FORKS = f"import os; {HOLDS}".replace("print(", "os.fork() and print(")
 STARTS = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLDS!r}])"
 
 
@@ -35,16 +36,14 @@ def test_memory_that_a_process_holds_is_seen(code):
     assert 200 * MEGABYTES < usage.anonymous < usage.resident < 300 * MEGABYTES
 
 
-def test_a_child_that_has_not_started_its_program_is_not_counted_twice(monkeypatch):
-    """Such a child has the command line of its parent."""
-    monkeypatch.setattr(memory, "_usage_alone", lambda folder: Usage(resident=2, anonymous=1))
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        command = Path(f"/proc/{process.pid}/cmdline")
-        while b"input" not in command.read_bytes():
-            pass
-        assert memory._usage_below(process.pid, command.read_bytes()) == Usage()
-        assert memory._usage_below(process.pid, b"") == Usage(resident=2, anonymous=1)
-        process.communicate(b"\n")
+def test_a_child_that_has_not_started_its_program_is_not_counted_twice():
+    """Such a child has the command and the pages of its parent."""
+    command = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        usage = usage_of(process.pid)
+        process.communicate("\n\n")
+    assert 200 * MEGABYTES < usage.anonymous < 300 * MEGABYTES
 
 
 def test_what_has_ended_takes_nothing():
@@ -84,7 +83,7 @@ def test_a_build_that_is_killed_is_said_to_be(monkeypatch):
 
 
 def test_only_linux_tells(monkeypatch):
-    monkeypatch.setattr(memory.Path, "is_file", lambda self: False)
+    monkeypatch.setattr(memory.psutil, "LINUX", False)
     with pytest.raises(ConfigError, match="only Linux"):
         run_memory_benchmark("tiny", step=nullcontext)
 
