@@ -11,7 +11,7 @@ from kdcmae.errors import ConfigError
 from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.precisions import GATES, QUANTIZED, Gate, gate_for
+from kdcmae.runtime.precisions import GATES, PRECISIONS, QUANTIZED, Gate, gate_for
 from kdcmae.runtime.targets import TARGETS
 
 __all__ = [
@@ -155,7 +155,7 @@ class CompileSettings:
     @property
     def saturates(self) -> bool:
         """Integer products of this engine saturate on the processor it is for, unless the graph keeps them small."""
-        return self.precision == "int8" and TARGETS[self.target].runs_on_cpu_only and self.cpu.saturates_int8
+        return self._may_saturate and self.cpu.saturates_int8
 
     @property
     def saturates_here(self) -> bool:
@@ -163,8 +163,11 @@ class CompileSettings:
 
         Then what it computes here says nothing of what it computes there.
         """
-        on_cpu = TARGETS[self.target].runs_on_cpu_only
-        return self.precision == "int8" and on_cpu and this_cpu().saturates_int8 and not self.saturates
+        return self._may_saturate and this_cpu().saturates_int8 and not self.saturates
+
+    @property
+    def _may_saturate(self) -> bool:
+        return PRECISIONS[self.precision].saturates and TARGETS[self.target].runs_on_cpu_only
 
 
 @dataclass(frozen=True, kw_only=True)

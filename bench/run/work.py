@@ -27,9 +27,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ELEMENT_BYTES", "Work", "count_work"]
+from kdcmae.runtime.precisions import PRECISIONS
 
-ELEMENT_BYTES: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+__all__ = ["Work", "count_work"]
 
 _CHANNELS = {"audio": 1, "image": 3}
 
@@ -50,7 +50,7 @@ class Work:
 
     def traffic_bytes(self, precision: str) -> float:
         """The least that has to move, were everything stored in this precision."""
-        return (self.weights + self.activations) * ELEMENT_BYTES[precision]
+        return (self.weights + self.activations) * PRECISIONS[precision].bytes_per_value
 
 
 def count_work(config: Mapping[str, Any], inputs: Sequence[str], batch: int) -> Work:

@@ -22,6 +22,7 @@ from kdcmae.progress import Step
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
+from kdcmae.runtime.precisions import named
 
 __all__ = ["SECTION", "LayerTime", "profile_engines"]
 
@@ -42,7 +43,7 @@ _CLASSES = {
     ),
     "sums, scales, rounding": ("Subgraph", "Eltwise", "FakeQuantize", "Math"),
 }
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_PRECISIONS = named("openvino")
 
 
 @dataclass(frozen=True, kw_only=True)

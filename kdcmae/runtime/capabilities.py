@@ -106,8 +106,9 @@ def saturates_here(manifest: Manifest, *, device: str = "") -> bool:
         device: device that it runs on, in the library's spelling; the CPU if empty.
     """
     built_for = manifest.precision.get("built_for")
-    integer = manifest.precision.get("asked") == "int8" and device.lower() in ("", "cpu")
-    if not integer or not isinstance(built_for, Mapping) or not this_cpu().saturates_int8:
+    precision = PRECISIONS.get(str(manifest.precision.get("asked")))
+    saturates = precision is not None and precision.saturates and device.lower() in ("", "cpu")
+    if not saturates or not isinstance(built_for, Mapping) or not this_cpu().saturates_int8:
         return False
     features = built_for.get("features")
     if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):

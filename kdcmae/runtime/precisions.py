@@ -63,6 +63,7 @@ class PrecisionRecord:
         tensorrt: name in TensorRT's ``DataType``.
         gate: limits for the outputs of stages that compute in it.
         largest: the largest value of a quantised precision, before scaling; None for a floating precision.
+        saturates: x86 CPUs without VNNI add its products in 16 bits, where large ones do not fit.
         instructions: CPU features, any of which multiplies the precision natively: None if every CPU does, empty if
             none does.
         fast_instructions: those of them that are worth it; None if all are.
@@ -77,6 +78,7 @@ class PrecisionRecord:
     tensorrt: str
     gate: Gate
     largest: float | None = None
+    saturates: bool = False
     instructions: frozenset[str] | None = None
     fast_instructions: frozenset[str] | None = None
     speed: int = 0
@@ -129,7 +131,7 @@ _RECORDS = (
     ),
     PrecisionRecord(
         name="int8", bytes_per_value=1, torch="int8", onnx="INT8", openvino=("i8", "u8"), tensorrt="INT8",
-        gate=_EIGHT_BITS, largest=127.0,
+        gate=_EIGHT_BITS, largest=127.0, saturates=True,
     ),
     PrecisionRecord(
         name="fp8", bytes_per_value=1, torch="float8_e4m3fn", onnx="FLOAT8E4M3FN", openvino=("f8e4m3",), tensorrt="FP8",

@@ -19,6 +19,7 @@ from kdcmae.collectives import rank
 from kdcmae.errors import ConfigError, DataError, TrainingError
 from kdcmae.files.disk import writing
 from kdcmae.files.replacing import replacing
+from kdcmae.runtime.precisions import PRECISIONS
 from kdcmae.training.distributed import gathered, mean_over_ranks, spread
 from kdcmae.training.figures import open_figures, training_label
 from kdcmae.training.kept_weights import KeptWeights
@@ -366,7 +367,8 @@ def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision].torch)
+    return dtype
 
 
 def _precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
