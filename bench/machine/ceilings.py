@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kdcmae.bench.machine.state import pinned
+from kdcmae.bench.machine.state import run_pinned
 from kdcmae.bench.report.records import Ceilings, DeviceCeilings
 from kdcmae.errors import EngineError
 from kdcmae.timing import time_window
@@ -41,12 +40,11 @@ def measure_ceilings(cpus: tuple[int, ...], *, seconds: float) -> Ceilings:
     Raises:
         EngineError: the process that measures failed.
     """
-    with pinned(cpus):
-        command = [sys.executable, "-m", "kdcmae.bench.machine.ceilings", str(len(cpus)), str(seconds)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    if done.returncode:
-        raise EngineError(f"the ceilings could not be measured: {done.stderr.strip()[-500:]}")
-    return Ceilings(**json.loads(done.stdout))
+    try:
+        printed = run_pinned("kdcmae.bench.machine.ceilings", len(cpus), seconds, cpus=cpus, timeout_s=_TIMEOUT_S)
+    except EngineError as error:
+        raise EngineError(f"the ceilings could not be measured: {error}") from error
+    return Ceilings(**json.loads(printed))
 
 
 def best_ceilings(first: Ceilings, second: Ceilings) -> Ceilings:

@@ -7,14 +7,13 @@ time is time that other processes took; a product of twice the work has to take 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from kdcmae.bench.machine.state import pinned
+from kdcmae.bench.machine.state import run_pinned
 from kdcmae.bench.report.records import SelfCheck
-from kdcmae.errors import GateError
+from kdcmae.errors import DeviceError, EngineError, GateError
 
 __all__ = ["check_machine", "judge", "require_sound"]
 
@@ -86,16 +85,11 @@ def _probe(cpu: int) -> dict[str, float]:
     Raises:
         GateError: the process failed.
     """
-    with pinned((cpu,)):
-        done = subprocess.run(
-            [sys.executable, "-m", "kdcmae.bench.machine.selfcheck"],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-        )
-    if done.returncode:
-        raise GateError(f"the self-check failed on CPU {cpu}: {done.stderr.strip()[-500:]}")
-    figures: dict[str, float] = json.loads(done.stdout)
+    try:
+        printed = run_pinned("kdcmae.bench.machine.selfcheck", cpus=(cpu,), timeout_s=_PROBE_TIMEOUT_S)
+    except (DeviceError, EngineError) as error:
+        raise GateError(f"the self-check failed on CPU {cpu}: {error}") from error
+    figures: dict[str, float] = json.loads(printed)
     return figures
 
 

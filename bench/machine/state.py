@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any, Protocol
 import psutil
 import pynvml
 
-__all__ = ["EnergyCounter", "energy_counter", "gpu_memory_bytes", "gpu_state", "machine_state", "pinned"]
+from kdcmae.errors import DeviceError, EngineError
+
+__all__ = ["EnergyCounter", "energy_counter", "gpu_memory_bytes", "gpu_state", "machine_state", "pinned", "run_pinned"]
 
 _POWERCAP = Path("/sys/class/powercap")
 _CPUS = Path("/sys/devices/system/cpu")
@@ -62,6 +66,29 @@ def pinned(cpus: tuple[int, ...]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def run_pinned(module: str, *arguments: object, cpus: tuple[int, ...], timeout_s: float) -> str:
+    """Run a module in a process of its own that is pinned to CPUs, and return what it prints.
+
+    Args:
+        module: its full name.
+        arguments: of its command line.
+        cpus: their numbers.
+        timeout_s: how long it may take.
+
+    Raises:
+        DeviceError: this machine lacks what it needs.
+        EngineError: it failed.
+        TimeoutExpired: it took too long.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    with pinned(cpus):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    if done.returncode:
+        error = DeviceError if done.returncode == DeviceError.exit_code else EngineError
+        raise error(done.stderr.strip()[-500:])
+    return done.stdout
 
 
 class EnergyCounter(Protocol):

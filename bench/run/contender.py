@@ -141,36 +141,28 @@ class Contender:
 
     def row(self, reference: Contender | None) -> Row:
         """Its row of the report, compared with the reference."""
-        latency = self._latency
-        loaded, first = self._loaded, self._first
+        latency, loaded = self._latency, self._loaded
+        # A tool's process is out of sight: loading, first inference and memory of ours say nothing about it.
+        visible = loaded if loaded and loaded.facts.shows_outputs else None
         peer = Source.parse(self.entry.source).peer
-        facts = loaded.facts if loaded else None
         return Row(
             case=self._case(),
             status="unstable" if latency and not latency.stable else self._status,
             reason=self._reason,
-            kind=facts.kind if facts else None,
             engine=self.entry.engine,
             tool=peer.name if peer else None,
-            target=facts.target if facts else None,
-            precision=facts.precision if facts else None,
-            keep=facts.keep if facts else None,
-            computes_in=facts.computes_in if facts else None,
-            modality=facts.modality if facts else None,
-            inputs=facts.form if facts else None,
             is_reference=reference is self,
-            load_ms=loaded.load_ms if loaded else None,
-            first_inference_ms=first.latency_ms if first else None,
+            load_ms=visible.load_ms if visible else None,
+            first_inference_ms=self._first.latency_ms if visible and self._first else None,
             latency=latency,
             throughput_samples_per_s=self._settings.batch / latency.mean_ms * 1e3 if latency else None,
-            peak_rss_bytes=self._memory.peak_rss_bytes,
+            peak_rss_bytes=self._memory.peak_rss_bytes if visible else None,
             device_memory_bytes=self._memory.gpu_bytes,
-            artifact_bytes=facts.artifact_bytes if facts else None,
-            compile_s=facts.compile_s if facts else None,
             energy=self._energy_per_sample(),
             self_test=self._self_test,
             parity=self._parity(reference),
             speed=self._speed(reference) if reference is not self else None,
+            **(loaded.facts.row_fields if loaded else {}),
         )
 
     def _case(self) -> Case:

@@ -96,6 +96,21 @@ class Facts:
         return self.kind == TORCH_EAGER
 
     @property
+    def row_fields(self) -> dict[str, Any]:
+        """Fields of a report's row that say what was measured."""
+        return {
+            "kind": self.kind,
+            "target": self.target,
+            "precision": self.precision,
+            "keep": self.keep,
+            "computes_in": self.computes_in,
+            "modality": self.modality,
+            "inputs": self.form,
+            "artifact_bytes": self.artifact_bytes,
+            "compile_s": self.compile_s,
+        }
+
+    @property
     def shows_outputs(self) -> bool:
         """Whether what it computes can be seen; a process that only times keeps it to itself."""
         return self.boundary not in ("library call", "tool")

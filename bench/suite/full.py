@@ -200,18 +200,11 @@ class _Model:
         facts = self._facts.get(row.case.subject)
         if facts is None:
             return row
+        unknown = {name: value for name, value in facts.row_fields.items() if getattr(row, name) is None}
         return replace(
             row,
-            kind=row.kind or facts.kind,
+            **unknown,
             engine=row.engine or (row.case.subject if facts.target else None),
-            target=row.target or facts.target,
-            precision=row.precision or facts.precision,
-            keep=row.keep or facts.keep,
-            computes_in=row.computes_in or facts.computes_in,
-            modality=row.modality or facts.modality,
-            inputs=row.inputs or facts.form,
-            artifact_bytes=row.artifact_bytes or facts.artifact_bytes,
-            compile_s=row.compile_s or facts.compile_s,
             parity=row.parity or facts.ladder,
             accuracy=self._accuracy.get(row.case.subject),
         )

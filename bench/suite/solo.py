@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kdcmae import host
-from kdcmae.bench.machine.state import pinned
+from kdcmae.bench.machine.state import run_pinned
 from kdcmae.bench.machine.yardstick import Yardstick, apart
 from kdcmae.bench.report.records import Case, Row, Settings
 from kdcmae.bench.run.contender import Entry
@@ -139,24 +138,18 @@ class Solo:
             )
 
     def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
-        command = [sys.executable, "-m", "kdcmae.bench.run.coldstart", str(engine), str(data)]
-        if TARGETS[Manifest.read(engine).target].runs_on_cpu:
-            command.append(str(case.threads))
+        threads = [case.threads] if TARGETS[Manifest.read(engine).target].runs_on_cpu else []
+        arguments = (engine, data, *threads)
         windows, starts = _COLD_STARTS
-        times_ms = [[self._started_ms(command, case.threads) for _ in range(starts)] for _ in range(windows)]
+        times_ms = [[self._started_ms(arguments, case.threads) for _ in range(starts)] for _ in range(windows)]
         latency = summarize(times_ms, between_runs=BETWEEN_MOMENTS)
         return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)
 
-    def _started_ms(self, command: Sequence[str], threads: int) -> float:
-        """From here to the moment that the command prints."""
-        start = time.perf_counter()
-        with pinned(host.cpu_numbers()[:threads]):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=self.settings.timeout_s, check=False)
-        if done.returncode == DeviceError.exit_code:
-            raise DeviceError(done.stderr.strip())
-        if done.returncode:
-            raise EngineError(done.stderr.strip()[-500:])
-        return (float(done.stdout.split()[0]) - start) * 1e3
+    def _started_ms(self, arguments: Sequence[object], threads: int) -> float:
+        """From here to the moment that the first label is printed."""
+        start, cpus = time.perf_counter(), host.cpu_numbers()[:threads]
+        printed = run_pinned("kdcmae.bench.run.coldstart", *arguments, cpus=cpus, timeout_s=self.settings.timeout_s)
+        return (float(printed.split()[0]) - start) * 1e3
 
     def _windows(self, worker: Worker) -> list[list[float]]:
         worker.window(self.settings.warm_up_s)
@@ -206,17 +199,9 @@ def _row(case: Case, facts: Facts, latency: Latency, rate: float, peak_rss_bytes
     return Row(
         case=case,
         status="measured" if latency.stable else "unstable",
-        kind=facts.kind,
-        target=facts.target,
-        precision=facts.precision,
-        keep=facts.keep,
-        computes_in=facts.computes_in,
-        modality=facts.modality,
-        inputs=facts.form,
         latency=latency,
         throughput_samples_per_s=rate,
         peak_rss_bytes=peak_rss_bytes,
-        artifact_bytes=facts.artifact_bytes,
-        compile_s=facts.compile_s,
         parity=facts.ladder,
+        **facts.row_fields,
     )

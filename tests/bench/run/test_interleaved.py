@@ -171,6 +171,9 @@ def test_nothing_is_compared_with_what_only_times(run_fakes):
     assert [row.parity for row in report.rows] == [None, None]
     assert report.rows[1].speed is not None
     assert report.exit_code == 0
+    tool, engine = report.rows  # what the tool's own process takes is not known
+    assert (tool.load_ms, tool.first_inference_ms, tool.peak_rss_bytes) == (None, None, None)
+    assert engine.peak_rss_bytes > 0
 
 
 def test_accuracy_stands_beside_the_latency_of_what_knows_avsynth(run_fakes, monkeypatch):
