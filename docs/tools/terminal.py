@@ -15,6 +15,7 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,11 +65,13 @@ def recorded(command: list[str]) -> str:
         CalledProcessError: it failed.
     """
     ours, its = pty.openpty()
-    with subprocess.Popen(command, stdout=its, stderr=its, env={**os.environ, "TERM": "xterm-256color"}) as process:
-        os.close(its)
-        parts = []
-        while part := _read(ours):
-            parts.append(part)
+    with tempfile.TemporaryDirectory() as cache:  # an empty one, so that the engines are built and not copied
+        environment = {**os.environ, "TERM": "xterm-256color", "KDCMAE_CACHE": cache}
+        with subprocess.Popen(command, stdout=its, stderr=its, env=environment) as process:
+            os.close(its)
+            parts = []
+            while part := _read(ours):
+                parts.append(part)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return b"".join(parts).decode().replace("\r\n", "\n")
