@@ -67,9 +67,9 @@ def other_lines() -> list[tuple[Path, str]]:
 
 
 def sessions(page: Path) -> list[tuple[str, str]]:
-    """Every command of a page that stands with what it prints: both, of its ``console`` blocks of one command."""
-    texts = [text for kind, text in _FENCE.findall(page.read_text(encoding="utf-8")) if kind == "console"]
-    return [(first.removeprefix("$ "), rest) for text in texts for first, _, rest in [text.partition("\n")]]
+    """Every Python script that a page starts in a ``console`` block, and what the page says that it prints."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```console\n\$ (python .*)\n([^$`]*)^```", text, re.MULTILINE)
 
 
 def blocks(page: Path, *kinds: str) -> list[str]:
