@@ -1,4 +1,4 @@
-"""The self-check on the command line, shared by the commands that time something."""
+"""The self-check on the command line, shared by the commands that time engines."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def self_check_option(default: str) -> Callable[[Command], Command]:
         type=click.Choice(["refuse", "mark", "skip"]),
         default=default,
         show_default=True,
-        help="Where a known sleep and a known matrix product show that clock or machine are off: refuse to measure, or "
-        "measure and mark the report. Or skip the check.",
+        help="If a known sleep and a known matrix product show that the clock is wrong or the machine busy: refuse to "
+        "measure, or measure and mark the report. Or skip this check.",
     )
 
 
@@ -43,7 +43,7 @@ def self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
         policy: what :func:`self_check_option` offers.
 
     Raises:
-        GateError: they are off, and the policy is to refuse.
+        GateError: the clock is wrong or the machine busy, and the policy is to refuse.
     """
     from kdcmae import host
     from kdcmae.bench.machine.selfcheck import check_machine, require_sound

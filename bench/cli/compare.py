@@ -1,4 +1,4 @@
-"""``kdcmae-bench compare``: what became slower or less accurate between two reports."""
+"""``kdcmae-bench compare``: regressions of speed and accuracy between two reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--all", "everything", is_flag=True, help="The last two runs of the suite with --all.")
 @json_option
 def command(old: Path | None, new: Path | None, everything: bool, as_json: bool) -> None:
-    """Find regressions between two reports of one machine: the last two of the suite where none are named.
+    """Find regressions between two reports of one machine: by default the last two of the suite.
 
     A case is slower where the interval of new latency over old lies above 1. It comes from a bootstrap over both
     runs' windows, widened by what two runs of the same thing may differ, and strict enough that all cases together

@@ -19,7 +19,7 @@ _KERNEL_CASES = ("attention", "patch-embedding", "step")
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to measure.", show_default="cuda")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="Device to measure.", show_default="cuda")
 @click.option(
     "--case",
     "kinds",
@@ -27,9 +27,9 @@ _KERNEL_CASES = ("attention", "patch-embedding", "step")
     multiple=True,
     default=_KERNEL_CASES,
     show_default="all",
-    help="What to measure; give it several times for several.",
+    help="Cases to measure; repeat the option for several.",
 )
-@click.option("--quick", is_flag=True, help="Tiny sizes, for a dry run: on the CPU where there is no GPU.")
+@click.option("--quick", is_flag=True, help="Tiny sizes, for a dry run; on the CPU if there is no GPU.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the pretraining step through torch.compile.")
 @click.option(
     "--minutes",
@@ -37,12 +37,12 @@ _KERNEL_CASES = ("attention", "patch-embedding", "step")
     default=6.0,
     show_default=True,
     metavar="M",
-    help="What the run should take in all; slow calls can make it longer.",
+    help="Length of the whole run; slow calls can make it longer.",
 )
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the JSON goes.",
+    help="File for the JSON.",
     show_default="bench/results/kernels-DEVICE.json, unless --case, --compile or --quick",
 )
 @json_option
@@ -59,7 +59,7 @@ def command(
 
     Every contender is compared with float64 before anything is timed: forward, backward and both, plain and from a
     CUDA graph, with a warm and a cold cache, beside the ceilings of this device. The pretraining step is forward and
-    backward, without the optimiser. Results are kept after every case.
+    backward, without the optimiser. Results are stored after every case.
 
     \b
     kdcmae-bench kernels                            # on a GPU
@@ -82,12 +82,12 @@ def command(
     )
     is_default = not quick and not compiled and set(kinds) == set(_KERNEL_CASES)
 
-    def keep(report: Report) -> None:
+    def store(report: Report) -> None:
         path = output or (RESULTS / f"kernels-{slug(report.device['name'])}.json" if is_default else None)
         if path is not None:
             write_json(report.to_dict(), path)
 
-    report = run_kernel_benchmark(settings, step=Steps(), keep=keep)
+    report = run_kernel_benchmark(settings, step=Steps(), store=store)
     if as_json:
         print_json(report.to_dict())
     else:

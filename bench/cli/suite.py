@@ -24,23 +24,25 @@ _COMPILING_S = 1800  # the first inference of torch.compile, of a large model
     multiple=True,
     default=_MODELS,
     show_default="all",
-    help="What to measure.",
+    help="Model to measure; repeat the option for several.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also what takes long to build or to measure.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every precision and form of every target, however long it takes."
+)
 @click.option("--threads", type=thread_count, metavar="N", help="CPU threads.", show_default="all usable CPUs")
 @click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("out/bench"),
     show_default=True,
-    help="Where engines, clips and answers are kept; missing engines are compiled.",
+    help="Folder of engines, clips and answers; missing engines are compiled.",
 )
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
     default=RESULTS,
     show_default=True,
-    help="Where the report and its page go; with --all into the folder all there.",
+    help="Folder of the report and its page; with --all its subfolder all.",
 )
 @self_check_option("refuse")
 @json_option
@@ -53,7 +55,7 @@ def command(
     policy: str,
     as_json: bool,
 ) -> None:
-    """Benchmark the shipped model and the base preset on this machine, and keep the report.
+    """Benchmark the shipped model and the base preset on this machine, and store the report.
 
     Every target is a row, also where it cannot run here. Engines are compiled once and used again while they are of
     the same weights; measuring takes about ten minutes.
@@ -84,5 +86,5 @@ def command(
         print_json(report.to_dict())
     else:
         print_report(report)
-    note(f"kept as {path}, page {path.parent.with_suffix('.html')}")
+    note(f"stored as {path}, page {path.parent.with_suffix('.html')}")
     raise SystemExit(report.exit_code)

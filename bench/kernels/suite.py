@@ -28,13 +28,13 @@ from kdcmae.progress import Step
 __all__ = ["Budget", "default_device", "describe_device", "run_kernel_benchmark", "slug"]
 
 
-def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Report], None]) -> Report:
+def run_kernel_benchmark(settings: Settings, *, step: Step, store: Callable[[Report], None]) -> Report:
     """Check and time every case.
 
     Args:
         settings: how to run.
         step: shows progress; a context manager per named step.
-        keep: called with the report so far after every case, so that a run that is cut short leaves something.
+        store: called with the report so far after every case, so that a run that is cut short leaves something.
 
     Raises:
         DeviceError: this machine lacks the device.
@@ -59,7 +59,7 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, keep: Callable[[Repo
             seconds = budget.share(case.weight, sum(one.weight for one in cases[index:]))
             result = measure_case(case, clock, seconds=seconds, rounds=settings.rounds, seed=settings.seed)
         report = replace(report, cases=(*report.cases, result))
-        keep(report)
+        store(report)
         gc.collect()  # compiled modules lie in cycles, and the next case needs their memory
     return report
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kdcmae.bench.machine.clock import Clock
 
-__all__ = ["best_ceilings", "device_ceilings", "measure_ceilings"]
+__all__ = ["best_ceilings", "device_ceilings", "measure_ceilings", "measure_here"]
 
 _COPY_BYTES = 1 << 28
 _SIDE = 2048
@@ -97,8 +97,15 @@ def device_ceilings(
     )
 
 
-def _measure(threads: int, seconds: float) -> dict[str, Any]:
-    """Run in the pinned process."""
+def measure_here(threads: int, seconds: float, *, side: int = _SIDE, copy_bytes: int = _COPY_BYTES) -> dict[str, Any]:
+    """The fields of :class:`~kdcmae.bench.report.records.Ceilings`, measured in this process, which is pinned.
+
+    Args:
+        threads: to use.
+        seconds: for each figure.
+        side: of the square matrices.
+        copy_bytes: of the copy.
+    """
     import torch
 
     from kdcmae.bench.machine.clock import CpuClock
@@ -107,20 +114,20 @@ def _measure(threads: int, seconds: float) -> dict[str, Any]:
     flop_per_s, how, copy = {}, {}, 0.0
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         measured = device_ceilings(
-            CpuClock(), torch.device("cpu"), dtype, copy_bytes=_COPY_BYTES, matmul_side=_SIDE, seconds=seconds
+            CpuClock(), torch.device("cpu"), dtype, copy_bytes=copy_bytes, matmul_side=side, seconds=seconds
         )
         flop_per_s[name] = measured.matmul_flop_per_s
-        how[name] = f"PyTorch {torch.__version__}, {_SIDE} x {_SIDE} by {_SIDE} x {_SIDE}"
+        how[name] = f"PyTorch {torch.__version__}, {side} x {side} by {side} x {side}"
         copy = max(copy, measured.copy_bytes_per_s)
-    how["copy"] = f"PyTorch {torch.__version__}, {_COPY_BYTES >> 20} MiB"
+    how["copy"] = f"PyTorch {torch.__version__}, {copy_bytes >> 20} MiB"
     try:
-        flop_per_s["int8"], how["int8"] = _int8(threads, seconds)
+        flop_per_s["int8"], how["int8"] = _int8(threads, seconds, side)
     except ImportError:
         how["int8"] = "not measured: OpenVINO is not installed"
     return {"flop_per_s": flop_per_s, "copy_bytes_per_s": copy, "how": how}
 
 
-def _int8(threads: int, seconds: float) -> tuple[float, str]:
+def _int8(threads: int, seconds: float, side: int) -> tuple[float, str]:
     """An int8 product in OpenVINO: activations quantised on the way in, weights stored as int8."""
     import numpy as np
     import openvino as ov
@@ -129,10 +136,10 @@ def _int8(threads: int, seconds: float) -> tuple[float, str]:
     from kdcmae.runtime.openvino import openvino_core
 
     generator = np.random.default_rng(0)
-    values = ops.parameter([_SIDE, _SIDE], np.float32)
+    values = ops.parameter([side, side], np.float32)
     low, high = np.float32(-4), np.float32(4 * 127 / 128)
     quantised = ops.fake_quantize(values, low, high, low, high, 256)
-    weights = generator.integers(-127, 128, (_SIDE, _SIDE), dtype=np.int8)
+    weights = generator.integers(-127, 128, (side, side), dtype=np.int8)
     scaled = ops.multiply(ops.convert(ops.constant(weights), "f32"), np.float32(0.01))
     product = ops.matmul(quantised, scaled, False, True)
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -143,11 +150,11 @@ def _int8(threads: int, seconds: float) -> tuple[float, str]:
         if layer.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
     }
     request = compiled.create_infer_request()
-    feed = [generator.standard_normal((_SIDE, _SIDE), dtype=np.float32)]
+    feed = [generator.standard_normal((side, side), dtype=np.float32)]
     calls = sorted(time_window(lambda: request.infer(feed, share_inputs=True, share_outputs=True), seconds))
-    rate = 2e3 * _SIDE**3 / calls[len(calls) // 2]
+    rate = 2e3 * side**3 / calls[len(calls) // 2]
     return rate, f"OpenVINO {ov.__version__.partition('-')[0]}, executed in {', '.join(sorted(executed))}"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_measure(int(sys.argv[1]), float(sys.argv[2]))))
+    sys.stdout.write(json.dumps(measure_here(int(sys.argv[1]), float(sys.argv[2]))))

@@ -15,7 +15,7 @@ from kdcmae.bench.machine.state import run_pinned
 from kdcmae.bench.report.records import SelfCheck
 from kdcmae.errors import DeviceError, EngineError, GateError
 
-__all__ = ["check_machine", "judge", "require_sound"]
+__all__ = ["check_machine", "judge", "require_sound", "timed_sleep"]
 
 _SLEEP_S = 0.05
 _LATE_S = 0.01  # a quiet system wakes a sleeper within this
@@ -33,7 +33,7 @@ def check_machine(cpus: Sequence[int], *, overridden: bool) -> SelfCheck:
         cpus: that the benchmark will use; the first few are checked.
         overridden: the run goes on in spite of problems.
     """
-    figures = _timed_sleep()
+    figures = timed_sleep()
     for cpu in cpus[:_MOST_CPUS]:
         figures |= {f"cpu {cpu}: {name}": value for name, value in _probe(cpu).items()}
     return SelfCheck(problems=judge(figures), figures=figures, overridden=overridden)
@@ -68,7 +68,7 @@ def judge(figures: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def _timed_sleep(clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+def timed_sleep(clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """The shortest of several sleeps on the clock that everything is timed with, and that clock against another."""
     sleeps = []
     begin, other = clock(), time.time()

@@ -24,7 +24,7 @@ from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import EngineInputError
 from kdcmae.progress import Step
 
-__all__ = ["measure_group", "new_report", "run_benchmark"]
+__all__ = ["measure_group", "new_report", "run_benchmark", "take_turns"]
 
 Visit = Callable[[Sequence[Contender]], None]
 
@@ -132,7 +132,7 @@ def measure_group(
         reference = next(
             (contender for contender in running if contender.facts.is_torch), running[0] if running else None
         )
-        state_ms = _measure(running, settings.seconds, step, yardstick) if running else None
+        state_ms = take_turns(running, settings.seconds, step, yardstick) if running else None
         after([contender for contender in contenders if contender.running])
         return [replace(contender.row(reference), yardstick_ms=state_ms) for contender in contenders]
 
@@ -153,8 +153,18 @@ def _accuracies(contenders: Sequence[Contender], step: Step) -> dict[str, Accura
     return accuracies(contenders, known, labels, data=f"AVSynth test, {_CLIPS} clips")
 
 
-def _measure(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:
-    """Take turns until enough steady rounds agree; returns what the yardstick read in the rounds that count."""
+def take_turns(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:
+    """Run windows of contenders in turns until enough steady rounds agree.
+
+    Args:
+        contenders: loaded and checked.
+        seconds: timed seconds of each.
+        step: shows progress.
+        yardstick: reads the state of the machine.
+
+    Returns:
+        What the yardstick read in the rounds that count, in ms.
+    """
     with step("warm up"):
         for contender in contenders:
             contender.warm_up()

@@ -37,9 +37,8 @@ from kdcmae.errors import CheckpointError
 from kdcmae.progress import Step
 from kdcmae.runtime.manifest import Manifest
 
-__all__ = ["run_suite"]
+__all__ = ["floor_of", "run_suite"]
 
-_SWEEP_S = 1.0
 _CEILING_S = 0.7
 
 
@@ -125,7 +124,7 @@ class _Model:
         """The rows, each with what these ceilings allow."""
         facts = self._facts
         return [
-            replace(row, floor=_floor(row, facts[row.case.subject], ceilings)) if row.case.subject in facts else row
+            replace(row, floor=floor_of(row, facts[row.case.subject], ceilings)) if row.case.subject in facts else row
             for row in self.rows
         ]
 
@@ -186,7 +185,7 @@ class _Model:
             self.rows += solo.clip_to_label(clip)
 
     def _solo(self, subject: str, source: str) -> Solo:
-        settings = replace(self.settings, seconds=_SWEEP_S, warm_up_s=min(0.3, self.settings.warm_up_s))
+        settings = replace(self.settings, seconds=self.plan.solo_seconds, warm_up_s=min(0.3, self.settings.warm_up_s))
         entry = Entry(source=source, subject=subject, model=self.plan.name)
         return Solo(entry=entry, settings=settings, yardstick=self.yardstick)
 
@@ -215,7 +214,7 @@ def _built_as(plan: EnginePlan) -> dict[str, Any]:
     return {"target": plan.target, "precision": plan.precision}
 
 
-def _floor(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
+def floor_of(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
     """The floor of one instance on all the threads whose ceilings are known; None where a ceiling or the sizes are not.
 
     The ceilings are the CPU's: what runs elsewhere has none.

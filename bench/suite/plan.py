@@ -73,6 +73,7 @@ class ModelPlan:
         peers: sources by name in the report, in which ``{torch}`` is the model and ``{engines}`` the engines' folder.
         left_out: subjects that take too long for the suite, and why.
         seconds: timed seconds of each subject in the interleaved run.
+        solo_seconds: of each case that a subject runs by itself.
         clips: on which accuracy and agreement are measured.
         largest_batch: of the sweep.
     """
@@ -86,6 +87,7 @@ class ModelPlan:
     seconds: float
     clips: int
     largest_batch: int
+    solo_seconds: float = 1.0
 
 
 _BY_ITSELF: tuple[CaseKind, ...] = ("threads", "cold start", "clip to label")

@@ -29,7 +29,6 @@ from kdcmae.runtime.targets import TARGETS
 __all__ = ["Solo", "layouts"]
 
 _WINDOWS, _MOST_WINDOWS = 6, 9
-_SATURATED = 1.05  # another doubling of the batch has to bring more than this
 _COLD_STARTS = (5, 2)  # windows, and starts in each
 
 
@@ -49,12 +48,15 @@ class Solo:
         settings: of the benchmark; ``seconds`` are for each row.
         yardstick: reads the state of the machine.
         open_subject: opens the source inside a worker.
+        saturated: times as many samples per second as the batch before that a batch has to reach for a larger one to
+            be tried.
     """
 
     entry: Entry
     settings: Settings
     yardstick: Yardstick
     open_subject: OpenSubject = open_subject
+    saturated: float = 1.05
 
     def batches(self, largest: int) -> list[Row]:
         """Throughput over the batch: doubled until the machine is saturated.
@@ -99,7 +101,7 @@ class Solo:
                 latency = self._settled_windows(worker)
                 rate = batch / latency.mean_ms * 1e3
                 rows.append(_row(replace(case, batch=batch), facts, latency, rate, worker.memory().peak_rss_bytes))
-                if rate < best * _SATURATED:
+                if rate < best * self.saturated:
                     break
                 batch, best = 2 * batch, rate
             return rows

@@ -113,18 +113,18 @@ def test_json_has_stdout_to_itself(invoke, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())  # neither a dry run nor a part of the cases replaces a result
 
 
-def test_results_are_kept_case_by_case_under_the_devices_name(invoke, tmp_path, monkeypatch):
+def test_results_are_stored_case_by_case_under_the_devices_name(invoke, tmp_path, monkeypatch):
     tiny = Settings(device="cpu", kinds=("step",), quick=True, minutes=0.01, rounds=1)
     kept = []
 
-    def run(settings, *, step, keep):
+    def run(settings, *, step, store):
         assert (settings.device, settings.quick, settings.rounds) == ("cpu", False, 10)
 
-        def keep_and_count(report):
-            keep(report)
+        def store_and_count(report):
+            store(report)
             kept.append(len(report.cases))
 
-        return run_kernel_benchmark(tiny, step=step, keep=keep_and_count)
+        return run_kernel_benchmark(tiny, step=step, store=store_and_count)
 
     monkeypatch.setattr(suite, "run_kernel_benchmark", run)
     monkeypatch.chdir(tmp_path)

@@ -14,17 +14,15 @@ from kdcmae.errors import EngineError
 
 
 @pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(ceilings, "_SIDE", 64)
-    monkeypatch.setattr(ceilings, "_COPY_BYTES", 1 << 20)
+def threads_put_back():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def test_every_precision_has_a_rate_and_says_how_it_was_measured(small):
+def test_every_precision_has_a_rate_and_says_how_it_was_measured(threads_put_back):
     pytest.importorskip("openvino")
-    found = ceilings._measure(1, 0.01)
+    found = ceilings.measure_here(1, 0.01, side=64, copy_bytes=1 << 20)
     assert found["flop_per_s"].keys() == {"fp32", "bf16", "int8"}
     assert min(found["flop_per_s"].values()) > 1e6
     assert found["copy_bytes_per_s"] > 1e6

@@ -227,7 +227,7 @@ class SteadyAfter:
 
 def test_turns_go_back_and_forth():
     turns = []
-    suite._measure([SteadyAfter("a", 0.1, turns), SteadyAfter("b", 1.0, turns)], 12, nullcontext, lambda: 1.0)
+    suite.take_turns([SteadyAfter("a", 0.1, turns), SteadyAfter("b", 1.0, turns)], 12, nullcontext, lambda: 1.0)
     back_and_forth = [(name, 1.0) for name in "abba" * 6]
     assert turns == ["warm a", "warm b", *back_and_forth, "end a", "end b"]
 
@@ -235,7 +235,7 @@ def test_turns_go_back_and_forth():
 @pytest.mark.parametrize(("steady_after", "rounds"), [(5, 10), (13, 13), (99, 15)])
 def test_windows_go_on_until_they_settle_or_the_time_is_up(steady_after, rounds):
     turns = []
-    suite._measure([SteadyAfter("a", 0.001, turns, steady_after)], 1, nullcontext, lambda: 1.0)
+    suite.take_turns([SteadyAfter("a", 0.001, turns, steady_after)], 1, nullcontext, lambda: 1.0)
     assert turns.count(("a", 0.1)) == rounds
 
 
@@ -256,5 +256,5 @@ def test_windows_go_on_until_they_settle_or_the_time_is_up(steady_after, rounds)
 def test_rounds_in_which_the_machine_was_slower_do_not_count(slow, counted, state_ms):
     readings = (1.7 if number in slow else 1.0 for number in itertools.count())
     subject = SteadyAfter("a", 0.001, [])
-    assert suite._measure([subject], 1, nullcontext, lambda: next(readings)) == state_ms
+    assert suite.take_turns([subject], 1, nullcontext, lambda: next(readings)) == state_ms
     assert subject.counted == list(counted)

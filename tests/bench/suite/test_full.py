@@ -58,6 +58,7 @@ def report(classifier, compiled, unrunnable):
         seconds=0.02,
         clips=2,
         largest_batch=2,
+        solo_seconds=0.02,
     )
 
     def build(model, engine, folder):
@@ -74,7 +75,6 @@ def report(classifier, compiled, unrunnable):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setattr(full, "build_engine", build)
-        patch.setattr(full, "_SWEEP_S", 0.02)
         patch.setattr(full, "measure_ceilings", lambda cpus, seconds: ceilings.pop(0))
         patch.setattr(full, "open_yardstick", lambda threads: nullcontext(lambda: 1.0))
         return full.run_suite([plan], settings, work, step=nullcontext, self_check=None)
@@ -128,4 +128,4 @@ def test_the_report_is_stored_and_shown(report, tmp_path):
 def test_only_what_runs_on_the_cpu_has_the_cpu_s_floor(checkpoint, device, known):
     facts = dataclasses.replace(open_subject(str(checkpoint), torch.get_num_threads()).facts, device=device)
     ceilings = Ceilings(flop_per_s={"fp32": 1e11}, copy_bytes_per_s=1e10, how={})
-    assert (full._floor(row("a", ms=1), facts, ceilings) is not None) is known
+    assert (full.floor_of(row("a", ms=1), facts, ceilings) is not None) is known

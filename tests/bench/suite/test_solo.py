@@ -57,9 +57,9 @@ def test_the_batch_doubles_until_the_limit(solo):
         assert row.throughput_samples_per_s == pytest.approx(row.case.batch / row.latency.mean_ms * 1e3)
 
 
-def test_the_batch_stops_where_the_machine_is_saturated(solo, monkeypatch):
-    monkeypatch.setattr(cases, "_SATURATED", 100.0)
-    assert [row.case.batch for row in solo("sees clips").batches(32)] == [1, 2]
+def test_the_batch_stops_where_the_machine_is_saturated(solo):
+    saturated = dataclasses.replace(solo("sees clips"), saturated=100.0)
+    assert [row.case.batch for row in saturated.batches(32)] == [1, 2]
 
 
 def test_an_engine_s_own_batch_sizes_are_kept(solo):
