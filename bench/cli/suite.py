@@ -69,7 +69,7 @@ def command(
     Exit code: 1 where a subject failed or disagrees with the reference, or the machine is not fit for measuring.
     """
     from kdcmae import host
-    from kdcmae.bench.report.history import ALL, keep_report
+    from kdcmae.bench.report.history import ALL, store_report
     from kdcmae.bench.report.records import Settings
     from kdcmae.bench.report.terminal import print_report
     from kdcmae.bench.suite.full import run_suite
@@ -81,7 +81,7 @@ def command(
     plans = [plan_model(name, everything=everything) for name in models]
     checked = self_check(step, settings.threads, policy)
     report = run_suite(plans, settings, work, step=step, self_check=checked)
-    path = keep_report(report, folder)
+    path = store_report(report, folder)
     if as_json:
         print_json(report.to_dict())
     else:

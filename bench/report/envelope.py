@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import kdcmae
-from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.bench.report.plain import from_plain
 from kdcmae.errors import DataError
 from kdcmae.files.text import read_json
@@ -45,6 +44,8 @@ class Envelope:
 
 def stamp(kind: Kind) -> dict[str, Any]:
     """The fields of an :class:`Envelope` that starts now. Call it before measuring, while the machine is at rest."""
+    from kdcmae.bench.machine.environment import describe_environment  # needs what only measuring needs
+
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,

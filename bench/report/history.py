@@ -12,7 +12,7 @@ from kdcmae.bench.report.publishing import Document
 from kdcmae.bench.report.records import Report
 from kdcmae.errors import DataError
 
-__all__ = ["ALL", "keep_report", "last_reports", "stored_documents"]
+__all__ = ["ALL", "last_reports", "store_report", "stored_documents"]
 
 ALL = "all"
 """Folder, in that of results, for the runs of ``suite --all``; tables and comparisons of other runs leave them out."""
@@ -20,7 +20,7 @@ ALL = "all"
 _NUMBERED = re.compile(r"(\d{4})-.*\.json")
 
 
-def keep_report(report: Report, results: Path = RESULTS) -> Path:
+def store_report(report: Report, results: Path = RESULTS) -> Path:
     """Add a report to the history and draw its page.
 
     Args:

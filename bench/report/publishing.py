@@ -108,5 +108,7 @@ def publish_all(
             f"{results} has no results for {file}; measure with kdcmae-bench suite, or name another folder with "
             "--results FOLDER"
         )
-    changed = [section.write(file, *stored[section.kind]) for section in known]
+    # All are rendered before the first is written, so that a document that cannot be shown leaves the file as it is.
+    texts = {section: render_markdown(section.render(*stored[section.kind])) for section in known}
+    changed = [replace_between(file, section.begin, section.end, text) for section, text in texts.items()]
     return any(changed)

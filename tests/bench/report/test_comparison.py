@@ -12,7 +12,7 @@ from reports import full_report, report, row
 
 from kdcmae.bench.cli import main
 from kdcmae.bench.report.comparison import compare_reports
-from kdcmae.bench.report.history import ALL, keep_report, last_reports, stored_documents
+from kdcmae.bench.report.history import ALL, last_reports, store_report, stored_documents
 from kdcmae.bench.report.records import Case, Row, report_of
 from kdcmae.bench.run.timing import summarize
 from kdcmae.bench.suite import full
@@ -155,10 +155,10 @@ def test_runs_of_different_machines_or_cases_are_refused():
 def test_the_history_grows_and_the_command_compares_the_last_two(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "bench" / "results"
-    first = keep_report(full_report(), results)
+    first = store_report(full_report(), results)
     with pytest.raises(DataError, match="no two runs"):
         last_reports(results)
-    second = keep_report(full_report(), results)
+    second = store_report(full_report(), results)
     assert first.name == "0001-2026-07-01-0123abc.json"
     assert second.name == "0002-2026-07-01-0123abc.json"
     assert first.parent.name == "a-cpu-fast-4-cpus"

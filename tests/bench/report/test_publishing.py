@@ -12,7 +12,7 @@ from reports import ENVIRONMENT, full_report
 from kdcmae.bench.cli import main
 from kdcmae.bench.cli.readme import sections
 from kdcmae.bench.report.files import RESULTS
-from kdcmae.bench.report.history import keep_report, stored_documents
+from kdcmae.bench.report.history import store_report, stored_documents
 from kdcmae.bench.report.publishing import Section, default_file
 from kdcmae.bench.report.table import Block
 
@@ -33,7 +33,7 @@ def page(folder: Path, *names: str) -> Path:
 
 def test_a_page_gets_the_tables_that_there_are_results_for_and_keeps_the_others(tmp_path: Path) -> None:
     file = page(tmp_path, "suite benchmark", "accuracy")
-    keep_report(full_report(), tmp_path / "results")
+    store_report(full_report(), tmp_path / "results")
     first, second = (readme(file, "--results", tmp_path / "results") for _ in range(2))
     assert (first.stderr, second.stderr) == (f"{file}: updated\n", f"{file}: up to date\n")
     text = file.read_text()

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from reports import row
 
 from kdcmae.bench.cli import main
-from kdcmae.bench.report.history import keep_report
+from kdcmae.bench.report.history import store_report
 from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.page import render_page
 from kdcmae.bench.report.records import Ceilings, Settings, read_report
@@ -113,7 +113,7 @@ def test_every_case_is_a_row_of_one_report(report):
 
 
 def test_the_report_is_stored_and_shown(report, tmp_path):
-    path = keep_report(report, tmp_path / "results")
+    path = store_report(report, tmp_path / "results")
     assert read_report(path) == report
     assert "<h2>Throughput over the batch</h2>" in render_page(report)
     assert "- no GPU: TensorRT fp16" in render_markdown(published(report)).splitlines()
