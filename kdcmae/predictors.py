@@ -7,10 +7,10 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from kdcmae.config import Modality
     from kdcmae.pretraining import KDCMAE
     from kdcmae.runtime import Engine
+    from kdcmae.runtime.arrays import Arrays
     from kdcmae.runtime.preprocessing import Preprocessing
     from kdcmae.runtime.scores import Scores
-
-    Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 __all__ = [
     "AUDIO_FEATURES",
@@ -156,7 +155,7 @@ class CheckpointPredictor:
             runs_on="torch",
             modality=getattr(config, "modality", "audiovisual"),
             outputs=("logits",) if classifies else (AUDIO_FEATURES, VIDEO_FEATURES),
-            labels=module.labels if classifies else (),
+            labels=self.module.labels if classifies else (),
             scores="sigmoid" if getattr(config, "multi_label", False) else "softmax",
             random_weights=False,
             preprocessing=config.preprocessing,

@@ -64,8 +64,8 @@ def _data(option: str, given: str) -> str | Path:
     Raises:
         ConfigError: there is no such file or folder, and it does not name clips of AVSynth.
     """
-    if (path := Path(given)).exists():
-        return path
-    if not names_avsynth(given):
+    if names_avsynth(given):
+        return given
+    if not Path(given).exists():
         raise ConfigError(f"{option} {given}: no such file or folder, and not avsynth or avsynth:CLIPS")
-    return given
+    return Path(given)

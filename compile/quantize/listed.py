@@ -78,7 +78,7 @@ def list_data(data: str | Path, *, split: str, most: int) -> ListedClips:
         DataError: not such data, or there are no clips.
         ConfigError: no number of clips behind the colon.
     """
-    made = open_avsynth(str(data), split=split)
+    made = open_avsynth(data, split=split)
     if made is not None:
         return ListedClips(source=f"AVSynth {split}", records=made.records, listed=len(made.records), read=made.read)
     records = list_clips(data)
@@ -99,7 +99,8 @@ def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | N
         ConfigError: no number of clips behind the colon.
     """
     clips = list_data(data, split=split, most=CALIBRATED)
-    if clips.made or evaluation is None or Path(data).resolve() != Path(evaluation).resolve():
+    others = clips.made or evaluation is None or names_avsynth(evaluation)
+    if others or Path(data).resolve() != Path(evaluation).resolve():
         return clips
     measured = list_data(data, split=split, most=EVALUATED).records
     chooses = choosing_half([record.id for record in measured])
@@ -166,7 +167,7 @@ def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> s
         names: its classes; none of a model that does not classify.
         model: its name, for people.
     """
-    if not names_avsynth(str(data)) or not set(names).isdisjoint(LABELS.names):
+    if not names_avsynth(data) or not set(names).isdisjoint(LABELS.names):
         return ""
     return (
         f"these made clips are not like those that {model} was trained on; give clips of its own: --calibration "

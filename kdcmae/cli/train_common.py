@@ -133,12 +133,12 @@ def start(
     settings = (*overrides, *(f"{setting}={value}" for setting, value in options.items() if value is not None))
     parse_settings(stage, settings)  # before PyTorch is loaded, which takes seconds
     from kdcmae.collectives import rank
+    from kdcmae.data.avsynth.naming import names_avsynth
     from kdcmae.training.distributed import joined
     from kdcmae.training.recipes import recipe
     from kdcmae.training.runs import Request
-    from kdcmae.training.sources import is_avsynth
 
-    name = recipe_name or ("avsynth" if is_avsynth(request["data"]) else "vggsound") + f"-{stage}"
+    name = recipe_name or ("avsynth" if names_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     with joined(device) as place:
         if rank() > 0:
             logging.getLogger("kdcmae").setLevel(logging.ERROR)  # the first rank says the same

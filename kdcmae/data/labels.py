@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcmae.errors import DataError
-from kdcmae.files.text import one_line, read_table, read_text
+from kdcmae.files.text import read_table, read_text, without_line_breaks
 
 __all__ = ["ClassNames", "read_class_names", "read_labels"]
 
@@ -63,7 +63,7 @@ def _of_text(path: str | os.PathLike[str]) -> ClassNames:
     # Blank lines at either end name nothing; one in between could be a class that lost its name.
     names: list[str] = []
     for number, line in enumerate(read_text(path).rstrip().split("\n"), start=1):
-        if name := one_line(line):
+        if name := without_line_breaks(line):
             names.append(name)
         elif names:
             raise DataError(f"{path}: line {number}: is blank, between names; name the class, or remove the line")
@@ -76,7 +76,7 @@ def _of_table(path: str | os.PathLike[str]) -> ClassNames:
         raise DataError(f"{path}: {_COLUMNS}, and has {','.join(table.columns)}")
     rows: dict[int, tuple[str, str, str]] = {}
     for place, fields in table.rows:
-        number, name = fields["index"] or "", one_line(fields["display_name"] or "")
+        number, name = fields["index"] or "", without_line_breaks(fields["display_name"] or "")
         if not (number.isascii() and number.isdigit() and len(number) < 10):
             raise DataError(f"{place}: index {number!r} is no whole number; {_COLUMNS}")
         if not name:

@@ -25,7 +25,7 @@ from kdcmae.data.labels import read_class_names
 from kdcmae.errors import DataError
 from kdcmae.files.disk import writing
 from kdcmae.files.replacing import replacing
-from kdcmae.files.text import one_line, read_json, read_json_lines, read_table
+from kdcmae.files.text import read_json, read_json_lines, read_table, without_line_breaks
 
 __all__ = ["MANIFESTS", "ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
 
@@ -209,7 +209,7 @@ def parse_labels(fields: Mapping[str, Any], *, place: str, separator: str = ";")
         raise DataError(f"{place}: field labels={reprlib.repr(value)} must be text or a list of texts")
     if any("\0" in part for part in parts):
         raise DataError(f"{place}: field labels={reprlib.repr(value)} holds a NUL character")
-    return tuple(sys.intern(label) for label in map(one_line, parts) if label)
+    return tuple(sys.intern(label) for label in map(without_line_breaks, parts) if label)
 
 
 @lru_cache(maxsize=64)  # millions of clips share their folder of frames

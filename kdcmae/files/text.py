@@ -19,7 +19,7 @@ from typing import Any
 
 from kdcmae.errors import DataError
 
-__all__ = ["Table", "name_of", "one_line", "read_json", "read_json_lines", "read_table", "read_text"]
+__all__ = ["Table", "name_of", "read_json", "read_json_lines", "read_table", "read_text", "without_line_breaks"]
 
 # The mark of UTF-32 begins with that of UTF-16, and has to be looked for first.
 _MARKS = (
@@ -121,7 +121,7 @@ def name_of(path: str | os.PathLike[str]) -> str:
     return os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace")
 
 
-def one_line(text: str) -> str:
+def without_line_breaks(text: str) -> str:
     """A text without the spaces around it, and with one space for every line break of any kind inside it."""
     return " ".join(part.strip() for part in text.splitlines() if part.strip())
 

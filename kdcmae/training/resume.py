@@ -13,25 +13,21 @@ import torch
 
 from kdcmae.errors import CheckpointError, cause
 from kdcmae.files.disk import writing
+from kdcmae.files.replacing import replacing
 
 __all__ = ["load_run_state", "random_state", "restore_random_state", "save_run_state", "stored_identity"]
 
 
 def save_run_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state; an older one is replaced only once the new one is complete and on the disk.
+    """Write a state; it replaces an older one only after all of it is on the disk.
 
     Raises:
-        DiskFullError: there is no space for both; the older one is kept.
+        DiskFullError: there is no space for both; the older one stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with writing(path), partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path), replacing(path) as partial, partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

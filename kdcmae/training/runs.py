@@ -16,6 +16,7 @@ from kdcmae.checkpoints import Transfer
 from kdcmae.collectives import rank
 from kdcmae.config import EncoderConfig, PretrainingConfig
 from kdcmae.data.augment import Augmentation
+from kdcmae.data.avsynth.naming import names_avsynth
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.data.manifest import LabelMap
 from kdcmae.data.statistics import KeptStatistics
@@ -28,7 +29,7 @@ from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
 from kdcmae.training.resume import stored_identity
 from kdcmae.training.run import Run
 from kdcmae.training.settings import HELD_OUT, FinetuningSettings, TrainingSettings
-from kdcmae.training.sources import ClipSource, is_avsynth, kept_statistics, open_source
+from kdcmae.training.sources import ClipSource, kept_statistics, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
 from kdcmae.weights.sets import Weights
 
@@ -209,7 +210,7 @@ def _sources(
     )
     train = clips.training(labels, varied, settings)
     validation, measured = None, None
-    held_out = request.validation or ("avsynth" if is_avsynth(request.data) else None)
+    held_out = request.validation or ("avsynth" if names_avsynth(request.data) else None)
     if held_out is not None:
         source = open_source(held_out, split="valid")
         validation, measured = source.validation(labels, data, settings), source.identity(settings)["data.clips"]

@@ -12,7 +12,7 @@ import torch
 
 from kdcmae.collectives import rank, world_size
 from kdcmae.data.avsynth.memory import open_avsynth
-from kdcmae.data.avsynth.naming import NAME
+from kdcmae.data.avsynth.naming import names_avsynth
 from kdcmae.data.dataset import ClipDataset, DatasetSettings
 from kdcmae.data.loader import evaluation_loader, training_loader
 from kdcmae.data.manifest import ClipRecord, LabelMap
@@ -25,7 +25,7 @@ from kdcmae.errors import ConfigError
 from kdcmae.training.run import BatchSource
 from kdcmae.training.settings import FinetuningSettings, TrainingSettings
 
-__all__ = ["ClipList", "ClipSource", "Shards", "is_avsynth", "kept_statistics", "open_source"]
+__all__ = ["ClipList", "ClipSource", "Shards", "kept_statistics", "open_source"]
 
 
 class ClipSource(Protocol):
@@ -63,11 +63,6 @@ class ClipSource(Protocol):
         """What decides which clips a batch holds, besides the settings that a resumed run has to keep."""
 
 
-def is_avsynth(data: str) -> bool:
-    """Whether this names AVSynth rather than a file."""
-    return data.partition(":")[0] == NAME and not Path(data).exists()
-
-
 def open_source(data: str, *, split: str) -> ClipSource:
     """The clips of a manifest or a shard, one by one; of a folder of shards; or of AVSynth, made as they are read.
 
@@ -95,7 +90,7 @@ def kept_statistics(data: str) -> KeptStatistics | None:
     Raises:
         DataError: they cannot be used.
     """
-    return None if is_avsynth(data) else read_statistics(_split_count(data)[0])
+    return None if names_avsynth(data) else read_statistics(_split_count(data)[0])
 
 
 def _split_count(data: str) -> tuple[str, int | None]:

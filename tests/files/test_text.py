@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcmae.errors import DataError
-from kdcmae.files.text import name_of, one_line, read_json, read_json_lines, read_table, read_text
+from kdcmae.files.text import name_of, read_json, read_json_lines, read_table, read_text, without_line_breaks
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")
@@ -115,8 +115,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_one_line() -> None:
-    assert one_line(" a \r\n\x85 b\x0cc\u2028") == "a b c"
-    assert one_line("\n") == ""
+    assert without_line_breaks(" a \r\n\x85 b\x0cc\u2028") == "a b c"
+    assert without_line_breaks("\n") == ""
 
 
 def test_the_name_of_a_file_is_text() -> None:

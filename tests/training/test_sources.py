@@ -13,7 +13,7 @@ from kdcmae.data.reading import RawClip
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.training.recipes import RECIPES
 from kdcmae.training.settings import TrainingSettings
-from kdcmae.training.sources import ClipList, Shards, is_avsynth, open_source
+from kdcmae.training.sources import ClipList, Shards, open_source
 
 CLIPS = 18
 
@@ -111,8 +111,6 @@ def test_names_of_sources(tmp_path):
     synth = open_source("avsynth:5", split="valid")
     assert [record.id for record in synth.records] == [record.id for record in AVSynth("valid", clips=5).records]
     assert len(synth.classes(None)) == 12
-    assert is_avsynth("avsynth")
-    assert not is_avsynth("avsynthetic.jsonl")
     manifest = tmp_path / "two.jsonl"
     manifest.write_text('{"path": "a.mp4", "labels": ["dog"]}\n{"path": "b.mp4", "labels": ["cat", "dog"]}\n')
     listed = open_source(str(manifest), split="train")

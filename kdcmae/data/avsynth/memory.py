@@ -1,8 +1,10 @@
-"""AVSynth without files: clips are made when they are first read, neither encoded nor decoded, and kept in memory."""
+"""AVSynth in memory: clips are rendered when they are first read, without encoding or decoding, and cached."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +19,16 @@ from kdcmae.errors import ConfigError
 
 __all__ = ["AVSynth", "open_avsynth"]
 
-_MOST_CLIPS = 1_000_000  # each is in memory as its description, before any is made
+logger = logging.getLogger(__name__)
+
+_MOST_CLIPS = 1_000_000  # the description of every clip is in memory from the start
 
 
 class AVSynth:
     """One split of AVSynth, for ``ClipDataset(data.records, data.labels, settings, data.read)``.
 
-    Making a sound or a frame takes milliseconds, so what was made is kept: at most half a megabyte per clip. Loaders'
-    workers each keep their own; training from it is fastest without any.
+    Rendering a sound or a frame takes milliseconds, so each is cached: at most half a megabyte per clip. Every worker
+    of a loader has a cache of its own, so training is fastest without workers.
 
     Args:
         split: ``train``, ``valid`` or ``test``.
@@ -48,7 +52,7 @@ class AVSynth:
         self._frames: dict[tuple[str, int], NDArray[np.uint8]] = {}
 
     def read(self, record: ClipRecord, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
-        """What the modality needs of a clip, not to be written to; a :class:`~kdcmae.data.dataset.Reader`."""
+        """The sound and frames of a clip that the modality needs, read-only; a :class:`~kdcmae.data.dataset.Reader`."""
         waveform = None if modality == "video" else self._sound(record.id)
         frames = [] if modality == "audio" else [self._frame(record.id, number) for number in frame_numbers]
         return RawClip(waveform, frames)
@@ -68,13 +72,15 @@ class AVSynth:
         return self._frames[name, number]
 
 
-def open_avsynth(data: str, *, split: str) -> AVSynth | None:
-    """The split that ``avsynth`` or ``avsynth:CLIPS`` names; None where that is the name of something else.
+def open_avsynth(data: str | Path, *, split: str) -> AVSynth | None:
+    """The split of AVSynth that ``avsynth`` or ``avsynth:CLIPS`` names; None for anything else.
 
     Raises:
-        ConfigError: no number of clips behind the colon.
+        ConfigError: no number of clips after the colon.
     """
     if not names_avsynth(data):
         return None
-    _, _, count = data.partition(":")
+    if Path(data).exists():
+        logger.warning("%s means the clips that kdcmae makes; write ./%s for the file or folder here", data, data)
+    _, _, count = str(data).partition(":")
     return AVSynth(split, clips=int(count) if count else CLIPS[split])

@@ -26,7 +26,7 @@ def test_sound_that_was_made_is_kept() -> None:
     assert first.frames[0] is again.frames[0]
 
 
-def test_names_of_avsynth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_avsynth() -> None:
     opened = open_avsynth("avsynth:7", split="valid")
     assert opened is not None
     assert [record.id for record in opened.records[:1]] == ["valid-000000"]
@@ -35,6 +35,17 @@ def test_names_of_avsynth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for wrong in ("avsynth:", "avsynth:0", "avsynth:many"):
         with pytest.raises(ConfigError, match="write a number of clips"):
             open_avsynth(wrong, split="train")
+    assert open_avsynth("avsynthetic.jsonl", split="train") is None
+
+
+def test_the_name_means_avsynth_where_a_folder_has_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
+    assert open_avsynth("avsynth:3", split="train") is not None
     (tmp_path / "avsynth").mkdir()
-    assert open_avsynth("avsynth", split="train") is None
+    assert caplog.messages == []
+    assert open_avsynth("avsynth", split="test") is not None
+    assert "write ./avsynth for the file or folder here" in caplog.text
+    for folder in ("./avsynth", str(tmp_path / "avsynth"), Path("avsynth")):
+        assert open_avsynth(folder, split="train") is None
