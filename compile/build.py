@@ -1,4 +1,4 @@
-"""The whole pipeline: a model in, a verified engine folder out."""
+"""The build: from a model to a verified engine folder."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ class Build:
         assert built is not None
         assert self.samples is not None
         if self._graph is not None and not built.unrunnable:
-            self._compare_speed(built, self._graph)
+            self._compare_speed(self._graph)
         for folder in ("graph", "throughout"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         memory.trim()
@@ -353,10 +353,10 @@ class Build:
                 self.ladder.remark(note)
                 self.latency = measure_latency(engine.infer, min(self.cases, key=lambda case: case.batch).inputs)
 
-    def _compare_speed(self, built: BuiltEngine, graph: Path) -> None:
+    def _compare_speed(self, graph: Path) -> None:
         """Time the graph in turns with the float one in the fastest precision, or with the one all in half."""
         settings = self.settings
-        if self._float_graph is None or built.open_graph is None or settings.elsewhere:
+        if self._float_graph is None or not self.target.record.runs_on_cpu_only or settings.elsewhere:
             return
         memory.trim()
         precision, against = settings.precision, f"{settings.precision} throughout"
@@ -367,7 +367,7 @@ class Build:
             inputs = min(self.cases, key=lambda case: case.batch).inputs
             feed = dict(inputs if self.frontend is None else self.frontend.run(inputs))
             run, other = (
-                partial(built.open_graph(path, name), feed)
+                partial(self.target.open_graph(path, name), feed)
                 for path, name in ((graph, settings.precision), (self._float_graph, precision))
             )
             self.speed = compare_latency(run, other, against=against)

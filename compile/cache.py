@@ -1,8 +1,8 @@
-"""Engines and quantised graphs made before, found again by everything that went into them.
+"""Cache of engines and quantised graphs, by everything that went into them.
 
 The files of an entry are copied out, never linked, so that editing them cannot change the cache; and the copies are
-checked against the digests they were stored with, so that a damaged entry is dropped and made again. A build that has a
-cache ends as it does without one, whatever is wrong with the cache: see :class:`BuildCache`.
+checked against the digests they were stored with, so that a damaged entry is dropped and made again. A failure of the
+cache never fails a build: see :class:`BuildCache`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NO_FAST_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def cache_key(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """A name for everything that decides what comes out of a build.
+    """The cache key of a build: a digest of everything that decides its result.
 
     Args:
         model: the options that choose the model; a path counts by its file's name and content.
@@ -61,18 +61,18 @@ def cache_key(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         "target": load_target(settings["target"]).identity(),
         "sources": _sources(),
         "host": host.describe_host(),
-        # Of one machine there are several, by the cap on its instructions.
+        # Differ on one machine, by the cap on its instructions.
         "cpu_features": sorted(this_cpu().features),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class Cache:
-    """Files by :func:`cache_key`, the least recently used entries dropped where they get too many.
+    """Files by :func:`cache_key`. The least recently used entries are dropped when the limit is reached.
 
     Args:
-        folder: where they are; made when the first is stored.
-        limit_bytes: what all of them may take.
+        folder: of the entries; made when the first one is stored.
+        limit_bytes: of all entries together.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -132,7 +132,7 @@ class Cache:
             manifest: of that engine: where another build has replaced it since, nothing is kept.
 
         Raises:
-            EngineError: the cache's folder cannot be written to; the engine itself is none the worse.
+            EngineError: the cache's folder cannot be written to. A caching failure does not affect the engine.
             OSError: likewise, such as for a full disk.
         """
         self.store_files(key, tuple(folder.iterdir()), keep=lambda copy: manifest in (None, _whole_engine(copy)))
@@ -163,7 +163,7 @@ class Cache:
         except (OSError, ValueError) as error:
             for path in copied:
                 path.unlink(missing_ok=True)
-            if disk_is_full(error):  # that of the copy: the entry is none the worse
+            if disk_is_full(error):  # the disk that the copy goes to is full: the entry is intact
                 raise
             _drop(entry)
             return False
@@ -201,7 +201,7 @@ class Cache:
         self._make_room(entry)
 
     def _make_room(self, newest: Path) -> None:
-        """Drop entries and nothing else: the folder may be one where people keep other things too."""
+        """Drop entries and nothing else: the folder may hold other files of the user."""
         entries = [path for path in self.folder.iterdir() if path != newest and _is_entry(path)]
         sizes = {path: _size_bytes(path) for path in (*entries, newest)}
         total = sum(sizes.values())
@@ -213,7 +213,7 @@ class Cache:
 
 
 class BuildCache:
-    """The user's cache as a build sees it: whatever goes wrong with it is one note, and the build goes on without it.
+    """The user's cache for builds: any failure of it becomes one note, and the build goes on without a cache.
 
     Args:
         note: shows a line to the user.
@@ -283,7 +283,7 @@ def _digests(entry: Path) -> dict[str, str]:
     if not path.is_file():  # reading from a pipe, say, would never end
         raise ValueError(f"{path} is not a file")
     digests = json.loads(path.read_text(encoding="utf-8"))
-    names = {found.name for found in (entry / _FILES).iterdir() if found.is_file()}
+    names = {path.name for path in (entry / _FILES).iterdir() if path.is_file()}
     if not isinstance(digests, dict) or not digests or digests.keys() != names:
         raise ValueError(f"{path} does not list the files of the entry")
     return digests
@@ -293,8 +293,8 @@ def _whole_engine(folder: Path) -> Manifest | None:
     """The manifest of a folder that holds all files of an engine as they were built, and no others; else None."""
     try:
         manifest = Manifest.read(folder)
-        for found in (manifest, *(Manifest.read(folder, variant) for variant in manifest.variants)):
-            verify_files(folder, found)
+        for part in (manifest, *(Manifest.read(folder, variant) for variant in manifest.variants)):
+            verify_files(folder, part)
     except (EngineError, OSError):
         return None
     listed = {*manifest.files, MANIFEST_FILE}

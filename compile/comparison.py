@@ -20,7 +20,7 @@ from kdcmae.runtime.selftest import kind_of
 
 __all__ = ["compare_outputs", "differences"]
 
-# What no two builds have in common.
+# Fields that differ between any two builds.
 _INCIDENTAL = ("created", "build.seconds", "build.peak_rss_bytes", "files.manifest.json")
 
 

@@ -1,14 +1,14 @@
 """The rung below the ladder: the loaded model against what the user's own code computes.
 
-The ladder starts at the loaded model, so that a wrong number of heads, other weights or other labels are wrong on every
-rung alike. Only the code that the model was trained with can show that.
+The ladder starts at the loaded model, so that a wrong number of heads, other weights or other labels are equally wrong
+on every rung. Only the code that the model was trained with can show that.
 
 Source of the limits, measured with the shipped model on 64 clips. On the same inputs, its logits under bfloat16
 autocast differ by 0.9 % of their spread on the worst clip; with another number of heads by 15 %, with every weight off
 by 1 % by 1.4 %.
 Where clips are prepared by other code, scores differ by 0.6 % on average for another resampler and by 3.3 % for sound
 of half the volume, and no first class changes; with the picture not normalised it is 39 %, and half of the classes.
-Clips thus show gross faults alone, and the same inputs the fine ones.
+So clips show only gross faults, and identical inputs show fine ones too.
 """
 
 from __future__ import annotations

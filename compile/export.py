@@ -1,4 +1,4 @@
-"""Write a lowered classifier as ONNX, the graph that every target builds from."""
+"""Trace a lowered model, and write it as ONNX."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def export_onnx(model: EngineModel, program: ExportedProgram, path: Path) -> Non
         except torch.onnx.errors.OnnxExporterError as error:
             raise EngineError(f"the ONNX export failed: {cause(error)}") from error
     for node in exported.model.graph:
-        # The exporter notes this machine's file names: they are nobody's business, and differ from machine to machine.
+        # The exporter notes this machine's file names: they are private, and differ from machine to machine.
         scopes = node.metadata_props.get(SCOPES)
         node.metadata_props.clear()
         if scopes is not None:

@@ -114,7 +114,7 @@ def claims(
     classes = built.by_class()
     if settings.elsewhere:  # where they may be layers of their own
         classes = {**classes, **{layers: {} for layers in MODEL_CLASSES if layers not in classes}}
-    found = []
+    checked = []
     for layers, executed in classes.items():
         kept = {}
         if floating != "fp32" and "fp32" in executed:
@@ -125,23 +125,23 @@ def claims(
         elif layers == "frontend":
             expected, besides = "fp32", {}
         elif layers == "kernels":
-            # They fuse layers of several classes, which keep the types of the graph: what must be there is the one
-            # claimed.
+            # They fuse layers of several classes, which keep the types of the graph: only the claimed precision must be
+            # among them.
             expected, besides = claimed, executed
         elif layers == "attention" and claimed in QUANTIZED and executed.get(claimed):
             # A library may run part of a quantised attention on integers.
             expected, besides = claimed, {**kept, floating: executed.get(floating, 0)}
-        found.append(Claim(layers=layers, claimed=expected, besides=besides, executed=executed))
-    return found
+        checked.append(Claim(layers=layers, claimed=expected, besides=besides, executed=executed))
+    return checked
 
 
-def require_claims(found: Iterable[Claim]) -> None:
+def require_claims(checked: Iterable[Claim]) -> None:
     """Refuse an engine that executes in another precision than claimed.
 
     Raises:
         GateError: names the layer class and what it executes in.
     """
-    for claim in found:
+    for claim in checked:
         if claim.holds is False:
             fix = ""
             if claim.layers == "products":

@@ -1,9 +1,9 @@
-"""A model on its way into the precision of its graph, with as much in float32 as it takes to pass.
+"""The precision of each part of a graph in half precision: what stays float32 so that the engine passes its gates.
 
 fp16 ends at 65504. A trained transformer often has a few channels of its residual stream far above the others, and
-some reach that; with them the outputs of an fp16 engine are infinite. The residual stream of such a model stays
-float32, and so do layers that go as far. What no peak shows, the ladder does: where a rung is out of its gate, the
-build starts again with more in float32, until it passes or nothing more can help.
+some exceed that; then the outputs of an fp16 engine are infinite. The residual stream of such a model stays float32,
+and so do layers with values as large. If a rung of the ladder is out of its gate all the same, the build starts again
+with more in float32, until it passes or nothing more can help.
 """
 
 from __future__ import annotations

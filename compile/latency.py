@@ -36,7 +36,7 @@ def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str,
 
 
 def compare_latency(run: Callable[[], Any], other: Callable[[], Any], *, against: str) -> dict[str, Any]:
-    """Time two engines in turns, so that what else happens on the machine meets both.
+    """Time two engines in turns, so that other load on the machine affects both.
 
     Args:
         run, other: one batch each.

@@ -48,7 +48,7 @@ def with_input_of(model: EngineModel, modality: Modality) -> EngineModel:
 
 def compile_modalities(
     model: EngineModel,
-    alone: Sequence[Modality],
+    variants: Sequence[Modality],
     folder: Path,
     settings: CompileSettings,
     *,
@@ -62,7 +62,7 @@ def compile_modalities(
 
     Args:
         model: of clips that have everything; its weights are freed.
-        alone: modalities that clips may have alone.
+        variants: modalities of clips that lack the other one.
         folder: where the engine goes; an engine there is replaced, but only by one that passed.
         settings: what to build.
         reload: gives the model again, with its weights, which no build needs longer than until it has exported them.
@@ -80,12 +80,12 @@ def compile_modalities(
         EngineError: an export or a build failed; nothing was written.
     """
     package.check_destination(folder)
-    for modality in alone:
+    for modality in variants:
         with_input_of(model, modality)  # refuses models that have no such input before any work is done
     with package.staging(folder) as partial:
         build = functools.partial(_build, settings=settings, step=step, seconds=seconds)
         manifests: dict[str, Manifest] = {_WHOLE: build(model, partial / _WHOLE, reload=reload)}
-        for modality in alone:
+        for modality in variants:
             memory.trim()
             again = reload()
             if again.facts != model.facts:
@@ -94,7 +94,7 @@ def compile_modalities(
             manifests[modality] = build(with_input_of(again, modality), partial / modality, reload=restored)
         whole = partial / _WHOLE
         weights = _share_weights(partial, manifests)
-        for modality in alone:
+        for modality in variants:
             _move(partial / modality, whole, modality)
         manifest = _write(whole, manifests, weights)
         if not any(rung["status"] == "skipped" for rung in manifest.parity if rung["name"] == "artifact"):
@@ -136,14 +136,14 @@ def _share_weights(folder: Path, manifests: Mapping[str, Manifest]) -> str:
 
 def _write(folder: Path, manifests: Mapping[str, Manifest], weights: str) -> Manifest:
     """Write the manifests, that of the engine itself last: it has the digests of the others."""
-    alone = tuple(name for name in manifests if name != _WHOLE)
+    variants = tuple(name for name in manifests if name != _WHOLE)
     written: Manifest
-    for name in (*alone, _WHOLE):
+    for name in (*variants, _WHOLE):
         manifest, variant = manifests[name], "" if name == _WHOLE else name
         files = {role: file_name(manifest.engine[role], variant) for role in GRAPHS if role in manifest.engine}
         engine = {**manifest.engine, **files, **({"weights": weights} if weights else {})}
-        variants = () if variant else alone
-        written = dataclasses.replace(manifest, engine=engine, variants=variants).write(folder, variant)
+        manifest = dataclasses.replace(manifest, engine=engine, variants=() if variant else variants)
+        written = manifest.write(folder, variant)
     return written
 
 

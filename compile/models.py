@@ -1,4 +1,4 @@
-"""What becomes an engine: a module with named inputs and outputs, and the facts that its manifest needs."""
+"""The model that a build starts from: a module with named inputs and outputs, and facts for the manifest."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EngineModel:
         examples: (batch, seed) -> realistic inputs; None where standard-normal ones are.
         parts: what a model of raw inputs is made of; None for one of prepared inputs.
         trained: the rung below the ladder: this model against the user's own code; None where that was not asked for.
-        label_ids: what manifests may write instead of the labels, one each; empty where nobody said.
+        label_ids: alternative names of the labels in manifests, one each; empty if there are none.
     """
 
     module: nn.Module

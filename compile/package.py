@@ -1,14 +1,13 @@
 """Engine folders that appear whole or not at all, to any number of builds and readers.
 
-A build works in a hidden folder beside its destination, whose name nobody else draws. It holds a lock there for as long
-as it lives: the system lets go of it when the process ends, however it ends, and whoever shares the file system sees
-it, in another container too, where process ids say nothing. The next build removes hidden folders that nobody holds.
-Where a file system has no locks, none is taken for abandoned.
+A build works in a hidden folder beside its destination, with a random name. It holds a lock in that folder until its
+process ends, however it ends. Every process that shares the file system sees the lock, also from another container,
+where process ids mean nothing. The next build removes hidden folders whose lock is free. On a file system without
+locks, no folder counts as abandoned.
 
-A complete engine and the one at its destination change places in one step where the system can do that: Linux, on
-the usual local file systems. Elsewhere (some network file systems, and folders of a container's image) the old engine
-moves aside and the new one takes its place: two builds at once are still safe, and a reader may find no engine for
-a moment in between.
+A complete engine is exchanged with the one at its destination in one step on Linux with the usual local file systems.
+Elsewhere (some network file systems, and folders of a container's image) the old engine moves aside before the new one
+takes its place: two builds at once are still safe, but a reader may find no engine for a moment.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ __all__ = ["check_destination", "publish", "remove_abandoned", "staging"]
 
 _PARTIAL = ".partial-"
 _LOCK, _STAGED, _REPLACED = "lock", "staged", "replaced"  # in a hidden folder
-_FULL_BYTES = 1 << 20  # less was left by whoever failed to write
-_ATTEMPTS = 1000  # each lost to another build
+_FULL_BYTES = 1 << 20  # a disk with less free than this is full
+_ATTEMPTS = 1000  # an attempt fails only if another build was faster
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of linux/fs.h and linux/fcntl.h
@@ -105,7 +104,7 @@ def publish(partial: Path, folder: Path) -> None:
         folder: the destination.
 
     Raises:
-        OSError: the destination cannot be replaced; what was there is there still.
+        OSError: the destination cannot be replaced; it is unchanged.
     """
     open_to_others([path for path in partial.rglob("*") if path.is_file() and not path.is_symlink()])
     for _ in range(_ATTEMPTS):
@@ -153,14 +152,14 @@ def remove_abandoned(parent: Path, name: str | None = None) -> None:
 
 
 class _Claim:
-    """A hidden folder of our own, and the lock in it by which others see that this build lives."""
+    """This build's hidden folder, and the lock in it that tells other builds that this one is alive."""
 
     def __init__(self) -> None:
         self._hidden: Path | None = None
         self._lock: int | None = None
 
     def take(self, folder: Path) -> Path:
-        """Make the hidden folder beside a destination; whatever ends this, :meth:`release` removes it.
+        """Make the hidden folder beside a destination; :meth:`release` removes it in any case.
 
         Raises:
             OSError: it cannot be made.

@@ -1,4 +1,4 @@
-"""How far the values of a model go, against how far fp16 goes: to 65504.
+"""Largest magnitudes inside a model, which fp16 must hold: it ends at 65504.
 
 Measured while the float32 model computes the reference outputs, so that a build knows before the export what of the
 model has to stay float32.
@@ -22,7 +22,7 @@ __all__ = ["FP16_LARGEST", "Peaks", "exceeds", "needed", "watched"]
 
 FP16_LARGEST = float(torch.finfo(torch.float16).max)
 
-# Clips of users may be louder than those of the proof: what reaches a quarter of the end is float32 too.
+# Clips of users may be louder than those of the proof: layers that reach a quarter of the limit stay float32 too.
 _HEADROOM = 4.0
 
 
@@ -84,7 +84,7 @@ def needed(peaks: Peaks) -> InFloat32:
 
 
 def exceeds(peak: float) -> bool:
-    """Whether a magnitude is too close to the end of fp16."""
+    """Whether a magnitude is too close to the largest fp16 value."""
     return peak * _HEADROOM >= FP16_LARGEST
 
 

@@ -70,7 +70,7 @@ class _Raw(nn.Module):
 
 
 class _Frontend(nn.Module):
-    """The preprocessing alone, as the model's inputs in order."""
+    """The preprocessing without the model; its outputs are the model's inputs in order."""
 
     def __init__(self, whole: _Raw) -> None:
         super().__init__()

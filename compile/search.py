@@ -1,8 +1,8 @@
 """The most accurate engine that meets a latency budget on this machine: precision, kept tokens, threads.
 
-Candidates come the most accurate first, all tokens before fewer and wide types before narrow ones, and the first that
-meets both the budget and the accuracy wins. What cannot win any more is not built: fewer tokens are never more
-accurate, and no fewer tokens make an engine faster than the square of their share.
+Candidates are tried from the most accurate to the least: all tokens before fewer, wide types before narrow ones. The
+first that meets both the budget and the accuracy wins. Candidates that can no longer win are skipped: fewer tokens are
+never more accurate, and the latency falls at most with the square of the share of tokens.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Status = Literal["fits", "too slow", "too inaccurate", "not built", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One candidate. What was not measured is None.
+    """One candidate. None stands for what was not measured.
 
     Args:
         precision: of the matrix products.
         keep: share of the tokens.
-        status: what became of it.
+        status: its result.
         latency_ms: 90th percentile by number of threads.
         threads: the fewest that meet the budget.
         drop: percentage points of accuracy lost; of an untrained model, the share of the clips that the engine answers
-            in another way. The winner's is from clips that did not choose it, all others' from those that choose.
-        interval: the 95 % interval of that.
+            in another way. It is measured on the clips that choose; the winner's, on the clips that did not choose it.
+        interval: the 95 % interval of ``drop``.
         reason: why it was not built, failed, or is too inaccurate.
     """
 
@@ -97,7 +97,8 @@ class Search:
             Its manifest, with the search under ``build``.
 
         Raises:
-            GateError: none is, and the nearest is named; or the clips that did not choose do not bear the choice out.
+            GateError: no candidate is good enough, and the message names the nearest; or the winner loses too much on
+                the clips that did not choose it.
             KdcmaeError: the clips cannot be read, or the folder cannot be written.
         """
         package.check_destination(folder)
@@ -132,7 +133,7 @@ class Search:
             return dataclasses.replace(trial, status="failed", reason=str(error))
         latency = self._time(folder, models.examples(model, 1))
         trial = dataclasses.replace(trial, latency_ms=latency)
-        fitting = [int(threads) for threads, found in latency.items() if found <= self.settings.budget_ms]
+        fitting = [int(threads) for threads, p90_ms in latency.items() if p90_ms <= self.settings.budget_ms]
         if not fitting:
             return dataclasses.replace(trial, status="too slow")
         try:
@@ -154,7 +155,7 @@ class Search:
         return winner
 
     def _hopeless(self, precision: str, keep: float) -> str:
-        """Why a candidate cannot be the one, by what is known of others; empty where it may be."""
+        """Why a candidate cannot win, from the results of earlier ones; empty if it can."""
         order = self.settings.precisions
         for trial in self.trials:
             worse = order.index(precision) >= order.index(trial.precision) and keep <= trial.keep
@@ -172,11 +173,11 @@ class Search:
             engines = {
                 threads: stack.enter_context(load_engine(folder, threads=threads)) for threads in self.settings.threads
             }
-            found: dict[int, list[float]] = {threads: [] for threads in engines}
+            latencies: dict[int, list[float]] = {threads: [] for threads in engines}
             for _ in range(self.settings.rounds):
                 for threads, engine in engines.items():
-                    found[threads] += time_window(partial(engine.infer, inputs), self.settings.window_s)
-        return {str(threads): call_statistics(calls).p90_ms for threads, calls in found.items()}
+                    latencies[threads] += time_window(partial(engine.infer, inputs), self.settings.window_s)
+        return {str(threads): call_statistics(calls).p90_ms for threads, calls in latencies.items()}
 
     def _publish(self, built: Path, folder: Path, winner: Trial) -> Manifest:
         manifest = Manifest.read(built)
@@ -198,7 +199,7 @@ class Search:
         return manifest
 
     def _nearest(self) -> str:
-        """What was nearest to the budget among the accurate ones, or nearest to the accuracy."""
+        """The candidate nearest to the accuracy, or else the one nearest to the budget, in words."""
         slow = [trial for trial in self.trials if trial.status == "too slow"]
         inaccurate = [trial for trial in self.trials if trial.status == "too inaccurate"]
         wanted = f"no engine takes {self.settings.budget_ms:g} ms and loses {self.settings.max_drop:g} points"

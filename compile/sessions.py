@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, as a tool that runs graphs while they become engines."""
+"""ONNX Runtime sessions on the CPU, for the checks of a build."""
 
 from __future__ import annotations
 

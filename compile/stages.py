@@ -41,7 +41,7 @@ class Stage:
         name: its rung of the ladder: ``program``, ``onnx``, ``quantized``, ``engine`` or ``artifact``.
         gate: limits for its outputs.
         computes: the precisions that it computes in.
-        run: from the model's inputs to its outputs; None where this machine cannot run it, or nobody will.
+        run: from the model's inputs to its outputs; None if it cannot or need not be run.
         values: the outputs of modules inside it; None where it gives none.
         note: how it runs, or why it does not.
         cases: what it is run on, where that is not what every rung can afford.

@@ -17,11 +17,15 @@ from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.acting import BUILD_RULES, require_acting
 from kdcmae.compile.cli.classes import require_clips
-from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options, require_files
-from kdcmae.compile.cli.output import output_options, parse_modalities
-from kdcmae.compile.cli.proof import expect_options, proof_options
-from kdcmae.compile.cli.quantization import quantization_options
+from kdcmae.compile.cli.options import (
+    Destination,
+    engine_options,
+    expect_options,
+    output_options,
+    proof_options,
+    quantization_options,
+)
 from kdcmae.compile.cli.search import search, search_settings
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.latency import describe_speed
@@ -58,13 +62,11 @@ __all__ = ["command"]
 @json_option
 def command(
     engine: dict[str, Any],
-    output: Path | None,
-    modalities: str,
+    destination: Destination,
     quantization: dict[str, Any],
     proof: dict[str, Any],
     expectation: Expectation | None,
     budget_ms: float | None,
-    no_cache: bool,
     as_json: bool,
     **model_options: Any,
 ) -> None:
@@ -78,17 +80,17 @@ def command(
     kdcmae-compile --budget-ms 100 --max-drop 1.0           # the most accurate engine that this machine runs in time
     """
     require_acting(BUILD_RULES)
-    wanted = QuantizationSettings(**quantization, reuse=not no_cache)
+    wanted = QuantizationSettings(**quantization, reuse=destination.cached)
     settings = CompileSettings(**engine, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
-    alone = parse_modalities(modalities)
     require_files(model_options, settings.clips, expectation)
     searched = None if budget_ms is None else search_settings(settings, budget_ms)
     if searched or settings.precision in QUANTIZED:
         measured = searched is not None or wanted.max_drop is not None
         if line := require_clips(model_options, wanted, measured=measured):
             note(f"note: calibrated on AVSynth: {line}")
-    folder = output or Path("out") / f"{settings.target}-{'searched' if searched else settings.precision}"
+    kind = settings.precision if searched is None else "searched"
+    folder = destination.folder or Path("out") / f"{settings.target}-{kind}"
     package.check_destination(folder)
     if searched is None:
         require_possible(settings)
@@ -100,10 +102,12 @@ def command(
         return
     _announce(settings, folder)
     cache = BuildCache(lambda line: note(f"  note: {line}"))
-    key = "" if no_cache or expectation else _key(cache, {**model_options, "alone": alone}, settings)
+    key, variants = "", destination.variants
+    if destination.cached and expectation is None:
+        key = _key(cache, {**model_options, "variants": variants}, settings)
     manifest = _cached(cache, key, folder, step) if key else None
     if manifest is None:
-        manifest = _build(model_options, alone, settings, folder, step)
+        manifest = _build(model_options, variants, settings, folder, step)
         if key:
             cache.store(key, folder, manifest)
     if as_json:
@@ -154,7 +158,7 @@ def _cached(cache: BuildCache, key: str, folder: Path, step: Steps) -> Manifest 
 
 
 def _build(
-    model_options: dict[str, Any], alone: tuple[Modality, ...], settings: CompileSettings, folder: Path, step: Steps
+    model_options: dict[str, Any], variants: tuple[Modality, ...], settings: CompileSettings, folder: Path, step: Steps
 ) -> Manifest:
     with step("load PyTorch"):
         from kdcmae.compile.build import compile_engine
@@ -168,10 +172,10 @@ def _build(
     model = load()
     if model.facts["random_weights"]:
         note("  note: random weights; the engine is for trying things out, its labels mean nothing")
-    if alone:
+    if variants:
         from kdcmae.compile.modalities import compile_modalities
 
-        return compile_modalities(model, alone, folder, settings, reload=load, step=step, seconds=step.seconds)
+        return compile_modalities(model, variants, folder, settings, reload=load, step=step, seconds=step.seconds)
     exported = partial(free_weights, model)
     return compile_engine(model, folder, settings, step=step, seconds=step.seconds, exported=exported, reload=load)
 
@@ -184,10 +188,8 @@ def _report(folder: Path, manifest: Manifest) -> None:
         say(f"  proved: {line}")
     for line in not_proved(manifest):
         say(f"  not proved: {line}")
-    products = ", ".join(f"{count} in {found}" for found, count in manifest.precision["products"].items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
-    executed = f"execute as {products}" if products else "were not checked on this machine"
-    say(f"precision: asked {manifest.precision['asked']}, matrix products {executed}")
+    say(f"precision: asked {manifest.precision['asked']}, {_executed(manifest.precision['products'])}")
     for line in what_stays_float32(manifest.precision):
         say(f"           {line}")
     for title, line in clip_lines(manifest.precision):
@@ -197,6 +199,15 @@ def _report(folder: Path, manifest: Manifest) -> None:
     say(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
     say(f"status:    {skipped[0]}" if skipped else "status:    built and verified")
+
+
+def _executed(products: Mapping[str, int]) -> str:
+    """Such as "23 of 24 matrix products execute in bf16, 1 in fp32"."""
+    if not products:
+        return "matrix products were not checked on this machine"
+    (most, count), *rest = sorted(products.items(), key=lambda item: -item[1])
+    others = "".join(f", {few} in {precision}" for precision, few in rest)
+    return f"{count} of {sum(products.values())} matrix products execute in {most}{others}"
 
 
 def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What the options say of a model's classes, and what clips can do for it: known before any library is loaded."""
+"""Checks of class names and of clips against a model, before any library is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def named_classes(checkpoint: Path | None, labels: Path | None) -> LabelMap | No
         labels: the file of class names, if one is given.
 
     Returns:
-        None where nobody named them.
+        None if they have no names.
 
     Raises:
         DataError: a file of labels that is none.

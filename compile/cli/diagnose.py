@@ -13,11 +13,15 @@ import click
 from kdcmae.cli.common import KdcmaeCommand, Steps, json_option, print_json
 from kdcmae.compile.cli.acting import BUILD_RULES, ENGINE_RULES, require_acting
 from kdcmae.compile.cli.classes import require_clips
-from kdcmae.compile.cli.engine import engine_options
 from kdcmae.compile.cli.model import compared_with_trained, load_model, model_options, require_files
-from kdcmae.compile.cli.output import output_options, parse_modalities
-from kdcmae.compile.cli.proof import expect_options, proof_options
-from kdcmae.compile.cli.quantization import quantization_options
+from kdcmae.compile.cli.options import (
+    Destination,
+    engine_options,
+    expect_options,
+    output_options,
+    proof_options,
+    quantization_options,
+)
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.preflight import require_tools
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
@@ -48,12 +52,10 @@ __all__ = ["command"]
 def command(
     folder: Path | None,
     engine: dict[str, Any],
-    output: Path | None,
-    modalities: str,
+    destination: Destination,
     quantization: dict[str, Any],
     proof: dict[str, Any],
     expectation: Expectation | None,
-    no_cache: bool,
     as_json: bool,
     **model_options: Any,
 ) -> None:
@@ -69,14 +71,14 @@ def command(
     require_acting(BUILD_RULES if folder is None else (*ENGINE_RULES, *BUILD_RULES))
     files: dict[str, Path] = {}
     if folder is None:
-        wanted = QuantizationSettings(**quantization, reuse=not no_cache)
+        wanted = QuantizationSettings(**quantization, reuse=destination.cached)
         settings = CompileSettings(**engine, quantization=wanted, **proof)
         if settings.precision in QUANTIZED:
             require_clips(model_options, wanted, measured=wanted.max_drop is not None)
     else:
         settings, files = _of_engine(folder, proof["limits"], proof["clips"])
     require_files(model_options, settings.clips, expectation)
-    alone = parse_modalities(modalities)
+    variants = destination.variants
     step = Steps()
     if expectation is not None:
         compared_with_trained(expectation, model_options, step)
@@ -84,12 +86,13 @@ def command(
         from kdcmae.compile.diagnose import diagnose
     require_tools(settings)
     with step("load model"):
-        models = _engine_models(load_model(**model_options), alone)
+        models = _engine_models(load_model(**model_options), variants)
     compared: list[Diagnosis] = []
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as scratch:
             stages = diagnose(model, settings, Path(scratch), engine=files, step=step)
-        compared += [dataclasses.replace(one, stage=f"{name}, {one.stage}") if alone else one for one in stages]
+        of = f"{name}, " if variants else ""
+        compared += [dataclasses.replace(diagnosis, stage=f"{of}{diagnosis.stage}") for diagnosis in stages]
         if compared[-1].first is not None:
             break
     _report(compared, load_target(settings.target).hidden(settings), as_json=as_json)
@@ -114,19 +117,19 @@ def _report(compared: Sequence[Diagnosis], hidden: str, *, as_json: bool) -> Non
         say(hidden)
 
 
-def _engine_models(model: EngineModel, alone: tuple[Modality, ...]) -> dict[str, EngineModel]:
+def _engine_models(model: EngineModel, variants: tuple[Modality, ...]) -> dict[str, EngineModel]:
     """The models of one folder by modality, the whole one first.
 
     Args:
         model: for clips that have everything.
-        alone: modalities that clips may have alone.
+        variants: modalities of clips that lack the other one.
 
     Raises:
         ConfigError: there are such modalities, and the model does not classify by sound and picture.
     """
     from kdcmae.compile.modalities import with_input_of
 
-    return {"audiovisual": model, **{modality: with_input_of(model, modality) for modality in alone}}
+    return {"audiovisual": model, **{modality: with_input_of(model, modality) for modality in variants}}
 
 
 def _of_engine(

@@ -1,4 +1,4 @@
-"""Clips as a list, and whether they can do what they are for: known within a second, before any is read.
+"""Lists of clips for calibration and evaluation, and checks of them that read no clip and take less than a second.
 
 Never imports torch, so that a command can refuse clips before it loads libraries.
 """
@@ -40,7 +40,7 @@ CALIBRATED = 300
 EVALUATED = 2000
 """Clips of a manifest that accuracy is measured on."""
 
-_UNNAMED = re.compile(r"class_\d+")  # what the outputs of a model are called where nobody named them
+_UNNAMED = re.compile(r"class_\d+")  # default names of classes without names
 _AUDIOSET_ID = re.compile(r"/[a-z]/\w+")
 
 
@@ -62,7 +62,7 @@ class ListedClips:
 
     @property
     def made(self) -> bool:
-        """They are AVSynth's."""
+        """Whether they are made, by AVSynth."""
         return self.read is not None
 
 
@@ -114,11 +114,11 @@ def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | N
 
 
 def require_labels(clips: ListedClips, classes: LabelMap | None, *, model: str) -> None:
-    """Refuse clips whose labels a model cannot be measured by.
+    """Refuse clips whose labels do not fit a model's classes.
 
     Args:
         clips: to measure on.
-        classes: of the model; None where nobody named them.
+        classes: of the model; None if they have no names.
         model: its name, for people.
 
     Raises:
@@ -151,16 +151,16 @@ def require_labels(clips: ListedClips, classes: LabelMap | None, *, model: str) 
 
 
 def choosing_half(ids: Sequence[str]) -> frozenset[str]:
-    """The half of some clips that chooses; the rest reports.
+    """Ids of the half of the clips that choices are made by; the other half reports.
 
-    A digest of the ids decides: neither the order of the clips nor what they hold.
+    A digest of the ids decides, neither the order of the clips nor their content.
     """
     order = sorted(ids, key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     return frozenset(order[: len(order) // 2])
 
 
 def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> str:
-    """What to say of a model that is calibrated on made clips though it was trained on others; empty where it is not.
+    """A warning if a model is calibrated on made clips and was trained on others; empty otherwise.
 
     Args:
         data: the clips that it is calibrated on.
@@ -188,7 +188,7 @@ def _nothing_in_common(clips: ListedClips, classes: LabelMap | None, label: str,
     if classes is not None and all(map(_UNNAMED.fullmatch, classes.names)):
         classes = None
     if clips.made:
-        known = "whose classes nobody named" if classes is None else f"which has {_shown(classes)}"
+        known = "whose classes have no names" if classes is None else f"which has {_shown(classes)}"
         also = " and its classes with --labels FILE" if classes is None else ""
         return (
             f"accuracy is measured on made clips (AVSynth), whose labels, such as {label!r}, say nothing of {model}, "
@@ -196,7 +196,7 @@ def _nothing_in_common(clips: ListedClips, classes: LabelMap | None, label: str,
         )
     wrong = f"{clips.source}: no label of its clips, such as {label!r}, is a class of {model}"
     if classes is None:
-        return f"{wrong}, whose classes nobody named: name them with --labels FILE, in the order of its outputs"
+        return f"{wrong}, whose classes have no names: name them with --labels FILE, in the order of its outputs"
     if _AUDIOSET_ID.fullmatch(label) and classes.ids == classes.names:
         return f"{wrong}: they are ids; give --labels the CSV index,mid,display_name, which has ids and names"
     return f"{wrong}, which has {_shown(classes)}: give clips with its labels as --evaluation"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["beside_int8", "declared_products", "import_nncf", "method", "open_model", "quantize"]
 
 _COMPARED = 4  # batches
-_CLOSE = 0.999  # between their outputs, as a cosine: rounding alone takes that much
+_CLOSE = 0.999  # cosine between outputs that rounding explains
 
 
 def import_nncf() -> ModuleType:
@@ -161,8 +161,8 @@ def open_model(path: Path, *, floating: bool = False) -> Callable[[Arrays], Arra
 
     Args:
         path: of the ``.xml``.
-        floating: instead of on integers, compute in float32 with what was rounded to 8 bits, so that only the rounding
-            tells and not the kernels.
+        floating: instead of on integers, compute in float32 with what was rounded to 8 bits, to see the error
+            of rounding without that of the kernels.
     """
     return _runner(openvino_core().read_model(path), floating=floating)
 

@@ -34,8 +34,8 @@ class QuantizationReport:
         calibration: where the clips came from, how many they were, and what there is to say of them: a ``note`` where
             they are not like the model's own, ``broken`` where some could not be used.
         quantized, kept: linear layers of the blocks, by name; those kept in floating point are the most sensitive.
-        sensitivity: error of the outputs when a layer alone is quantised, relative, largest first; empty where it
-            was not asked for.
+        sensitivity: relative error of the outputs when only that layer is quantised, largest first; empty if it was
+            not asked for.
         accuracy: on the clips that did not choose the layers; None where it was not asked for.
         reused: the graph came from the cache.
     """
@@ -108,18 +108,18 @@ class Quantizer:
             The graph for the target, and what was done.
 
         Raises:
-            GateError: even with one layer quantised, accuracy drops by more than the budget; or the other clips do not
-                bear the choice out.
+            GateError: accuracy drops by more than the budget even with one layer quantised, or on the clips that did
+                not choose the layers.
             EngineError: the graph cannot be quantised.
         """
-        found = self._chosen(graph)
+        chosen = self._chosen(graph)
         if self._evaluation is None:
-            return found.graph, found.report
+            return chosen.graph, chosen.report
         with self._step("accuracy on the other clips"):
-            accuracy = self._evaluation.report(self._run(found.graph))
+            accuracy = self._evaluation.report(self._run(chosen.graph))
         if problem := accuracy.problem(self._budget):
             raise GateError(f"accuracy: {problem}")
-        return found.graph, replace(found.report, accuracy=accuracy)
+        return chosen.graph, replace(chosen.report, accuracy=accuracy)
 
     def _run(self, graph: Path) -> Run:
         return self._target.run_quantized(graph, floating=self._floating)
@@ -130,16 +130,16 @@ class Quantizer:
 
         reached = set(products_of(onnx.load(graph, load_external_data=False).graph, self._layers).values())
         order = sorted(reached, key=lambda layer: (-self._ranked.get(layer, 0.0), self._layers.index(layer)))
-        found = self._attempt(graph, order, 0)
-        if not found.problem:
-            return found
+        best = self._attempt(graph, order, 0)
+        if not best.problem:
+            return best
         # How many of the most sensitive layers have to stay: doubled until it is enough, then halved in between.
-        fails, works, attempt = 0, len(order), found
+        fails, works, attempt = 0, len(order), best
         while works - fails > 1:
             kept = min(2 * fails or 1, len(order) - 1) if works == len(order) else (fails + works) // 2
             attempt = self._attempt(graph, order, kept)
             if not attempt.problem:
-                works, found = kept, attempt
+                works, best = kept, attempt
             else:
                 fails = kept
         if works == len(order):
@@ -147,7 +147,7 @@ class Quantizer:
                 f"accuracy: with a single layer in {self._precision}, {attempt.problem}; raise --max-drop, or "
                 "calibrate on clips like those of --evaluation"
             )
-        return found
+        return best
 
     def _attempt(self, graph: Path, order: list[str], kept: int) -> _Attempt:
         """The graph with the first ``kept`` layers in floating point."""
@@ -181,7 +181,7 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A quantised graph, and why it is out of the budget on the clips that choose; empty where it is not."""
+    """A quantised graph, and in ``problem`` why it loses more than the budget on the clips that choose; else empty."""
 
     graph: Path
     report: QuantizationReport

@@ -1,6 +1,6 @@
-"""Which layers mind being quantised: the error of the outputs when one layer alone is.
+"""Per-layer sensitivity to quantisation: the error of the outputs when only that layer is quantised.
 
-Simulated in the PyTorch model, so that a layer costs one pass over a few clips and no build.
+The quantisation is simulated in the PyTorch model, so that a layer costs one pass over a few clips and no build.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def linear_layers(module: nn.Module) -> tuple[str, ...]:
 
 
 def sensitivity(model: EngineModel, clips: Clips) -> dict[str, float]:
-    """Quantise one layer after the other and compare the outputs.
+    """The error of the outputs per quantised layer.
 
     Args:
         model: float32, with its weights; unchanged afterwards.
@@ -48,13 +48,13 @@ def sensitivity(model: EngineModel, clips: Clips) -> dict[str, float]:
     """
     feed = _few(clips, model.facts["parameters"])
     expected = models.run(model, model.module, feed)
-    found = {}
+    errors = {}
     for name in linear_layers(model.module):
         layer = model.module.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         with _quantized(layer):
-            found[name] = _relative(models.run(model, model.module, feed), expected)
-    return found
+            errors[name] = _relative(models.run(model, model.module, feed), expected)
+    return errors
 
 
 def _few(clips: Clips, parameters: int) -> Arrays:

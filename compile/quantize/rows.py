@@ -1,8 +1,8 @@
-"""Wide layers of a quantised OpenVINO model, cut where the CPU's kernels would compute rows that are not there.
+"""Split wide int8 layers of an OpenVINO model so that oneDNN does not compute padding rows.
 
-The kernels take the rows (tokens) of a wide layer in blocks of 64, and a last block with a few rows takes as long as a
-full one: 196 tokens of a picture take as long as 256. So the few get a product of their own, which takes next to
-nothing. Cutting and joining rows of one sample moves no data.
+The kernels compute the rows (tokens) of a wide layer in blocks of 64, and a last block of few rows takes as long as a
+full one: 196 tokens of a picture take as long as 256. So those few rows get a product of their own, which costs almost
+nothing. Splitting and joining the rows of one sample moves no data.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from kdcmae.runtime.openvino import import_openvino
 __all__ = ["split_short_blocks"]
 
 _BLOCK = 64
-_SHORT = 16  # rows; more are worth a block
+_SHORT = 16  # rows; a last block with more is not split
 
 
 def split_short_blocks(model: Any) -> int:
-    """Cut the layers before a GELU whose last block of rows is short.
+    """Split the layers before a GELU whose last block of rows is short.
 
     Args:
         model: an ``openvino.Model`` quantised by NNCF; changed in place.
 
     Returns:
-        How many layers were cut.
+        How many layers were split.
     """
     cut = 0
     for gelu in [op for op in model.get_ops() if op.get_type_name() == "Gelu"]:
@@ -54,7 +54,7 @@ def _chain(gelu: Any) -> list[Any] | None:
 
 
 def _rows(value: Any) -> tuple[int, int] | None:
-    """Rows in full blocks, and the few others; None where all are in full blocks or there are several samples."""
+    """Rows in full blocks, and the remaining few; None if no split is worth it, or there are several samples."""
     shape = value.get_partial_shape()
     if shape.is_dynamic or len(shape) != 3 or shape[0].get_length() != 1:
         return None

@@ -103,8 +103,6 @@ class BuiltEngine(Execution):
         run: the engine just built, from input arrays to output arrays; None where only the artifact runs.
         unrunnable: why this machine cannot run the engine; empty where it can.
         declared: matrix products by precision in the graph the library got, where the target changed the program's.
-        open_graph: compiles a graph to execute in a precision on this machine's processor, as an app loads engines of
-            this target; None where a target has no quantised engines there.
     """
 
     engine: Mapping[str, Any]
@@ -113,7 +111,6 @@ class BuiltEngine(Execution):
     floating: str = "fp32"
     unrunnable: str = ""
     declared: Mapping[str, int] | None = None
-    open_graph: Callable[[Path, str], Callable[[Arrays], Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -230,6 +227,15 @@ class Target:
             floating: compute in float32 with what was rounded to 8 bits, whatever the machine's integer kernels do.
         """
         return open_session(graph, floating=floating)
+
+    def open_graph(self, graph: Path, precision: str) -> Callable[[Arrays], Any]:
+        """Load a graph to execute in a precision on this machine's processor, as fast as engines of this target run.
+
+        Args:
+            graph: float, or what :meth:`quantization` wrote.
+            precision: of its matrix products.
+        """
+        return open_session(graph, sparing=False)
 
     def quantized_values(self, graph: Path) -> Values:
         """Values of a quantised graph by their names, as what reads it computes them."""

@@ -63,7 +63,6 @@ class OnnxRuntime(Target):
             libraries=libraries,
             run=open_session(request.folder / "model.onnx", disabled),
             declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
-            open_graph=_open_graph,
             **vars(profile_execution(request.folder / "model.onnx", feed, disabled=disabled)),
         )
 
@@ -72,6 +71,9 @@ class OnnxRuntime(Target):
             return Contents(format="ONNX", operations=_declared_types(path))
         except MissingDependencyError:
             return Contents(format="ONNX; install onnx to see its operations")
+
+    def open_graph(self, graph: Path, precision: str) -> Callable[[Arrays], Any]:
+        return open_session(graph, _NOT_WITH_PAIRS if precision == "int8" else (), sparing=False)
 
     def layer_values(self, request: LayerRequest) -> Values | None:
         from kdcmae.compile.layers import graph_values, onnx_values
@@ -87,11 +89,6 @@ class OnnxRuntime(Target):
 
 
 TARGET = OnnxRuntime()
-
-
-def _open_graph(graph: Path, precision: str) -> Callable[[Arrays], Any]:
-    disabled = _NOT_WITH_PAIRS if precision == "int8" else ()
-    return open_session(graph, disabled, sparing=False)
 
 
 def _declared_types(path: Path) -> dict[str, dict[str, int]]:

@@ -80,7 +80,6 @@ class OpenVino(Target):
             floating=floating,
             run=run,
             declared=declared if request.precision == "int8" else None,
-            open_graph=_open_graph,
             **vars(read_execution(*models)),
         )
 
@@ -114,6 +113,11 @@ class OpenVino(Target):
 
     def run_quantized(self, graph: Path, *, floating: bool = False) -> Run:
         return quantizing.open_model(graph, floating=floating)
+
+    def open_graph(self, graph: Path, precision: str) -> Callable[[Arrays], Any]:
+        hint = HINTS[precision if precision in HINTS else beside_int8(this_cpu())]
+        run: Callable[[Arrays], Any] = _compiled(openvino_core(), graph, hint).create_infer_request().infer
+        return run
 
     def quantized_values(self, graph: Path) -> Values:
         return graph_values(graph, beside_int8(this_cpu()))
@@ -180,9 +184,3 @@ def _convert(graph: Path, path: Path) -> Path:
 
 def _compiled(core: Any, path: Path, hint: str) -> Any:
     return compile_native(core.read_model(path), "CPU", hint, {"PERFORMANCE_HINT": "LATENCY"})
-
-
-def _open_graph(graph: Path, precision: str) -> Callable[[Arrays], Any]:
-    hint = HINTS[precision if precision in HINTS else beside_int8(this_cpu())]
-    run: Callable[[Arrays], Any] = _compiled(openvino_core(), graph, hint).create_infer_request().infer
-    return run

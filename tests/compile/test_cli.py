@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdcmae import load_classifier
-from kdcmae.compile.cli.engine import parse_batch
+from kdcmae.compile.cli.options import parse_batch
 from kdcmae.errors import ConfigError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import executed_as

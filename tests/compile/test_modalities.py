@@ -14,7 +14,7 @@ import torch
 
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile import export, modalities, models
-from kdcmae.compile.cli.output import parse_modalities
+from kdcmae.compile.cli.options import parse_modalities
 from kdcmae.compile.modalities import compile_modalities, with_input_of
 from kdcmae.compile.models import classifier_model, feature_model
 from kdcmae.compile.parity import TOLERANCE, relative_error

@@ -214,7 +214,7 @@ def test_ids_of_a_label_file_stand_for_its_names(tmp_path):
     require_labels(clips, LabelMap.read(listed), model="mine")
     with pytest.raises(DataError, match=r"they are ids; give --labels the CSV index,mid,display_name"):
         require_labels(clips, LabelMap(LABELS, LABELS), model="mine")
-    with pytest.raises(DataError, match="whose classes nobody named: name them with --labels FILE"):
+    with pytest.raises(DataError, match="whose classes have no names: name them with --labels FILE"):
         require_labels(clips, None, model="mine")
 
 
@@ -247,7 +247,7 @@ def test_classes_that_nobody_named_are_asked_for(tmp_path, manifest):
     options = {"preset": None, "checkpoint": nameless, "labels": None, "task": "classify"}
     for data in (manifest, "avsynth:4"):
         wanted = QuantizationSettings(evaluation=data, calibration="avsynth:4")
-        with pytest.raises(DataError, match=r"whose classes nobody named.*--labels FILE"):
+        with pytest.raises(DataError, match=r"whose classes have no names.*--labels FILE"):
             require_clips(options, wanted, measured=True)
     assert "nameless.pth" in require_clips(options, wanted, measured=False)
 

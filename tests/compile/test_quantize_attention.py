@@ -111,7 +111,7 @@ def test_scores_run_on_integers(model, graph, tmp_path):
     core = openvino_core()
     clips = load_clips(model, "avsynth:4", BATCH, split="train")
     path = tmp_path / "graph.xml"
-    openvino.quantize(graph, path, clips, linear_layers(model.module), "int8", kinds=models.kinds(model))
+    openvino.quantize(graph, path, clips, linear_layers(model.module), kinds=models.kinds(model))
     network = core.read_model(path)
     assert openvino.declared_products(network, "fp32")["int8"] == BLOCKS * (3 + 3) + 1  # 80 unified tokens are cut
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[openvino.beside_int8(this_cpu())]})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from kdcmae.bench.cli import main as bench
 from kdcmae.compile.cli import main as compiler
 from kdcmae.compile.targets import load_target
 from kdcmae.errors import ConfigError
+from kdcmae.progress import Progress, observed
 from kdcmae.runtime.manifest import BatchRange
 from kdcmae.runtime.targets import TARGETS, registered
 
@@ -173,10 +175,17 @@ def test_it_is_diagnosed(built, run, checkpoint):
 
 
 def test_the_same_engine_comes_from_the_cache(built, run, checkpoint, monkeypatch, tmp_path):
+    """Where an engine is there already, its build says how long this one will take."""
     monkeypatch.setenv("KDCMAE_CACHE", str(built.cache))
-    result = run("--target", "toy", "--checkpoint", checkpoint, "--output", tmp_path / "again", "--json")
+    folder = shutil.copytree(built.engine, tmp_path / "again")
+    told: list[Progress] = []
+    with observed(told.append):
+        result = run("--target", "toy", "--checkpoint", checkpoint, "--output", folder, "--json")
     assert "taken from the cache" in result.stderr
     assert json.loads(result.stdout)["manifest"] == built.manifest
+    seconds = built.manifest["build"]["seconds"]
+    assert (told[0].name, told[0].count) == ("look into the cache", len(seconds))
+    assert told[0].remaining_s == pytest.approx(sum(seconds.values()))
 
 
 def test_its_own_files_are_part_of_the_cache_key(toy):
