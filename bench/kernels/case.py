@@ -1,4 +1,4 @@
-"""What a case is made of: one problem, the contenders that solve it, and how they are to be compared."""
+"""Cases of the kernel benchmark: a problem, the contenders that solve it, and how they are compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOLERANCE: Mapping[torch.dtype, float] = {torch.float32: 1e-5, torch.float16: 5e
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One way to solve a problem.
+    """One implementation that solves a problem.
 
     Args:
         name: unique in its case.
@@ -43,7 +43,7 @@ class Contender:
         return tuple(gradient for gradient in gradients if gradient is not None)
 
     def call(self, direction: Direction, grads: Tensors) -> Callable[[], object]:
-        """What to time."""
+        """The call to time."""
         if direction == "forward":
             return self.forward
         if direction == "both":
@@ -63,7 +63,7 @@ class Problem:
 
     Args:
         contenders: all that can run here.
-        grads: what flows back into the outputs, one each.
+        grads: gradients of the outputs, one each.
         exact: outputs and gradients in float64.
         compared: the tensors to compare, from outputs and gradients.
     """
@@ -76,7 +76,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What the subject is held against.
+    """What the subject is compared with.
 
     Args:
         name: in tables.

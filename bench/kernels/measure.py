@@ -26,7 +26,8 @@ __all__ = ["measure_case", "summarize"]
 
 _FEWEST_ROUNDS = 4  # a multiple of two, so that going back and forth evens out
 _COMPARED_UNDER = (GRAPH_COLD, PLAIN_COLD, PLAIN_WARM)
-"""Nearest to training first: a launch hides behind the kernel before it, and other layers fill the cache."""
+"""The condition nearest to training comes first: there a launch overlaps with the kernel before it, and other layers
+fill the cache."""
 
 
 def measure_case(case: Case, clock: Clock, *, seconds: float, rounds: int, seed: int) -> CaseResult:
@@ -149,7 +150,7 @@ def _no_warnings() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a contender did not run; not the error itself, whose traceback would keep tensors alive."""
+    """Why a contender did not run. The error itself is not stored, because its traceback would keep tensors alive."""
 
     reason: str
     refused: bool
@@ -160,7 +161,7 @@ class _Failure:
         return cls(reason=f"{type(error).__name__}: {lines[0]}", refused=isinstance(error, KdcmaeError))
 
     def mark(self, result: Result) -> Result:
-        """Anything but a refusal of our own code's is a defect; what a vendor lacks is simply not there."""
+        """The result, failed if our own code broke down; absent if it refused, or if a vendor lacks the case."""
         defect = result.ours and not self.refused
         return replace(result, status="failed" if defect else "absent", reason=self.reason)
 

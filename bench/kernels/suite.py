@@ -84,7 +84,7 @@ class Budget:
 
 
 def default_device(*, quick: bool) -> Literal["cuda", "cpu"]:
-    """The GPU; a dry run makes do with the CPU."""
+    """The GPU; the CPU for a dry run without one."""
     return "cpu" if quick and not torch.cuda.is_available() else "cuda"
 
 
@@ -94,7 +94,7 @@ def slug(name: str) -> str:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """What ran it."""
+    """Facts about the device, for the report."""
     if device.type != "cuda":
         return {"type": device.type, "name": host.cpu_name(), "threads": torch.get_num_threads()}
     facts = torch.cuda.get_device_properties(device)

@@ -1,4 +1,4 @@
-"""Known work that takes turns with the subjects and tells what state the machine is in.
+"""Known work that takes turns with the subjects and tells the state of the machine.
 
 A machine changes under a benchmark without a word: a virtual CPU is moved to a core further away from the other, a
 neighbour fills the memory bus, the clock drops. Products of matrices and sums shared out between all the threads show

@@ -101,7 +101,7 @@ def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agree
         answers: (clips, classes) by subject.
         data: which clips these are.
     """
-    names, values = tuple(answers), [one.astype(np.float64) for one in answers.values()]
+    names, values = tuple(answers), [logits.astype(np.float64) for logits in answers.values()]
     return Agreement(
         model=model,
         data=data,
@@ -112,8 +112,8 @@ def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agree
     )
 
 
-def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """The smallest over the clips; 0 where an answer is all zeros."""
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    products = (one * other).sum(axis=1)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    products = (first * second).sum(axis=1)
     return float(np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0).min())

@@ -53,9 +53,11 @@ def check_source(text: str) -> None:
         text: as :class:`Source` takes it.
 
     Raises:
-        ConfigError: there is no such file or folder, or a peer is asked for a variant.
+        ConfigError: there is no such file or folder, or a peer gets none, or a variant of an engine.
     """
     source = Source.parse(text)
+    if source.peer and not source.path:
+        raise ConfigError(f"{text} names no model; give it as {source.peer.usage}")
     if not source.path.startswith(PRESET) and not Path(source.path).exists():
         raise ConfigError(
             f"{source.path} does not exist; give an engine folder, a checkpoint or {PRESET}base|small|tiny, "

@@ -84,6 +84,14 @@ def test_a_peer_runs_whole_engines(engine_folder):
         check_source(f"benchmark_app:{engine_folder}@audio")
 
 
+def test_a_peer_without_a_model_is_refused(tmp_path):
+    (tmp_path / "toy.py").write_text(TOY)
+    with pytest.raises(ConfigError, match="names no model; give it as benchmark_app:OPENVINO-ENGINE"):
+        check_source("benchmark_app:")
+    with pytest.raises(ConfigError, match=r"toy\.py names no model; give it as .*toy\.py:MODEL"):
+        check_source(f"{tmp_path}/toy.py")
+
+
 def test_dynamic_int8_gives_nearly_the_engine_s_outputs(engine_folder):
     peer, engine = open_subject(f"ort-int8:{engine_folder}", 1), open_subject(str(engine_folder), 1)
     inputs = example_inputs(engine.facts.inputs, 1, seed=0)
