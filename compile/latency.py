@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,11 +29,13 @@ def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str,
         inputs: by name, the batch first.
 
     Returns:
-        ``batch``, ``runs``, and ``median_ms`` and ``p90_ms`` of one batch.
+        ``batch``, ``runs``, ``median_ms`` and ``p90_ms`` of one batch, and ``load``: processes that wanted a CPU in the
+        minute before.
     """
+    load = os.getloadavg()[0]
     calls = call_statistics(time_window(partial(infer, inputs), _SECONDS))
     batch = len(next(iter(inputs.values())))
-    return {"batch": batch, "runs": calls.count, "median_ms": calls.p50_ms, "p90_ms": calls.p90_ms}
+    return {"batch": batch, "runs": calls.count, "median_ms": calls.p50_ms, "p90_ms": calls.p90_ms, "load": load}
 
 
 def compare_latency(run: Callable[[], Any], other: Callable[[], Any], *, against: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kdcmae.bench.report.records import Agreement, Report, Row
 from kdcmae.bench.report.summary import conditions, doubts, verdict
 from kdcmae.bench.report.table import on_front
 from kdcmae.bench.report.tables import TITLES, absent, fastest_first, models, overview, rows_of, tables
-from kdcmae.drawing import charts
+from kdcmae.drawing import charts, matrices
 from kdcmae.drawing.markup import Html, document, section, tag
 
 __all__ = ["render_page"]
@@ -176,7 +176,7 @@ def _matrix(one: Agreement, rows: Sequence[Row]) -> Html:
             text = f"{flips}\n{one.cosine[row][column]:.4f}"
             line.append(None if row == column else (text, 4 * flips / one.clips if same else None))
         cells.append(line)
-    return charts.matrix(f"{one.model} agreement", one.subjects, cells)
+    return matrices.matrix(f"{one.model} agreement", one.subjects, cells)
 
 
 def _agreement_note(one: Agreement) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran, what_stays_float32
-from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
 from kdcmae.compile.report.proof import QUANTILES, clip_cases_of, not_proved, proved
+from kdcmae.compile.report.use import use
+from kdcmae.drawing.charts import Bar, Point, bars, scatter
 from kdcmae.drawing.markup import Html, document, section, table, tag
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
@@ -20,6 +21,7 @@ __all__ = ["REPORT_FILE", "render", "write"]
 REPORT_FILE = "report.html"
 
 _VERDICTS = {True: ("holds", "good"), False: ("differs", "bad"), None: ("not checked on this machine", "idle")}
+_WIDE = ("app", "proof", "parity")
 _STATUS = {"passed": "good", "failed": "bad", "skipped": "idle"}
 
 
@@ -42,22 +44,26 @@ def render(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         sizes: bytes of its files by name.
     """
     name = f"{manifest.model['name']} for {manifest.target}, {manifest.precision['asked']}"
-    return document(
-        name,
-        _head(name, manifest),
-        _proof(manifest),
-        _ladder(manifest.parity),
-        _precision(manifest.precision),
-        _latency(manifest.build),
-        _sensitivity(manifest.precision),
-        _pareto(manifest.build),
-        _sizes(sizes),
-        _timings(manifest.build),
-        _environment(manifest),
+    sections = {
+        "app": ("In an app", use(manifest)),
+        "proof": ("What was proved", _proof(manifest)),
+        "parity": ("Parity", _ladder(manifest.parity)),
+        "precision": ("Precision", _precision(manifest.precision)),
+        "speed": ("Speed", _latency(manifest.build)),
+        "choices": ("Choices", _pareto(manifest.build)),
+        "layers": ("Layers", _sensitivity(manifest.precision)),
+        "build": ("Build", _timings(manifest.build)),
+        "files": ("Files", _sizes(sizes)),
+        "environment": ("Environment", _environment(manifest)),
+    }
+    links = tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, (title, _) in sections.items()))
+    cards = (
+        tag("div", card, id=anchor, class_="wide" if anchor in _WIDE else "") for anchor, (_, card) in sections.items()
     )
+    return document(name, _head(name, manifest, sizes, links), tag("main", *cards))
 
 
-def _head(name: str, manifest: Manifest) -> Html:
+def _head(name: str, manifest: Manifest, sizes: Mapping[str, int], links: Html) -> Html:
     model = manifest.model
     skipped = [rung["note"] for rung in manifest.parity if rung["status"] == "skipped"]
     failed = [rung["name"] for rung in manifest.parity if rung["status"] == "failed"]
@@ -68,12 +74,12 @@ def _head(name: str, manifest: Manifest) -> Html:
     else:
         verdict = tag("strong", "built and verified", class_="good")
     batch = manifest.batch
-    sizes = (
+    batches = (
         f"batch {batch.min}" if batch.min == batch.max else f"batch {batch.min} to {batch.max}, tuned for {batch.opt}"
     )
     lines = [
         tag("h1", name),
-        tag("p", verdict, f" · {manifest.created} · {sizes}"),
+        tag("p", verdict, f" · {manifest.created} · {batches}"),
         tag(
             "p",
             f"{model['parameters'] / 1e6:.1f} M parameters, {model['modality']}, from {model['source']}",
@@ -88,7 +94,17 @@ def _head(name: str, manifest: Manifest) -> Html:
         lines.append(
             tag("p", "Random weights: the engine is for trying things out, its labels mean nothing.", class_="idle")
         )
-    return tag("header", *lines)
+    return tag("header", *lines, tag("ul", *(tag("li", line) for line in _in_short(manifest, sizes))), links)
+
+
+def _in_short(manifest: Manifest, sizes: Mapping[str, int]) -> Iterator[str]:
+    """What people ask first: how fast, how accurate, how large."""
+    if latency := manifest.build.get("latency"):
+        cpu = manifest.build.get("host", {}).get("cpu") or "this machine"
+        yield f"{_ms(latency['median_ms'])} for a batch of {latency['batch']} on {cpu}, measured in passing"
+    if accuracy := manifest.precision.get("accuracy"):
+        yield accuracy_line(accuracy)
+    yield f"{sum(sizes.values()) / 1e6:,.1f} MB of files"
 
 
 def _proof(manifest: Manifest) -> Html:
@@ -139,6 +155,7 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
         )
         for rung in climbed
     ]
+    title = "Largest error of every stage"
     detail = [
         (
             rung["name"],
@@ -155,7 +172,7 @@ def _ladder(rungs: list[dict[str, Any]]) -> Html:
     every = table(("rung", "case", "samples#", "output", "error#", "cosine#"), detail)
     return section(
         "Parity with the PyTorch model in float32",
-        log_bars(plot) if plot else "",
+        bars(title, plot, unit="", logarithmic=True) if plot else "",
         tag(
             "p",
             "Largest error of a sample relative to its spread, of logits around their mean, logarithmic; the mark is "
@@ -202,12 +219,18 @@ def _latency(build: Mapping[str, Any]) -> Html:
         return section("Latency", _missing("not measured", "kdcmae-bench FOLDER"))
     measured = tag(
         "p",
-        f"median {found['median_ms']:.3g} ms, nine in ten within {found['p90_ms']:.3g} ms, at batch {found['batch']}",
+        f"median {_ms(found['median_ms'])}, nine in ten within {_ms(found['p90_ms'])}, at batch {found['batch']}",
     )
-    how = f"{found['runs']} runs right after the build, on the machine below; to measure with care: "
+    load = f"with a load of {found['load']:.1f} before them" if "load" in found else "on the machine below"
+    how = f"{found['runs']} runs right after the build, {load}; to measure with care: "
     speed = build.get("speed")
     beside = tag("p", describe_speed("The quantised graph", speed)) if speed else ""
     return section("Latency", measured, beside, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with three significant digits, and never an exponent."""
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def _missing(what: str, command: str) -> Html:
@@ -224,7 +247,7 @@ def _sensitivity(precision: Mapping[str, Any]) -> Html:
         )
     ranked = sorted(found.items(), key=lambda item: -item[1])
     rows = [Bar(label=layer, value=value, text=f"{value:.2e}") for layer, value in ranked]
-    return section(f"{title}, most sensitive first", bars(rows))
+    return section(f"{title}, most sensitive first", bars(title, rows, unit=""))
 
 
 def _pareto(build: Mapping[str, Any]) -> Html:
@@ -244,14 +267,15 @@ def _pareto(build: Mapping[str, Any]) -> Html:
     accuracy = build["search"].get("accuracy")
     return section(
         title,
-        scatter(points, "latency in ms", "accuracy gained or lost, in percentage points"),
+        scatter(title, points, x_label="latency in ms", y_label="accuracy gained or lost, in points"),
         tag("p", accuracy_line(accuracy)) if accuracy else "",
     )
 
 
 def _sizes(sizes: Mapping[str, int]) -> Html:
-    rows = [Bar(label=name, value=size, text=f"{size / 1e6:,.2f} MB") for name, size in sizes.items()]
-    return section(f"Files, {sum(sizes.values()) / 1e6:,.1f} MB", bars(rows))
+    rows = [Bar(label=name, value=size / 1e6, text=f"{size / 1e6:,.2f} MB") for name, size in sizes.items()]
+    title = f"Files, {sum(sizes.values()) / 1e6:,.1f} MB"
+    return section(title, bars(title, rows, unit="MB"))
 
 
 def _timings(build: Mapping[str, Any]) -> Html:
@@ -259,7 +283,8 @@ def _timings(build: Mapping[str, Any]) -> Html:
     rows = [Bar(label=name, value=value, text=f"{value:.1f} s") for name, value in seconds.items()]
     peak = build.get("peak_rss_bytes")
     memory = f", {peak / 1e9:.2f} GB of memory at most" if peak else ""
-    return section(f"Build, {sum(seconds.values()):.0f} s{memory}", bars(rows))
+    title = f"Build, {sum(seconds.values()):.0f} s{memory}"
+    return section(title, bars(title, rows, unit="s"))
 
 
 def _environment(manifest: Manifest) -> Html:

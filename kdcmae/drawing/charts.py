@@ -14,27 +14,26 @@ from html import escape
 from kdcmae.drawing.markup import COLOURS, Html
 
 __all__ = [
-    "MOST_CELLS",
+    "CHARACTER",
     "Bar",
     "Line",
     "Point",
     "bars",
-    "confusion",
     "cut",
     "lines",
-    "matrix",
     "number",
     "scatter",
     "spectrogram",
     "stacked",
+    "svg",
+    "svg_text",
     "ticks",
 ]
 
-MOST_CELLS = 30
-"""Classes whose confusion can be read cell by cell, names and counts beside each other."""
+CHARACTER = 8
+"""Width of a character of a value, about, so that what stands behind a bar has room."""
 
 _WIDTH = 440
-_CHARACTER = 8  # about as wide as one of a value, so that what stands behind a bar has room
 _ROW = 36
 _PLOT_HEIGHT = 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
@@ -50,6 +49,8 @@ class Bar:
         high: end of the whisker, such as a 99th percentile; None for no whisker.
         note: shown behind the value.
         colour: which of the page's colours; bars of one kind share one.
+        text: the value as it is shown; empty for four digits and the chart's unit.
+        limit: marked by a line; a bar beyond it is drawn as bad. None for no mark.
     """
 
     label: str
@@ -57,6 +58,8 @@ class Bar:
     high: float | None = None
     note: str = ""
     colour: int = 0
+    text: str = ""
+    limit: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,30 +89,41 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def bars(title: str, rows: Sequence[Bar], *, unit: str) -> Html:
+def bars(title: str, rows: Sequence[Bar], *, unit: str, logarithmic: bool = False) -> Html:
     """Horizontal bars, each with its label above and its value behind it.
 
     Args:
         title: said to screen readers.
         rows: from top to bottom.
         unit: of the values.
+        logarithmic: the axis begins a power of ten below the smallest value; zero has no bar.
     """
-    longest = max((max(row.value, row.high or 0) for row in rows), default=1.0) or 1.0
-    texts = [f"{number(row.value)} {unit}{f', {row.note}' if row.note else ''}" for row in rows]
-    scale = (_WIDTH - 16 - _CHARACTER * max(map(len, texts), default=0)) / longest
+    marks = [value for row in rows for value in (row.value, row.high, row.limit) if value]
+    low = math.floor(math.log10(min(marks, default=1.0))) - 1 if logarithmic else 0.0
+
+    def placed(value: float | None) -> float:
+        return max(0.0, math.log10(value) - low) if value and logarithmic else value or 0.0
+
+    texts = [(row.text or f"{number(row.value)} {unit}") + (f", {row.note}" if row.note else "") for row in rows]
+    longest = max((placed(mark) for mark in marks), default=1.0) or 1.0
+    scale = (_WIDTH - 16 - CHARACTER * max(map(len, texts), default=0)) / longest
     parts = []
     for index, (row, shown) in enumerate(zip(rows, texts, strict=True)):
-        top, length = index * _ROW, row.value * scale
-        end = max(length, (row.high or 0) * scale)
+        top, length = index * _ROW, placed(row.value) * scale
+        end = max(length, placed(row.high) * scale, placed(row.limit) * scale)
+        over = row.limit is not None and row.value > row.limit
+        colour = "bad" if over else f"c{row.colour % COLOURS}"
         parts.append(
-            f"<g><title>{escape(f'{row.label}: {shown}')}</title>{_text(0, top + 12, row.label)}"
-            f'<rect class="c{row.colour % COLOURS}" x="0" y="{top + 17}" width="{length:.1f}" height="12" rx="2"/>'
+            f"<g><title>{escape(f'{row.label}: {shown}')}</title>{svg_text(0, top + 12, row.label)}"
+            f'<rect class="{colour}" x="0" y="{top + 17}" width="{length:.1f}" height="12" rx="2"/>'
         )
         if row.high is not None:
             middle = top + 23
             parts.append(f'<path class="whisker" d="M{length:.1f} {middle}H{end:.1f}M{end:.1f} {middle - 4}v8"/>')
-        parts.append(f"{_text(end + 6, top + 27, shown, 'value')}</g>")
-    return _svg(title, _WIDTH, len(rows) * _ROW, parts)
+        if row.limit is not None:
+            parts.append(f'<path class="limit" d="M{placed(row.limit) * scale:.1f} {top + 14}v18"/>')
+        parts.append(f"{svg_text(end + 6, top + 27, shown, 'value')}</g>")
+    return svg(title, _WIDTH, len(rows) * _ROW, parts)
 
 
 def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -> Html:
@@ -122,13 +136,13 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
     """
     stages = list(dict.fromkeys(stage for row in rows.values() for stage in row))
     totals = [sum(row.values()) for row in rows.values()]
-    room = 16 + _CHARACTER * max((len(f"{number(total)} {unit}") for total in totals), default=0)
+    room = 16 + CHARACTER * max((len(f"{number(total)} {unit}") for total in totals), default=0)
     scale = (_WIDTH - room) / (max(totals, default=1.0) or 1.0)
     legend, height = _legend(stages)
     parts = [legend]
     for index, (label, row) in enumerate(rows.items()):
         top, left = height + index * _ROW, 0.0
-        parts.append(_text(0, top + 12, label))
+        parts.append(svg_text(0, top + 12, label))
         for stage, value in row.items():
             width, said = value * scale, escape(f"{label}, {stage}: {number(value)} {unit}")
             colour = f"c{stages.index(stage) % COLOURS}"
@@ -137,8 +151,8 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
                 f"<title>{said}</title></rect>"
             )
             left += width
-        parts.append(_text(left + 6, top + 27, f"{number(sum(row.values()))} {unit}", "value"))
-    return _svg(title, _WIDTH, height + len(rows) * _ROW, parts)
+        parts.append(svg_text(left + 6, top + 27, f"{number(sum(row.values()))} {unit}", "value"))
+    return svg(title, _WIDTH, height + len(rows) * _ROW, parts)
 
 
 def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> Html:
@@ -165,7 +179,7 @@ def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> 
             parts.append(
                 f'<circle class="c{colour}" cx="{left:.1f}" cy="{at:.1f}" r="3.5"><title>{said}</title></circle>'
             )
-    return _svg(title, _WIDTH, top + _PLOT_HEIGHT, parts)
+    return svg(title, _WIDTH, top + _PLOT_HEIGHT, parts)
 
 
 def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> Html:
@@ -188,75 +202,11 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
         pointer = f'<path class="grid" d="M{left:.1f} {top:.1f}L{x + 4:.1f} {y - 4:.1f}"/>' if abs(y - top) > 20 else ""
         parts.append(
             f'<g><title>{said}</title>{pointer}<circle class="c{index % COLOURS}" cx="{left:.1f}" cy="{top:.1f}" '
-            f'r="6"/>{_text(x, y, str(index + 1), "value")}</g>'
+            f'r="6"/>{svg_text(x, y, str(index + 1), "value")}</g>'
         )
     for index, point in enumerate(points):
-        parts.append(_text(0, _PLOT_HEIGHT + 16 * (index + 1), f"{index + 1}  {point.label}", "value"))
-    return _svg(title, _WIDTH, _PLOT_HEIGHT + 16 * len(points) + 8, parts)
-
-
-def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str, float | None] | None]]) -> Html:
-    """A square of cells between every two of the labels.
-
-    Args:
-        title: said to screen readers.
-        labels: of rows and columns; columns carry the rows' numbers.
-        cells: per row and column a text (lines separated by a line feed) and how bad it is, from 0 to 1, or None where
-            nothing is expected of it; None for an empty cell.
-    """
-    side, head = 52, 20
-    names = [cut(f"{index + 1}  {label}", 44) for index, label in enumerate(labels)]
-    left = 10 + _CHARACTER * max(map(len, names), default=0)
-    parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "value middle") for index in range(len(labels))]
-    for row, (label, found) in enumerate(zip(labels, cells, strict=True)):
-        top = head + row * side
-        parts.append(_text(0, top + side / 2 + 4, names[row]))
-        for column, cell in enumerate(found):
-            if cell is None:
-                continue
-            text, badness = cell
-            x = left + column * side
-            said = escape(f"{label} and {labels[column]}: {text}".replace("\n", ", "))
-            place = f'x="{x}" y="{top}" width="{side - 2}" height="{side - 2}"'
-            parts.append(f'<g><title>{said}</title><rect class="{"track" if badness is None else "kept"}" {place}/>')
-            if badness:
-                parts.append(f'<rect class="lost" style="opacity:{min(1.0, badness):.2f}" {place}/>')
-            rows = text.split("\n")
-            for index, one in enumerate(rows):
-                at = top + side / 2 + 3 + 13 * (index - (len(rows) - 1) / 2)
-                parts.append(_text(x + (side - 2) / 2, at, one, "cell middle"))
-            parts.append("</g>")
-    return _svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
-
-
-def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
-    """Confusion matrix: a row per true class, a column per predicted one, coloured by its share of the row.
-
-    Args:
-        title: said to screen readers.
-        labels: a name per class; columns carry the rows' numbers.
-        counts: (C, C) clips.
-    """
-    side, head = 34, 20
-    names = [cut(f"{index + 1}  {label}", 26) for index, label in enumerate(labels)]
-    left = 10 + _CHARACTER * max(map(len, names), default=0)
-    parts = [_text(left + (index + 0.5) * side, 13, str(index + 1), "tick middle") for index in range(len(labels))]
-    for row, label in enumerate(labels):
-        top, clips = head + row * side, sum(counts[row]) or 1
-        parts.append(_text(0, top + side / 2 + 4, names[row]))
-        for column, count in enumerate(counts[row]):
-            x, share = left + column * side, count / clips
-            said = escape(f"{label}, predicted {labels[column]}: {count} clips, {share:.0%}")
-            parts.append(
-                f'<g><title>{said}</title><rect class="track" x="{x}" y="{top}" width="{side - 2}" '
-                f'height="{side - 2}"/><rect class="heat" style="opacity:{share:.2f}" x="{x}" y="{top}" '
-                f'width="{side - 2}" height="{side - 2}"/>'
-            )
-            if count:
-                kind = "cell middle on-heat" if share > 0.5 else "cell middle"
-                parts.append(_text(x + (side - 2) / 2, top + side / 2 + 3, str(count), kind))
-            parts.append("</g>")
-    return _svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
+        parts.append(svg_text(0, _PLOT_HEIGHT + 16 * (index + 1), f"{index + 1}  {point.label}", "value"))
+    return svg(title, _WIDTH, _PLOT_HEIGHT + 16 * len(points) + 8, parts)
 
 
 def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, float]) -> Html:
@@ -277,14 +227,14 @@ def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, 
     ]
     for text, share in marks.items():
         y = bottom - share * plot_height
-        parts.append(f'<path class="grid" d="M{left - 4} {y:.1f}h4"/>{_text(left - 7, y + 4, text, "tick end")}')
+        parts.append(f'<path class="grid" d="M{left - 4} {y:.1f}h4"/>{svg_text(left - 7, y + 4, text, "tick end")}')
     for value in ticks(0.0, seconds):
         x = left + value / seconds * plot_width
         parts.append(f'<path class="grid" d="M{x:.1f} {bottom}v4"/>')
-        parts.append(_text(x, bottom + 16, number(value), "tick middle"))
-    parts.append(_text(width - 10, height - 2, "seconds", "tick end"))
-    parts.append(_text(0, height - 2, "Hz", "tick"))
-    return _svg(title, width, height, parts, most=width)
+        parts.append(svg_text(x, bottom + 16, number(value), "tick middle"))
+    parts.append(svg_text(width - 10, height - 2, "seconds", "tick end"))
+    parts.append(svg_text(0, height - 2, "Hz", "tick"))
+    return svg(title, width, height, parts, most=width)
 
 
 class _Axes:
@@ -309,14 +259,14 @@ class _Axes:
         for value in ticks(*self._y):
             _, y = self.place(self._x[0], value)
             parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-            parts.append(_text(_LEFT - 6, y + 4, number(value), "tick end"))
+            parts.append(svg_text(_LEFT - 6, y + 4, number(value), "tick end"))
         bottom = self._top + _PLOT_HEIGHT - _BOTTOM
         steps = ticks(*self._x)
         for value in filter(float.is_integer, steps) if self._whole else steps:
             x, _ = self.place(value, self._y[0])
             parts.append(f'<path class="grid" d="M{x:.1f} {bottom}v5"/>')
-            parts.append(_text(x, bottom + 17, number(value), "tick middle"))
-        parts.append(_text(_LEFT, bottom + 34, f"across: {x_label};  up: {y_label}", "tick"))
+            parts.append(svg_text(x, bottom + 17, number(value), "tick middle"))
+        parts.append(svg_text(_LEFT, bottom + 34, f"across: {x_label};  up: {y_label}", "tick"))
         return parts
 
 
@@ -329,7 +279,7 @@ def _apart(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     found = []
     for (x, y), text in zip(points, texts, strict=True):
-        width = _CHARACTER * len(text)
+        width = CHARACTER * len(text)
         steps = [(9.0, 4.0), (-9.0 - width, 4.0), (-width / 2, -9.0)]
         steps += [(side - width / 2, 18.0 + 14 * row) for row in range(8) for side in (0, 10, -10)]
         for step_x, step_y in steps:
@@ -372,7 +322,7 @@ def _legend(names: Sequence[str]) -> tuple[str, int]:
     """Coloured squares and names, one under the other, and their height."""
     parts = [
         f'<rect class="c{index % COLOURS}" x="0" y="{index * 17 + 2}" width="10" height="10" rx="2"/>'
-        + _text(16, index * 17 + 11, name, "value")
+        + svg_text(16, index * 17 + 11, name, "value")
         for index, name in enumerate(names)
     ]
     return "".join(parts), 17 * len(names) + 4
@@ -383,11 +333,11 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _text(x: float, y: float, text: str, kind: str = "") -> str:
+def svg_text(x: float, y: float, text: str, kind: str = "") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _svg(title: str, width: int, height: int, parts: Iterable[str], *, fixed: bool = False, most: int = 0) -> Html:
+def svg(title: str, width: int, height: int, parts: Iterable[str], *, fixed: bool = False, most: int = 0) -> Html:
     """One drawing; a fixed one keeps its size and scrolls where the screen is narrower.
 
     ``most`` is the largest width in pixels it is shown at; 0 for the style sheet's.

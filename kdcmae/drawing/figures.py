@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kdcmae.drawing.charts import MOST_CELLS, Line, cut, number, ticks
+from kdcmae.drawing.charts import Line, cut, number, ticks
+from kdcmae.drawing.matrices import MOST_CELLS
 from kdcmae.drawing.timelines import Timeline, clock, time_ticks
 
 __all__ = ["confusion_figure", "lines_figure", "timeline_figure"]

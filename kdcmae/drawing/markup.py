@@ -35,6 +35,7 @@ main { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(
   align-items: start; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 8px 0; }
 h2 { font-size: 1.05rem; margin: 0 0 4px; }
+h3 { font-size: .9375rem; margin: 12px 0 0; }
 p { margin: 0.4rem 0; }
 .facts { margin: 0; padding: 0; list-style: none; color: var(--soft); font-size: .875rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px; min-width: 0; }
@@ -65,6 +66,8 @@ td.number, th.number { text-align: right; white-space: nowrap; }
     white-space: normal; }
   .cards td::before { content: attr(data-label); color: var(--soft); text-align: left; }
   .cards td:empty { display: none; } }
+pre { margin: 8px 0; padding: 10px 12px; overflow-x: auto; background: var(--panel); border-radius: 6px;
+  font-size: .875rem; }
 details { margin: 12px 0; }
 .folded details { margin: 0; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 8px; font-size: .9375rem; }
@@ -83,14 +86,12 @@ svg .tick { font-size: 12px; }
 svg .middle { text-anchor: middle; }
 svg .end { text-anchor: end; }
 svg .track { fill: var(--panel); }
-svg .bar, svg .point { fill: var(--accent); }
 svg .bad { fill: var(--bad); }
 svg .kept { fill: var(--kept); }
 svg .lost { fill: var(--lost); }
 svg .heat { fill: var(--heat); }
 svg .on-heat { fill: var(--on-heat); }
 svg .limit { stroke: var(--idle); stroke-width: 2; }
-svg .axis { stroke: var(--line); }
 .grid, .whisker, .front, .line { fill: none; stroke: var(--line); stroke-width: 1; }
 .whisker { stroke: var(--soft); stroke-width: 1.5; }
 .front { stroke: var(--soft); stroke-dasharray: 4 4; }

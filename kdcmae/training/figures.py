@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from kdcmae.data.images import write_image
-from kdcmae.drawing.charts import MOST_CELLS, Line
+from kdcmae.drawing.charts import Line
+from kdcmae.drawing.matrices import MOST_CELLS
 from kdcmae.extras import is_installed
 from kdcmae.files.replacing import replacing
 from kdcmae.training.tracking import EpochEnd, Picture, read_metrics

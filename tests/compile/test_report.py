@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 from kdcmae.compile.report import render
 from kdcmae.compile.report.notes import how_rungs_ran
-from kdcmae.compile.report.plots import Bar, Point, bars, log_bars, scatter
+from kdcmae.compile.report.use import snippet
 from kdcmae.runtime.manifest import Manifest
 
 SIZES = {"model.bin": 2_000_000, "model.xml": 30_000}
@@ -133,20 +135,20 @@ def test_a_claim_that_was_not_checked_does_not_hold(manifest):
     assert "holds" not in text
 
 
-def test_bars_are_as_long_as_their_values():
-    drawn = bars([Bar(label="a", value=1.0, text="1"), Bar(label="b", value=4.0, text="4")])
-    assert 'width="25.00%"' in drawn
-    assert 'width="100.00%"' in drawn
+def test_the_page_shows_what_an_app_gives_and_gets(manifest):
+    text = " ".join(Checked(render(manifest, SIZES)).text)
+    for part in ("load_engine", "log-mel values", "pixels square", manifest.labels[0], "Built for", "with a load of"):
+        assert part in text
 
 
-def test_log_bars_mark_the_limit_and_what_exceeds_it():
-    drawn = log_bars([Bar(label="a", value=1e-6, text="", limit=1e-4), Bar(label="b", value=1e-2, text="", limit=1e-4)])
-    assert drawn.count('class="limit"') == 2
-    assert drawn.count('class="bad"') == 1
-    assert log_bars([Bar(label="exact", value=0.0, text="0", limit=None)]).count("0.00%") == 1
+def test_the_page_s_program_runs(engine, manifest):
+    done = subprocess.run([sys.executable, "-c", snippet(manifest)], cwd=engine, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(":")[0] in manifest.labels
 
 
-def test_scatter_draws_every_point_inside_its_frame():
-    drawn = scatter([Point(label="only", x=5.0, y=0.0)], "x", "y")
-    assert drawn.count("<circle") == 1
-    assert "nan" not in drawn
+def test_every_link_of_the_page_leads_to_a_section(manifest):
+    page = Checked(render(manifest, SIZES))
+    anchors = [attributes["href"] for name, attributes in page.found if name == "a"]
+    assert anchors
+    assert {f"#{attributes.get('id')}" for _, attributes in page.found} >= set(anchors)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcmae.drawing import charts
+from kdcmae.drawing import charts, matrices
 
 NASTY = "<b>&\"'</svg>"
 
@@ -45,8 +45,8 @@ DRAWINGS = {
     "stacked": charts.stacked(NASTY, {NASTY: {NASTY: 1.0, "b": 2.0}}, unit="ms"),
     "lines": charts.lines(NASTY, [charts.Line(label=NASTY, points=((1, 2), (2, 3)))], x_label=NASTY, y_label=NASTY),
     "scatter": charts.scatter(NASTY, [charts.Point(label=NASTY, x=1, y=2)], x_label=NASTY, y_label=NASTY),
-    "confusion": charts.confusion(NASTY, [NASTY, "b"], [[3, 1], [0, 0]]),
-    "matrix": charts.matrix(NASTY, [NASTY, "b"], [[None, (NASTY, 0.5)], [("1\n2", 2.0), None]]),
+    "confusion": matrices.confusion(NASTY, [NASTY, "b"], [[3, 1], [0, 0]]),
+    "matrix": matrices.matrix(NASTY, [NASTY, "b"], [[None, (NASTY, 0.5)], [("1\n2", 2.0), None]]),
 }
 
 
@@ -69,8 +69,8 @@ def test_a_drawing_is_well_formed_and_named(name):
         charts.lines("x", [charts.Line(label="a", points=((1, 0),))], x_label="x", y_label="y"),
         charts.scatter("x", [], x_label="x", y_label="y"),
         charts.scatter("x", [charts.Point(label="a", x=0, y=0)], x_label="x", y_label="y"),
-        charts.matrix("x", [], []),
-        charts.confusion("x", [], []),
+        matrices.matrix("x", [], []),
+        matrices.confusion("x", [], []),
     ],
 )
 def test_nothing_to_draw_is_drawn_too(drawing):
@@ -81,6 +81,26 @@ def test_bars_are_as_long_as_their_values():
     tree = parsed(charts.bars("x", [charts.Bar(label=str(value), value=value) for value in (1, 2, 4)], unit="ms"))
     widths = [float(one.get("width", "0")) for one in tree.iter("rect")]
     assert widths == [pytest.approx(widths[0] * factor, rel=0.01) for factor in (1, 2, 4)]
+
+
+def test_a_logarithmic_bar_grows_by_the_same_length_for_every_power_of_ten():
+    rows = [charts.Bar(label=str(value), value=value) for value in (0.0, 1e-6, 1e-5, 1e-4)]
+    tree = parsed(charts.bars("x", rows, unit="", logarithmic=True))
+    none, one, two, three = (float(found.get("width", "0")) for found in tree.iter("rect"))
+    assert none == 0 < one
+    assert three - two == pytest.approx(two - one, abs=0.2)
+
+
+def test_a_bar_beyond_its_limit_is_bad_and_each_limit_is_marked():
+    rows = [charts.Bar(label=str(value), value=value, limit=1e-4) for value in (1e-6, 1e-2)]
+    tree = parsed(charts.bars("x", rows, unit="", logarithmic=True))
+    assert [found.get("class") for found in tree.iter("rect")] == ["c0", "bad"]
+    assert sum(found.get("class") == "limit" for found in tree.iter("path")) == 2
+
+
+def test_a_bar_shows_its_own_text_for_its_value():
+    [label, value] = parsed(charts.bars("x", [charts.Bar(label="a", value=1, text="one")], unit="ms")).iter("text")
+    assert (label.text, value.text) == ("a", "one")
 
 
 def test_whiskers_reach_from_the_bar_to_the_high_value():
@@ -125,7 +145,7 @@ def test_marked_points_are_joined_from_left_to_right():
 
 
 def test_a_cell_of_a_confusion_matrix_is_as_dark_as_its_share_of_the_row():
-    tree = parsed(charts.confusion("x", ["a", "b"], [[3, 1], [0, 2]]))
+    tree = parsed(matrices.confusion("x", ["a", "b"], [[3, 1], [0, 2]]))
     heats = [one.get("style") for one in tree.iter("rect") if one.get("class") == "heat"]
     assert heats == ["opacity:0.75", "opacity:0.25", "opacity:0.00", "opacity:1.00"]
     assert [one.text for one in tree.iter("text") if "cell" in one.get("class", "")] == ["3", "1", "2"]
@@ -149,5 +169,5 @@ def test_a_batch_is_a_whole_number_at_its_axis():
 
 
 def test_a_cell_without_expectations_is_neither_good_nor_bad():
-    drawn = charts.matrix("", ["a", "b"], [[None, ("52", None)], [("52", 0.0), None]])
+    drawn = matrices.matrix("", ["a", "b"], [[None, ("52", None)], [("52", 0.0), None]])
     assert [drawn.count(f'class="{kind}"') for kind in ("track", "kept", "lost")] == [1, 1, 0]

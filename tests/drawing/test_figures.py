@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcmae.drawing.charts import MOST_CELLS, Line
+from kdcmae.drawing.charts import Line
 from kdcmae.drawing.figures import confusion_figure, lines_figure
+from kdcmae.drawing.matrices import MOST_CELLS
 
 HEAT = (31, 95, 196)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdcmae.drawing.charts import MOST_CELLS
+from kdcmae.drawing.matrices import MOST_CELLS
 from kdcmae.evaluation.classification import ScoredClips, summarize
 from kdcmae.evaluation.details import classification_details, localization_details, retrieval_details
 from kdcmae.evaluation.inpainting import Inpainting

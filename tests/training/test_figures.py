@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdcmae.data.images import read_image
-from kdcmae.drawing.charts import MOST_CELLS
+from kdcmae.drawing.matrices import MOST_CELLS
 from kdcmae.training.figures import confusion_picture, curves_picture, open_figures, training_label
 from kdcmae.training.loop import Trainer
 from kdcmae.training.tracking import EpochEnd

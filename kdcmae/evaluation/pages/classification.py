@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.data.images import encode_image
-from kdcmae.drawing import charts
+from kdcmae.drawing import charts, matrices
 from kdcmae.drawing.markup import Html, section, table, tag
 from kdcmae.evaluation.pages.parts import Document, Pictures, data_uri, figures_table, headline, strip, task_page
 from kdcmae.evaluation.pictures import heat_colours
@@ -88,8 +88,8 @@ def _matrix(labels: Sequence[str], cells: Sequence[Mapping[str, int]]) -> Html:
     for found in cells:
         counts[found["class"], found["predicted"]] = found["clips"]
     note = "A row per class, a column per predicted class; a stronger colour for a larger share of the row."
-    if len(labels) <= charts.MOST_CELLS:
-        drawn = charts.confusion("confusion matrix", labels, counts.tolist())
+    if len(labels) <= matrices.MOST_CELLS:
+        drawn = matrices.confusion("confusion matrix", labels, counts.tolist())
         return section("Confusion", drawn, note=note, wide=len(labels) > _BESIDE)
     said = (
         f"{len(labels)} classes in the model's order: a row per class from above, a column per predicted class from "
