@@ -1,1 +1,1 @@
-"""Clips: decoding them, and making synthetic ones."""
+"""Clips and labels: manifests, decoding, loaders, and synthetic clips."""

@@ -1,6 +1,6 @@
 """Augmentation as published: SpecAugment, noise and time roll on the spectrogram, and mixup of two clips.
 
-Every function takes the generator it draws from, so that a sample depends on its seed and on nothing else.
+Every function takes its random generator, so that a sample depends only on its seed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Augmentation:
         Args:
             features: (T, 128) normalised.
             rng: to draw from.
-            silence: what masked features become: the value that padding has.
+            silence: value of masked features: that of padding.
         """
         masked = spec_augment(
             features, rng, frequency_mask=self.frequency_mask, time_mask=self.time_mask, value=silence
@@ -61,7 +61,7 @@ class Augmentation:
         return roll_time(noisy, rng, largest=round(self.roll * len(noisy)))
 
     def mixing_weight(self, rng: np.random.Generator) -> float | None:
-        """The weight of a clip beside its partner's, or None where the clip stays alone."""
+        """The mixing weight of a clip, or None if it is not mixed."""
         chosen = rng.random() < self.mixup_rate
         return float(rng.beta(self.mixup_alpha, self.mixup_alpha)) if chosen else None
 
@@ -75,7 +75,7 @@ def spec_augment(
         features: (T, F).
         rng: to draw from.
         frequency_mask, time_mask: widths are drawn below these.
-        value: of what is masked.
+        value: of masked features.
 
     Source: Park et al., SpecAugment, 2019, with one mask per axis and no warping; widths and starts are drawn as
         in torchaudio, which the published code uses.
@@ -96,7 +96,7 @@ def add_noise(features: Float32, rng: np.random.Generator, *, amplitude: float) 
 
 
 def roll_time(features: Float32, rng: np.random.Generator, *, largest: int) -> Float32:
-    """Shift along time by up to ``largest`` frames either way; what leaves one end enters at the other."""
+    """Shift along time by up to ``largest`` frames either way; frames that leave one end enter at the other."""
     return np.roll(features, int(rng.integers(-largest, largest + 1)), axis=0)
 
 
@@ -104,7 +104,7 @@ def mix_waveforms(waveform: Float32, other: Float32, weight: float) -> Float32:
     """``weight * waveform + (1 - weight) * other``, the other padded with silence or cut to the first.
 
     Args:
-        waveform: (S,), whose length counts.
+        waveform: (S,); the result has its length.
         other: (R,).
         weight: of ``waveform``.
     """

@@ -1,7 +1,7 @@
-"""Clips that cannot be used: one raises, many stop the run.
+"""Unusable clips: each raises an error that can be counted, and too many of them stop the run.
 
-:func:`clip_boundary` is the one place where errors become broken clips, whether a clip is trained on, checked,
-extracted or measured.
+:func:`clip_boundary` is the only place where errors become broken clips, in training, checks, extraction and
+evaluation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["BROKEN_LIMIT", "Broken", "BrokenClipError", "BrokenClips", "clip_bou
 BROKEN_LIMIT = 0.01
 """Largest share of a data set's clips that may be broken."""
 
-_LISTED = 100  # clips that an error lists by name
+_LISTED = 100  # clips that an error message names
 
 Broken = tuple[str, str]
 """The id of a clip that cannot be used, and why."""
@@ -42,15 +42,15 @@ class BrokenClipError(DataError):
 
 @contextmanager
 def clip_boundary(clip_id: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a clip is read into a broken clip, because nobody foresees every file.
+    """Turn any error while a clip is read into a :class:`BrokenClipError`: files fail in unforeseeable ways.
 
     Args:
         clip_id: which clip is read.
 
     Raises:
-        BrokenClipError: any error; where it is none of ours, its type is named.
+        BrokenClipError: any error; the message names the type of an error of another library.
         DiskFullError: nothing more can be written, for this clip or any other.
-        MemoryError: as it is, because it is not the clip's fault.
+        MemoryError: unchanged, because the clip did not cause it.
     """
     try:
         yield
@@ -72,12 +72,12 @@ def _line(error: Exception) -> str:
 class BrokenClips:
     """Counts clips that cannot be used, and stops the run past a limit.
 
-    Each rank of a training counts those it reads; the loop adds what the others found whenever it saves.
+    Each rank of a training run counts its own clips; the loop adds the counts of the other ranks when it saves.
 
     Args:
         clips: in the dataset.
         limit: largest share of them that may be broken.
-        fix: what to do where more are.
+        fix: advice for the error.
     """
 
     def __init__(

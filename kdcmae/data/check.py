@@ -1,4 +1,4 @@
-"""Finds the clips of a manifest that a long run would stumble over, before it does."""
+"""Check every clip of a manifest before a long run depends on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Problem", "ProblemKind", "check_clips"]
 ProblemKind = Literal["missing", "corrupt", "short", "silent", "label", "long"]
 
 LONGEST_S = 60.0
-"""Sound that is decoded of a clip; longer ones are worth a warning."""
+"""Seconds of sound that are decoded of a clip; a longer clip is a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class Problem:
     """What is wrong with a clip.
 
     Args:
-        clip_id: which.
+        clip_id: id of the clip.
         kind: ``missing`` files, ``corrupt`` ones, ``short`` or ``silent`` sound, a ``label`` that is missing or
             unknown, or a ``long`` clip.
-        detail: in one line.
+        detail: one line about it.
     """
 
     clip_id: str
@@ -44,7 +44,7 @@ class Problem:
 
     @property
     def is_warning(self) -> bool:
-        """The clip can be used all the same."""
+        """Whether the clip can still be used."""
         return self.kind == "long"
 
 
@@ -64,8 +64,8 @@ def check_clips(
         labels: the classes; None leaves labels unchecked.
         shortest_s: sound shorter than this is a problem.
         silence_db: sound that nowhere reaches this level, in dB of full scale, is a problem.
-        processes: that read.
-        on_clip: called for each clip done.
+        processes: number of reader processes.
+        on_clip: called after each clip.
     """
     problems: list[Problem] = []
     check = partial(_check, labels, shortest_s, silence_db)

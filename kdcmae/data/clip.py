@@ -1,9 +1,9 @@
 """Video file -> 16 kHz mono waveform and ten RGB frames, with PyAV.
 
-A clip that cannot be decoded to its end raises; nothing is replaced by silence or black frames. A file is read
-twice: once without decoding, to count frames and to see that nothing is missing, once to decode. Of a long file only
-what is asked for is decoded: the first seconds of its sound, and the groups of pictures that the ten frames of the same
-seconds are in.
+A clip that cannot be decoded to its end raises an error; nothing is replaced by silence or black frames. A file is read
+twice: once without decoding, to count its frames and to detect truncation, and once to decode it. Of a long file only
+the requested part is decoded: the first seconds of sound, and the groups of pictures that contain the ten frames of
+these seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "read_waveform",
 ]
 
-_IN_ONE_GO = 3000  # frames, two minutes: with more, to seek ten of them is faster than to decode them all
+_IN_ONE_GO = 3000  # frames, two minutes: in a longer video, seeking ten frames is faster than decoding all of them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What :func:`decode` finds beside the sound.
+    """What :func:`decode` returns; the sound goes to its callback.
 
     Args:
         frames: (10, H, W, 3) uint8, RGB, upright; None where only sound was asked for.
@@ -78,8 +78,8 @@ def read_clip(
     Args:
         path: any container and codec ffmpeg knows, any sample rate and number of channels.
         seconds: of the clip, from the start of its sound; None for all of it. The frames are those of the same time.
-        mono: what becomes of several channels.
-        threads: of each decoder; 0 for one per core. What is read does not depend on it.
+        mono: how several channels become one.
+        threads: of each decoder; 0 for one per core. The result does not depend on it.
 
     Raises:
         DataError: no such file, not a media file, no audio or video stream, damaged or truncated.
@@ -110,7 +110,7 @@ def read_frames(path: str | os.PathLike[str], *, seconds: float | None = None, t
 
 
 def is_clip(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds sound or pictures, whatever its name says."""
+    """Whether a file contains sound or pictures, judged by its content."""
     try:
         with opened(Path(path)) as container:
             return any(stream.type in ("audio", "video") for stream in container.streams)
@@ -127,7 +127,7 @@ def decode(
     mono: Mono = "mean",
     threads: int = 0,
 ) -> Decoded:
-    """Decode sound, frames or both, without keeping the sound. Arguments and errors as :func:`read_clip`'s, and:
+    """Decode sound, frames or both, passing the sound on in blocks. Arguments and errors as of :func:`read_clip`, and:
 
     Args:
         kinds: ``audio``, ``video`` or both.
@@ -157,7 +157,7 @@ def decode(
 
 
 def _span(tracks: Mapping[Kind, Track], seconds: float | None) -> tuple[int, int] | None:
-    """The frames that are shown while the sound that is heard plays; None for all, of a clip that is no longer."""
+    """The frames shown during the requested seconds of sound; None for all frames, if the clip is not longer."""
     if seconds is None or max(track.duration_s for track in tracks.values()) <= seconds:
         return None
     start_s = tracks.get("audio", tracks["video"]).shown_from_s
@@ -165,7 +165,7 @@ def _span(tracks: Mapping[Kind, Track], seconds: float | None) -> tuple[int, int
 
 
 class _Sink(Protocol):
-    """Takes the decoded frames of one stream, until it has enough."""
+    """Receives the decoded frames of one stream until it has enough."""
 
     @property
     def done(self) -> bool: ...

@@ -1,7 +1,8 @@
-"""Clips -> the tensors a model takes: a dataset whose every sample depends on its draw alone.
+"""Clips as tensors for a model: a dataset in which every sample depends only on its draw.
 
-Sound and frames are prepared by the torch modules of :mod:`kdcmae.frontend`. They compute what an app computes in
-numpy, faster, and with a single thread in a loader's worker, where numpy would start one per core in each of them.
+Sound and frames are prepared by the torch modules of :mod:`kdcmae.frontend`. They compute the same as
+the numpy code of an app, but faster, and with a single thread in each worker of a loader; numpy would start one thread
+per core in each worker.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class DatasetSettings:
 
     Args:
         preprocessing: the model's.
-        modality: what is read: sound, frames, or both.
+        modality: whether sound, frames or both are read.
         frames: one of the ten at ``random`` (training), the ``middle`` one, number 5 (evaluation), or ``all``.
-        augmentation: of training clips; None for clips as they are.
+        augmentation: of training clips; None for unchanged clips.
         seed: of the random frame and the augmentation.
     """
 
@@ -61,7 +62,7 @@ class DatasetSettings:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """A clip on its way to a sample: waveform (S,), images (N, 3, S, S) normalised, target (C,)."""
+    """A clip before it becomes a sample: waveform (S,), images (N, 3, S, S) normalised, target (C,)."""
 
     waveform: NDArray[np.float32] | None
     images: Tensor | None
@@ -80,7 +81,7 @@ class _Parts:
 
 
 class SampleMaker:
-    """Makes samples of clips, wherever their list comes from.
+    """Makes samples from clips of any source.
 
     Args:
         labels: the classes; None for samples without a target.
@@ -99,7 +100,7 @@ class SampleMaker:
     def sample(
         self, record: ClipRecord, rng: np.random.Generator, partner: Callable[[np.random.Generator], ClipRecord]
     ) -> Sample:
-        """One sample, all that is random in it drawn from ``rng``.
+        """One sample; all its random choices are drawn from ``rng``.
 
         Args:
             record: the clip.
@@ -165,7 +166,7 @@ class ClipDataset(Dataset[Sample]):
             raise DataError("a dataset needs at least one clip")
         if labels is not None:
             for record in records:
-                if flaw_of(record) is None:  # such a clip is set aside when it is read
+                if flaw_of(record) is None:  # a flawed clip is counted as broken when it is read
                     with clip_boundary(record.id):
                         _target(record, labels)
         self.records, self.labels, self.settings = records, labels, settings
@@ -178,7 +179,7 @@ class ClipDataset(Dataset[Sample]):
         """One sample.
 
         Args:
-            draw: a clip's number, or a draw of it: what is random depends on the draw and the settings' seed alone.
+            draw: a clip's number, or a draw of it: random choices depend only on the draw and the settings' seed.
 
         Returns:
             ``audio`` (T, 128) and ``image`` (3, S, S), or (10, 3, S, S) where all frames are asked for, float32 and
@@ -194,7 +195,7 @@ class ClipDataset(Dataset[Sample]):
         return sample
 
     def redrawn(self, draw: Draw, attempt: int) -> Draw:
-        """Another clip for the same place in the order, the same one whenever this is asked."""
+        """Another clip for the same place in the order; the choice is deterministic."""
         rng = np.random.default_rng([self.settings.seed, draw.epoch, draw.position])
         return draw._replace(clip=int(rng.integers(len(self), size=attempt)[-1]), attempt=attempt)
 

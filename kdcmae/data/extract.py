@@ -1,4 +1,4 @@
-"""Videos -> 16 kHz sound and ten frames in the published layout, so that training does not decode videos."""
+"""Extract 16 kHz sound and ten frames from videos in the published layout, so that training need not decode videos."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCES_FILE = "sources.jsonl"
 
 WINDOW_S = Preprocessing().window_s  # of the published models
 
-_VERSION = 3  # of what extraction makes of a file; raise it when the same file gives other sound or frames
+_VERSION = 3  # increase it when the same file would give other sound or frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Extraction:
 
     Args:
         extracted: clips decoded and written.
-        kept: clips that an earlier run had finished.
-        failed: why, by the id of each clip that could not be decoded.
+        kept: clips that an earlier run finished and this run reused.
+        failed: the reason for each clip that could not be decoded, by its id.
     """
 
     extracted: int
@@ -64,8 +64,8 @@ def extract(
 ) -> Extraction:
     """Write ``audio/ID.wav``, ``frames/frame_{0..9}/ID.jpg``, ``sources.jsonl`` and ``manifest.json``.
 
-    A run that was stopped goes on where it stood. A clip is kept only where ``sources.jsonl`` says that it was made
-    from the file as it is now, with these settings and by this version of the extraction; otherwise it is made again.
+    An interrupted run resumes. An extracted clip is reused only if ``sources.jsonl`` says that it was made from the
+    current file, with the same settings and by this version of the extraction; otherwise it is extracted again.
 
     Args:
         records: of videos, in files or in shards.
@@ -73,13 +73,13 @@ def extract(
         image_size: frames are resized to this short side and cropped to a square, as published; small ones are
             only cropped.
         seconds: of each clip that are extracted, from its start, its sound and its frames: what the model hears.
-        mono: what becomes of several channels.
-        processes: that decode.
-        on_clip: called for each clip done.
+        mono: how several channels become one.
+        processes: number of decoder processes.
+        on_clip: called after each clip.
 
     Raises:
         DataError: a record without a video or with an id that is no file's name, or no clip that can be decoded.
-        DiskFullError: no space is left; the clips before are kept.
+        DiskFullError: no space is left; finished clips remain.
     """
     folder = Path(folder)
     for record in records:

@@ -1,4 +1,4 @@
-"""How many frames of a clip are looked at, and which; known without decoding any."""
+"""How many frames of a clip are used, and which; needs no decoder."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ __all__ = ["FRAMES_PER_CLIP", "MIDDLE_FRAME"]
 FRAMES_PER_CLIP = 10
 
 MIDDLE_FRAME = 5
-"""The frame that the published evaluation looks at; frames count from 0."""
+"""The frame that the published evaluation uses; frames count from 0."""

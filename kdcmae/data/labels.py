@@ -35,13 +35,13 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
         path: a file ending in ``.csv`` is read as CSV, any other as text.
 
     Raises:
-        DataError: not readable as text, or not a list of classes that leaves no doubt; says which line is wrong.
+        DataError: not readable as text, or not an unambiguous list of classes; the message names the line.
     """
     return read_class_names(path).names
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
-    """Names and ids of classes, from the files that :func:`read_labels` reads.
+    """Names and ids of classes, from the same files as :func:`read_labels`.
 
     Raises:
         DataError: not readable as text; a CSV without the columns, or whose indices do not count from 0 without gaps
@@ -60,7 +60,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
 
 
 def _of_text(path: str | os.PathLike[str]) -> ClassNames:
-    # Blank lines at either end name nothing; one in between could be a class that lost its name.
+    # Blank lines at either end are ignored; a blank line in between could be a class that lost its name.
     names: list[str] = []
     for number, line in enumerate(read_text(path).rstrip().split("\n"), start=1):
         if name := without_line_breaks(line):
@@ -92,11 +92,11 @@ def _of_table(path: str | os.PathLike[str]) -> ClassNames:
 
 
 def _require_counted(path: str | os.PathLike[str], indices: Iterable[int]) -> None:
-    """Refuse indices with a gap: which output of the model the classes behind it have would be a guess."""
-    found = set(indices)
-    if found and found == set(range(1, len(found) + 1)):
-        raise DataError(f"{path}: the column index counts from 1 to {len(found)}; it must count from 0")
-    for expected, index in enumerate(sorted(found)):
+    """Refuse indices with a gap, because the outputs of the classes after it would be a guess."""
+    present = set(indices)
+    if present and present == set(range(1, len(present) + 1)):
+        raise DataError(f"{path}: the column index counts from 1 to {len(present)}; it must count from 0")
+    for expected, index in enumerate(sorted(present)):
         if index != expected:
             raise DataError(
                 f"{path}: the column index must count from 0 without gaps: after {expected - 1} comes {index}"

@@ -1,4 +1,4 @@
-"""Batches of samples: prepared in worker processes, with broken clips set aside and counted."""
+"""Batches of samples, prepared in worker processes; broken clips are replaced or skipped, and counted."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 ]
 
 REDRAWS = 10
-"""Clips that are tried for one place in a batch."""
+"""Most clips that are tried for one place in a batch."""
 
 STOPPING = (DiskFullError, MemoryError)
-"""What stops a run. A worker hands it over as a value, because PyTorch would put a traceback into its message."""
+"""Errors that stop a run. A worker returns them as values, because PyTorch would add a traceback to their message."""
 
 
 class _Redraw(Dataset[Sample]):
-    """In the place of a broken clip another one is drawn, so that batches keep their size on every rank."""
+    """Replaces a broken clip by another one, so that batches keep their size on every rank."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self._dataset = dataset
@@ -54,7 +54,7 @@ class _Redraw(Dataset[Sample]):
 
 
 class _Skip(Dataset[Sample]):
-    """A broken clip is left out of its batch, so that no clip is measured twice."""
+    """Leaves a broken clip out of its batch, so that no clip is measured twice."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self._dataset = dataset
@@ -69,7 +69,7 @@ class _Skip(Dataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Stack the samples of a batch; collect the clips that were set aside on the way, and what stops the run."""
+    """Stack the samples of a batch; collect the broken clips and the errors that stop the run."""
     whole = [sample for sample in samples if "index" in sample]
     names = [name for name in whole[0] if name != "broken"] if whole else []
     batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in whole]) for name in names}
@@ -78,7 +78,7 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
 
 
 def opened(batch: dict[str, Any], broken: BrokenClips) -> dict[str, Any]:
-    """What a batch of :func:`collate` holds for the model; its broken clips are counted.
+    """The tensors of a batch of :func:`collate`; its broken clips are counted.
 
     Raises:
         DataError: more clips are broken than the limit allows.
@@ -91,7 +91,7 @@ def opened(batch: dict[str, Any], broken: BrokenClips) -> dict[str, Any]:
 
 
 def started(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The batches of a loader, whose processes then run: Ctrl-C has to wait while they start."""
+    """The batches of a loader. Ctrl-C is held back while its processes start."""
     with interrupts_held():
         return iter(loader)
 
@@ -129,7 +129,7 @@ class ClipLoader:
             persistent_workers=workers > 0,
             collate_fn=collate,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # it draws seeds for its workers; not from the run's own random state
+            generator=torch.Generator(),  # draws the workers' seeds, so that the run's own random state does not change
         )
 
     @property
@@ -156,12 +156,12 @@ class ClipLoader:
         return self.batches(0)
 
     def clip_id(self, index: int) -> str:
-        """The name of the clip with this ``index``, for people."""
+        """The id of the clip with this ``index``."""
         return self._dataset.records[index].id
 
 
 class _Asked:
-    """The batches that were asked for; torch's loader reads them each time it starts over, and its workers live on."""
+    """The requested batches; torch's loader reads them again in each pass, while its workers stay alive."""
 
     def __init__(self, sampler: BatchSampler) -> None:
         self.sampler = sampler

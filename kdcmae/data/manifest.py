@@ -30,7 +30,7 @@ from kdcmae.files.text import read_json, read_json_lines, read_table, without_li
 __all__ = ["MANIFESTS", "ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
 
 MANIFESTS = (".json", ".csv", ".jsonl")
-"""How the names of manifests end."""
+"""Suffixes of manifests."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ class ClipRecord:
 
     @property
     def modality(self) -> Modality:
-        """What the clip has: manifests of extracted clips may leave out one half."""
+        """The clip's modalities; a manifest of extracted clips may have only sound or only frames."""
         if self.video is not None or (self.wav is not None and self.frames_folder is not None):
             return "audiovisual"
         return "audio" if self.wav is not None else "video"
@@ -78,8 +78,8 @@ class LabelMap:
     """Classes in the order of a model's outputs.
 
     Args:
-        names: what people read, one per class.
-        ids: what manifests may write instead of a name, one per class, such as AudioSet's ``/m/09x0r``.
+        names: one per class, for people.
+        ids: alternatives to the names that manifests may use, one per class, such as AudioSet's ``/m/09x0r``.
     """
 
     names: tuple[str, ...]
@@ -90,14 +90,14 @@ class LabelMap:
         """Read the published CSV (``index,mid,display_name``), or a text file with one name per line.
 
         Raises:
-            DataError: not such a file; :func:`~kdcmae.data.labels.read_class_names` says what it may not hold.
+            DataError: not such a file; see :func:`~kdcmae.data.labels.read_class_names`.
         """
         classes = read_class_names(path)
         return cls(classes.names, classes.ids)
 
     @classmethod
     def of_records(cls, records: Iterable[ClipRecord]) -> LabelMap:
-        """The labels that occur in a manifest, in alphabetical order.
+        """The labels of a manifest, in alphabetical order.
 
         Raises:
             DataError: no clip has a label.
@@ -129,20 +129,20 @@ class LabelMap:
         return self._index[label]
 
     def unknown(self, label: str) -> str:
-        """What to say of a label that no class has."""
+        """Error text for a label that is not a class."""
         near = difflib.get_close_matches(label, self._index, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else " (several labels are separated by ';')"
         return f"unknown label {label!r}{hint}"
 
     def multi_hot(self, labels: Iterable[str]) -> NDArray[np.float32]:
-        """(classes,) float32, one where a label's class is."""
+        """(classes,) float32: 1 for the classes of the labels, 0 elsewhere."""
         target = np.zeros(len(self), dtype=np.float32)
         target[[self.index(label) for label in labels]] = 1
         return target
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[ClipRecord]:
-    """Read a list of clips. Paths in it are relative to its folder; whether they exist is not looked at.
+    """Read a list of clips. Paths in it are relative to its folder; files need not exist.
 
     Args:
         path: ``.json``: ``{"data": [{"video_id", "wav", "video_path", "labels": "id,id"}]}``, as published, with
@@ -218,7 +218,7 @@ def _joined(folder: Path, value: str) -> Path:
 
 
 class _Entry:
-    """The fields of one clip, and where they stand."""
+    """The fields of one clip, and their place in the file."""
 
     def __init__(self, place: str, fields: Any, folder: Path) -> None:
         if not isinstance(fields, dict):
@@ -312,7 +312,7 @@ def _video(entry: _Entry) -> ClipRecord:
 
 
 def _published_entry(record: ClipRecord, folder: Path) -> dict[str, Any]:
-    # Names may hold commas where ids do not; the published code then has to be given ids.
+    # Unlike ids, names may contain commas, which the published code cannot read; it needs ids.
     separable = not any("," in label for label in record.labels)
     return {
         "video_id": record.id,

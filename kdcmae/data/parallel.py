@@ -1,4 +1,4 @@
-"""One function over many items in several processes, in order, with few items waiting at a time."""
+"""Map a function over many items in several processes, in order and with a bounded queue."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
     Args:
         function: of a module, or a partial of one; it is sent to other processes.
         items: taken a few at a time.
-        processes: 1 stays in this one. With more, a script that calls this keeps its own start behind
-            ``if __name__ == "__main__"``, as always with spawned processes.
+        processes: 1 uses this process. With more, a script that calls this guards its entry point with
+            ``if __name__ == "__main__"``, as spawned processes require.
 
     Raises:
         DataError: a process died, as a decoder may on a damaged file.
@@ -61,13 +61,13 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
 
 
 def loader_context(workers: int) -> BaseContext | None:
-    """How the worker processes of a PyTorch loader start: from a process without threads, where the system has fork.
+    """Start method of a PyTorch loader's workers: a fork server without threads, if the system can fork.
 
     PyTorch's own way forks this process, and a lock that another of its threads, such as an inference engine's, holds
     at that moment stays locked in the worker for ever.
 
     Args:
-        workers: how many; 0 gives None, as the loader wants it.
+        workers: number of workers; 0 gives None, as the loader expects.
     """
     if workers == 0:
         return None
@@ -84,17 +84,17 @@ def loader_context(workers: int) -> BaseContext | None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is this process that answers it, and ends them.
+    """Start processes that ignore Ctrl-C; this process handles it and ends them.
 
-    A terminal sends Ctrl-C to all processes of a command. One that is still starting has no handler of its own yet, and
-    would show a traceback. What arrives here meanwhile is answered afterwards.
+    A terminal sends Ctrl-C to all processes of a command. A process that is still starting has no handler yet
+    and would show a traceback. A Ctrl-C that arrives here in the meantime is handled afterwards.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # the first process would start it, and that lets interrupts through again
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks interrupts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -103,19 +103,19 @@ def interrupts_held() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this process, which :mod:`multiprocessing` started, when its parent is gone, even killed."""
+    """End this :mod:`multiprocessing` process when its parent ends, even if the parent was killed."""
     threading.Thread(target=_wait_and_end, daemon=True).start()
 
 
 def _start() -> None:
-    """Set up a process of the pool, before numpy is loaded: one thread each, ended by its parent or with it."""
+    """Set up a pool process before numpy is loaded: a single thread, and it ends with its parent."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     end_with_parent()
 
 
 def _wait_and_end() -> None:
-    """A parent that is killed cannot end its processes, which would wait for work for ever."""
+    """Wait for the parent to end, because a killed parent cannot stop its processes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

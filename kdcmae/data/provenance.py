@@ -1,4 +1,4 @@
-"""What derived files were made from, so that they are made again when that changes."""
+"""Records of the sources of derived files, so that a file is derived again when its source changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kdcmae.files.disk import writing
 __all__ = ["Source", "Sources", "source_of"]
 
 Source = dict[str, Any]
-"""What tells one state of a file from another: its size in bytes and when it was last written, in ns."""
+"""State of a file: its size in bytes and its modification time in ns."""
 
 
 def source_of(path: Path) -> Source:
-    """The state of a file now.
+    """The current state of a file.
 
     Raises:
         OSError: it is not there.
@@ -26,10 +26,10 @@ def source_of(path: Path) -> Source:
 
 
 class Sources:
-    """A file of one JSON line per item: what it was made from, and with which settings.
+    """A file with one JSON line per item: its source and the settings it was made with.
 
-    Lines are appended as items are begun and done, so that a run that is killed leaves those of what it did. The last
-    line of an item counts; one without a source says that it was begun.
+    Lines are appended when an item is begun and when it is done, so that they survive if the run is killed. The last
+    line of an item counts; a line without a source says that the item was begun.
 
     Args:
         path: of the file; a new one if need be.
@@ -47,11 +47,11 @@ class Sources:
                 continue  # the last line of a run that was killed; its item is made again
 
     def __contains__(self, item: str) -> bool:
-        """Whether it was made at some time, from whatever source."""
+        """Whether the item was ever made, from any source."""
         return item in self._made
 
     def current(self, item: str, source: Source) -> bool:
-        """Whether an item was made from its source as that is now, with these settings."""
+        """Whether an item was made from the current state of its source, with these settings."""
         return self._made.get(item) == {**source, **self._settings}
 
     def __enter__(self) -> Sources:

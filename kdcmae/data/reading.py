@@ -1,4 +1,4 @@
-"""A clip's files -> its sound and frames. Never imports torch, so that processes that only read start quickly."""
+"""Read a clip's sound and frames from its files. Never imports torch, so that reader processes start quickly."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = ["RawClip", "Reader", "read_record", "reader_for"]
 
 @dataclass(frozen=True, eq=False)
 class RawClip:
-    """What was read of a clip.
+    """The sound and frames read from a clip.
 
     Args:
         waveform: (S,) float32 at 16 kHz.
         frames: one (H, W, 3) uint8 array per frame asked for.
-        duration_s: of the whole clip, where that is known; the waveform may be its start.
+        duration_s: of the whole clip, if known; the waveform may cover only its start.
     """
 
     waveform: NDArray[np.float32] | None
@@ -44,10 +44,10 @@ class RawClip:
 
 
 class Reader(Protocol):
-    """Gets the sound and some frames of a clip."""
+    """Reads the sound and some frames of a clip."""
 
     def __call__(self, record: ClipRecord, modality: Modality, frame_numbers: Sequence[int]) -> RawClip:
-        """Read what the modality needs.
+        """Read the sound, the frames or both, as the modality requires.
 
         Raises:
             DataError: the clip cannot be used.
@@ -55,7 +55,7 @@ class Reader(Protocol):
 
 
 def reader_for(preprocessing: Preprocessing) -> Reader:
-    """Reads of each clip what a model hears and sees of it: sound and frames of its first seconds.
+    """A reader of the first seconds of each clip, as long as the model's input.
 
     Args:
         preprocessing: the model's.
@@ -75,11 +75,11 @@ def read_record(
 
     Args:
         record: the clip.
-        modality: what is read.
+        modality: whether sound, frames or both are read.
         frame_numbers: of the clip's ten frames.
         seconds: of the clip, from the start of its sound; None for all of it. Frames that were extracted stay those
             that the extraction took.
-        mono: what becomes of several channels, where a file has them.
+        mono: how several channels become one.
     """
     if isinstance(record, ShardClip):
         return _from_shard(record, modality, frame_numbers, seconds, mono)
@@ -100,7 +100,7 @@ def read_record(
 def _from_shard(
     clip: ShardClip, modality: Modality, frame_numbers: Sequence[int], seconds: float | None, mono: Mono
 ) -> RawClip:
-    """Read it as if from its files, which are written for this moment."""
+    """Write the members of a clip to temporary files and read those."""
     if clip.flaw is not None:
         raise DataError(clip.flaw)
     numbers = () if modality == "audio" else frame_numbers

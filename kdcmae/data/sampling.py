@@ -1,7 +1,7 @@
-"""Which clip comes when: seeded orders of an epoch, and their batches on every rank.
+"""Seeded orders of the clips in an epoch, and their batches on every rank.
 
-An order is a function of the epoch alone, and a batch is a slice of it. So a run that resumes, or that is spread over
-another number of ranks or workers, sees the same clips in the same batches.
+An order depends only on the epoch, and a batch is a slice of it. A resumed run, or a run with another number of ranks
+or workers, therefore sees the same clips in the same batches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Draw(NamedTuple):
         clip: its number in the list.
         epoch: which pass over the data.
         position: in the order of the epoch over all ranks.
-        attempt: above 0, this clip was drawn in the place of broken ones.
+        attempt: above 0 if this clip replaces broken ones.
     """
 
     clip: int
@@ -115,8 +115,8 @@ def balance_weights(records: Sequence[ClipRecord], labels: LabelMap) -> NDArray[
 class BatchSampler:
     """The batches of one rank.
 
-    A global batch is ``world_size * batch_size`` consecutive draws, and each rank takes its part in rank order: put
-    together again they are the batch that one process with the same global batch size would have.
+    A global batch is ``world_size * batch_size`` consecutive draws, split over the ranks in rank order: together the
+    parts are the batch of a single process with the same global batch size.
 
     Args:
         order: of the epoch.

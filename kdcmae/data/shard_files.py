@@ -2,7 +2,7 @@
 
 The members of a clip stand next to each other in a shard and share their name up to the first dot: ``ID.mp4``, or
 ``ID.wav`` (or ``.flac``) with ``ID.0.jpg`` to ``ID.9.jpg`` (or a single ``ID.jpg``); and ``ID.json`` with ``labels``.
-A member of another name, that is neither text nor a picture, is taken for the video where there is no better one.
+If a clip has no such member, a member that is neither text nor a picture is taken for the video.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class ShardClip(ClipRecord):
     """A clip of a shard.
 
     Args:
-        members: their content, by what follows the first dot of their names.
-        flaw: why it cannot be used, where that is known beforehand; it stands for the rest of a damaged shard too.
-        shard: the file that it lies in, where that is known.
+        members: content of each member, by the part of its name after the first dot.
+        flaw: why the clip cannot be used, if known from the shard; also marks the unreadable rest of a damaged shard.
+        shard: the file that contains the clip, if known.
     """
 
     members: Mapping[str, bytes]
@@ -62,7 +62,7 @@ class ShardClip(ClipRecord):
 
 
 class _Stored(Mapping[str, bytes]):
-    """Members that are read from the shard when they are asked for; it knows where they lie."""
+    """Members by their position in the shard, read on access."""
 
     def __init__(self, shard: Path, places: Mapping[str, tuple[int, int]]) -> None:
         self._shard, self._places = shard, places
@@ -100,7 +100,7 @@ def shard_paths(folder: str | os.PathLike[str]) -> list[Path]:
 def list_clips(data: str | os.PathLike[str]) -> list[ClipRecord]:
     """The clips of a manifest, see :func:`~kdcmae.data.manifest.read_manifest`, of a shard or of a folder, one by one.
 
-    A folder has shards; or else each of its files, down to its last folder, is a clip without labels.
+    A folder without shards: each file in it, at any depth, is a clip without labels.
 
     Raises:
         DataError: not a manifest, or a folder without files, or shards that hold no clips.
@@ -120,7 +120,7 @@ def named_clips(path: str | os.PathLike[str]) -> list[ClipRecord]:
     """The clips that a path names: all of a manifest, of shards or of a folder, as :func:`list_clips`, or one file.
 
     Raises:
-        DataError: as of :func:`list_clips`; whether a file of another kind is a clip is not looked at.
+        DataError: as of :func:`list_clips`; other files are not checked.
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() in (*MANIFESTS, ".tar"):
@@ -135,14 +135,14 @@ def _clip_of_file(path: Path, clip_id: str) -> ClipRecord:
 
 
 def flaw_of(record: ClipRecord) -> str | None:
-    """Why a clip cannot be used, where its shard told already."""
+    """Why a clip cannot be used, as far as its shard shows; None otherwise."""
     return record.flaw if isinstance(record, ShardClip) else None
 
 
 def index_shards(shards: Sequence[Path]) -> list[ShardClip]:
-    """The clips of shards to read in any order: only headers and labels are read now, the rest when it is asked for.
+    """The clips of shards to read in any order: only headers and labels are read now, the content on access.
 
-    One more clip, with a flaw, stands for what lies behind the damage in a damaged shard.
+    A further clip with a flaw represents the unreadable rest of a damaged shard.
 
     Raises:
         DataError: two clips of one id, or no clips.
@@ -158,7 +158,7 @@ def index_shards(shards: Sequence[Path]) -> list[ShardClip]:
 
 
 def count_clips(shards: Sequence[Path]) -> int:
-    """How many clips shards hold, from the headers of their members alone; up to the damage in a damaged one.
+    """Number of clips in shards, from the headers of their members; a damaged shard is counted up to the damage.
 
     Raises:
         DataError: none.
@@ -172,14 +172,14 @@ def read_shard(path: Path) -> Iterator[ShardClip]:
     """The clips of a shard in order, from one sequential read.
 
     Raises:
-        DataError: not a tar file, truncated or damaged; what lies before the damage was given by then.
+        DataError: not a tar file, truncated or damaged; clips before the damage were yielded.
     """
     for clip_id, group in _groups(path, "r"):
         yield _shard_clip(path, clip_id, {extension: content() for _, extension, _, content in group})
 
 
 def read_whole_clips(path: Path) -> Iterator[ShardClip]:
-    """The clips of a shard in order, as :func:`read_shard`; one more, with a flaw, stands for what is damaged."""
+    """The clips of a shard in order, as :func:`read_shard`; a further clip with a flaw represents a damaged rest."""
     return _until_damage(path, read_shard(path))
 
 
@@ -225,7 +225,7 @@ def _groups(path: Path, mode: Literal["r", "r:"]) -> Iterator[tuple[str, Iterato
 
 
 def _members(path: Path, mode: Literal["r", "r:"]) -> Iterator[_Member]:
-    """The files of a shard: what they share with the others of their clip, their extension, header and content."""
+    """The files of a shard: id of the clip, extension, header and content."""
     with _whole(path), tarfile.open(path, mode, tarinfo=_StrictInfo) as shard:
         for member in shard:
             folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
@@ -237,19 +237,19 @@ def _members(path: Path, mode: Literal["r", "r:"]) -> Iterator[_Member]:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Errors of a tar file, and of what decompresses it, as one line."""
+    """Report errors of a tar file or of its decompressor in one line."""
     try:
         yield
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # each decompressor has its own
+    except Exception as error:  # each decompressor has its own exception
         strerror = error.strerror if isinstance(error, OSError) else None
         reason = strerror or str(error).partition(":\n")[0]
         raise DataError(f"{path}: is no tar file, or truncated or damaged: {reason}") from error
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """Headers, where :mod:`tarfile` takes a damaged or missing one for the end of the archive."""
+    """Headers that raise an error where :mod:`tarfile` would take a damaged header for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> _StrictInfo:
@@ -264,7 +264,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 def _require_nothing_behind(shard: tarfile.TarFile) -> None:
-    """See that what looked like the end of an archive is not a header that was overwritten by zeros."""
+    """Check that the end of the archive is not a header that was overwritten with zeros."""
     file = shard.fileobj
     assert file is not None
     place = file.tell()
@@ -295,7 +295,7 @@ def _labels(shard: Path, clip_id: str, content: bytes | None) -> tuple[str, ...]
 
 
 def spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> ClipRecord:
-    """The clip with files of its own in a folder: only those that reading these frames needs are written.
+    """Write the members of a clip that reading these frames needs into a folder, and return a record of those files.
 
     Raises:
         DataError: it has neither video nor sound, or lacks a frame.
@@ -318,6 +318,6 @@ def spooled(clip: ShardClip, folder: Path, frame_numbers: Sequence[int]) -> Clip
 
 
 def _medium(members: Collection[str]) -> str | None:
-    """The member that holds the video, or else the sound; one of an unknown name where there is neither."""
+    """The member with the video, else with the sound, else one of an unknown name."""
     known = next((name for name in (*_VIDEOS, *_SOUNDS) if name in members), None)
     return known or next((name for name in members if "." not in name and name not in _NO_MEDIA), None)

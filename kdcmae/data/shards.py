@@ -33,10 +33,10 @@ class ShardSettings:
 
     Args:
         batch_size: clips per batch on this rank.
-        clips: in an epoch, over all ranks.
-        shuffled: clips that each reader holds and draws from; about half a megabyte each.
+        clips: number of clips in an epoch, over all ranks.
+        shuffled: size of each reader's shuffle buffer in clips; about half a megabyte per clip.
         rank, world_size: of this process.
-        workers: processes that read; 0 reads in this one. Another number gives other batches.
+        workers: reader processes; 0 reads in this process. The batches depend on the number.
         broken_limit: largest share of the clips that may be broken.
     """
 
@@ -50,20 +50,20 @@ class ShardSettings:
 
     @property
     def readers(self) -> int:
-        """That share the shards: every worker of every rank."""
+        """Number of readers that share the shards: all workers of all ranks."""
         return self.world_size * max(1, self.workers)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Of one rank, the same for every rank."""
+        """Batches of each rank in an epoch."""
         return self.clips // (self.batch_size * self.world_size)
 
 
 class ShardLoader:
-    """Batches of shards; what an epoch holds depends on its number and the settings alone.
+    """Batches of shards; the batches of an epoch depend only on its number and the settings.
 
-    Each epoch deals the shards out anew over all readers. An epoch has a fixed number of batches: a reader whose
-    shards hold fewer clips than others' starts on them again.
+    Each epoch deals the shards out anew over all readers. An epoch has a fixed number of batches: a reader that
+    runs out of clips starts over with its shards.
 
     Args:
         shards: the tar files.
@@ -96,16 +96,16 @@ class ShardLoader:
         return self._settings.batches_per_epoch
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """This rank's batches of an epoch, without the first ``start``, whose clips are read but not decoded.
+        """This rank's batches of an epoch, without the first ``start``, whose clips are read and not decoded.
 
         Raises:
             DataError: no shard holds a clip, or more are broken than the limit allows; the rest of a damaged shard
-                counts as one.
+                counts as one clip.
         """
         stream = _Stream(self._shards, self._maker, self._settings, epoch=epoch, start=start)
         loader: DataLoader[dict[str, Any]] = DataLoader(
             stream,
-            batch_size=None,  # the stream makes them, so that each reader has its own
+            batch_size=None,  # the stream makes the batches, so that each reader has its own
             num_workers=self._settings.workers,
             multiprocessing_context=loader_context(self._settings.workers),
             collate_fn=_as_is,
@@ -151,7 +151,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
         return self._maker.settings.seed
 
     def _draws(self, reader: int) -> Iterator[tuple[ShardClip, list[ShardClip]]]:
-        """The clips of a reader's shards, shuffled, over and over; each with the clips that are at hand beside it."""
+        """The clips of a reader's shards, shuffled and repeated without end; each with the current shuffle buffer."""
         order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._shards))
         own = [self._shards[index] for index in order[reader :: self._settings.readers]]
         rng = np.random.default_rng([self._seed, self._epoch, reader])
@@ -168,7 +168,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
                 yield _taken(held, rng), held
 
     def _sample(self, clip: ShardClip, held: list[ShardClip]) -> tuple[Sample, str]:
-        """A clip's sample and id; in the place of a broken one, that of another clip at hand."""
+        """A clip's sample and id; a broken clip is replaced by another one from the buffer."""
         broken: list[Broken] = []
         for attempt in range(REDRAWS):
             index = zlib.crc32(clip.id.encode())
@@ -186,7 +186,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
 
 
 def _taken(clips: list[ShardClip], rng: np.random.Generator) -> ShardClip:
-    """Take one out; the last one fills its place."""
+    """Remove and return a random clip; the last clip takes its place."""
     place = int(rng.integers(len(clips)))
     clips[place], clips[-1] = clips[-1], clips[place]
     return clips.pop()

@@ -1,4 +1,4 @@
-"""How fast and in how much memory clips become batches, to know how many workers keep a GPU fed."""
+"""Measure how fast a loader makes batches, and its memory, to choose the number of workers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class LoaderSpeed:
     """What was measured.
 
     Args:
-        clips_per_s: that left the loader, after its first batch.
-        clips: that were counted.
-        seconds: that this took.
-        start_s: until the first batch, starting the workers included.
-        peak_rss_mb: of this process, PyTorch included; None where the system does not say.
-        worker_peak_rss_mb: of the largest worker, what it shares with this process included; 0 without workers.
+        clips_per_s: throughput after the first batch.
+        clips: number of clips counted.
+        seconds: duration of the measurement.
+        start_s: time until the first batch, including the start of the workers.
+        peak_rss_mb: of this process, including PyTorch; None if the system does not report it.
+        worker_peak_rss_mb: of the largest worker, including memory shared with this process; 0 without workers.
     """
 
     clips_per_s: float
@@ -39,7 +39,7 @@ class LoaderSpeed:
 
 
 def measure_speed(loader: ClipLoader, *, seconds: float) -> LoaderSpeed:
-    """Take batches for a while, and do nothing with them.
+    """Draw batches for some time and discard them.
 
     Args:
         loader: of training batches.

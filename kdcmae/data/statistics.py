@@ -1,7 +1,7 @@
-"""The statistics that normalise a data set's inputs, where they are kept beside the clips: training reads them there.
+"""Normalisation statistics stored beside a data set, where training reads them.
 
-A published JSON manifest may have them beside its field ``data``. For every kind of clips they may lie in a file of
-their own: ``stats.json`` in a folder of shards, ``NAME.stats.json`` beside a manifest or a single shard ``NAME``.
+A published JSON manifest may have them beside its field ``data``. For every kind of data set, a separate file may hold
+them: ``stats.json`` in a folder of shards, ``NAME.stats.json`` beside a manifest or a single shard ``NAME``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _NAMES = ("fbank_mean", "fbank_std", "image_mean", "image_std", "mono")
 
 @dataclass(frozen=True, kw_only=True)
 class KeptStatistics:
-    """Statistics that were kept beside clips.
+    """Statistics stored beside clips.
 
     Args:
-        path: of the file that holds them.
+        path: of the file.
         values: some of ``fbank_mean``, ``fbank_std``, ``image_mean``, ``image_std`` and ``mono``.
         audio_frames: that the sound was padded with zeros or cut to; None if the file does not say.
     """
@@ -39,7 +39,7 @@ class KeptStatistics:
     audio_frames: int | None = None
 
     def require_frames(self, audio_length: int) -> None:
-        """Refuse statistics of spectrograms of another length: their padding counts.
+        """Refuse statistics of spectrograms of another length, because they include padding.
 
         Raises:
             ConfigError: they were measured over another number of frames.
@@ -52,7 +52,7 @@ class KeptStatistics:
 
 
 def read_statistics(data: str | os.PathLike[str]) -> KeptStatistics | None:
-    """The statistics kept with a manifest, a shard or a folder of shards; None if there are none.
+    """The statistics stored with a manifest, a shard or a folder of shards; None if there are none.
 
     Raises:
         DataError: the file cannot be read, a value is out of range, or two files have them.
@@ -69,7 +69,7 @@ def read_statistics(data: str | os.PathLike[str]) -> KeptStatistics | None:
 
 
 def statistics_path(data: str | os.PathLike[str]) -> Path:
-    """Where :func:`write_statistics` keeps those of a manifest, a shard or a folder of shards.
+    """The file in which :func:`write_statistics` stores those of a manifest, a shard or a folder of shards.
 
     Raises:
         DataError: the manifest holds statistics itself, or the folder no shards.
@@ -83,7 +83,7 @@ def statistics_path(data: str | os.PathLike[str]) -> Path:
 
 
 def write_statistics(data: str | os.PathLike[str], values: Mapping[str, Any], **facts: Any) -> Path:
-    """Keep statistics beside a manifest or a shard, or in a folder of shards.
+    """Store statistics beside a manifest or a shard, or in a folder of shards.
 
     Args:
         data: the manifest, the shard or the folder.
@@ -110,7 +110,7 @@ def _path_of(data: Path) -> Path:
 
 
 def _of_manifest(path: Path) -> KeptStatistics | None:
-    """What a published manifest holds beside its clips; it is parsed only where it names a statistic."""
+    """Statistics in a published manifest; it is parsed only if it names one."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return None
     content = path.read_bytes()

@@ -26,8 +26,8 @@ class SpectrogramStats:
     Args:
         mean, std: over every value of every clip, padding included: ``fbank_mean`` and ``fbank_std`` of the
             preprocessing.
-        clips: that were measured.
-        broken: why, by the id of each clip that could not be read.
+        clips: number of clips measured.
+        broken: the reason for each clip that could not be read, by its id.
     """
 
     mean: float
@@ -44,14 +44,14 @@ def spectrogram_stats(
     processes: int = 1,
     on_clip: Callable[[], object] = lambda: None,
 ) -> SpectrogramStats:
-    """Measure the clips' spectrograms as a model gets them: padded with zeros or cut, not yet normalised.
+    """Measure the clips' spectrograms as they enter a model before normalisation: padded with zeros or cut.
 
     Args:
         records: of the clips; use those the model trains on.
         audio_frames: of the model.
-        mono: what becomes of several channels, as the model has it.
-        processes: that read.
-        on_clip: called for each clip done.
+        mono: how the model's preprocessing makes one channel of several.
+        processes: number of reader processes.
+        on_clip: called after each clip.
 
     Raises:
         DataError: more than 1 % of the clips cannot be read.

@@ -1,6 +1,6 @@
-"""A clip of any length as windows: for each the sound of its span of time and frames that are shown in it.
+"""Windows of a clip of any length: each has the sound of its span of time and frames shown in it.
 
-Of a long file little is held at once: a window of sound, and the few frames that windows still to come share with it.
+Memory does not grow with the file: it holds one window of sound, and the few frames that later windows share with it.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class ClipWindows:
 
     Args:
         path: of the file.
-        modality: what is read.
+        modality: whether sound, frames or both are read.
         frame_numbers: of the ten frames of each window.
         windowing: in samples at 16 kHz.
-        mono: what becomes of several channels.
+        mono: how several channels become one.
         threads: of each decoder; 0 for one per core.
 
     Raises:
@@ -84,7 +84,7 @@ class ClipWindows:
         self._from_s = leading.shown_from_s
 
     def __len__(self) -> int:
-        """Windows, as far as the file's packets tell; decoding may give one more or less."""
+        """Number of windows according to the file's packets; decoding may yield one more or less."""
         return len(self._starts)
 
     def __iter__(self) -> Iterator[ClipWindow]:
@@ -102,7 +102,7 @@ class ClipWindows:
             yield ClipWindow(start_s=start_s, end_s=end_s, waveform=waveform, frames=frames)
 
     def _whole(self) -> ClipWindow:
-        """A clip that is no longer than a window, read as training reads it."""
+        """The only window of a clip that fits into one, read as in training."""
         parts: list[NDArray[np.float32]] = []
         seconds = self._windowing.length / SAMPLE_RATE_HZ
         decoded = decode(self._path, self._kinds, parts.append, seconds=seconds, mono=self._mono, threads=self._threads)
@@ -159,7 +159,7 @@ class ClipWindows:
 
 
 def _pictures(path: Path, track: Track, wanted: Sequence[int], threads: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Frames by their numbers, in ascending order, sought where the file can be sought."""
+    """Frames by their numbers, in ascending order; seeks if the file allows it."""
     done, size = 0, (0, 0)
     if seekable(track):
         with opened(path) as container:
@@ -175,7 +175,7 @@ def _pictures(path: Path, track: Track, wanted: Sequence[int], threads: int) -> 
 
 
 def _counted(path: Path, wanted: Sequence[int], threads: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The same, by decoding every frame; where there are fewer than packets, the last one stands for those missing."""
+    """The same by decoding every frame; the last frame replaces frames that are missing at the end."""
     if not wanted:
         return
     left, size, latest = list(reversed(wanted)), None, None

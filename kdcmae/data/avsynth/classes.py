@@ -1,4 +1,4 @@
-"""The classes of AVSynth: pairs of a sound and a look, most of which neither sound nor look tells alone."""
+"""The classes of AVSynth: pairs of a sound and a look; most need both to be recognised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Look:
     Args:
         shape: ``disc``, ``square``, ``triangle``, ``star`` or ``cross``.
         texture: ``plain``, ``stripes``, ``dots``, ``checks`` or ``rings``.
-        motion: what its sound does to it: ``bounce``, ``sway`` or ``spin``.
+        motion: its reaction to the sound: ``bounce``, ``sway`` or ``spin``.
     """
 
     shape: str
@@ -43,7 +43,7 @@ class Look:
 
 @dataclass(frozen=True)
 class SynthClass:
-    """What one class sounds and looks like: keys of :data:`SOUNDS` and :data:`LOOKS`."""
+    """The sound and the look of one class: keys of :data:`SOUNDS` and :data:`LOOKS`."""
 
     sound: str
     look: str
@@ -74,9 +74,9 @@ LOOKS = {
     "target": Look(shape="disc", texture="rings", motion="bounce"),
 }
 
-# Only a hissing sound and the look of a target tell their class alone. Every other sound and look has two or three:
-# six sounds (or looks) for twelve classes, so whoever only hears (or only sees, and knows which object sounds) is
-# right for one clip in two at best.
+# Only a hissing sound and the look of a target identify their class. Every other sound and look belongs to two or three
+# classes: with six sounds (or looks) for twelve classes, a model that uses only sound (or only the picture, and knows
+# which object sounds) is right for at most one clip in two.
 CLASSES = (
     SynthClass("rising", "disc"),
     SynthClass("rising", "square"),

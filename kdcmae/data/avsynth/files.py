@@ -33,12 +33,12 @@ def generate(
     """Write one split: ``SPLIT/ID.mp4``, ``masks/ID.png``, ``labels.csv`` and, last of all, ``SPLIT.jsonl``.
 
     Args:
-        folder: made if need be; files of an earlier run are replaced.
-        clips: how many. More of them begin with the same ones.
+        folder: created if missing; files of an earlier run are replaced.
+        clips: number of clips; a larger number begins with the same clips.
         seed: of the data set.
         split: ``train``, ``valid`` or ``test``.
-        processes: that make clips.
-        on_clip: called for each clip made.
+        processes: number of processes.
+        on_clip: called after each clip.
 
     Returns:
         The manifest, whose every line also names the version and the seed.

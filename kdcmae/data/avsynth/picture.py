@@ -24,7 +24,7 @@ _TURN = 0.6  # how far spinning goes, in radians
 
 @dataclass(frozen=True, kw_only=True)
 class SceneObject:
-    """An object in a scene, heard or not: it moves with a performance all the same.
+    """An object in a scene, sounding or silent; both move with a performance.
 
     Args:
         look: a key of :data:`~kdcmae.data.avsynth.classes.LOOKS`.
@@ -32,7 +32,7 @@ class SceneObject:
         radius: in pixels.
         angle: in radians.
         colours: RGB from 0 to 1, of the body and of the texture.
-        performance: what it plays.
+        performance: the sound that moves it.
     """
 
     look: str

@@ -1,4 +1,4 @@
-"""Scenes: an object that sounds among silent ones that move as if they did, and how a clip is made of them."""
+"""Scenes: a sounding object among silent ones that move as if they sounded, and how a scene becomes a clip."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ _DISTRACTORS = (0.5, 0.5)  # how often there are none, one
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything about a clip, before it is made.
+    """Complete description of a clip before it is rendered.
 
     Args:
         kind: its class.
-        sounding: the object that is heard.
-        silent: the others.
+        sounding: the sounding object.
+        silent: the silent objects.
         ground: the background.
         gain: of the sound, from 0 to 1.
         noise_db: of the noise below the sound.
@@ -81,7 +81,7 @@ def clip_id(split: str, index: int) -> str:
 
 
 def draw_scene(split: str, index: int, *, seed: int) -> Scene:
-    """The scene of a clip, which depends on its split, number and seed alone.
+    """The scene of a clip, which depends only on its split, number and seed.
 
     Args:
         split: ``train``, ``valid`` or ``test``; each has a stream of its own.
@@ -149,7 +149,7 @@ def mask(scene: Scene) -> NDArray[np.bool_]:
 
 
 def _performance(name: str, radius: float, rng: np.random.Generator) -> Performance:
-    """A sound as an object of this size makes it: the larger, the lower."""
+    """The performance of an object of this size: a larger object has a lower pitch."""
     share = (radius - _RADII[0]) / (_RADII[1] - _RADII[0])
     octaves = -_PITCH_OCTAVES * share + rng.normal(0, _PITCH_JITTER_OCTAVES)
     return Performance(
@@ -168,7 +168,7 @@ def _places(radii: NDArray[np.float64], rng: np.random.Generator) -> list[tuple[
 
 
 def _object_colours(pitch_hz: float, gain_db: float, rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """The higher, the bluer; the louder, the brighter. The texture's colour has any other hue, and is darker."""
+    """Body and texture colours: bluer for a higher pitch, brighter for a louder sound; the texture is darker."""
     octaves = np.log2(_HIGHEST_PITCH_HZ / pitch_hz)
     hue = np.interp(octaves, (0, _PITCH_OCTAVES), _HUES[::-1]) + rng.uniform(-_HUE_JITTER, _HUE_JITTER)
     share = (gain_db - _GAINS_DB[0]) / (_GAINS_DB[1] - _GAINS_DB[0])

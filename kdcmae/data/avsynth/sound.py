@@ -1,4 +1,4 @@
-"""Sounds: what is heard of a performance, and what drives the motion of its object."""
+"""Sounds: the waveform of a performance, and the curve that moves its object."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOISE_OCTAVES_UP, _NOISE_WIDTH = 2.0, 0.15  # the band of noise: its centre abo
 
 @dataclass(frozen=True, kw_only=True)
 class Performance:
-    """One sound, played.
+    """One performance of a sound.
 
     Args:
         sound: a key of :data:`~kdcmae.data.avsynth.classes.SOUNDS`.
@@ -42,12 +42,12 @@ class Performance:
 
 
 def tone(performance: Performance, time_s: Float64, rng: np.random.Generator) -> Float64:
-    """What is heard.
+    """The waveform of a performance.
 
     Args:
         performance: what is played.
         time_s: (S,) evenly spaced from 0.
-        rng: for the noise of a sound that is one.
+        rng: for the noise of a noisy sound.
 
     Returns:
         (S,) in [-1, 1], full scale while a note sounds.
@@ -71,7 +71,7 @@ def envelope(performance: Performance, time_s: Float64) -> Float64:
 
 
 def drive(performance: Performance, time_s: Float64) -> Float64:
-    """What moves the object, from -1 to 1: the pitch, or where that is steady the notes; 0 before the first."""
+    """The curve that moves the object, from -1 to 1: the pitch, or the notes if it is steady; 0 before the first."""
     if performance.kind.contour == "steady":
         course = 2 * envelope(performance, time_s) - 1
     else:

@@ -1,1 +1,1 @@
-"""Media files through PyAV: opening, seeing whether they are whole, and decoding. Used by :mod:`kdcmae.data.clip`."""
+"""Media files through PyAV: opening, checking that they are complete, and decoding. Used by :mod:`kdcmae.data.clip`."""

@@ -24,8 +24,8 @@ def opened(path: Path) -> Iterator[InputContainer]:
     """Open a media file for reading.
 
     Raises:
-        DataError: no such file, not a media file, damaged; in one line that names the file. This holds for what
-            ffmpeg raises inside the ``with`` block too.
+        DataError: no such file, not a media file, damaged; in one line that names the file. Also for errors
+            of ffmpeg inside the ``with`` block.
     """
     _require_file(path)
     try:
@@ -58,7 +58,7 @@ def find_stream(path: Path, container: InputContainer, kind: Kind) -> Stream:
 
 
 def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator[av.Packet[Any]]:
-    """The packets of some streams; those of the others are not even read, where the format lets ffmpeg skip them."""
+    """The packets of some streams; packets of other streams are skipped if the format allows it."""
     wanted = {stream.index for stream in streams}
     for stream in container.streams:
         if stream.index not in wanted:

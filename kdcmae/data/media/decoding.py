@@ -1,4 +1,4 @@
-"""How decoders are set up, and what they must not conceal."""
+"""Set up decoders so that they report damage instead of concealing it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kdcmae.runtime.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 __all__ = ["decodable", "require_intact"]
 
-# What these decoders ignore or fill with grey unless they are told to check it. Most others flag the frames that they
-# had to conceal something in; that HEVC, VP8, VP9, MP3 or Opus was damaged nothing tells.
+# Errors that these decoders ignore or fill with grey unless they are asked to detect them. Most other decoders flag the
+# frames in which they concealed an error. Damage in HEVC, VP8, VP9, MP3 and Opus streams cannot be detected.
 _STRICT = {
     "mjpeg": "explode",
     **dict.fromkeys(("flac", "ac3", "eac3", "tta", "wavpack", "ape"), "crccheck+explode"),
@@ -43,10 +43,10 @@ def decodable(stream: AnyStream, threads: int) -> AnyStream:
 
 
 def require_intact(path: Path, frame: Any) -> None:
-    """Refuse a frame that the decoder could not decode and made up, and sound of a rate that no sound has.
+    """Refuse a frame in which the decoder concealed an error, and sound with an impossible sample rate.
 
     Raises:
-        DataError: it is one.
+        DataError: such a frame.
     """
     if isinstance(frame, av.AudioFrame) and not LOWEST_RATE_HZ <= frame.sample_rate <= HIGHEST_RATE_HZ:
         # A damaged header may state gigahertz, for which ffmpeg would compute a filter for minutes.

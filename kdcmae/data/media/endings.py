@@ -1,4 +1,4 @@
-"""What headers of RIFF, CAF, MP3 and Ogg files prove about their ends, which ffmpeg does not tell."""
+"""Truncation that the headers of RIFF, CAF, MP3 and Ogg files prove and ffmpeg does not report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def missing_bytes(path: Path) -> int:
 
 
 def damaged_page(path: Path) -> int | None:
-    """Where the first page of an Ogg file is that fails its checksum; ffmpeg leaves such pages out without a word.
+    """Position of the first page of an Ogg file that fails its checksum; ffmpeg drops such pages silently.
 
     Returns:
         The byte that it begins at; None for a file whose pages are whole, one after the other to its end.
@@ -51,7 +51,7 @@ def _ogg_checksum(page: bytes) -> int:
 
 
 def open_ended(stated: int) -> bool:
-    """Whether a size in a RIFF file stands for one that its writer did not know."""
+    """Whether a size in a RIFF file is a placeholder of a writer that did not know it."""
     return stated == 0 or stated >= _UNKNOWN
 
 

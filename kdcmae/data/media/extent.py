@@ -1,6 +1,6 @@
-"""How far the packets of a media file reach, and whether its streams are cut short, without decoding anything.
+"""The extent of a media file's packets, and whether its streams are truncated, without decoding.
 
-A stream is refused as truncated on what the file itself says about that stream, never on a guess: ffmpeg estimates
+A stream is refused as truncated only if the file's own statements about that stream prove it: ffmpeg estimates
 durations that a file does not state from its size and bit rate, a subtitle may outlast the film, and a recorder that
 writes into a pipe cannot know a size beforehand.
 """
@@ -67,7 +67,7 @@ class Track:
 
     @property
     def end_s(self) -> float:
-        """Where the last packet ends."""
+        """When the last packet ends, in seconds."""
         return float(self.end * self.time_base)
 
     @property
@@ -77,11 +77,11 @@ class Track:
 
     @property
     def shown_from_s(self) -> float:
-        """Where what is shown begins."""
+        """When the shown part begins, in seconds."""
         return float((self.shown_from or 0) * self.time_base)
 
     def shown_s(self) -> list[float]:
-        """When each frame is shown, in order; evenly spread where the file does not say it of each."""
+        """When each frame is shown, in order; evenly spaced if the file does not state every time."""
         if len(self.pts) == self.packets:
             return [float(stamp * self.time_base) for stamp in sorted(self.pts)]
         length_s = self.end_s - self.shown_from_s
@@ -109,7 +109,7 @@ class Track:
 
 
 def survey(path: Path, *kinds: Kind) -> dict[Kind, Track]:
-    """See that the streams are there and not cut short.
+    """Check that the streams exist and are not truncated.
 
     Args:
         path: of the file.
@@ -142,21 +142,21 @@ def survey(path: Path, *kinds: Kind) -> dict[Kind, Track]:
 
 
 def require_decoded(path: Path, track: Track, decoded_s: float) -> None:
-    """See that no sound was lost on the way through the decoder, where the file states how much there is.
+    """Check that the decoder lost no sound, if the file states its length.
 
     Args:
         path: of the file.
         track: of its sound.
-        decoded_s: what came out, all of it.
+        decoded_s: length of all decoded sound.
 
     Raises:
-        DataError: less than the file states.
+        DataError: the sound is shorter than the file states.
     """
     _require_end(path, decoded_s, track.stated_s, "what can be decoded of its audio", _TOLERANCE_OF_SAMPLES_S)
 
 
 def _require_whole(path: Path, container: InputContainer, stream: Stream, track: Track) -> bool:
-    """See that a stream reaches as far as the file says it does; whether the file says so."""
+    """Check that a stream reaches its stated end; returns whether the file states one."""
     names = _names(container)
     if track.ends_corrupt and not names & _OPEN_ENDED:
         raise DataError(f"{path}: is truncated: the last packet of its {stream.type} is incomplete")
@@ -168,7 +168,7 @@ def _require_whole(path: Path, container: InputContainer, stream: Stream, track:
 
 
 def _require_whole_file(path: Path, container: InputContainer, tracks: Iterable[Track]) -> None:
-    """See that some stream reaches the end of the file; where none does, it was cut, whichever is the longest."""
+    """Check that at least one stream reaches the stated end of the file; otherwise the file is truncated."""
     if _names(container) & _FILE_DURATIONS and container.duration is not None:
         stated_s = _unless_estimated(path, container, container.duration / av.time_base)
         _require_end(path, max(track.end_s for track in tracks), stated_s, "it", _TOLERANCE_S)
@@ -195,7 +195,7 @@ def _stated_end_s(path: Path, names: set[str], container: InputContainer, stream
 
 
 def _unless_estimated(path: Path, container: InputContainer, stated_s: float) -> float | None:
-    """The duration, unless it is what ffmpeg works out from the size and the bit rate where a file states none."""
+    """The duration, or None if ffmpeg estimated it from the size and the bit rate."""
     rates: list[int] = [stream.codec_context.bit_rate or 0 for stream in container.streams if stream.codec_context]
     bit_rate = sum(rates)
     if bit_rate and abs(8 * path.stat().st_size / bit_rate - stated_s) < 0.02 * stated_s:

@@ -21,7 +21,7 @@ Picture = NDArray[np.uint8]
 
 
 def spread_numbers(first: int, end: int) -> list[int]:
-    """Which ten frames are kept of those from number ``first`` to before ``end``.
+    """The numbers of ten evenly spread frames from ``first`` to before ``end``.
 
     Source: frame i is number i * n // 10 of n frames, as in the published extraction, whose n are those of the first
         ten seconds.
@@ -30,11 +30,11 @@ def spread_numbers(first: int, end: int) -> list[int]:
 
 
 def frames_between(shown_s: Sequence[float], start_s: float, end_s: float) -> tuple[int, int]:
-    """The first frame that is shown in a span of time, and the one after the last; at least one, which is seen then.
+    """First and one past the last frame shown in a span of time; at least one frame.
 
     Args:
         shown_s: when each frame is shown, in order.
-        start_s, end_s: of the span, which is without its end.
+        start_s, end_s: of the span; its end is excluded.
     """
     first, end = bisect_left(shown_s, start_s), bisect_left(shown_s, end_s)
     if first < end:
@@ -44,7 +44,7 @@ def frames_between(shown_s: Sequence[float], start_s: float, end_s: float) -> tu
 
 
 class Spread:
-    """Keeps ten evenly spread frames of ``expected``, and counts how many there really are.
+    """Collects ten evenly spread frames of ``expected``, and counts the actual number.
 
     Args:
         expected: frames.
@@ -94,7 +94,7 @@ def upright_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> Picture:
 def _rgb(frame: av.VideoFrame, width: int, height: int) -> Picture:
     """(H, W, 3), converted by the filter that the ffmpeg program uses.
 
-    PyAV's own conversion minds neither interlacing nor where the colours of subsampled pixels lie.
+    PyAV's own conversion ignores interlacing and the position of subsampled colours.
     """
     graph = Graph()
     source = graph.add_buffer(

@@ -31,8 +31,8 @@ def sought(path: Path, track: Track, span: tuple[int, int], threads: int) -> NDA
         threads: of the decoder; 0 for one per core.
 
     Returns:
-        None where the file does not say when each frame is shown, or cannot be sought: then every frame has to be
-        decoded to count them.
+        None if the file does not state when each frame is shown, or does not allow seeking; then all frames have to be
+        decoded and counted.
 
     Raises:
         DataError: a damaged frame.
@@ -61,7 +61,7 @@ class Seeker:
 
     Args:
         path: of the file.
-        container: the open file, for this alone.
+        container: the open file, not shared with other readers.
         track: its video, which is :func:`seekable`.
         threads: of the decoder; 0 for one per core.
     """
@@ -77,7 +77,7 @@ class Seeker:
         self._latest: av.VideoFrame | None = None
 
     def frame(self, number: int) -> av.VideoFrame | None:
-        """A frame; None where it cannot be sought.
+        """A frame; None if seeking fails.
 
         Raises:
             DataError: it is damaged.
@@ -95,7 +95,7 @@ class Seeker:
         before = bisect_right(self._keys, (wanted, wanted)) - 1
         if before < 0:
             return None
-        if self._reached is not None and self._keys[before][0] <= self._reached < wanted:  # to go on is as near
+        if self._reached is not None and self._keys[before][0] <= self._reached < wanted:  # no seek needed
             frame = _first_from(self._frames, wanted)
             if frame is not None and frame.pts == wanted:
                 return frame
@@ -112,7 +112,7 @@ class Seeker:
 
 
 def _targets(keys: list[tuple[int, int]], before: int) -> Iterator[int]:
-    """Where to seek to: containers look for the time that a keyframe is shown at, or decoded, or miss it narrowly."""
+    """Seek targets to try: containers expect the time at which a keyframe is shown or decoded, or miss it narrowly."""
     yield from keys[before]
     if before > 0:
         yield keys[before - 1][1]

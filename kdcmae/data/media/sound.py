@@ -1,4 +1,4 @@
-"""Decoded sound as 16 kHz mono, by the resampler that apps have."""
+"""Decoded sound as 16 kHz mono, by the resampler of the runtime."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class MonoSound:
 
     Args:
         path: of the file, for errors.
-        take: gets the samples, a block at a time: (S,) float32.
-        limit: samples after which the rest is left out; None for all.
-        mono: what becomes of several channels.
+        take: called with blocks of samples: (S,) float32.
+        limit: most samples to read; None for all.
+        mono: how several channels become one.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MonoSound:
             self._resample()
 
     def finish(self) -> None:
-        """Take what the resampler still holds, at the end of the stream."""
+        """Flush the resampler at the end of the stream."""
         if self._resampler is not None:
             self._resample()
             self._give(self._resampler.finish())
@@ -106,10 +106,10 @@ def _channels(frame: av.AudioFrame) -> NDArray[Any]:
 
 @lru_cache(maxsize=64)
 def _weights(layout: str, channels: int) -> NDArray[np.float64] | None:
-    """How much each channel counts in the mean: as in ``ffmpeg -ac 1``, which hears more of a film's front.
+    """Weight of each channel in the mean, as in ``ffmpeg -ac 1``, which gives more weight to front channels.
 
     Returns:
-        (channels,) with a sum of 1; None where they count alike: of two, and of those whose places nobody knows.
+        (channels,) with a sum of 1; None for equal weights: two channels, or an unknown layout.
     """
     if channels <= 2:
         return None
