@@ -187,7 +187,7 @@ class _Model:
     def _solo(self, subject: str, source: str) -> Solo:
         settings = replace(self.settings, seconds=self.plan.solo_seconds, warm_up_s=min(0.3, self.settings.warm_up_s))
         entry = Entry(source=source, subject=subject, model=self.plan.name)
-        return Solo(entry=entry, settings=settings, yardstick=self.yardstick)
+        return Solo(entry=entry, settings=settings, yardstick=self.yardstick, cold_starts=self.plan.cold_starts)
 
     def _skip(self, subject: str, reason: str, *, status: Status = "not measured", **facts: Any) -> None:
         """Add the row of a subject that is not measured."""

@@ -74,6 +74,7 @@ class ModelPlan:
         left_out: subjects that take too long for the suite, and why.
         seconds: timed seconds of each subject in the interleaved run.
         solo_seconds: of each case that a subject runs by itself.
+        cold_starts: windows of cold starts, and starts in each.
         clips: on which accuracy and agreement are measured.
         largest_batch: of the sweep.
     """
@@ -88,6 +89,7 @@ class ModelPlan:
     clips: int
     largest_batch: int
     solo_seconds: float = 1.0
+    cold_starts: tuple[int, int] = (5, 2)
 
 
 _BY_ITSELF: tuple[CaseKind, ...] = ("threads", "cold start", "clip to label")

@@ -29,7 +29,6 @@ from kdcmae.runtime.targets import TARGETS
 __all__ = ["Solo", "layouts"]
 
 _WINDOWS, _MOST_WINDOWS = 6, 9
-_COLD_STARTS = (5, 2)  # windows, and starts in each
 
 
 def layouts(cpus: int) -> list[tuple[int, int]]:
@@ -50,6 +49,7 @@ class Solo:
         open_subject: opens the source inside a worker.
         saturated: times as many samples per second as the batch before that a batch has to reach for a larger one to
             be tried.
+        cold_starts: windows of cold starts, and starts in each.
     """
 
     entry: Entry
@@ -57,6 +57,7 @@ class Solo:
     yardstick: Yardstick
     open_subject: OpenSubject = open_subject
     saturated: float = 1.05
+    cold_starts: tuple[int, int] = (5, 2)
 
     def batches(self, largest: int) -> list[Row]:
         """Throughput over the batch: doubled until the machine is saturated.
@@ -142,7 +143,7 @@ class Solo:
     def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
         threads = [case.threads] if TARGETS[Manifest.read(engine).target].runs_on_cpu else []
         arguments = (engine, data, *threads)
-        windows, starts = _COLD_STARTS
+        windows, starts = self.cold_starts
         times_ms = [[self._started_ms(arguments, case.threads) for _ in range(starts)] for _ in range(windows)]
         latency = summarize(times_ms, between_runs=BETWEEN_MOMENTS)
         return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)

@@ -59,6 +59,7 @@ def report(classifier, compiled, unrunnable):
         clips=2,
         largest_batch=2,
         solo_seconds=0.02,
+        cold_starts=(2, 1),
     )
 
     def build(model, engine, folder):
