@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, nati
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
 
-__all__ = ["beside_int8", "declared_products", "import_nncf", "method", "open_model", "quantize"]
+__all__ = ["beside_int8", "closest", "declared_products", "import_nncf", "method", "open_model", "quantize"]
 
 _COMPARED = 4  # batches
 _CLOSE = 0.999  # cosine between outputs that rounding explains
@@ -109,18 +109,35 @@ def _closest(model: Any, clips: Clips, products: set[str], kinds: Mapping[str, K
     """
     # For a CPU with VNNI, on one without: its kernels would be compared, not the roundings.
     floating = this_cpu().saturates_int8 and not saturates
-    expected = _answers(model, clips, floating=floating)
-    best, closest = None, -1.0
-    for smooth in (False, True):
-        made = _quantized(model, clips, products, smooth=smooth, saturates=saturates)
-        closeness = min(
+
+    def candidates() -> Iterator[tuple[Any, list[Arrays]]]:
+        for smooth in (False, True):
+            made = _quantized(model, clips, products, smooth=smooth, saturates=saturates)
+            yield made, _answers(made, clips, floating=floating)
+
+    return closest(candidates(), _answers(model, clips, floating=floating), kinds)
+
+
+def closest(
+    candidates: Iterable[tuple[Any, Sequence[Arrays]]], expected: Sequence[Arrays], kinds: Mapping[str, Kind]
+) -> Any:
+    """The first candidate whose outputs are close to the expected ones, or else the closest.
+
+    Args:
+        candidates: each with its outputs per batch; the next one is made only if none was close so far.
+        expected: outputs per batch.
+        kinds: what each output is for.
+    """
+    best, closeness = None, -1.0
+    for candidate, outputs in candidates:
+        cosine = min(
             compare(output[name], reference[name], kind=kind, tie=0.0).cosine
-            for output, reference in zip(_answers(made, clips, floating=floating), expected, strict=True)
+            for output, reference in zip(outputs, expected, strict=True)
             for name, kind in kinds.items()
         )
-        if closeness > closest:
-            best, closest = made, closeness
-        if closest >= _CLOSE:
+        if cosine > closeness:
+            best, closeness = candidate, cosine
+        if closeness >= _CLOSE:
             break
     return best
 

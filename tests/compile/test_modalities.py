@@ -7,6 +7,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from kdcmae.compile.models import classifier_model, feature_model
 from kdcmae.compile.parity import TOLERANCE, relative_error
 from kdcmae.compile.raw import with_raw_inputs
 from kdcmae.compile.settings import CompileSettings
+from kdcmae.compile.targets.onnx import OnnxRuntime
 from kdcmae.compile.untrained import untrained_autoencoder
 from kdcmae.errors import CheckpointError, ConfigError, EngineError, EngineInputError, EngineIntegrityError
 from kdcmae.evaluation.classification import score_clips
@@ -72,12 +74,13 @@ def test_no_more_than_one_model_has_its_weights(smallest, tmp_path, monkeypatch)
         models.run(model, model.module, models.examples(model, 1))
         exported()
         built.append((folder.name, [spec.name for spec in model.inputs]))
+        return SimpleNamespace(engine={}, target="onnx")
 
-    def share(folder, manifests):
+    def share(self, graphs):
         raise EngineError("far enough")
 
     monkeypatch.setattr(modalities, "compile_engine", build)
-    monkeypatch.setattr(modalities, "_share_weights", share)
+    monkeypatch.setattr(OnnxRuntime, "share", share)
     settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1))
     with pytest.raises(EngineError, match="far enough"):
         compile_modalities(
@@ -90,7 +93,7 @@ def test_a_model_that_changes_meanwhile_is_refused(smallest, tmp_path, monkeypat
     def model(source):
         return classifier_model(copy.deepcopy(smallest), name="smallest", source=source, random_weights=True)
 
-    monkeypatch.setattr(modalities, "_build", lambda *args, **kwargs: None)
+    monkeypatch.setattr(modalities, "compile_engine", lambda *_, **__: None)
     settings = CompileSettings(target="onnx", precision="fp32", batch=BatchRange(1, 1, 1))
     with pytest.raises(CheckpointError, match="smallest has changed while it was compiled"):
         compile_modalities(

@@ -87,7 +87,7 @@ def test_the_key_follows_what_it_is_made_with(changed, graph, monkeypatch):
     elif changed == "host":
         monkeypatch.setattr(host, "describe_host", lambda: {"cpu": "another"})
     else:
-        monkeypatch.setattr(caching, "version", lambda library: "99")
+        monkeypatch.setattr(caching, "version_of", lambda library: "99")
     assert store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS) != before
 
 
