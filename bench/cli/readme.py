@@ -12,26 +12,32 @@ from kdcmae.bench.report.files import RESULTS
 from kdcmae.cli.common import KdcmaeCommand, note
 
 if TYPE_CHECKING:
+    from kdcmae.bench.report.envelope import Kind
     from kdcmae.bench.report.publishing import Section
 
 __all__ = ["command", "sections"]
 
-# Modules that have a part of the documentation, as SECTION.
-_MODULES = (
-    "report.summary",
-    "kernels.rows",
-    "studies.accuracy",
-    "studies.ablation.section",
-    "studies.profile",
-    "studies.keep",
-    "studies.memory",
-    "studies.residual",
-)
+# Modules that have a part of the documentation, as SECTION, by the kind of the documents that it shows.
+_MODULES: dict[Kind, str] = {
+    "benchmark": "report.summary",
+    "kernels": "kernels.rows",
+    "accuracy": "studies.accuracy",
+    "ablation": "studies.ablation.section",
+    "profile": "studies.profile",
+    "keep": "studies.keep",
+    "memory": "studies.memory",
+    "residual": "studies.residual",
+}
 
 
-def sections() -> list[Section]:
-    """Every part of the documentation that a command of kdcmae-bench writes."""
-    return [import_module(f"kdcmae.bench.{name}").SECTION for name in _MODULES]
+def sections(*kinds: Kind) -> list[Section]:
+    """Parts of the documentation that a command of kdcmae-bench writes.
+
+    Args:
+        kinds: of the documents that they show; all where none is named.
+    """
+    wanted = [_MODULES[kind] for kind in kinds or _MODULES if kind in _MODULES]
+    return [import_module(f"kdcmae.bench.{module}").SECTION for module in wanted]
 
 
 @click.command(cls=KdcmaeCommand)

@@ -32,7 +32,7 @@ def command(file: Path, html: Path | None) -> None:
     else:
         from kdcmae.bench.cli.readme import sections
 
-        section = next((one for one in sections() if one.kind == kind), None)
-        if section is None:
+        shown = sections(kind)
+        if not shown:
             raise ConfigError(f"{file} is a report of kind {kind!r}, which only its own command shows")
-        print_blocks(section.render(read_document(file)))
+        print_blocks(shown[0].render(read_document(file)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae import host
-from kdcmae.bench.machine.state import machine_state
 from kdcmae.runtime.targets import TARGETS
 
 __all__ = ["cpus_for", "describe_environment", "git_commit"]
@@ -16,14 +15,22 @@ __all__ = ["cpus_for", "describe_environment", "git_commit"]
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def describe_environment() -> dict[str, Any]:
-    """The facts that every figure depends on. Call it before measuring: it has the state of the machine at rest."""
-    before = machine_state()
+def describe_environment(*, measures: bool = True) -> dict[str, Any]:
+    """The facts that every figure depends on. Call it before measuring: it has the state of the machine at rest.
+
+    Args:
+        measures: something is measured here; otherwise the state of the machine, which psutil reads, is left out.
+    """
+    state: dict[str, Any] = {}
+    if measures:
+        from kdcmae.bench.machine.state import machine_state
+
+        before = machine_state()
+        state = {"load_average_1min": before["load_average_1min"], "before": before}
     return {
         "host": host.describe_host(),
         "usable_cpus": host.usable_cpus(),
-        "load_average_1min": before["load_average_1min"],
-        "before": before,
+        **state,
         "libraries": _installed_versions(),
         "git_commit": git_commit(_ROOT),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import kdcmae
+from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.bench.report.plain import from_plain
 from kdcmae.errors import DataError
 from kdcmae.files.text import read_json
@@ -42,16 +43,19 @@ class Envelope:
     schema_version: int = SCHEMA_VERSION
 
 
-def stamp(kind: Kind) -> dict[str, Any]:
-    """The fields of an :class:`Envelope` that starts now. Call it before measuring, while the machine is at rest."""
-    from kdcmae.bench.machine.environment import describe_environment  # needs what only measuring needs
+def stamp(kind: Kind, *, measures: bool = True) -> dict[str, Any]:
+    """The fields of an :class:`Envelope` that starts now. Call it before measuring, while the machine is at rest.
 
+    Args:
+        kind: of the document.
+        measures: see :func:`kdcmae.bench.machine.environment.describe_environment`.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "kdcmae_version": kdcmae.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": describe_environment(),
+        "environment": describe_environment(measures=measures),
     }
 
 

@@ -15,7 +15,6 @@ import click
 import torch
 
 from kdcmae import assets, load_classifier
-from kdcmae.bench.machine.environment import describe_environment
 from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.table import Column, percent, table
 from kdcmae.bench.studies.heldout import HeldOut, measure_features
@@ -23,6 +22,7 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.evaluation.classification import Missing
+from kdcmae.host import cpu_name
 from kdcmae.predictors import CheckpointPredictor
 
 __all__ = ["main"]
@@ -69,7 +69,7 @@ def main(runs: Path, clips: int, output: Path) -> None:
         "name": "kdcmae-tiny-avsynth",
         "clips": clips,
         "avsynth": AVSYNTH_VERSION,
-        "cpu": describe_environment()["host"]["cpu"],
+        "cpu": cpu_name(),
         "libraries": f"PyTorch {torch.__version__}",
         "audio_s": f"{classifier.config.audio_length / 100:.2f}",
         "image_size": classifier.config.image_size,

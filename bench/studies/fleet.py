@@ -55,7 +55,7 @@ def fleet_document(cards: Sequence[DeviceCard]) -> dict[str, Any]:
     """The cards, with the names of engines and devices that the tables use, as plain data."""
     engines = _engine_names(cards)
     return {
-        **stamp("fleet"),
+        **stamp("fleet", measures=False),
         "boundaries": dict(BOUNDARIES),
         "rows": [
             {

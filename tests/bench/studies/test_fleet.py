@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,13 @@ def test_json_is_one_document_with_every_card(cards: list[Path]) -> None:
         ("openvino bf16", "Xeon, amx", "bf16"),
     ]
     assert document["rows"][0]["card"]["timings"]["latency"]["count"] == 500
+
+
+def test_cards_are_compared_without_the_libraries_that_only_measuring_needs(
+    cards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kdcmae.bench.machine.state", None)
+    assert json.loads(fleet(*cards, "--json").stdout)["kind"] == "fleet"
 
 
 def test_what_a_library_does_not_report_is_said() -> None:
