@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
 from kdcmae import host
 from kdcmae.errors import ConfigError, DeviceError, EngineError, cause
 from kdcmae.extras import to_run
@@ -24,6 +22,7 @@ from kdcmae.runtime.backend import (
     import_library,
     limited_threads,
     require_same_release,
+    run_module,
 )
 from kdcmae.runtime.manifest import Manifest
 
@@ -72,12 +71,7 @@ class AOTIBackend(Backend):
 
     def infer(self, feed: Arrays) -> Arrays:
         """Run one batch."""
-        torch = self._torch
-        # Torch has no read-only tensors.
-        tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in feed.items()}
-        with torch.inference_mode():
-            results = self._model(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
-        return {name: result.cpu().numpy() for name, result in zip(self._outputs, results, strict=True)}
+        return dict(zip(self._outputs, run_module(self._torch, self._model, feed, self._device), strict=True))
 
     @classmethod
     def library_version(cls, module: str, *, install: str) -> str:

@@ -7,10 +7,11 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ __all__ = [
     "loaded_versions",
     "require_same_or_newer",
     "require_same_release",
+    "run_module",
 ]
 
 TensorType = tuple[str, tuple[int | None, ...]]  # numpy's dtype name, and the axis sizes with None for a free one
@@ -55,7 +57,8 @@ class Backend(ABC):
         folder: the engine folder, its files already verified.
         manifest: of that folder.
         device: device to use instead of the manifest's; None for the manifest's.
-        threads: CPU threads to use; None for the manifest's number, or else the library's choice.
+        threads: CPU threads to use; None for the manifest's number, or else the library's choice. Always None for a
+            target that only runs on a GPU.
 
     Raises:
         MissingDependencyError: the library is not installed.
@@ -247,6 +250,24 @@ def check_tensors(manifest: Manifest, inputs: Mapping[str, TensorType], outputs:
                     f"{spec.dtype} {spec.shape} with batch {manifest.batch.min} to {manifest.batch.max}; "
                     f"rebuild the engine with kdcmae-compile"
                 )
+
+
+def run_module(
+    torch: ModuleType, module: Callable[..., Iterable[Any]], feed: Arrays, device: str
+) -> list[NDArray[Any]]:
+    """Call a module of torch with numpy arrays.
+
+    Args:
+        torch: the imported library.
+        module: takes tensors by name, and returns tensors.
+        feed: inputs by name.
+        device: torch's name of the module's device.
+    """
+    # Torch has no read-only tensors.
+    tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in feed.items()}
+    with torch.inference_mode():
+        results = module(**{name: tensor.to(device) for name, tensor in tensors.items()})
+    return [result.cpu().numpy() for result in results]
 
 
 def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

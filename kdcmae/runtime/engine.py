@@ -102,6 +102,8 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
         if not isinstance(device, str) or not device.strip():
             raise ConfigError(f"device={device!r} names no device; leave it out for the one the engine is for")
         device = target.spell_device(device.strip())
+    if threads is not None and not target.runs_on_cpu:
+        raise ConfigError(f"threads={threads} has no meaning for a {target.label} engine; leave it out")
     backend_class = target.load_backend()
 
     def load(part: Manifest) -> Backend:

@@ -163,34 +163,31 @@ class Limits:
     min_ranked: float = 0.0
     tie: float
 
-    def problem(self, found: OutputComparison, name: str) -> str:
+    def problem(self, comparison: OutputComparison, name: str) -> str:
         """The first limit that is exceeded, in words; empty if none is.
 
         Args:
-            found: comparison with this ``tie``.
+            comparison: comparison with this ``tie``.
             name: name of the output.
         """
-        where = "" if found.kind == "features" else ", centred,"
-        if not np.isfinite(found.errors).all():  # even an outlier must be finite
+        where = "" if comparison.kind == "features" else ", centred,"
+        if not np.isfinite(comparison.errors).all():  # even an outlier must be finite
             return f"{name} is not finite on every sample, or of another shape"
-        if self.max_error is not None and not found.error <= self.max_error:
-            return f"{name}{where} differs by {found.error:.1e} of its spread, allowed {self.max_error:.0e}"
-        cosine = found.cosine_but_for(self.outliers)
+        if self.max_error is not None and not comparison.error <= self.max_error:
+            return f"{name}{where} differs by {comparison.error:.1e} of its spread, allowed {self.max_error:.0e}"
+        cosine = comparison.cosine_but_for(self.outliers)
         if not cosine >= self.min_cosine:
             but = f" but for {self.outliers:.0%} of the samples" if self.outliers else ""
             return f"the cosine of {name}{where} is {cosine:.6f}{but}, at least {self.min_cosine} is needed"
-        if found.distance is not None and not found.distance <= self.max_distance:
+        if comparison.distance is not None and not comparison.distance <= self.max_distance:
             allowed = f"allowed {self.max_distance:.2%}"
-            return f"the probabilities of {name} differ by {found.distance:.2%} on average, {allowed}"
-        if found.kind == "softmax" and found.agreement is not None and found.agreement < self.min_agreement:
-            return (
-                f"top-1 agreement is {found.agreement:.1%} (strict {found.strict:.1%}), at least "
-                f"{self.min_agreement:.1%} is needed"
-            )
-        if found.ranked is not None and found.ranked < self.min_ranked:
-            return (
-                f"{found.ranked:.1%} of the pairs keep their order in {name}, at least {self.min_ranked:.1%} is needed"
-            )
+            return f"the probabilities of {name} differ by {comparison.distance:.2%} on average, {allowed}"
+        agreement, ranked = comparison.agreement, comparison.ranked
+        if comparison.kind == "softmax" and agreement is not None and agreement < self.min_agreement:
+            shares = f"{agreement:.1%} (strict {comparison.strict:.1%})"
+            return f"top-1 agreement is {shares}, at least {self.min_agreement:.1%} is needed"
+        if ranked is not None and ranked < self.min_ranked:
+            return f"{ranked:.1%} of the pairs keep their order in {name}, at least {self.min_ranked:.1%} is needed"
         return ""
 
 
@@ -208,26 +205,26 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
     samples = len(expected)
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return _nothing_agrees(samples, kind)
-    ours, theirs = (array.reshape(samples, -1).astype(np.float64) for array in (actual, expected))
-    centre = {"softmax": theirs.mean(axis=1, keepdims=True), "sigmoid": theirs.mean(), "features": 0.0}[kind]
-    reference = theirs - centre
-    centred = ours - (ours.mean(axis=1, keepdims=True) if kind == "softmax" else centre)
+    values, wanted = (array.reshape(samples, -1).astype(np.float64) for array in (actual, expected))
+    centre = {"softmax": wanted.mean(axis=1, keepdims=True), "sigmoid": wanted.mean(), "features": 0.0}[kind]
+    reference = wanted - centre
+    centred = values - (values.mean(axis=1, keepdims=True) if kind == "softmax" else centre)
     typical = _typical(reference, kind)
     errors, cosines = _errors(centred, reference, typical), _cosines(centred, reference, typical / 2)
     empty, no = np.empty(0), np.empty(0, dtype=bool)
     if kind == "features":
-        neighbours = neighbour_agreement(ours, theirs, tie)
+        neighbours = neighbour_agreement(values, wanted, tie)
         return OutputComparison(
             kind=kind, errors=errors, cosines=cosines, distances=empty, first=no, tied=no, top5=empty, clips=neighbours
         )
-    noise = _noise(theirs, np.maximum(_spreads(reference), typical), tie)
-    apart = np.abs(scores(ours, kind) - scores(theirs, kind))
-    first, tied = _first(ours, theirs, noise)
+    noise = _noise(wanted, np.maximum(_spreads(reference), typical), tie)
+    apart = np.abs(scores(values, kind) - scores(wanted, kind))
+    first, tied = _first(values, wanted, noise)
     rankings: dict[str, Ranking] = {}
     if kind == "sigmoid":
-        over_samples = np.full(ours.shape[1], np.sqrt((noise**2).mean()))
-        rankings["clips"] = order_agreement(ours, theirs, noise=noise)
-        rankings["classes"] = order_agreement(ours.T, theirs.T, noise=over_samples)
+        over_samples = np.full(values.shape[1], np.sqrt((noise**2).mean()))
+        rankings["clips"] = order_agreement(values, wanted, noise=noise)
+        rankings["classes"] = order_agreement(values.T, wanted.T, noise=over_samples)
     return OutputComparison(
         kind=kind,
         errors=errors,
@@ -235,7 +232,7 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
         distances=apart.sum(axis=1) / 2 if kind == "softmax" else apart.max(axis=1),
         first=first,
         tied=tied,
-        top5=_shared_best(ours, theirs) if ours.shape[1] > _TOP else empty,
+        top5=_shared_best(values, wanted) if values.shape[1] > _TOP else empty,
         **rankings,
     )
 
@@ -347,6 +344,6 @@ def _first(actual: Float64, expected: Float64, noise: Float64) -> tuple[NDArray[
 
 def _shared_best(actual: Float64, expected: Float64) -> Float64:
     """(N,) share of the reference's best classes among the best."""
-    ours, theirs = (np.argsort(-array, axis=1, kind="stable")[:, :_TOP] for array in (actual, expected))
-    shares: Float64 = (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1)
+    best, wanted = (np.argsort(-array, axis=1, kind="stable")[:, :_TOP] for array in (actual, expected))
+    shares: Float64 = (wanted[:, :, None] == best[:, None, :]).any(axis=2).mean(axis=1)
     return shares

@@ -1,6 +1,6 @@
-"""One record per precision: its size, its names in every library, what has to multiply it, and its gate.
+"""One record per precision: its size, its names in every library, the CPU instructions that it needs, and its gate.
 
-A new precision is one row of :data:`PRECISIONS`. Nothing here imports a library: types of torch and ONNX go by name.
+A new precision is one row of :data:`PRECISIONS`. No library is imported: types of torch and ONNX are names.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Gate(Limits):
     """Limits for the outputs of a stage that computes in a precision.
 
     Args:
-        chance: error that may differ from that of the stage before, which computes in the same precision.
-        rounding: error that rounding to this precision may add, where the stage before was not rounded so.
+        chance: error that a stage may add to that of the stage before it, if both compute in the same precision.
+        rounding: error that rounding to this precision may add, if the stage before it was not rounded.
     """
 
     chance: float
@@ -35,19 +35,19 @@ class Gate(Limits):
                 raise ConfigError(f"--{name.replace('_', '-')} {value} must lie between 0 and 1")
 
     def tightened(self, **limits: float | None) -> Gate:
-        """The same gate with other limits where they are given.
+        """The gate with some limits replaced by tighter ones.
 
         Raises:
-            ConfigError: a limit that is looser than the gate's own.
+            ConfigError: a limit is looser than the gate's own.
         """
-        given = {name: value for name, value in limits.items() if value is not None}
-        for name, value in given.items():
+        tighter = {name: value for name, value in limits.items() if value is not None}
+        for name, value in tighter.items():
             own = getattr(self, name)
             if own is not None and (value > own if name == "max_error" else value < own):
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {value} is looser than the {own} this precision must pass"
                 )
-        return Gate(**{**asdict(self), **given})
+        return Gate(**{**asdict(self), **tighter})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +55,19 @@ class PrecisionRecord:
     """A precision of matrix products.
 
     Args:
-        name: as ``--precision`` takes it.
-        bytes_per_value: of one stored value.
-        torch: name of the type in torch, such as ``"bfloat16"`` for ``torch.bfloat16``; numpy's where numpy has it.
-        onnx: name in ONNX's ``TensorProto``; ONNX Runtime writes the same in lower case.
-        openvino: names of OpenVINO's element types; the first is also the precision hint of a floating one.
+        name: value of ``--precision``.
+        bytes_per_value: bytes of one stored value.
+        torch: name of the dtype in torch, such as ``"bfloat16"`` for ``torch.bfloat16``.
+        onnx: name in ONNX's ``TensorProto``; ONNX Runtime has the same name in lower case.
+        openvino: names of OpenVINO's element types; the first is also the precision hint of a floating precision.
         tensorrt: name in TensorRT's ``DataType``.
         gate: limits for the outputs of stages that compute in it.
         largest: the largest value of a quantised precision, before scaling; None for a floating precision.
-        saturates: x86 CPUs without VNNI add its products in 16 bits, where large ones do not fit.
+        saturates: x86 CPUs without VNNI add its products in 16 bits, where large products overflow.
         instructions: CPU features, any of which multiplies the precision natively: None if every CPU does, empty if
             none does.
-        fast_instructions: those of them that are worth it; None if all are.
-        speed: rank among the floating precisions for ``--precision auto``, the fastest first, where they are worth it.
+        fast_instructions: those of them whose kernels are faster than float32; None if all are.
+        speed: rank for ``--precision auto`` among the floating precisions with fast instructions, the fastest first.
     """
 
     name: str
@@ -85,7 +85,7 @@ class PrecisionRecord:
 
     @property
     def quantized(self) -> bool:
-        """A float32 graph is quantised to it after its export; a floating precision is in the graph's types."""
+        """Whether a float32 graph is quantised to it after its export. Floating precisions are in the graph's types."""
         return self.largest is not None
 
     @property
@@ -143,17 +143,17 @@ PRECISIONS: Mapping[str, PrecisionRecord] = MappingProxyType({record.name: recor
 """Every precision by its name, from the narrowest gate to the widest."""
 
 FLOATING = tuple(record.name for record in _RECORDS if not record.quantized)
-"""The precisions that an exported graph has in its types."""
+"""Names of the precisions that an exported graph can have in its types."""
 
 QUANTIZED = tuple(record.name for record in _RECORDS if record.quantized)
-"""The precisions that a float32 graph is quantised to, after its export."""
+"""Names of the precisions that a float32 graph is quantised to after its export."""
 
 GATES: Mapping[str, Gate] = MappingProxyType({record.name: record.gate for record in _RECORDS})
 """The gate of each precision."""
 
 
 def gate_for(precisions: Iterable[str]) -> Gate:
-    """The gate of a stage that computes in these precisions: the widest of theirs."""
+    """The gate of a stage that computes in these precisions: the widest of their gates."""
     return GATES[max(precisions, key=list(GATES).index)]
 
 
@@ -161,11 +161,11 @@ def named(field: str, precisions: Iterable[str] = PRECISIONS) -> dict[str, str]:
     """Precisions by their name in a library, such as ``{"float16": "fp16"}``.
 
     Args:
-        field: of the library's names in :class:`PrecisionRecord`, such as ``"torch"``.
-        precisions: which of them.
+        field: field of :class:`PrecisionRecord` with the library's names, such as ``"torch"``.
+        precisions: names of the precisions to include.
     """
-    found: dict[str, str] = {}
-    for name in precisions:
-        value = getattr(PRECISIONS[name], field)
-        found |= dict.fromkeys((value,) if isinstance(value, str) else value, name)
-    return found
+    by_name: dict[str, str] = {}
+    for precision in precisions:
+        names = getattr(PRECISIONS[precision], field)
+        by_name |= dict.fromkeys((names,) if isinstance(names, str) else names, precision)
+    return by_name

@@ -1,10 +1,10 @@
-"""One record per target: what the runtime knows of an engine library before it imports it.
+"""One record per target: what the runtime knows about an engine library before it imports it.
 
-Everything that differs between targets and is known without the library stands in a row of :data:`TARGETS`; what takes
-the library to tell is a method of the row's :class:`kdcmae.runtime.backend.Backend`. A new target is that backend
-(``kdcmae/runtime/NAME.py``), its compiler (``compile/targets/NAME.py``) and its row.
+A row of :data:`TARGETS` holds the facts that are known without the library. What only the library knows is a method of
+the row's :class:`kdcmae.runtime.backend.Backend`. A new target is that backend (``kdcmae/runtime/NAME.py``), its
+compiler (``compile/targets/NAME.py``) and its row.
 
-``TARGETS`` is the live table: whoever reads it sees the targets that :func:`registered` adds for a while.
+``TARGETS`` is a live view: it includes the targets that :func:`registered` adds for the length of a ``with`` block.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ __all__ = ["TARGETS", "TargetRecord", "find_target", "registered"]
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRecord:
-    """What the runtime knows of a target. Where a value is a text, it is the reason why not, and empty where it can.
+    """What the runtime knows about a target. Reasons say why something is impossible; an empty reason means possible.
 
     Args:
-        name: as ``--target`` takes it and manifests have it.
-        label: for people.
-        backend: where the :class:`~kdcmae.runtime.backend.Backend` is: ``"module:Class"``, imported when it is needed.
-        compiler: the module whose ``TARGET`` builds engines; the runtime never imports it.
-        modules: to import, any of which brings the target; the first that is installed is used, and :attr:`install`
-            brings the last.
-        distributions: packages whose versions tell which library that is.
-        tools: modules that building needs beside them.
-        tools_of: and those that building a precision needs besides.
+        name: value of ``--target`` and of the manifest's field.
+        label: name of the library in messages.
+        backend: ``"module:Class"`` of the :class:`~kdcmae.runtime.backend.Backend`, imported when it is needed.
+        compiler: module that builds engines; the runtime never imports it.
+        modules: import names of the library, alternatives in order of preference: the first that is installed is used,
+            and :attr:`install` installs the last.
+        distributions: packages whose versions identify the library.
+        tools: other modules that building needs.
+        tools_of: modules that building needs for one precision only, by precision.
         needs_compiler: building needs a C++ compiler.
-        devices: ``cpu`` and ``cuda``, those it builds for; the first is the default.
-        upper_devices: its library writes the names of devices in capitals.
-        needs_device: why engines cannot be built on a machine without their device.
-        builds_without_device: those of :attr:`modules` that build without it all the same.
-        this_machine_only: why engines cannot be for another processor than that of the machine that builds them.
-        cannot_build: a reason for each precision that engines cannot have.
-        cannot_run: a reason for each precision whose engines are built, and then run by other programs only.
-        one_precision: its library executes all floating layers of a model in one precision, whatever their types: the
-            engine's, so that the float32 preprocessing of raw inputs is a model of its own.
-        auto: floating precisions that ``--precision auto`` chooses from on a CPU, where the CPU multiplies them fast.
-        auto_because: why, where it is the same on all CPUs.
-        sidecar: suffix of a file that its library opens beside an engine's file by itself; empty where there is none.
+        devices: ``cpu``, ``cuda`` or both: devices that engines can be for, the default first.
+        upper_devices: the library spells devices in capitals.
+        needs_device: reason why engines cannot be built on a machine without their device.
+        builds_without_device: modules among :attr:`modules` to which that reason does not apply.
+        this_machine_only: reason why engines cannot be for another processor than that of the building machine.
+        cannot_build: reasons by precision why engines cannot have it.
+        cannot_run: reasons by precision why the library cannot run such engines although they can be built for others.
+        one_precision: the library executes all floating layers of a model in one precision, whatever their types, so
+            the float32 preprocessing of raw inputs has to be a model of its own.
+        auto: floating precisions that ``--precision auto`` may choose on a CPU that multiplies them fast.
+        auto_because: reason for the choice, if it is the same on all CPUs.
+        sidecar: suffix of a file that the library opens by itself beside an engine file; empty if there is none.
     """
 
     name: str
@@ -79,12 +79,12 @@ class TargetRecord:
 
     @property
     def install(self) -> str:
-        """What runs its engines, in pip's words."""
+        """The requirement that installs what runs its engines."""
         return to_run(self.name)
 
     @property
     def install_compiler(self) -> str:
-        """What builds its engines, in pip's words."""
+        """The requirement that installs what builds its engines."""
         return to_compile(self.name)
 
     @property
@@ -94,25 +94,25 @@ class TargetRecord:
 
     @property
     def default_device(self) -> str:
-        """The device that engines are for unless the user asks for another."""
+        """Device that engines are for by default."""
         return self.devices[0]
 
     @property
     def runs_on_cpu(self) -> bool:
-        """Its engines can run on a CPU, and so take a number of CPU threads."""
+        """Whether engines can run on a CPU, and so take a number of CPU threads."""
         return "cpu" in self.devices
 
     @property
     def runs_on_cpu_only(self) -> bool:
-        """Its engines run on nothing but a CPU."""
+        """Whether engines run only on a CPU."""
         return self.devices == ("cpu",)
 
     def module(self) -> str:
-        """The one of :attr:`modules` that is used here: the first installed, or else what :attr:`install` brings."""
+        """The module that is used here: the first installed of :attr:`modules`, or else the last."""
         return next((name for name in self.modules if is_installed(name)), self.modules[-1])
 
     def load_backend(self) -> type[Backend]:
-        """The class of its engines. The target's library is not imported yet."""
+        """The backend class, imported without the target's library."""
         module, _, name = self.backend.partition(":")
         backend: type[Backend] = getattr(import_module(module), name)
         return backend
@@ -122,10 +122,10 @@ class TargetRecord:
         return device.upper() if self.upper_devices else device.lower()
 
     def cannot_execute_here(self, device: str = "") -> str:
-        """Why an engine cannot run on this machine; empty where it can, as far as devices go.
+        """Reason why this machine lacks the device to run an engine; empty if it has it.
 
         Args:
-            device: one of :attr:`devices`; the default one where empty.
+            device: one of :attr:`devices`; the default if empty.
         """
         if (device or self.default_device) == "cpu":
             return ""
@@ -136,10 +136,10 @@ class TargetRecord:
         return ""
 
     def cannot_build_here(self, device: str = "") -> str:
-        """Why an engine cannot be built on this machine; empty where it can, as far as devices go.
+        """Reason why this machine lacks the device to build an engine; empty if it has it or needs none.
 
         Args:
-            device: one of :attr:`devices`; the default one where empty.
+            device: one of :attr:`devices`; the default if empty.
         """
         missing = self.cannot_execute_here(device)
         if not missing or not self.needs_device or self.module() in self.builds_without_device:
@@ -151,7 +151,7 @@ _NO_FP8_CPU = "no processor multiplies fp8; use int8, or --target trt"
 _READS_NO_QDQ = "quantised models are ONNX graphs, which this target does not read; use --target openvino, onnx or trt"
 _FOR_A_GPU = "its engines are for a GPU"
 _MODEL = ("torch", "safetensors")
-_EXPORT = (*_MODEL, "onnx", "onnxscript", "onnxruntime")  # export a graph, and prove it
+_EXPORT = (*_MODEL, "onnx", "onnxscript", "onnxruntime")  # to export a graph and compare it with the model
 
 _RECORDS = (
     TargetRecord(
@@ -237,10 +237,10 @@ TARGETS: Mapping[str, TargetRecord] = MappingProxyType(_TABLE)
 
 
 def find_target(name: str) -> TargetRecord:
-    """The record of a target.
+    """The record of the target with this name.
 
     Raises:
-        ConfigError: no such target.
+        ConfigError: there is no such target.
     """
     if name not in TARGETS:
         raise ConfigError(f"target {name!r} is unknown; use one of {', '.join(TARGETS)}")
@@ -252,7 +252,7 @@ def registered(record: TargetRecord) -> Iterator[None]:
     """Add a target for the length of a ``with`` block.
 
     Raises:
-        ConfigError: there is a target of that name.
+        ConfigError: a target of that name exists.
     """
     if record.name in _TABLE:
         raise ConfigError(f"target {record.name!r} exists already; give the new one another name")

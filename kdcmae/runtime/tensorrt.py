@@ -89,14 +89,12 @@ class TensorRTBackend(Backend):
     """A TensorRT plan on one CUDA device, with memory for its largest batch.
 
     ``manifest.engine`` holds ``flavour`` (``"tensorrt"`` or ``"tensorrt_rtx"``) and, optionally, ``device``
-    (``"cuda:0"`` by default). ``threads`` must be None, because a plan runs on the GPU. The installed version must be
-    exactly the one that built the plan. A missing device is reported before the plan is deserialised.
+    (``"cuda:0"`` by default). The installed version must be exactly the one that built the plan. A missing device is
+    reported before the plan is deserialised.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
         flavour = engine_option(manifest, "flavour", tuple(_PACKAGES))
-        if threads is not None:
-            raise ConfigError(f"threads={threads} has no meaning for a TensorRT engine; leave it out")
         trt = import_tensorrt(flavour)
         require_same_release(manifest, flavour, trt.__version__, packages=_PACKAGES[flavour])
         self._outputs = manifest.outputs

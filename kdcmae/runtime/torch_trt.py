@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
-from kdcmae.errors import BrokenDependencyError, ConfigError, DeviceError, EngineError, MissingDependencyError, cause
+from kdcmae.errors import BrokenDependencyError, DeviceError, EngineError, MissingDependencyError, cause
 from kdcmae.extras import to_run
 from kdcmae.runtime.arrays import Arrays
-from kdcmae.runtime.backend import Backend, import_library, require_same_release
+from kdcmae.runtime.backend import Backend, import_library, require_same_release, run_module
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["TorchTensorRTBackend", "import_torch_tensorrt"]
@@ -49,14 +47,12 @@ def import_torch_tensorrt() -> ModuleType:
 class TorchTensorRTBackend(Backend):
     """A program with TensorRT plans in it, on a CUDA device.
 
-    ``manifest.engine`` may hold ``device`` (``"cuda:0"`` by default). ``threads`` must be None, because the plans run
-    on the GPU. The installed release must be the one that built the plans. A missing device is reported before the
-    program is loaded. The folder's files must be verified first, because the plans in a program are code.
+    ``manifest.engine`` may hold ``device`` (``"cuda:0"`` by default). The installed release must be the one that built
+    the plans. A missing device is reported before the program is loaded. The folder's files must be verified first,
+    because the plans in a program are code.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
-        if threads is not None:
-            raise ConfigError(f"threads={threads} has no meaning for a Torch-TensorRT engine; leave it out")
         torch_tensorrt = import_torch_tensorrt()
         for library in ("torch_tensorrt", "tensorrt"):
             require_same_release(
@@ -78,12 +74,9 @@ class TorchTensorRTBackend(Backend):
 
     def infer(self, feed: Arrays) -> Arrays:
         """Run one batch."""
-        torch = self._torch
-        # Torch has no read-only tensors.
-        tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in feed.items()}
-        with torch.inference_mode(), torch.cuda.device(self._device):
-            results = self._module(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
-        return {name: result.cpu().numpy() for name, result in zip(self._outputs, results, strict=True)}
+        with self._torch.cuda.device(self._device):
+            results = run_module(self._torch, self._module, feed, self._device)
+        return dict(zip(self._outputs, results, strict=True))
 
     @classmethod
     def library_version(cls, module: str, *, install: str) -> str:
