@@ -33,10 +33,10 @@ def check_machine(cpus: Sequence[int], *, overridden: bool) -> SelfCheck:
         cpus: that the benchmark will use; the first few are checked.
         overridden: the run goes on in spite of problems.
     """
-    figures = timed_sleep()
-    for cpu in cpus[:_MOST_CPUS]:
-        figures |= {f"cpu {cpu}: {name}": value for name, value in _probe(cpu).items()}
-    return SelfCheck(problems=judge(figures), figures=figures, overridden=overridden)
+    clock = timed_sleep()
+    probed = {cpu: _probe(cpu) for cpu in cpus[:_MOST_CPUS]}
+    products = {f"cpu {cpu}: {name}": value for cpu, figures in probed.items() for name, value in figures.items()}
+    return SelfCheck(problems=judge(clock, probed), figures={**clock, **products}, overridden=overridden)
 
 
 def require_sound(check: SelfCheck) -> None:
@@ -52,19 +52,25 @@ def require_sound(check: SelfCheck) -> None:
         )
 
 
-def judge(figures: Mapping[str, float]) -> tuple[str, ...]:
-    """What is wrong with the figures of a check, in words; empty where nothing is."""
+def judge(clock: Mapping[str, float], cpus: Mapping[int, Mapping[str, float]]) -> tuple[str, ...]:
+    """Problems that the figures of a check show, in words; empty if there are none.
+
+    Args:
+        clock: what :func:`timed_sleep` measured.
+        cpus: figures of the products, by CPU.
+    """
     problems = []
-    late_s = figures["sleep_s"] - _SLEEP_S
+    late_s = clock["sleep_s"] - _SLEEP_S
     if not 0 <= late_s <= _LATE_S:
-        problems.append(f"a sleep of {_SLEEP_S * 1e3:g} ms took {figures['sleep_s'] * 1e3:.1f} ms")
-    if abs(figures["clock_ratio"] - 1) > _CLOCKS_APART:
-        problems.append(f"two clocks disagree by {abs(figures['clock_ratio'] - 1):.1%}")
-    for name, value in figures.items():
-        if name.endswith("stolen") and value > _STOLEN:
-            problems.append(f"on {name.partition(':')[0]} other work took {value:.0%} of the time")
-        if name.endswith("twice the work") and not _TWICE[0] <= value <= _TWICE[1]:
-            problems.append(f"on {name.partition(':')[0]} twice the work took {value:.2f} times as long")
+        problems.append(f"a sleep of {_SLEEP_S * 1e3:g} ms took {clock['sleep_s'] * 1e3:.1f} ms")
+    if abs(clock["clock_ratio"] - 1) > _CLOCKS_APART:
+        problems.append(f"two clocks disagree by {abs(clock['clock_ratio'] - 1):.1%}")
+    for cpu, figures in cpus.items():
+        stolen, twice = figures["stolen"], figures["twice the work"]
+        if stolen > _STOLEN:
+            problems.append(f"on cpu {cpu} other work took {stolen:.0%} of the time")
+        if not _TWICE[0] <= twice <= _TWICE[1]:
+            problems.append(f"on cpu {cpu} twice the work took {twice:.2f} times as long")
     return tuple(problems)
 
 

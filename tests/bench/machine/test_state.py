@@ -119,17 +119,12 @@ def test_pinning_ends_with_its_context(monkeypatch):
     assert "MKL_NUM_THREADS" not in os.environ
 
 
-SOUND = {
-    "sleep_s": 0.0502,
-    "clock_ratio": 1.0,
-    "cpu 0: stolen": 0.01,
-    "cpu 0: twice the work": 2.02,
-    "cpu 0: gflop_per_s": 90.0,
-}
+CLOCK = {"sleep_s": 0.0502, "clock_ratio": 1.0}
+PRODUCTS = {"stolen": 0.01, "twice the work": 2.02, "gflop_per_s": 90.0}
 
 
 def test_a_sound_machine_has_no_problems():
-    assert selfcheck.judge(SOUND) == ()
+    assert selfcheck.judge(CLOCK, {0: PRODUCTS, 1: PRODUCTS}) == ()
 
 
 @pytest.mark.parametrize(
@@ -138,12 +133,13 @@ def test_a_sound_machine_has_no_problems():
         ("sleep_s", 0.08, "a sleep of 50 ms took 80.0 ms"),
         ("sleep_s", 0.04, "a sleep of 50 ms took 40.0 ms"),
         ("clock_ratio", 1.05, "two clocks disagree by 5.0%"),
-        ("cpu 0: stolen", 0.3, "on cpu 0 other work took 30% of the time"),
-        ("cpu 0: twice the work", 1.4, "on cpu 0 twice the work took 1.40 times as long"),
+        ("stolen", 0.3, "on cpu 0 other work took 30% of the time"),
+        ("twice the work", 1.4, "on cpu 0 twice the work took 1.40 times as long"),
     ],
 )
 def test_each_problem_is_named(figure, value, words):
-    assert selfcheck.judge({**SOUND, figure: value}) == (words,)
+    clock, products = ({**figures, figure: value} if figure in figures else figures for figures in (CLOCK, PRODUCTS))
+    assert selfcheck.judge(clock, {0: products}) == (words,)
 
 
 def test_a_problem_stops_the_run_unless_it_is_overridden():
@@ -158,7 +154,7 @@ def test_a_clock_that_runs_fast_is_noticed():
 
     figures = selfcheck.timed_sleep(lambda: 1.2 * time.perf_counter())
     assert figures["clock_ratio"] == pytest.approx(1.2, rel=0.02)
-    assert len(selfcheck.judge({**SOUND, **figures})) == 2
+    assert len(selfcheck.judge(figures, {0: PRODUCTS})) == 2
 
 
 def test_this_machine_is_probed():
