@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test check fuzz test-capped test-avx2 test-aarch64 test-cpp test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
+.PHONY: demo test test-quick check fuzz test-capped test-avx2 test-aarch64 test-cpp test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -14,6 +14,15 @@ demo: $(STAMP)
 # A process per core, each with one thread: the tests are many and small.
 test: $(STAMP) $(CONTRACT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# Two minutes' worth, for every save: no long proofs, few builds of engines, and no processes of training or benchmarks.
+QUICK := tests/*.py tests/cli tests/data tests/drawing tests/evaluation tests/files tests/runtime tests/training \
+	tests/weights tests/bench/report tests/kernels/test_configs.py \
+	$(addprefix tests/compile/,test_gates.py test_cache.py test_package.py test_parity.py test_planted_faults.py \
+	test_proof_words.py test_cli.py::test_openvino test_cli.py::test_onnx)
+
+test-quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not cpp" $(QUICK)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -37,8 +46,12 @@ CAPPED := tests/runtime/test_openvino.py tests/runtime/test_engine.py tests/runt
 CAPPED_BETWEEN := tests/runtime/test_openvino.py tests/runtime/test_check.py tests/compile/test_gates.py \
 	tests/compile/test_saturation.py tests/compile/test_quantize_attention.py
 
+# Faults in what int8 and bfloat16 engines compute: every breakage of an OpenVINO engine, and every planted fault.
+CAPPED_FAULTS := tests/compile/test_selftest.py tests/compile/test_planted_faults.py
+
 test-capped: $(STAMP)
 	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(CAPPED)
+	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(CAPPED_FAULTS) -k bf16
 	for cap in AVX2_VNNI AVX512_CORE; do \
 		ONEDNN_MAX_CPU_ISA=$$cap OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(CAPPED_BETWEEN) || exit; \
 	done

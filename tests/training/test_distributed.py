@@ -24,6 +24,8 @@ from kdcmae.errors import ConfigError, DeviceError
 from kdcmae.training.distributed import joined, spread
 from kdcmae.training.tracking import read_metrics
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMAND = str(Path(sys.executable).with_name("kdcmae"))
@@ -49,7 +51,7 @@ def both(tmp_path_factory) -> Iterator[tuple[Path, Path]]:
         for name in ("sharded", "sharded_finetune"):
             patch.setitem(module.RUNS, name, {**module.RUNS[name], "parallel": "ddp"})
         module.run_all(one)
-        output, _ = ranks.communicate(timeout=120)
+        output, _ = ranks.communicate(timeout=250)
         assert ranks.returncode == 0, output
         yield one, two
 
@@ -91,13 +93,12 @@ def test_a_run_goes_on_with_another_number_of_ranks(both, tmp_path):
         assert there == pytest.approx(here, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_the_command_goes_on_with_fewer_ranks_as_one_process(pretrain_arguments, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     first_half = [word if word != "epochs=4" else "epochs=2" for word in pretrain_arguments(two)]
     ranks = subprocess.run(
         [*TORCHRUN, "--no-python", COMMAND, *first_half],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     assert ranks.returncode == 0, ranks.stderr
     assert "on 2 x cpu" in ranks.stderr

@@ -61,6 +61,7 @@ def same_weights(one: Path, two: Path) -> bool:
     return all(torch.equal(tensor, there[name]) for here, there in pairs for name, tensor in here.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "function", "call"),
     # The state of the second epoch; and, of the second epoch's weights, those that are written first.

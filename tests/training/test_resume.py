@@ -45,6 +45,7 @@ def run_and_kill(command: list[str], folder: Path, lines: int) -> int:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "options"),
     [("pretrain", {"epochs": 8}), ("finetune", {"epochs": 8, "average_from_epoch": 2, "accumulation_steps": 2})],
