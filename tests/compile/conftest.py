@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,13 +57,29 @@ def run() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def engine(checkpoint: Path, run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine_of(
+    checkpoint: Path,
+    run: Callable[..., Result],
+    accepted: dict[str, tuple[str, ...]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str], Path]:
+    """Engines of that classifier by target and precision, each built when a test first asks; not to be changed."""
+
+    @functools.cache
+    def built(target: str, precision: str) -> Path:
+        folder = tmp_path_factory.mktemp("engine") / target
+        options = accepted[precision] if target == "openvino" else ("--precision", precision)
+        result = run("--target", target, *options, "--checkpoint", checkpoint, "--output", folder, "--no-cache")
+        assert result.exit_code == 0, result.stderr
+        return folder
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def engine(engine_of: Callable[[str, str], Path]) -> Path:
     """An OpenVINO engine of that classifier; not to be changed."""
-    folder = tmp_path_factory.mktemp("engine") / "openvino"
-    result = run("--target", "openvino", "--precision", "fp32", "--checkpoint", checkpoint, "--output", folder,
-                 "--no-cache")  # fmt: skip
-    assert result.exit_code == 0, result.stderr
-    return folder
+    return engine_of("openvino", "fp32")
 
 
 @pytest.fixture(scope="session")

@@ -173,10 +173,8 @@ def test_an_engine_edited_by_one_byte_does_not_load(old):
     load_engine(old).close()
 
 
-def test_an_onnx_file_as_a_checkpoint(checkpoint, run, tmp_path):
-    built = run("--target", "onnx", "--checkpoint", checkpoint, "--output", tmp_path / "engine")
-    assert built.exit_code == 0, built.stderr
-    result = run(*arguments(tmp_path / "engine" / "model.onnx", tmp_path / "other"))
+def test_an_onnx_file_as_a_checkpoint(engine_of, run, tmp_path):
+    result = run(*arguments(engine_of("onnx", "fp32") / "model.onnx", tmp_path / "other"))
     assert failed(result, "model.onnx is an ONNX model") == 2
     assert not (tmp_path / "other").exists()
 

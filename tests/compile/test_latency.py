@@ -7,23 +7,12 @@ from kdcmae.compile import latency
 from kdcmae.compile.latency import compare_latency, describe_speed, measure_latency
 
 
-def test_the_median_of_a_window_stands_beside_its_batch(monkeypatch):
+def test_an_engine_is_timed_beside_its_batch():
     calls = []
-
-    def window(call, seconds):
-        call()
-        assert seconds > 0
-        return [100.0, 100.0, 200.0, 200.0]
-
-    monkeypatch.setattr(latency, "time_window", window)
-    found = measure_latency(calls.append, {"audio": np.zeros((2, 4))})
-    assert [inputs.keys() for inputs in calls] == [{"audio"}]
-    assert found == {"batch": 2, "runs": 4, "median_ms": 150.0, "p90_ms": 200.0}
-
-
-def test_an_engine_is_timed():
-    found = measure_latency(lambda inputs: inputs["audio"].sum(), {"audio": np.zeros((1, 4))})
+    found = measure_latency(lambda inputs: calls.append(inputs["audio"].sum()), {"audio": np.zeros((2, 4))})
     assert 0 < found["median_ms"] <= found["p90_ms"]
+    assert found["batch"] == 2
+    assert 0 < found["runs"] <= len(calls)
 
 
 def test_two_engines_are_timed_in_turns(monkeypatch):
@@ -34,7 +23,6 @@ def test_two_engines_are_timed_in_turns(monkeypatch):
         return next(windows)
 
     monkeypatch.setattr(latency, "time_window", window)
-    monkeypatch.setattr(latency, "_COMPARED_S", 0.0)
     found = compare_latency(lambda: called.append("int8"), lambda: called.append("bf16"), against="bf16")
     assert called == ["int8", "bf16"] * 3
     assert found == {

@@ -56,9 +56,8 @@ def test_inspect_reads_the_release_out_of_a_plan(copy):
         inspect_engine(copy)
 
 
-def test_inspect_counts_operations_of_an_onnx_file(checkpoint, run, tmp_path):
-    folder = tmp_path / "engine"
-    assert run("--target", "onnx", "--checkpoint", checkpoint, "--output", folder).exit_code == 0
+def test_inspect_counts_operations_of_an_onnx_file(engine_of, run, tmp_path):
+    folder = shutil.copytree(engine_of("onnx", "fp32"), tmp_path / "engine")
     facts = json.loads(run("inspect", folder, "--json").stdout)
     assert facts["graph"]["operations"]["LayerNormalization"]["float"] > 4
     (folder / "model.onnx").write_bytes(b"not an onnx file")
@@ -141,10 +140,8 @@ def test_diff_of_an_engine_with_itself_is_empty(engine, copy, run):
     assert facts["outputs"]["logits"]["error"] == 0.0
 
 
-def test_diff_names_settings_and_compares_outputs(engine, checkpoint, run, tmp_path, native, accepted):
-    half = tmp_path / "half"
-    built = run("--target", "openvino", "--checkpoint", checkpoint, *accepted["bf16"], "--output", half)
-    assert built.exit_code == 0, built.stderr
+def test_diff_names_settings_and_compares_outputs(engine, engine_of, run, native):
+    half = engine_of("openvino", "bf16")
     result = run("diff", engine, half, "--json")
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
