@@ -1,1 +1,1 @@
-"""The evaluation tasks of the paper, one file each; data are batches, from :mod:`kdcmae.data` or from memory."""
+"""The evaluation tasks of the paper, one file each; clips come as batches, from :mod:`kdcmae.data` or from memory."""

@@ -1,4 +1,4 @@
-"""The mAP of sets of clips that were drawn again: what intervals of it are made of."""
+"""The mAP of bootstrap samples of clips, from which its intervals are computed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kdcmae.evaluation.metrics import Positives, Scores
 
 __all__ = ["clip_weights", "weighted_map"]
 
-_WORK = 1.5e9  # clips times labels times sets: less than a second of one core
-_AT_ONCE = 512  # labels whose rankings are in memory together
+_WORK = 1.5e9  # clips times labels times samples: less than a second of one core
+_AT_ONCE = 512  # labels whose rankings are in memory at the same time
 
 
 def clip_weights(positives: Positives, sets: tuple[int, int], *, seed: int = 0) -> NDArray[np.float32]:
-    """How often each clip is drawn into sets of as many clips.
+    """How often each clip occurs in bootstrap samples.
 
     Args:
-        positives: (N, C); the more labels, the fewer sets, because :func:`weighted_map` takes longer.
-        sets: the fewest and the most.
+        positives: (N, C); more labels give fewer samples, because :func:`weighted_map` takes longer.
+        sets: fewest and most samples.
         seed: of the draws.
 
     Returns:
@@ -33,10 +33,10 @@ def clip_weights(positives: Positives, sets: tuple[int, int], *, seed: int = 0) 
 
 
 def weighted_map(scores: Scores, positives: Positives, weights: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The mAP of weighted clips, for many weightings at once.
+    """The mAP of weighted clips, for many weightings.
 
     Average precision is a mean over positives, of the precision among the clips that score no lower. Two matrix
-    products count those clips for all weightings, which costs a hundredth of sorting the clips for each.
+    products count those clips for all weightings, a hundred times faster than sorting the clips for each.
 
     Args:
         scores: (N, C).
@@ -56,7 +56,7 @@ def weighted_map(scores: Scores, positives: Positives, weights: NDArray[np.float
         hits = weights @ (no_lower & positives[:, classes[chunk]]).astype(np.float32)
         precise[:, chunk] = weights[:, clips[chunk]] * (
             hits / np.maximum(taken, 1)
-        )  # none is taken where none is drawn
+        )  # avoids 0 / 0 where no clip is drawn
     if not clips.size:
         return np.full(len(weights), math.nan)
     starts = np.flatnonzero(np.diff(classes, prepend=-1))

@@ -1,7 +1,7 @@
 """Classification: a model's scores against the labels of its clips.
 
-Clips come as batches, mappings with ``audio`` (B, T, 128), ``image`` (B, 3, S, S) or (B, F, 3, S, S), as far as
-the model sees them, and ``target`` (B, C) multi-hot: numpy arrays or tensors on the CPU.
+Clips come as batches, mappings with ``audio`` (B, T, 128), ``image`` (B, 3, S, S) or (B, F, 3, S, S), as far as the
+model uses them, and ``target`` (B, C) multi-hot: numpy arrays or tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ class ClassResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """What came out.
+    """Result of a classification.
 
     Args:
-        clips: how many were scored.
+        clips: number of scored clips.
         accuracy: share of labelled clips whose best class is one of their labels.
         top_5_accuracy: share of those with a label among the best five classes; NaN for fewer than six classes.
-        mean_average_precision: macro, over the classes that some clip has.
-        auc: macro ROC AUC, over the classes that some clips have and some have not.
+        mean_average_precision: macro mean over the classes with at least one clip.
+        auc: macro ROC AUC over the classes that some clips have and some do not.
         d_prime: of that AUC.
-        classes_left_out: classes that no clip has, which no macro mean counts.
-        classes: each class by itself, in the model's order.
+        classes_left_out: number of classes without a clip, which the macro means leave out.
+        classes: result of each class, in the model's order.
     """
 
     clips: int
@@ -98,7 +98,7 @@ def score_clips(
     names = MODALITY_INPUTS[facts.modality]
     if missing is not None:
         if facts.modality != "audiovisual":
-            raise DataError(f"{facts.name} sees {facts.modality} alone: there is no {missing} to withhold from it")
+            raise DataError(f"{facts.name} sees only {facts.modality}: there is no {missing} to withhold from it")
         names = tuple(name for name in names if name != _MISSING_INPUT[missing])
     all_scores, targets = [], []
     for batch in batches:

@@ -34,7 +34,7 @@ class LoaderSettings:
 
     Args:
         batch_size: clips per batch.
-        workers: processes that read ahead; 0 reads in this one.
+        workers: reader processes; 0 reads in this process.
         broken_limit: largest share of the clips that may be unusable before the evaluation stops.
     """
 
@@ -46,8 +46,8 @@ class LoaderSettings:
 class EvaluationClips:
     """Every usable clip once, in order.
 
-    Iterating gives batches: ``audio`` (B, T, 128), ``image`` (B, 3, S, S) or (B, 10, 3, S, S), as far as the modality
-    has them, ``target`` (B, C) with labels, and ``index`` (B,).
+    Iterating gives batches: ``audio`` (B, T, 128), ``image`` (B, 3, S, S) or (B, 10, 3, S, S), depending on the
+    modality, ``target`` (B, C) with labels, and ``index`` (B,).
 
     Args:
         data: a manifest, a shard or a folder of them, see :func:`~kdcmae.data.shard_files.list_clips`; or
@@ -75,7 +75,7 @@ class EvaluationClips:
         read = None if self._synth is None else self._synth.read
         self._preprocessing = dataset.preprocessing
         self._dataset = ClipDataset(self.records, labels, dataset, read)
-        self._given: list[int] = []  # numbers of the clips of the last pass
+        self._last_pass: list[int] = []  # numbers of the clips in the last pass
         self._loader = evaluation_loader(
             self._dataset,
             BatchSampler(InOrder(len(self.records)), batch_size=loader.batch_size),
@@ -89,33 +89,33 @@ class EvaluationClips:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Clips that could not be used so far, and why."""
+        """Clips that could not be used so far, and the reasons."""
         return self._loader.broken.reasons
 
     @property
     def has_masks(self) -> bool:
-        """Every clip has a mask of its sounding object."""
+        """Whether every clip has a mask of its sounding object."""
         return self._synth is not None or all(record.mask is not None for record in self.records)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        self._given = []
+        self._last_pass = []
         for batch in self._loader:
-            self._given += batch["index"].tolist()
+            self._last_pass += batch["index"].tolist()
             yield batch
 
     @property
     def ids(self) -> list[str]:
-        """Names of the clips that the last pass gave, in its order."""
-        return [self.records[number].id for number in self._given]
+        """Ids of the clips of the last pass, in order."""
+        return [self.records[number].id for number in self._last_pass]
 
     def pictures(self, ids: Iterable[str]) -> dict[str, dict[str, Shown]]:
         """Thumbnails of clips of the last pass by their ids; see :func:`~kdcmae.evaluation.pictures.clip_pictures`.
 
-        The clips are read again, so that an evaluation need not keep every frame until it knows which it shows. One
-        that cannot be read this time has no pictures.
+        The clips are read again, so that an evaluation need not hold every frame in memory. A clip that cannot be read
+        again has no pictures.
         """
         pictures = {}
-        numbers = {self.records[number].id: number for number in self._given}
+        numbers = {self.records[number].id: number for number in self._last_pass}
         for clip in dict.fromkeys(ids):
             with suppress(BrokenClipError):
                 pictures[clip] = clip_pictures(self._dataset[numbers[clip]], self._preprocessing)
@@ -140,7 +140,7 @@ class EvaluationClips:
 
 
 def read_mask(path: Path, size: int) -> Tensor:
-    """A mask as the model sees its frame: resized and cropped like it.
+    """A mask, resized and cropped like the model's image.
 
     Args:
         path: a picture, white where the object is.
@@ -176,7 +176,7 @@ def label_map(model_labels: tuple[str, ...], path: Path | None) -> LabelMap:
 
     Args:
         model_labels: the model's own.
-        path: a label file; needed where the model's own labels are made up, or where the manifest writes ids.
+        path: a label file; needed if the model's own labels are placeholders, or if the manifest uses ids.
 
     Raises:
         DataError: the file names other classes than the model.

@@ -1,4 +1,4 @@
-"""What a report holds beside its figures: intervals, errors and examples, as plain values for JSON and for pages."""
+"""Details of a report: intervals, errors and examples, as plain values for JSON and pages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from kdcmae.evaluation.retrieval import (
 
 __all__ = ["classification_details", "localization_details", "retrieval_details"]
 
-_FOUND = 5  # answers of a retrieval example
+_ANSWERS = 5  # of a retrieval example
 
-# Above so many classes no two have names to tell them apart on a page, and the matrix is longer than the rest.
+# With more classes the names on a page cannot be read, and the matrix is larger than the rest of the report.
 _MOST_IN_MATRIX = 1000
 
 
@@ -35,10 +35,10 @@ def classification_details(
 
     Args:
         scored: the clips.
-        result: their figures.
-        clips: their ids, row by row.
-        several: the model is made for clips of several classes; a confusion matrix says little about those.
-        most: examples to give.
+        result: the metrics.
+        clips: id of each row.
+        several: the model is multi-label, for which a confusion matrix says little.
+        most: maximum number of examples.
     """
     labels = [entry.label for entry in result.classes]
     counts = confusion_matrix(scored.scores, scored.positives)
@@ -57,27 +57,27 @@ def classification_details(
 
 
 def retrieval_details(features: Features, result: Retrieval, clips: Sequence[str], *, most: int) -> dict[str, Any]:
-    """Intervals of the recalls, where the right clips stand, and examples of what is found.
+    """Intervals of the recalls, ranks of the right clips, and example queries.
 
     Args:
         features: of the clips.
-        result: their figures.
-        clips: their ids, row by row.
-        most: examples to give, half of them in each direction.
+        result: the metrics.
+        clips: id of each row.
+        most: maximum number of examples, half of them in each direction.
     """
     ranks = partner_ranks(features)
     examples = []
     for direction, standing in ranks.items():
         queries = spread_queries(standing, most // 2)
-        answers = best_answers(features, direction, queries, _FOUND)
+        answers = best_answers(features, direction, queries, _ANSWERS)
         examples += [
             {
                 "direction": direction,
                 "clip": clips[query],
                 "rank": int(standing[query]),
-                "found": [clips[number] for number in found],
+                "found": [clips[number] for number in numbers],
             }
-            for query, found in zip(queries, answers, strict=True)
+            for query, numbers in zip(queries, answers, strict=True)
         ]
     return {
         "intervals": {name: _recall_intervals(getattr(result, name), result.clips) for name in ranks},
@@ -92,11 +92,11 @@ def _recall_intervals(direction: Direction, clips: int) -> dict[str, tuple[float
 
 
 def localization_details(result: Localization | None, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Intervals of the shares of clips, and the clips that were drawn.
+    """Intervals of the shares of clips, and the drawn clips.
 
     Args:
-        result: the figures, where there are any.
-        examples: facts of the clips that were drawn.
+        result: the metrics, or None.
+        examples: facts about the drawn clips.
     """
     intervals = {}
     if result is not None:

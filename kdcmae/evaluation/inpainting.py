@@ -1,4 +1,4 @@
-"""Inpainting: how well a pretraining model fills in the patches that were removed (paper section 4).
+"""Inpainting: how well a pretraining model fills in removed patches (paper section 4).
 
 Clips come as batches, mappings with ``audio`` (B, T, 128), ``image`` (B, 3, S, S) and ``index`` (B,), the clips'
 numbers: tensors.
@@ -45,12 +45,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSettings:
-    """What is removed.
+    """Which patches are removed.
 
     Args:
         ratio: share of patches removed from each modality.
         audio: which audio patches are removed together; image patches are removed at random.
-        seed: a clip's masks depend on it and on the clip's number alone.
+        seed: a clip's masks depend only on it and on the clip's number.
     """
 
     ratio: float = 0.75
@@ -67,11 +67,11 @@ class Filled:
     """One modality of a batch, on the CPU; ``...`` stands for (T, F) or (3, S, S).
 
     Args:
-        given: (B, ...) what the clips hold.
+        given: (B, ...) the clips' own content.
         removed: (B, ...) bool.
-        filled: (B, ...) the prediction where patches were removed, and else what was given.
+        filled: (B, ...) the prediction where patches were removed, and the clips' content elsewhere.
         error: (B,) mean squared error over the removed patches, in the values the model was trained to predict.
-        constant_error: (B,) the same of one constant per clip: the mean of its visible values, or 0 where the model
+        constant_error: (B,) the error of one constant per clip: the mean of its visible values, or 0 where the model
             predicts normalised patches.
     """
 
@@ -93,10 +93,10 @@ class Reconstruction:
 
 @dataclass(frozen=True, kw_only=True)
 class Inpainting:
-    """What came out.
+    """Result of an inpainting.
 
     Args:
-        clips: how many were filled in.
+        clips: number of clips.
         norm_pix: errors are of patches normalised by their own mean and variance, which the model was trained to
             predict; otherwise of normalised spectrograms and images.
         audio_mse, video_mse: mean squared error over removed patches.
@@ -117,9 +117,9 @@ def inpaint(model: KDCMAE, batches: Iterable[Mapping[str, Tensor]], masks: MaskS
 
     Args:
         model: in evaluation mode. One trained with ``norm_pix`` predicts patches without their mean and contrast;
-            for its pictures they are taken from the removed patches themselves.
+            its pictures take both from the removed patches.
         batches: of clips.
-        masks: what is removed.
+        masks: which patches are removed.
     """
     device = model.mask_token.device
     for batch in batches:
@@ -178,7 +178,7 @@ def summarize(reconstructions: Iterable[Reconstruction], *, norm_pix: bool) -> I
 
 
 def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
-    """Draw one clip: what was given, what was left of it, and what the model made of that.
+    """Draw one clip: original, masked and filled in.
 
     Args:
         one: the batch.
@@ -214,7 +214,7 @@ def joined(pictures: Mapping[str, Shown]) -> dict[str, Picture]:
 
 
 def clip_errors(one: Reconstruction, row: int) -> dict[str, float]:
-    """The errors of one clip, named as those of all clips are.
+    """The errors of one clip, with the names of the mean errors.
 
     Args:
         one: the batch.
@@ -229,7 +229,7 @@ def clip_errors(one: Reconstruction, row: int) -> dict[str, float]:
 
 
 def _panels(filled: Filled, row: int, draw: Callable[[Tensor], Shown], removed: Tensor) -> list[tuple[str, Shown]]:
-    """What was given, what was left of it and what the model made of that; ``removed`` lies as in the pictures."""
+    """Original, masked and filled-in panels; ``removed`` has the orientation of the pictures."""
     before, after = draw(filled.given[row]), draw(filled.filled[row])
     left = Shown(without_removed(before.picture, removed.numpy()), before.seconds)
     return [("original", before), ("masked", left), ("filled in", after)]
@@ -239,7 +239,7 @@ def _pair(model: KDCMAE, audio: Tensor, index: Tensor, masks: MaskSettings) -> M
     """One masked view per clip, each from the clip's own generator."""
     config = model.config
     grid = (config.audio_grid[0], audio.shape[1] // config.patch_size)
-    # Far apart for neighbouring seeds and clips: generators seeded alike draw alike.
+    # A hash, because generators with similar seeds draw similar numbers.
     generators = [torch.Generator().manual_seed(1_000_003 * masks.seed + number) for number in index.tolist()]
     if masks.audio == "random":
         (audio_view,) = masking.independent_views(len(audio), grid[0] * grid[1], masks.ratio, 1, generators)

@@ -1,4 +1,4 @@
-"""95 % intervals of measures over clips: how far another set of as many clips could have moved them."""
+"""95 % confidence intervals of metrics over clips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 """Lower and upper end."""
 
 _Z = 1.96  # standard deviations to either side that hold 95 % of a normal distribution
-_RESAMPLES = (40, 200)  # at least, so that their deviation is known to a tenth, and at most
+_RESAMPLES = (40, 200)  # fewest, for a deviation within a tenth, and most
 
 
 def share_interval(share: float, clips: int) -> Interval:

@@ -1,4 +1,4 @@
-"""Visual sound source localisation: where in the frame is what is heard (paper section 4).
+"""Visual sound source localisation: where in the frame the sounding object is (paper section 4).
 
 Clips come as batches, mappings with ``audio`` (B, T, 128), ``image`` (B, 3, S, S), ``index`` (B,), the clips'
 numbers, and optionally ``mask`` (B, S, S) bool, true where the sounding object is: tensors.
@@ -36,21 +36,21 @@ __all__ = [
 ]
 
 IOU_THRESHOLD = 0.5
-_REGION = 0.5  # heat, of its range
+_REGION = 0.5  # threshold of the heat, as a share of its range
 _THRESHOLDS = np.linspace(0.0, 1.0, 21)
 _BOX_SIDES = np.linspace(0.05, 1.0, 20)  # as shares of the frame's side
 
 
 @dataclass(frozen=True, eq=False)
 class Heat:
-    """Where a batch's sounds are seen, on the CPU.
+    """Heat over the frames of a batch, on the CPU.
 
     Args:
         index: (B,) the clips' numbers.
         image: (B, 3, S, S) normalised.
         heat: (B, S, S) float32, scaled to [0, 1] per clip.
         other_heat: the same for the sound of another clip.
-        mask: (B, S, S) bool, the truth, where it is known.
+        mask: (B, S, S) bool, the ground truth, if known.
     """
 
     index: Tensor
@@ -62,7 +62,7 @@ class Heat:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How well regions lie on the sounding objects.
+    """How well regions match the sounding objects.
 
     Args:
         ciou: share of clips whose region overlaps the object's mask with an IoU of at least 0.5.
@@ -77,7 +77,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class CentreBox(Scores):
-    """What a square in the middle of every frame scores, of the size that scores best on these very clips.
+    """Scores of a square in the middle of every frame, of the size that scores best on these clips.
 
     Args:
         side: of the box, as a share of the frame's.
@@ -88,13 +88,13 @@ class CentreBox(Scores):
 
 @dataclass(frozen=True, kw_only=True)
 class Localization(Scores):
-    """What came out.
+    """Result of a localisation.
 
     Args:
-        clips: how many were scored: those whose object is in the frame.
-        other_sound: the same pictures with the sounds of other clips. As much of the scores is found without hearing,
-            because the object is the most salient thing in the frame, or because two clips sound alike.
-        centre_box: the baseline that sees nothing either.
+        clips: number of scored clips: those whose object is in the frame.
+        other_sound: scores of the same pictures with the sounds of other clips. This part of the scores does not depend
+            on the clip's own sound: the object is salient, or two clips sound alike.
+        centre_box: a baseline that uses neither sound nor picture.
     """
 
     clips: int
@@ -103,11 +103,11 @@ class Localization(Scores):
 
 
 def patch_features(model: KDCMAE, image: Tensor) -> Tensor:
-    """Every patch of a picture, encoded by itself, as a view that keeps nothing else.
+    """Features of every patch of a picture, each encoded as a view of that single patch.
 
-    Published models take the tokens of the whole picture instead. But attention has mixed those: it spreads what the
-    object is over the many tokens of the background, and a model trained from nothing, on AVSynth, then had its heat
-    peak everywhere but on the object.
+    Published models take the tokens of the whole picture instead. But attention mixes them: it spreads
+    information about the object over the many tokens of the background. With those tokens, the heat of a model trained
+    from scratch on AVSynth peaked everywhere except on the object.
 
     Args:
         model: in evaluation mode.
@@ -128,7 +128,7 @@ def sound_features(model: KDCMAE, audio: Tensor) -> Tensor:
 
 
 def heatmap(patches: Tensor, sounds: Tensor) -> Tensor:
-    """How much better each patch goes with the sound than with the rest of the picture.
+    """How much better each patch matches the sound than the rest of the picture does.
 
     Args:
         patches: (B, L, D) of :func:`patch_features`.
@@ -173,7 +173,7 @@ def _over_frame(fit: Tensor, size: int) -> Tensor:
 
 
 def summarize(heats: Iterable[Heat]) -> Localization:
-    """Compare heat with the truth.
+    """Compare heat with the ground truth.
 
     Args:
         heats: from :func:`localize`, with masks.
@@ -185,7 +185,7 @@ def summarize(heats: Iterable[Heat]) -> Localization:
     thresholds are those of Senocak et al., Learning to Localize Sound Source in Visual Scenes (CVPR 2018), with a
     mask in the place of annotators' boxes.
     """
-    own, other, box_ious, centre_hits = _Found(), _Found(), [], []
+    own, other, box_ious, centre_hits = _Tally(), _Tally(), [], []
     for one in heats:
         if one.mask is None:
             raise DataError("the clips have no masks of the sounding object to compare with")
@@ -215,8 +215,8 @@ def summarize(heats: Iterable[Heat]) -> Localization:
     )
 
 
-class _Found:
-    """Compares one kind of heat with the objects, batch by batch."""
+class _Tally:
+    """Accumulates the comparison of one kind of heat with the objects."""
 
     def __init__(self) -> None:
         self._ious: list[NDArray[np.float64]] = []
@@ -237,7 +237,7 @@ class _Found:
 
 
 def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
-    """Draw one clip: the frame, and the heat over it with its region outlined; also the object, where it is known.
+    """Draw one clip: the frame, and the heat over it with its region outlined; and the object, if known.
 
     Args:
         one: the batch.
@@ -257,7 +257,7 @@ def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Sh
 
 
 def clip_scores(one: Heat, row: int) -> dict[str, Any]:
-    """How well one clip's heat lies on its object: ``iou`` and ``peak_on_object``; None where there is no object.
+    """How well one clip's heat matches its object: ``iou`` and ``peak_on_object``; None where there is no object.
 
     Args:
         one: the batch.
@@ -265,7 +265,7 @@ def clip_scores(one: Heat, row: int) -> dict[str, Any]:
     """
     if one.mask is None or not one.mask[row].any():
         return {"iou": None, "peak_on_object": None}
-    found = _Found()
+    found = _Tally()
     found.add(one.heat[row : row + 1].numpy(), one.mask[row : row + 1].numpy())
     return found.first()
 

@@ -52,7 +52,7 @@ def accuracy(scores: Scores, positives: Positives) -> float:
 
 
 def correctness(scores: Scores, positives: Positives) -> NDArray[np.float64]:
-    """Whether the best class of each clip is one of its own: what :func:`accuracy` is the mean of.
+    """Whether the best class of each clip is one of its own; :func:`accuracy` is the mean.
 
     Args:
         scores: (N, C).
@@ -75,7 +75,7 @@ def top_accuracy(scores: Scores, positives: Positives, best: int) -> float:
     Args:
         scores: (N, C).
         positives: (N, C) bool; clips without a label do not count.
-        best: how many classes are looked at.
+        best: number of best classes.
 
     Returns:
         In [0, 1]; a class that ties with others has the last rank among them. NaN if no clip has a label, or if there
@@ -177,7 +177,7 @@ def roc_auc(scores: Scores, positives: Positives) -> float:
         return math.nan
     misses = np.diff(taken - hits, prepend=0)
     tied = np.diff(hits, prepend=0)
-    # In halves, so that the count is a whole number.
+    # Counted in halves, so that ties are whole numbers.
     won_halves = (misses * (2 * hits - tied)).sum()
     return float(won_halves / (2 * hits[-1] * misses.sum()))
 

@@ -1,4 +1,4 @@
-"""What a classifier gets wrong: the clips it is furthest off on, and the classes it takes for each other."""
+"""Errors of a classifier: its worst clips and its most confused classes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kdcmae.evaluation.classification import ScoredClips
 
 __all__ = ["answer", "confused_pairs", "confusion_cells", "worst_rows"]
 
-_BEST = 3  # classes of an answer
+_BEST = 3  # best classes shown for a clip
 
 
 def worst_rows(scored: ScoredClips, most: int) -> list[int]:
-    """Rows of labelled clips whose best class is wrong, the furthest off first.
+    """Rows of labelled clips whose best class is wrong, the largest error first.
 
     Args:
         scored: the clips.
-        most: rows to give.
+        most: maximum number of rows.
 
     Returns:
         Ordered by how much the best wrong class scores above the best of the clip's own.
@@ -51,7 +51,7 @@ def answer(scored: ScoredClips, row: int, labels: Sequence[str]) -> dict[str, An
 
 
 def confusion_cells(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, Any]:
-    """A confusion matrix without its zeros. Its cells are by number: two classes may have one name.
+    """A confusion matrix without its zeros. Cells are by class number: two classes may share a name.
 
     Args:
         counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
@@ -68,12 +68,12 @@ def confusion_cells(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[st
 
 
 def confused_pairs(counts: NDArray[np.int64], labels: Sequence[str], most: int = 20) -> list[dict[str, Any]]:
-    """The most frequent errors, the first first: a class, what it was taken for, clips, their share of its row.
+    """The most frequent errors in descending order: class, predicted class, clips, and their share of the class.
 
     Args:
         counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
         labels: a name per class.
-        most: pairs to give.
+        most: maximum number of pairs.
     """
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     shares = errors / np.maximum(counts.sum(axis=1, keepdims=True), 1)

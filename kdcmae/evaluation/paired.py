@@ -1,4 +1,4 @@
-"""What another model of the same clips loses, with the interval that so few clips leave open.
+"""What a model loses against a reference model on the same clips, with its 95 % interval.
 
 Both models answer the same clips, and mostly err on the same ones. Resampling clips, rather than the answers of each
 model, keeps that pairing: the interval is that of the difference, which is far narrower than the difference of two
@@ -34,12 +34,12 @@ _MAP_RESAMPLES = (200, 1000)  # the fewest and the most
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What one model loses against another, in per cent and percentage points.
+    """Loss of one model against another, in per cent and percentage points.
 
     Args:
         metric: ``top-1`` or ``mAP``.
-        clips: that both answered.
-        reference, other: what each reaches.
+        clips: number of clips that both answered.
+        reference, other: score of each model.
         low, high: ends of the 95 % interval of the loss.
     """
 
@@ -59,10 +59,10 @@ class Loss:
         return f"{self.points:.2f} percentage points (95 % interval {self.low:.2f} to {self.high:.2f})"
 
     def clips_needed(self, limit: float) -> int | None:
-        """About how many clips would show that no more than ``limit`` points are lost, if the loss is what it seems.
+        """About how many clips would show that at most ``limit`` points are lost, if the measured loss is exact.
 
-        The interval narrows with the square root of the clips; where nothing changes, as :func:`unseen_loss` does.
-        None where no number of clips would: so much is lost.
+        The interval narrows with the square root of the clips; if no answer changes, it follows
+        :func:`unseen_loss`. None if the loss is larger than the limit.
         """
         if self.high <= limit:
             return self.clips
@@ -74,7 +74,7 @@ class Loss:
 
 
 def metric_of(kind: Kind) -> Metric:
-    """What a model with these scores is measured in."""
+    """The metric of a model with these scores."""
     return "top-1" if kind == "softmax" else "mAP"
 
 
@@ -82,7 +82,7 @@ def paired_loss(metric: Metric, reference: Scores, other: Scores, positives: Pos
     """Measure two models on the same clips.
 
     Args:
-        metric: what is measured.
+        metric: to measure.
         reference, other: (N, C) scores or logits of the two.
         positives: (N, C) bool; each clip has a label.
         seed: of the resampling; equal inputs give equal intervals.
@@ -106,7 +106,7 @@ def paired_loss(metric: Metric, reference: Scores, other: Scores, positives: Pos
 
 
 def unseen_loss(clips: int) -> float:
-    """The percentage of answers that may be lost though none of these clips' is: at 95 %, the rule of three, 3/n.
+    """Upper bound of the percentage of lost answers if none of these clips lost its answer: the rule of three, 3/n.
 
     Source: Hanley and Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983).
     """
@@ -117,11 +117,11 @@ def mean_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float,
     """The 95 % bootstrap interval of a mean over clips.
 
     Args:
-        values: (N,), one per clip; of a few kinds, such as 1 where the reference alone is right, -1 where the other
-            alone is, else 0.
+        values: (N,), one per clip; few distinct values, such as 1 where only the reference is right, -1 where only the
+            other model is, else 0.
         seed: of the resampling.
     """
-    # A resample is a multinomial over the kinds: their counts are all that its mean needs.
+    # A resample is a multinomial over the kinds: its mean only needs their counts.
     kinds, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=_RESAMPLES)
     return _ends(drawn @ kinds / len(values))

@@ -1,4 +1,4 @@
-"""Arrays -> RGB pictures: spectrograms, images, heat over images, panels beside each other."""
+"""RGB pictures of arrays: spectrograms, images, heat over images, panels side by side."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
-# Black, violet, red, orange, cream: brightness rises evenly, so that it also reads in grey.
+# Black, violet, red, orange, cream: brightness rises evenly, so that it also works in greyscale.
 _ANCHORS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], dtype=np.float64)
 _GREY = 128
 OBJECT_COLOUR, REGION_COLOUR = (64, 255, 64), (255, 255, 255)
-"""Of outlines: of what is really there, and of what the model takes for it."""
+"""Colours of outlines: ground truth and prediction."""
 
 _GAP = 4
 _THUMBNAIL = 128  # pixels a side
 _COLUMNS, _ROWS = 320, 64  # pixels of a spectrogram beside it
-_PADDED_WITHIN = 1e-4  # of a normalised spectrogram; a single bin of sound lies further from the padding
+_PADDED_WITHIN = 1e-4  # of a normalised spectrogram; a single bin of sound differs more from padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Shown:
     """A picture of a clip.
 
     Args:
-        picture: of it.
-        seconds: of the sound that the picture shows; None where it shows none.
+        picture: (H, W, 3).
+        seconds: of sound in the picture; None for a picture without sound.
     """
 
     picture: Picture
@@ -77,9 +77,9 @@ def spectrogram_picture(audio: NDArray[np.floating[Any]], lowest: float, highest
 
 
 def held_frames(audio: NDArray[np.floating[Any]], preprocessing: Preprocessing) -> int:
-    """How many of (T, F) normalised frames are of the clip, the rest being padding; all of them where none is.
+    """How many of (T, F) normalised frames are not padding.
 
-    Padding is a log-mel value of 0 in every bin. That is as loud as full scale, so that no frame of sound is like it.
+    Padding is a log-mel value of 0 in every bin. That is as loud as full scale, so no frame of sound looks like it.
     """
     padding = -preprocessing.fbank_mean / preprocessing.fbank_std
     held = np.flatnonzero((np.abs(audio - padding) > _PADDED_WITHIN).any(axis=1))
@@ -87,13 +87,13 @@ def held_frames(audio: NDArray[np.floating[Any]], preprocessing: Preprocessing) 
 
 
 def brightness(audio: NDArray[np.floating[Any]]) -> tuple[float, float]:
-    """Values of (T, F) to draw darkest and brightest: nearly all of it, whatever digital silence is among it."""
+    """Values of (T, F) to draw darkest and brightest: nearly the whole range, without digital silence."""
     lowest, highest = np.quantile(audio, (0.02, 0.999))
     return float(lowest), float(highest)
 
 
 def shrunk(values: NDArray[Any], rows: int, columns: int) -> NDArray[np.float64]:
-    """(H, W, ...) averaged to at most so many rows and columns, without aliasing."""
+    """(H, W, ...) averaged down to at most ``rows`` by ``columns``, without aliasing."""
     height, width = values.shape[:2]
     down, across = (
         resize_crop_matrix(size, most, most) if size > most else np.eye(size)
@@ -109,7 +109,7 @@ def frame_thumbnail(image: NDArray[np.floating[Any]], preprocessing: Preprocessi
 
 
 def clip_pictures(sample: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Shown]:
-    """Thumbnails of a clip, as far as the model sees it: ``frame``, and ``sound`` without its padding.
+    """Thumbnails of a clip's inputs: ``frame``, and ``sound`` without its padding.
 
     Args:
         sample: ``image`` (3, S, S) or (F, 3, S, S), whose middle frame is shown; ``audio`` (T, 128).
@@ -153,7 +153,7 @@ def outlined(picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, 
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
-    """Pictures of one size with white gaps between them: in a row, or one above the other where they are wide."""
+    """Pictures of one size with white gaps between them: in a row, or stacked if they are wide."""
     height, width = pictures[0].shape[:2]
     axis = 0 if width > 2 * height else 1
     gap = np.full((_GAP, width, 3) if axis == 0 else (height, _GAP, 3), 255, dtype=np.uint8)

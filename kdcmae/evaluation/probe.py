@@ -1,4 +1,4 @@
-"""Linear probe: how much of the labels a linear map can read off the frozen encoder's pooled features.
+"""Linear probe: how well a linear map predicts the labels from the frozen encoder's pooled features.
 
 Clips come as batches, mappings with ``audio`` (B, T, 128), ``image`` (B, 3, S, S), as far as the encoder sees them,
 and ``target`` (B, C) multi-hot: tensors.
@@ -22,7 +22,7 @@ from kdcmae.runtime.arrays import Float64
 __all__ = ["LabelledFeatures", "LinearProbe", "Probe", "fit_ridge", "pooled_features", "probe"]
 
 
-# Of standardised features, per clip.
+# Ridge penalties for standardised features, per clip.
 _PENALTIES = 10.0 ** np.arange(-4.0, 2.5, 0.5)
 
 
@@ -54,7 +54,7 @@ class LinearProbe:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What came out: the held-out ``classification``, the clips fitted on, and the penalty chosen."""
+    """Result of a probe: the held-out ``classification``, the number of training clips, and the chosen penalty."""
 
     train_clips: int
     penalty: float
@@ -63,7 +63,7 @@ class Probe:
 
 @torch.inference_mode()
 def pooled_features(encoder: KDCMAEClassifier, batches: Iterable[Mapping[str, Tensor]]) -> LabelledFeatures:
-    """The features that the classifier's head would see.
+    """The inputs of the classifier's head.
 
     Args:
         encoder: in evaluation mode; its head is not used. For a pretraining model, see
@@ -132,7 +132,7 @@ def probe(train: LabelledFeatures, held_out: LabelledFeatures, labels: tuple[str
         labels: a name per class.
 
     Returns:
-        What came out, and the scores of the held-out clips.
+        The result, and the scores of the held-out clips.
 
     Raises:
         DataError: fewer than two training clips.

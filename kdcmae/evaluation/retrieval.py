@@ -32,7 +32,7 @@ __all__ = [
 
 _RANKS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, 1000), (1001, math.inf))
 
-# Float32 features give cosines no better than this; nearer ones are ties.
+# Precision of cosines of float32 features; closer values are ties.
 _RESOLUTION = 1e-6
 
 
@@ -46,7 +46,7 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Direction:
-    """How well one modality finds the other.
+    """How well one modality retrieves the other.
 
     Args:
         recall_at_1, recall_at_5, recall_at_10: share of clips whose partner is among the best 1, 5 and 10.
@@ -61,7 +61,7 @@ class Direction:
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
-    """Both directions over one set of clips, and what a random order would give."""
+    """Both directions over one set of clips, and the expectation for a random order."""
 
     clips: int
     audio_to_video: Direction
@@ -124,7 +124,7 @@ def partner_ranks(features: Features, *, chunk: int = 1024) -> dict[str, NDArray
 
 
 def rank_histogram(ranks: NDArray[np.int64]) -> dict[str, int]:
-    """How many clips' partners stand where, by ranks such as ``"2 to 5"``.
+    """Number of clips by the rank of their partner, such as ``"2 to 5"``.
 
     Args:
         ranks: of :func:`partner_ranks`.
@@ -138,11 +138,11 @@ def rank_histogram(ranks: NDArray[np.int64]) -> dict[str, int]:
 
 
 def spread_queries(ranks: NDArray[np.int64], most: int) -> list[int]:
-    """Some queries from the best rank to the worst, evenly between.
+    """Queries evenly spread from the best rank to the worst.
 
     Args:
         ranks: of :func:`partner_ranks`.
-        most: queries to give.
+        most: maximum number of queries.
     """
     order = np.argsort(ranks, kind="stable")
     places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(np.int64)
@@ -156,7 +156,7 @@ def best_answers(features: Features, direction: str, queries: Sequence[int], bes
         features: as for :func:`retrieve`.
         direction: ``audio_to_video`` or ``video_to_audio``.
         queries: numbers of clips.
-        best: clips to give for each.
+        best: number of clips per query.
     """
     asked, keys = _queries_and_keys(features)[direction]
     order = np.argsort(-(asked[list(queries)] @ keys.T), axis=1, kind="stable")
@@ -184,7 +184,7 @@ def _partner_ranks(queries: NDArray[np.float64], keys: NDArray[np.float64], chun
     for start in range(0, len(queries), chunk):
         cosines = queries[start : start + chunk] @ keys.T
         partners = cosines[np.arange(len(cosines)), start + np.arange(len(cosines))]
-        # The partner itself is among those counted, and stands for the one.
+        # The count includes the partner itself, so it is the rank.
         ranks.append(np.count_nonzero(cosines >= partners[:, None] - _RESOLUTION, axis=1))
     return np.concatenate(ranks)
 

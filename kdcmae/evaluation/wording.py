@@ -1,4 +1,4 @@
-"""The figures of an evaluation in words, for the terminal and for pages."""
+"""Metrics of an evaluation as text, for the terminal and for pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NAMES = {
 
 
 def figure_name(name: str) -> str:
-    """What people call a figure of a result."""
+    """Display name of a metric."""
     return _NAMES.get(name, name)
 
 
@@ -66,7 +66,7 @@ def interval(ends: Sequence[float | None] | None, *, absent: str = _NONE) -> str
 
     Args:
         ends: of it; None where there is none, and with None in it where it could not be measured.
-        absent: said where there is none.
+        absent: text if there is none.
     """
     if ends is None:
         return absent

@@ -1,4 +1,4 @@
-"""Processes that train together: joining them, spreading a model over them, and averaging what they measure."""
+"""Processes that train together: joining them, distributing a model over them, and averaging metrics."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ __all__ = ["Spread", "gathered", "joined", "mean_over_ranks", "spread"]
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[torch.device]:
-    """Join the other processes that ``torchrun`` started, if any, and leave them in the end.
+    """Join the process group of ``torchrun``, if any, and leave it at the end.
 
-    What holds a model that is spread over the ranks, such as a Trainer, must not outlive the context: the group is
-    destroyed with the last that refers to it, and where that is a model, PyTorch holds the interpreter's lock while it
-    waits for the group's thread, which may wait for the lock.
+    An object that holds a distributed model, such as a Trainer, must not outlive the context. The group is destroyed
+    with its last reference; if that is a model's, PyTorch holds the interpreter lock while it waits for the group's
+    thread, which may itself wait for the lock.
 
     Args:
         device: ``cpu`` (ranks talk through gloo), ``cuda`` (nccl; this rank's GPU), or ``auto``.
@@ -63,12 +63,12 @@ def joined(device: str = "auto") -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield place
-        dist.barrier()  # ranks that leave a gloo group at different times abort at exit now and then
+        dist.barrier()  # ranks that leave a gloo group at different times sometimes abort at exit
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # they hold the model
+        traceback.clear_frames(error.__traceback__)  # its frames refer to the model
         raise
     finally:
-        gc.collect()  # models that are spread are part of reference cycles
+        gc.collect()  # distributed models are part of reference cycles
         dist.destroy_process_group()
 
 
@@ -91,15 +91,15 @@ def gathered(value: Any) -> list[Any]:
 
 
 class Spread(Protocol):
-    """A model as the ranks hold it. State dicts are whole and on the CPU; shards give them to rank 0 only."""
+    """A model distributed over the ranks. State dicts are complete and on the CPU; if sharded, on rank 0 only."""
 
     module: nn.Module
     """The model itself, whose parameters are optimised."""
     model: nn.Module
-    """What to call, so that gradients are exchanged."""
+    """The module to call, so that gradients are exchanged."""
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of one of several batches; gradients are exchanged after the last."""
+        """Context of forward and backward of one of several batches; gradients are exchanged after the last."""
 
     def evaluating(self) -> AbstractContextManager[nn.Module]:
         """The model itself, in evaluation mode and without gradients until the context ends."""
@@ -111,14 +111,14 @@ class Spread(Protocol):
     def load(self, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None: ...
 
     def load_model(self, model_state: dict[str, Any]) -> None:
-        """Take over weights alone, which need to be there on rank 0 only."""
+        """Load weights only; rank 0 has to provide them."""
 
 
 def spread(model: nn.Module, parallel: Parallelism, device: torch.device) -> Spread:
-    """Spread a model over the devices of all ranks.
+    """Distribute a model over the devices of all ranks.
 
     Args:
-        model: on the CPU; changed in place. Where it is sharded, no device ever holds all of it.
+        model: on the CPU; changed in place. No device ever holds all of a sharded model.
         parallel: across ranks.
         device: of this rank.
 
@@ -195,7 +195,7 @@ class _Sharded:
             if isinstance(module, Block):
                 fully_shard(module, mesh=ranks)
         self.shards: FSDPModule = fully_shard(model, mesh=ranks)
-        if hasattr(model, "forward_features"):  # what else is called beside forward()
+        if hasattr(model, "forward_features"):  # also called, beside forward()
             register_fsdp_forward_method(model, "forward_features")
         self.module = self.model = model  # sharded in place
 
@@ -207,8 +207,8 @@ class _Sharded:
     def evaluating(self) -> Iterator[nn.Module]:
         with _evaluation(self.model) as model:
             yield model
-        # What lies outside of the blocks stays whole after a forward pass, for the backward pass that follows in
-        # training; states are made of shards.
+        # Parameters outside of the blocks stay unsharded after a forward pass, for the backward pass; a state is made
+        # of shards.
         self.shards.reshard()
 
     def model_state(self) -> dict[str, Any]:
@@ -223,4 +223,4 @@ class _Sharded:
 
     def load_model(self, model_state: dict[str, Any]) -> None:
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-        set_model_state_dict(self.model, dict(model_state), options=options)  # which puts shards into the mapping
+        set_model_state_dict(self.model, dict(model_state), options=options)  # replaces the mapping's values by shards

@@ -1,6 +1,6 @@
-"""Pictures of a run, drawn again after every epoch: curves, the confusion of classes, and a few clips.
+"""Pictures of a run, updated after every epoch: curves, the confusion matrix, and a few clips.
 
-They lie in the run's folder as PNG files, for whoever watches without TensorBoard, which gets the confusion too.
+They are PNG files in the run's folder; TensorBoard gets the confusion matrix too.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _POINTS = 100  # of a curve over steps; more of them are averaged
 
 
 class FigureTracker:
-    """Draws how a run goes.
+    """Draws the pictures of a run.
 
     Args:
-        log: the metrics log of the run, written before this is told of an epoch.
+        log: the metrics log of the run, written before the epoch is drawn.
         steps_per_epoch: of the optimiser.
         criterion: which curve tells the best epoch.
-        measured: names of the metrics that have a curve, beside the learning rate.
-        trained: label of what is measured while it learns.
-        show: what else gets the pictures, with a step and a name, such as TensorBoard.
+        measured: names of the metrics with a curve, beside the learning rate.
+        trained: label of the training curve.
+        show: also gets each picture, with a step and a name, for TensorBoard.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FigureTracker:
                 self._show(ending.step, _CONFUSION, confusion)
 
     def close(self) -> None:
-        """Every picture is whole already."""
+        """Does nothing: every picture is complete."""
 
 
 def open_figures(
@@ -79,7 +79,7 @@ def open_figures(
     trained: str,
     show: Callable[[int, str, Picture], None] | None,
 ) -> FigureTracker | None:
-    """The pictures of a run, where Pillow is installed; arguments as of :class:`FigureTracker`."""
+    """The pictures of a run, if Pillow is installed; arguments as of :class:`FigureTracker`."""
     if not is_installed("PIL"):
         return None
     return FigureTracker(
@@ -88,7 +88,7 @@ def open_figures(
 
 
 def training_label(identity: Mapping[str, Any]) -> str:
-    """What a run measures while it learns, told from the validation, which neither smooths labels nor mixes clips.
+    """Label of the training curve; unlike validation, training may smooth labels and mix clips.
 
     Args:
         identity: of the run: its settings, and its augmentation as ``data.augmentation``.
@@ -106,14 +106,14 @@ def curves_picture(
     measured: tuple[str, ...],
     training: str,
 ) -> Picture:
-    """What is measured and the learning rate over epochs, one below the other.
+    """Curves of the metrics and the learning rate over epochs, one below the other.
 
     Args:
         lines: of a metrics log.
         steps_per_epoch: of the optimiser.
         criterion: the title of its metric tells the best epoch.
         measured: names of metrics, the criterion's among them.
-        training: label of what was measured while it learned.
+        training: label of the training curve.
     """
     from kdcmae.drawing.figures import lines_figure
 
@@ -138,11 +138,11 @@ def curves_picture(
 
 
 def confusion_picture(confusion: Confusion, title: str) -> Picture:
-    """A matrix of own classes against best classes.
+    """The confusion matrix.
 
     Args:
-        confusion: of at least one clip. Where classes are many, those that are confused most often are shown.
-        title: said above it.
+        confusion: of at least one clip. Of many classes, those confused most often are shown.
+        title: above the matrix.
     """
     from kdcmae.drawing.figures import confusion_figure
 
@@ -155,7 +155,7 @@ def confusion_picture(confusion: Confusion, title: str) -> Picture:
 
 
 def _thinned(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    """A curve with as many points as can be told apart: means of neighbours."""
+    """A curve with at most :data:`_POINTS` points, which are means of neighbours."""
     if len(points) <= _POINTS:
         return points
     parts = np.array_split(np.array(points, dtype=np.float64), _POINTS)

@@ -1,4 +1,4 @@
-"""Where a run's first weights come from: fresh, an earlier pretraining, or an ImageNet MAE."""
+"""Initial weights of a run: random, an earlier pretraining, or an ImageNet MAE."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def start_pretraining(
             None for fresh weights.
         preset, sizes: of the model, unless an earlier pretraining gives them; ``sizes`` differ from the preset's.
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from all that.
-        weights: ``"model"`` or ``"ema"``, where the file holds both.
+        weights: ``"model"`` or ``"ema"``, if the file has both.
 
     Returns:
-        The model in float32 on the CPU and what it took from the file.
+        The model in float32 on the CPU, and a record of what came from the file.
 
     Raises:
         CheckpointError: not such a file, or tensors that do not fit (listed).
@@ -68,10 +68,10 @@ def start_finetuning(
         path: a pretraining checkpoint, or None for fresh weights.
         preset, sizes: of the model, unless a checkpoint gives them; ``sizes`` differ from the preset's.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig`, ``num_classes`` among them.
-        weights: ``"model"`` or ``"ema"``, where the file holds both.
+        weights: ``"model"`` or ``"ema"``, if the file has both.
 
     Returns:
-        The classifier in float32 on the CPU and what it took from the file.
+        The classifier in float32 on the CPU, and a record of what came from the file.
 
     Raises:
         CheckpointError: not such a file, or tensors that do not fit (listed).
@@ -83,7 +83,7 @@ def start_finetuning(
 
 
 def _unstated(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Those overrides that published files do not state: numbers of attention heads, and statistics of the inputs."""
+    """The overrides that published files do not state: numbers of attention heads, and input statistics."""
     unstated = ("num_heads", "decoder_num_heads", *(name for names in STATISTICS.values() for name in names))
     return {name: overrides[name] for name in unstated if name in overrides}
 
@@ -128,7 +128,7 @@ def tensors_from_mae(mae: Mapping[str, Tensor], config: PretrainingConfig) -> di
 
 
 def _places(name: str, specific_depth: int) -> list[str]:
-    """Where a tensor of the MAE goes unchanged."""
+    """Names under which the model holds a tensor of the MAE unchanged."""
     head, _, rest = name.partition(".")
     if head == "blocks":
         number, _, rest = rest.partition(".")

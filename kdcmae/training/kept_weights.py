@@ -1,4 +1,4 @@
-"""Which weights a run keeps: the last epoch's, the best epoch's, and the average that its recipe asks for."""
+"""Weights that a run saves: the last epoch's, the best epoch's, and the average over epochs if its recipe has one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["KeptWeights"]
 
 
 class KeptWeights:
-    """Keeps count of the best epoch and of the average; the first rank writes files.
+    """Tracks the best epoch and the average; the first rank writes files.
 
     Args:
-        model: whose weights they are.
+        model: of the run.
         criterion: tells which epoch is best.
         settings: of the run.
         folder: of the run.
@@ -39,7 +39,7 @@ class KeptWeights:
         self.best: Best | None = None
 
     def end_epoch(self, epoch: int, state: dict[str, Tensor], measured: Mapping[str, float] | None) -> bool:
-        """Take in the weights of an epoch; the state of the run, which says so, is saved afterwards.
+        """Record the weights of an epoch, before the state of the run is saved.
 
         Args:
             epoch: its number, from 1.
@@ -50,7 +50,7 @@ class KeptWeights:
             Whether it is the best one so far.
 
         Raises:
-            DiskFullError: there is no space; older files are kept.
+            DiskFullError: there is no space; older files remain.
         """
         first = self._settings.average_from_epoch
         if first is not None and epoch >= first:
@@ -63,19 +63,21 @@ class KeptWeights:
         return best
 
     def is_stale(self, epoch: int) -> bool:
-        """Whether after so many epochs the best one is as long ago as the settings allow."""
+        """Whether the best epoch is as long ago as the settings allow."""
         patience = self._settings.early_stop_epochs
         return patience is not None and self.best is not None and epoch - self.best.epoch >= patience
 
     def final(self, epoch: int) -> tuple[Final, dict[str, Tensor]]:
-        """What the run is for: the average where the recipe asks for one and the run got that far; else the best
-        epoch where it may stop early, because it goes on past that one to know; else the last epoch.
+        """The result of the run.
+
+        It is the average, if the recipe has one and the run reached it; else the best epoch, if the run may stop early,
+        because it trains past that epoch to find out; else the last epoch.
 
         Args:
             epoch: the last one, from 1.
 
         Returns:
-            What it is, and its weights, on the first rank at least; none for the last epoch's.
+            Which weights these are, and the weights, at least on the first rank; none for the last epoch.
 
         Raises:
             CheckpointError: the file of the best epoch is not there any more, or is of another epoch.
@@ -95,7 +97,7 @@ class KeptWeights:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.average.load_state_dict(state["average"])
-        best = state.get("best")  # runs of earlier versions know none
+        best = state.get("best")  # absent in runs of earlier versions
         self.best = None if best is None else Best(**best)
 
     def _is_best(self, epoch: int, value: float) -> bool:

@@ -43,17 +43,17 @@ _PICTURED_CLIPS = 4
 
 
 class Trainer:
-    """Trains a model, or goes on where a run in the same folder stopped.
+    """Trains a model, or resumes the run in the same folder.
 
     Args:
-        run: what to train.
+        run: to train.
         device: of this process.
-        resume: go on from the state in the run's folder, if it has one.
-        progress: where lines about its progress go; None where nobody watches, and then no pictures are drawn either.
+        resume: continue from the state in the run's folder, if there is one.
+        progress: stream for progress lines; None prints none and draws no pictures.
 
     Raises:
         ConfigError: the folder already holds a run and ``resume`` is off, or the run in it had other settings;
-            an epoch has no full batch; or the run is to stop early and has no validation data to tell when.
+            an epoch has no full batch; or early stopping is on without validation data.
         CheckpointError: the state in the folder is not readable.
     """
 
@@ -89,11 +89,11 @@ class Trainer:
         self._open_trackers(progress)
 
     def fit(self) -> Summary:
-        """Train to the last epoch, or until nothing gets better, and write the final weights.
+        """Train to the last epoch, or until early stopping, and write the final weights.
 
         Raises:
-            TrainingError: the loss, what is computed of a validation clip, or a weight is not finite. Whatever was
-                written before is kept.
+            TrainingError: the loss, what is computed of a validation clip, or a weight is not finite. Files written
+                before remain.
             DataError: the batches ran out, or more clips are broken than the limit allows.
         """
         start, first_step = time.perf_counter(), self.position.step
@@ -118,7 +118,7 @@ class Trainer:
 
     @property
     def stopped_early(self) -> bool:
-        """Nothing has got better for as many epochs as the settings allow."""
+        """Whether the metric has not improved for as many epochs as the settings allow."""
         return self.kept.is_stale(self.position.epoch)
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class Trainer:
                 with writing(self.run.output):
                     for tracker in self.trackers:
                         tracker.scalars(position.step, {"epoch": position.epoch + 1, **self.metrics})
-            # The end of an epoch saves by itself, after what follows its last step.
+            # The end of an epoch saves the state itself, after validation.
             if position.step % self.settings.checkpoint_every_steps == 0 and (
                 position.step_in_epoch < self.steps_per_epoch
             ):
@@ -152,7 +152,7 @@ class Trainer:
         return math.fsum(losses) / max(len(losses), 1), len(losses) * self.settings.batch_size / seconds
 
     def _step(self, group: list[Batch]) -> dict[str, float]:
-        """One optimiser step over the batches of ``group``; what was measured, averaged over them and all ranks."""
+        """One optimiser step over the batches of ``group``; returns its metrics, averaged over them and all ranks."""
         settings, position = self.settings, self.position
         rate = learning_rate(settings, epoch=position.epoch, step=position.step)
         for parameters in self.optimizer.param_groups:
@@ -165,7 +165,7 @@ class Trainer:
                 self.scaler.scale(score.loss / len(group)).backward()
             scores.append(score)
         metrics = {**_averaged(scores), "grad_norm": self._clip()}
-        # Scaled fp16 gradients overflow now and then; the scaler skips those steps by itself.
+        # Scaled fp16 gradients sometimes overflow; the scaler skips those steps.
         expected = {"grad_norm"} if self.scaler.is_enabled() else set()
         if not all(math.isfinite(value) for name, value in metrics.items() if name not in expected):
             self._stop(metrics, group)
@@ -197,7 +197,7 @@ class Trainer:
         )
 
     def _end_epoch(self, loss: float, clips_per_second: float) -> None:
-        """Measure, write the weights and the state, and tell; ``loss`` is the mean over the epoch's steps."""
+        """Validate, write weights and state, and report; ``loss`` is the mean over the epoch's steps."""
         position, number = self.position, self.position.epoch + 1
         state = self._whole_state()
         validation = None if self.run.validation is None else self._validate(self.run.validation)
@@ -226,16 +226,16 @@ class Trainer:
         return validate(self.run.task, self.spread, source, moved=self._on_device, precision=self.precision)
 
     def _pictures(self) -> dict[str, Any]:
-        """A few clips as the model sees them, on the first rank; it does not hold the whole of a sharded model."""
+        """Pictures of a few clips, on the first rank; none for a sharded model, which no rank holds completely."""
         if rank() > 0 or self._pictured is None or self.settings.parallel == "fsdp":
             return {}
         return self.run.task.pictures(self._pictured)
 
     def _whole_state(self) -> dict[str, Any]:
-        """The weights on the CPU, on the first rank at least.
+        """All weights on the CPU, at least on the first rank.
 
         Raises:
-            TrainingError: they are no longer finite, and what was written before is kept.
+            TrainingError: they are no longer finite; files written before remain.
         """
         state = self.spread.model_state()
         problem = None
@@ -257,7 +257,7 @@ class Trainer:
         return moved
 
     def _open_trackers(self, progress: TextIO | None) -> None:
-        """Only the first rank tells how the run goes."""
+        """Open the trackers on the first rank only."""
         self.trackers: list[Tracker] = []
         if rank() > 0:
             return
@@ -330,7 +330,7 @@ class Trainer:
         restore_random_state(state["random"])
 
     def _forget_other_clips(self, measured: str | None) -> None:
-        """Compare no epoch with one that was measured on other held-out clips than the run now has."""
+        """Forget the best epoch if it was measured on other validation clips than the run has now."""
         best = self.kept.best
         if best is None or self.run.validation is None or measured == self.identity.get(HELD_OUT):
             return
@@ -345,7 +345,7 @@ class Trainer:
             )
 
     def _finish(self) -> Final:
-        """Write what the run is for, and measure it where no epoch had these weights."""
+        """Write the final weights, and validate them if no epoch had the same weights."""
         final, state = self.kept.final(self.position.epoch)
         measured = {}
         if final.weights == "average":

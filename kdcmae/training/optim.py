@@ -1,4 +1,4 @@
-"""The optimiser, the learning rate as a function of where a run is, and the average of an epoch's weights."""
+"""The optimiser, the learning rate schedule, and the average of weights over epochs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = "mlp_head."
 
 
 def select_trained(model: nn.Module, settings: TrainingSettings) -> None:
-    """Freeze what the settings do not train: a linear probe learns the head alone."""
+    """Freeze parameters that the settings do not train: a linear probe trains only the head."""
     if isinstance(settings, FinetuningSettings) and settings.trained == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(_HEAD))
@@ -42,8 +42,8 @@ def learning_rate(settings: TrainingSettings, *, epoch: int, step: int) -> float
 
     Args:
         settings: of the run.
-        epoch: full epochs done.
-        step: optimiser steps done.
+        epoch: finished epochs.
+        step: finished optimiser steps.
     """
     past_start = epoch - settings.decay_start_epoch
     decays = 1 + past_start // settings.decay_every_epochs if past_start >= 0 else 0
@@ -52,7 +52,7 @@ def learning_rate(settings: TrainingSettings, *, epoch: int, step: int) -> float
 
 
 class WeightAverage:
-    """The mean of model states, kept as it grows."""
+    """The running mean of model states."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -60,7 +60,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, state: dict[str, Tensor]) -> None:
-        """Take in one state on the CPU; it is not changed."""
+        """Add one state on the CPU; it is not changed."""
         self.count += 1
         if self.count == 1:
             self.mean = {name: tensor.clone() for name, tensor in state.items()}

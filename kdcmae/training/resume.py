@@ -1,4 +1,4 @@
-"""The state of a run on disk: complete, and replaced atomically, so that a run killed at any moment can go on."""
+"""The state of a run on disk: complete and replaced atomically, so that a run killed at any moment can resume."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_run_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
 
     Args:
         path: of the state.
-        mapped: read tensors when they are used, from the file, which has to stay as it is until then.
+        mapped: read tensors when they are used, from the file, which must not change until then.
 
     Raises:
         CheckpointError: not a readable state.
@@ -52,7 +52,7 @@ def load_run_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
 
 
 def stored_identity(path: Path) -> dict[str, Any]:
-    """What decides the losses of the run with this state: its settings, model and clips; no tensor is read.
+    """Everything that determines the losses of a saved run: its settings, model and clips; no tensor is read.
 
     Raises:
         CheckpointError: not a readable state.
@@ -80,7 +80,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put the global generators back to :func:`random_state`; GPUs only where there are as many as before."""
+    """Put the global generators back to :func:`random_state`; those of GPUs only if their number is unchanged."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -1,4 +1,4 @@
-"""What one training run is made of, and how it ended."""
+"""The parts of a training run, and its summary."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["BatchSource", "Position", "Run", "Summary"]
 
 
 class BatchSource(Protocol):
-    """Where a rank's batches come from; what an epoch holds depends on its number alone."""
+    """Source of a rank's batches; the batches of an epoch depend only on its number."""
 
     @property
     def batches_per_epoch(self) -> int:
-        """The same on every rank."""
+        """Batches in an epoch; the same on every rank."""
 
     @property
     def broken(self) -> BrokenClips:
-        """Clips that could not be used so far: this rank's, and the others' as far as they were counted together."""
+        """Unusable clips so far: of this rank, and of the others at the last synchronisation."""
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This rank's batches of an epoch, all of one size, without the first ``start``."""
 
     def clip_id(self, index: int) -> str:
-        """The name of the clip with this index, for people."""
+        """The id of the clip with this index."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class Run:
         validation: batches to measure after each epoch, or None.
         settings: of the training.
         output: folder for the weights, the state of the run, its settings and its log.
-        identity: what else decides the losses, as plain values; a resumed run must have the same, but
-            for the clips that it is measured on: with others it chooses its best epoch anew.
+        identity: other values that determine the losses; a resumed run must have the same, except for
+            the validation clips: with other clips it selects the best epoch again.
     """
 
     model: KDCMAE | KDCMAEClassifier
@@ -64,14 +64,14 @@ class Summary:
     """How a run ended.
 
     Args:
-        weights: the checkpoint it wrote.
-        final: which weights that file holds.
-        best: the best epoch, whose weights lie beside it; None without validation.
+        weights: path of the final checkpoint.
+        final: which weights that file has.
+        best: the best epoch, whose weights are in a file beside it; None without validation.
         epochs, steps: of the whole run.
-        stopped_early: it ended before its last epoch, because nothing got better.
+        stopped_early: it ended before its last epoch, because the metric did not improve.
         seconds, clips_per_second: since it was last resumed.
-        metrics: the last ones; where weights were averaged, ``average_...`` are the validation's of the average.
-        broken: clips that could not be used since then, and why.
+        metrics: of the last epoch; if weights were averaged, ``average_...`` are the validation's of the average.
+        broken: unusable clips since then, and the reasons.
     """
 
     weights: Path

@@ -1,4 +1,4 @@
-"""From what a person asks for to a run: clips, model, task and settings, put together."""
+"""Build a run from a request: clips, model, task and settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to train.
+    """A request for a training run.
 
     Args:
         recipe: to start from.
@@ -48,9 +48,9 @@ class Request:
         validation: clips to measure on after each epoch, given as ``data``; None for none, or AVSynth's own.
         output: folder of the run.
         checkpoint: to start from; None for fresh weights.
-        weights: which of two sets of weights in the checkpoint.
+        weights: which set of weights, if the checkpoint has two.
         preset: size of a fresh model; None for the recipe's.
-        labels: for finetuning, a file of the classes; None for those that occur in the manifest.
+        labels: for finetuning, a file of the classes; None for the labels of the manifest.
         overrides: settings that differ from the recipe, as ``key=value``. With another number of epochs the recipe's
             schedule is stretched or shortened in proportion, as far as it is not set too.
         resume: the run goes on where it stopped, and keeps its schedule also with more epochs.
@@ -75,7 +75,7 @@ class Request:
 
 
 def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
-    """A pretraining run, and what its model took from the checkpoint.
+    """A pretraining run, and a record of what came from the checkpoint.
 
     Raises:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
@@ -103,7 +103,7 @@ def pretraining_run(request: Request) -> tuple[Run, Transfer | None]:
 def _compare_statistics(
     request: Request, config: EncoderConfig, kept: KeptStatistics | None, overrides: Mapping[str, Any]
 ) -> None:
-    """Say that a model keeps the statistics that its checkpoint was trained with, where the clips' are others.
+    """Warn if the clips have other statistics than the checkpoint, whose statistics the model uses.
 
     Raises:
         ConfigError: it has those of the clips, which were measured over spectrograms of another length.
@@ -129,7 +129,7 @@ def _as_set(value: Any) -> str:
 
 
 def _require_contrast(config: PretrainingConfig, settings: TrainingSettings) -> None:
-    """Refuse batches of one clip: the contrastive loss has no other to tell it from, and is 0 whatever is learned."""
+    """Refuse batches of one clip: without a negative, the contrastive loss is always 0."""
     clips = settings.batch_size // settings.accumulation_steps
     if clips < 2 and "contrastive" in config.loss_weights:
         raise ConfigError(
@@ -140,7 +140,7 @@ def _require_contrast(config: PretrainingConfig, settings: TrainingSettings) -> 
 
 
 def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
-    """A finetuning run, and what its model took from the checkpoint.
+    """A finetuning run, and a record of what came from the checkpoint.
 
     Raises:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
@@ -174,7 +174,7 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
 
 
 def _settings(request: Request, given: dict[str, Any]) -> TrainingSettings:
-    """The recipe's settings with those that were given, and with a schedule for as many epochs."""
+    """The recipe's settings with the overrides, and its schedule scaled to the number of epochs."""
     training = request.recipe.training
     if "epochs" in given:
         if given["epochs"] < 1:
@@ -184,7 +184,7 @@ def _settings(request: Request, given: dict[str, Any]) -> TrainingSettings:
 
 
 def _schedule_so_far(request: Request) -> dict[str, Any]:
-    """The schedule of the run that goes on; none of a new run, or of one that ended before its first saved state."""
+    """The schedule of a resumed run; empty for a new run, or a run without a saved state."""
     path = request.output / STATE_FILE
     if not request.resume or not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Where clips come from, and every rank's share of them in batches."""
+"""Sources of clips, and every rank's share of them in batches."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = ["ClipList", "ClipSource", "Shards", "kept_statistics", "open_source"]
 
 
 class ClipSource(Protocol):
-    """Clips that a run can learn from or be measured on."""
+    """Clips for training or validation."""
 
     def classes(self, given: LabelMap | None) -> LabelMap:
-        """The classes to learn: those given, or those that occur.
+        """The classes to learn: ``given``, or those of the clips.
 
         Raises:
-            ConfigError: none given, and these clips do not tell.
+            ConfigError: none given, and the clips do not list theirs.
         """
 
     def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
-        """Batches to learn from; the last, incomplete one of an epoch is left out.
+        """Training batches; the last, incomplete batch of an epoch is left out.
 
         Args:
             labels: the classes; None for batches without a target.
@@ -48,11 +48,11 @@ class ClipSource(Protocol):
 
         Raises:
             ConfigError: the ranks cannot share a batch evenly, or there are too few clips for one.
-            DataError: a clip without labels where they are needed.
+            DataError: a clip without labels, if labels are needed.
         """
 
     def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
-        """Batches to measure on, in order; the arguments and errors of :meth:`training`.
+        """Validation batches, in order; the arguments and errors of :meth:`training`.
 
         Every clip is measured once, except in pretraining, whose losses compare the clips of a whole batch: there all
         batches are of one size, the one between half of the training's and the whole of it that leaves out the fewest
@@ -60,20 +60,20 @@ class ClipSource(Protocol):
         """
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
-        """What decides which clips a batch holds, besides the settings that a resumed run has to keep."""
+        """Values that determine the clips of a batch, in addition to the settings that a resumed run cannot change."""
 
 
 def open_source(data: str, *, split: str) -> ClipSource:
-    """The clips of a manifest or a shard, one by one; of a folder of shards; or of AVSynth, made as they are read.
+    """The clips of a manifest or a shard, one by one; of a folder of shards; or of AVSynth, rendered on reading.
 
     Args:
-        data: the manifest or the shard; or ``avsynth`` or the folder, with ``:CLIPS`` behind it for another number of
-            AVSynth's clips, or to spare counting those of the shards.
+        data: the manifest or the shard; or ``avsynth`` or the folder, followed by ``:CLIPS`` for another number of
+            AVSynth's clips, or to skip counting the clips of the shards.
         split: of AVSynth: ``train`` or ``valid``.
 
     Raises:
         DataError: not a manifest, or shards without clips.
-        ConfigError: no number of clips behind the colon.
+        ConfigError: no number of clips after the colon.
     """
     if (synth := open_avsynth(data, split=split)) is not None:
         return ClipList(synth.records, synth.labels, synth.read)
@@ -85,7 +85,7 @@ def open_source(data: str, *, split: str) -> ClipSource:
 
 
 def kept_statistics(data: str) -> KeptStatistics | None:
-    """The statistics of the inputs that are kept beside the clips, given as for :func:`open_source`; None if none are.
+    """The input statistics stored beside clips, which are named as for :func:`open_source`; None without any.
 
     Raises:
         DataError: they cannot be used.
@@ -94,7 +94,7 @@ def kept_statistics(data: str) -> KeptStatistics | None:
 
 
 def _split_count(data: str) -> tuple[str, int | None]:
-    """A folder, and the number of clips behind its colon; whatever else this names is left whole."""
+    """A folder and the number of clips after its colon; any other name is returned unchanged."""
     name, colon, count = data.rpartition(":")
     if not colon or Path(data).exists() or not Path(name).is_dir():
         return data, None
@@ -105,11 +105,11 @@ def _split_count(data: str) -> tuple[str, int | None]:
 
 @dataclass(frozen=True, eq=False)
 class ClipList:
-    """Clips one by one.
+    """A list of clips.
 
     Args:
         records: the clips.
-        labels: their classes; None for those that occur.
+        labels: their classes; None for those of the records.
         read: gets a clip's sound and frames; None for from its files.
     """
 
@@ -144,7 +144,7 @@ class ClipList:
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Clips streamed from tar files; which ones a batch holds depends on how many processes read.
+    """Clips streamed from tar files; the clips of a batch depend on the number of reader processes.
 
     Args:
         paths: the files.

@@ -1,4 +1,4 @@
-"""What is learned: a loss from one batch and measurements over all clips, for pretraining and for finetuning."""
+"""Training tasks: a loss per batch and metrics over all clips, for pretraining and for finetuning."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """The loss to minimise, and what to report beside it: detached scalars by name."""
+    """The loss to minimise, and detached scalars to report, by name."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
 
 
 class Task(Measured, Protocol):
-    """What the training loop needs to know about what it trains."""
+    """A task as the training loop uses it."""
 
     headline: tuple[str, ...]
     """The metrics to show while training."""
@@ -52,13 +52,13 @@ class Task(Measured, Protocol):
         """Score one batch.
 
         Args:
-            model: to be called, so that whatever wraps it sees the call.
+            model: called as a module, so that a wrapper sees the call.
             batch: of this rank, on the model's device.
-            draw: random choices depend on this number and on the clips alone, not on how clips are spread.
+            draw: random choices depend only on this number and on the clips, not on the number of ranks.
         """
 
     def pictures(self, batch: Batch) -> dict[str, Picture]:
-        """What the model makes of a few clips, by name."""
+        """Pictures of the model's output for a few clips, by name."""
 
 
 class PretrainingTask:
@@ -92,7 +92,7 @@ class PretrainingTask:
         return Score(output.loss, {name: value.detach() for name, value in metrics.items()})
 
     def observe(self, model: nn.Module, batch: Batch, draw: int) -> dict[str, Tensor]:
-        """Each clip gets its batch's losses, and has features of its own for retrieval."""
+        """Features of each clip for retrieval, and the losses of its batch."""
         measured = self.score(model, batch, draw).metrics
         audio, video = self.module.forward_features(batch["audio"], batch["image"])
         losses = {name: value.expand(len(batch["index"])) for name, value in measured.items()}
@@ -177,7 +177,7 @@ class FinetuningTask:
 
 
 def _stacked(pictures: Sequence[Picture]) -> Picture:
-    """Pictures one below the other; what a shorter clip leaves of the width is white."""
+    """Pictures one below the other; shorter ones are padded with white."""
     width = max(picture.shape[1] for picture in pictures)
     rows = [
         np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
@@ -195,7 +195,7 @@ def _blank(config: EncoderConfig, inputs: Sequence[str]) -> dict[str, Tensor]:
 
 
 def seeded_pairs(model: KDCMAE, batch: Batch, seeds: tuple[int, ...]) -> list[MaskedPair]:
-    """Draw each clip's views from its own index, so that they do not depend on the batch around it.
+    """Draw each clip's views from its own index, so that they do not depend on the other clips of the batch.
 
     Args:
         model: knows its masks.

@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line per logged step, TensorBoard where it is installed, and lines on a terminal."""
+"""Reports of a run: one JSON line per logged step, TensorBoard if installed, and lines on a terminal."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class EpochEnd:
     """How an epoch ended.
 
     Args:
-        epoch, epochs: its number, from 1, and of how many.
+        epoch, epochs: its number, from 1, and the total.
         step: optimiser steps so far.
         loss: mean over the epoch's steps; after a resume over those since.
         metrics: the last step's, and the validation's as ``validation_...``.
-        validation: what was measured; None without validation data.
+        validation: results; None without validation data.
         best: it is the best epoch so far.
-        clips_per_second: that the epoch learned from, validation aside.
+        clips_per_second: of training, without validation.
         pictures: of a few clips, by name.
     """
 
@@ -64,7 +64,7 @@ class EpochEnd:
 
 
 class Tracker(Protocol):
-    """Something that is told how a run goes."""
+    """Receives the progress of a run."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Measurements after ``step`` optimiser steps."""
@@ -76,7 +76,7 @@ class Tracker(Protocol):
 
 
 class MetricsLog:
-    """A JSON Lines file with one object per logged step; what is not a number there, such as NaN, is null.
+    """A JSON Lines file with one object per logged step; values that are not finite are null.
 
     Args:
         path: of the file.
@@ -102,7 +102,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics log; a last line that was cut off is left out.
+    """The lines of a metrics log; an incomplete last line is left out.
 
     Raises:
         DataError: another line is not JSON.
@@ -123,7 +123,7 @@ class TensorBoardTracker:
 
     Args:
         folder: of the event files.
-        resume_step: what a killed run wrote about later steps is hidden.
+        resume_step: entries of later steps, from a killed run, are hidden.
     """
 
     def __init__(self, folder: Path, *, resume_step: int) -> None:
@@ -142,7 +142,7 @@ class TensorBoardTracker:
             self.picture(ending.step, name, picture)
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
-        """Show a picture of this moment."""
+        """Log a picture."""
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class ProgressLine:
     """A line per epoch; between them a live bar on a terminal, and elsewhere a line every half minute.
 
     Args:
-        stream: where to, usually stderr.
+        stream: usually stderr.
         total_steps: of the whole run.
         done_steps: before this process.
         clips_per_step: over all ranks.
@@ -181,7 +181,7 @@ class ProgressLine:
             length=total_steps,
             label="step",
             show_pos=True,
-            show_eta=False,  # a resumed run's would count the steps of the runs before
+            show_eta=False,  # in a resumed run it would count earlier steps
             item_show_func=lambda line: line,
             hidden=not self._live,
             width=20,
@@ -224,7 +224,7 @@ class ProgressLine:
 
 
 def open_tensorboard(output: Path, *, resume_step: int) -> TensorBoardTracker | None:
-    """TensorBoard's log of a run, where it is installed."""
+    """TensorBoard's log of a run, or None if it is not installed."""
     if not is_installed("tensorboard"):
         return None
     return TensorBoardTracker(output / "tensorboard", resume_step=resume_step)

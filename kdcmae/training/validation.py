@@ -1,4 +1,4 @@
-"""What a run measures after each epoch: every clip of the validation data once, on one process or on many."""
+"""Validation after each epoch: every validation clip once, on one process or on many."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["Confusion", "Criterion", "Measured", "Rows", "Validation", "count_together", "validate"]
 
 Rows = dict[str, NDArray[Any]]
-"""What was observed of clips, by name: arrays with a row per clip, ``index`` (N,) among them."""
+"""Observations of clips by name: arrays with a row per clip, including ``index`` (N,)."""
 
 _NAMED_CLIPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """The validation metric that tells which epoch is best.
+    """The validation metric that selects the best epoch.
 
     Args:
         metric: its name.
-        higher_is_better: as of an accuracy; a loss is better when it is lower.
+        higher_is_better: true for an accuracy, false for a loss.
     """
 
     metric: str
@@ -55,7 +55,7 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Validation:
-    """What the task measures over all clips together.
+    """Metrics over all clips.
 
     Args:
         metrics: by name.
@@ -67,22 +67,22 @@ class Validation:
 
 
 class Measured(Protocol):
-    """A task, as far as it is validated."""
+    """A task as validation uses it."""
 
     def observe(self, model: nn.Module, batch: Mapping[str, Tensor], draw: int) -> dict[str, Tensor]:
-        """What :meth:`summarize` needs to know of each clip of a batch, a row per clip.
+        """Observations for :meth:`summarize`, a row per clip of a batch.
 
         Args:
             model: the model itself, in evaluation mode.
             batch: of this rank, on the model's device.
-            draw: random choices depend on this number and on the clips alone.
+            draw: random choices depend only on this number and on the clips.
         """
 
     def summarize(self, rows: Rows) -> Validation:
-        """Measure what was observed, over the clips of all ranks in the order of their numbers."""
+        """Compute the metrics over the clips of all ranks, in the order of their numbers."""
 
     def blank(self) -> dict[str, Tensor]:
-        """A batch of one clip without content, for a rank that has to keep in step and has no clip left."""
+        """A batch of one empty clip, for a rank without clips that must take part in a collective call."""
 
 
 def validate(
@@ -93,17 +93,17 @@ def validate(
     moved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> Validation:
-    """Measure a model, with the same random choices whenever this is called.
+    """Validate a model, with the same random choices in every call.
 
     Args:
-        task: what to measure.
-        spread: the model as the ranks hold it.
+        task: to validate.
+        spread: the distributed model.
         source: of this rank's clips. Each rank reads a part of them, and all ranks return the same.
-        moved: brings a batch to the model's device.
+        moved: moves a batch to the model's device.
         precision: context to compute in.
 
     Raises:
-        TrainingError: what the model computes of some clips is not finite.
+        TrainingError: the model's outputs for some clips are not finite.
         DataError: no clip can be used, or more clips are broken than the limit allows.
     """
     parts: list[dict[str, NDArray[Any]]] = []
@@ -121,13 +121,13 @@ def validate(
 
 
 def count_together(broken: BrokenClips) -> None:
-    """Count what the other ranks set aside too: each reads a part of the clips, and the limit is one of them all."""
+    """Add the broken clips of the other ranks: each rank reads a part of the clips, and the limit applies to all."""
     for reasons in gathered(broken.reasons):
         broken.add(reasons.items())
 
 
 def _in_step(batches: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor] | None]:
-    """A rank's batches, then None as long as another rank has some: the ranks compute a sharded model together."""
+    """A rank's batches, then None while another rank has some: all ranks must call a sharded model together."""
     while True:
         batch = next(batches, None)
         if not any(gathered(batch is not None)):
@@ -136,10 +136,10 @@ def _in_step(batches: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, T
 
 
 def _rows_of_all_ranks(parts: list[Rows]) -> Rows:
-    """What all ranks observed, in the order of the clips, so that sums over them are those of one process.
+    """Observations of all ranks in the order of the clips, so that sums equal those of a single process.
 
     Raises:
-        DataError: nobody observed anything.
+        DataError: no rank observed any clip.
     """
     everywhere = [part for rank_parts in gathered(parts) for part in rank_parts]
     if not everywhere:

@@ -1,7 +1,7 @@
-"""Files of weights in a run's folder: ``last`` and ``best`` after each epoch, and ``model``, what the run is for.
+"""Files of weights in a run's folder: ``last`` and ``best`` after each epoch, and ``model``, the result of the run.
 
-Each file appears whole or not at all, holds finite weights only, and says in its metadata (``kdcmae_training``) what it
-is, such as ``{"weights": "best", "epoch": 7, "mAP": 0.41}``.
+Each file appears whole or not at all, holds only finite weights, and says in its metadata (``kdcmae_training``) which
+they are, such as ``{"weights": "best", "epoch": 7, "mAP": 0.41}``.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """What ``model.safetensors`` is.
+    """Which weights ``model.safetensors`` has.
 
     Args:
         weights: ``average`` (of epochs), ``best`` (epoch) or ``last`` (epoch).
-        first_epoch, last_epoch: the epochs it is of, counted from 1; both the same but for an average.
+        first_epoch, last_epoch: the epochs of the weights, counted from 1; equal unless averaged.
     """
 
     weights: str
@@ -75,13 +75,13 @@ def write_weights(
 
     Args:
         state: all tensors of the model, on the CPU.
-        model: whose configuration they belong to; its own weights do not matter.
+        model: provides the configuration; its own weights are not used.
         path: of the file; an older one is replaced once the new one is complete.
         facts: about these weights, for the file's metadata.
 
     Raises:
-        TrainingError: weights that are not finite; an older file is kept.
-        DiskFullError: there is no space for both; the older one is kept.
+        TrainingError: weights that are not finite; an older file remains.
+        DiskFullError: there is no space for both; the older one remains.
     """
     require_finite(state, path)
     with torch.device("meta"):
@@ -92,10 +92,10 @@ def write_weights(
 
 
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse to write spoilt weights.
+    """Refuse to write weights that are not finite.
 
     Raises:
-        TrainingError: some are not finite; names them.
+        TrainingError: some are not finite; the message names them.
     """
     spoilt = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if spoilt:
@@ -133,6 +133,6 @@ def stored_best(folder: Path, model: KDCMAE | KDCMAEClassifier, *, epoch: int) -
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed run had half written in its folder; each of these files is as large as the model."""
+    """Remove partial files of a killed run from its folder; each is as large as the model."""
     for path in folder.glob(".*.partial*"):
         path.unlink(missing_ok=True)

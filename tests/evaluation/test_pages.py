@@ -221,7 +221,7 @@ def test_a_page_of_nothing_but_right_answers_shows_no_errors():
     page = render(document("classification", result, **details), {})
     assert "100.0 %" in page
     assert "Most frequent errors" not in page
-    assert "furthest off" not in page
+    assert "largest errors" not in page
 
 
 def test_the_figures_of_retrieval_and_where_the_right_ones_stand(rendered):

@@ -1,4 +1,4 @@
-"""The page of a classifier: how good it is, which classes it takes for which, and the clips it is furthest off on."""
+"""The page of a classifier: its metrics, its confused classes and its worst clips."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kdcmae.evaluation.wording import cell, figure_name, percent
 
 __all__ = ["render"]
 
-_BESIDE = 12  # classes whose matrix fits beside another section
-_BARS = 30  # classes with a bar: these, or the hardest
+_BESIDE = 12  # most classes of a matrix that fits beside another section
+_BARS = 30  # most classes with a bar; of more, the hardest
 _MAP_SIDE = 640  # pixels of the matrix of many classes
 _LABEL = 44
 
@@ -142,7 +142,7 @@ def _worst(document: Document, pictures: Pictures) -> Iterator[Html]:
         given = tag("p", tag("span", "predicted ", class_="soft"), _answers(one["predicted"]))
         shown.append(tag("figure", caption, strip(one["clip"], pictures), expected, given, class_="clip"))
     yield section(
-        "Clips that it is furthest off on",
+        "Clips with the largest errors",
         tag("div", *shown, class_="gallery"),
         note="What the model gets of each clip, without padding, and the scores of its classes and of the best ones.",
         wide=True,

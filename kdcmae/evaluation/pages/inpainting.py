@@ -1,4 +1,4 @@
-"""The page of inpainting: how far the filled-in patches are off, and panels of what was there, left and filled in."""
+"""The page of inpainting: errors of the filled-in patches, and panels of original, masked and filled-in clips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdcmae.evaluation.pages.parts import Document, Pictures, figures_table, fra
 __all__ = ["PANELS", "render"]
 
 PANELS = ("original", "masked", "filled in")
-"""Kinds of pictures of a clip are these behind ``sound`` and ``frame``."""
+"""Suffixes of the kinds of pictures, after ``sound`` and ``frame``."""
 
 _MASKS = {"random": "random", "time": "time", "frequency": "frequency", "time_frequency": "time and frequency"}
 

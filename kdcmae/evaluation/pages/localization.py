@@ -1,4 +1,4 @@
-"""The page of localisation: how well heat lies on the sounding object, and panels of frames and heat."""
+"""The page of localisation: how well heat matches the sounding object, and panels of frames and heat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages of all tasks share: their head, tables of figures, pictures, and the clips that were left out."""
+"""Parts of the pages of all tasks: head, tables of metrics, pictures, and skipped clips."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Document = Mapping[str, Any]
 """A report as its JSON file holds it."""
 
 Pictures = Mapping[str, Mapping[str, Shown]]
-"""Pictures by the ids of their clips and by kind."""
+"""Pictures by clip id and by kind."""
 
 CLIPS_SHOWN = 24
-"""Clips with pictures on a page, at most: with three panels each it stays below 3 MB."""
+"""Most clips with pictures on a page: with three panels each the page stays below 3 MB."""
 
 THUMBNAIL, PANEL = 8_000, 14_000
-"""Bytes of a picture, at most."""
+"""Most bytes of a picture."""
 
 _SKIPPED_SHOWN = 50
 _QUANTISERS = (5, 9, 16, 31)  # of JPEGs: the first leaves no artefacts at the size that a page shows
@@ -59,7 +59,7 @@ def task_page(title: str, document: Document, sections: Iterable[Html]) -> str:
     Args:
         title: of it.
         document: the report.
-        sections: of the page, before the clips that were left out.
+        sections: of the page, before the skipped clips.
     """
     model, data = document["model"], document["data"]
     settings = [f"{name.replace('_', ' ')}: {_said(value)}" for name, value in document["settings"].items()]
@@ -79,7 +79,7 @@ def _said(value: Any) -> str:
 
 
 def headline(value: float | None, words: str, ends: Sequence[float] | None) -> Html:
-    """The figure that people look for first, a share.
+    """The headline metric, a share.
 
     Args:
         value: of it.
@@ -114,11 +114,11 @@ def _figure(name: str, column: Document, intervals: Document) -> Html:
 
 
 def uri(shown: Shown, *, most: int = THUMBNAIL) -> str:
-    """A picture as text that a page can hold.
+    """A picture as a data URI.
 
     Args:
         shown: the picture.
-        most: bytes of its JPEG file, as far as the coarsest quality reaches.
+        most: bytes of its JPEG file, if the coarsest quality allows it.
     """
     pixels = np.ascontiguousarray(shown.picture)
     for quantiser in _QUANTISERS:
@@ -146,7 +146,7 @@ def picture(shown: Shown, said: str, kind: str = "", *, most: int = THUMBNAIL) -
 
 
 def strip(clip: str, pictures: Pictures) -> Html:
-    """The frame of a clip and its sound beside it, as far as there are pictures of them."""
+    """The frame of a clip beside its sound, as far as pictures exist."""
     own = pictures.get(clip, {})
     parts = [picture(own[kind], f"{kind} of {clip}", kind) for kind in ("frame", "sound") if kind in own]
     if not parts:
@@ -181,7 +181,7 @@ def _mel(hertz: float) -> float:
 
 
 def skipped_sections(skipped: Sequence[Mapping[str, str]]) -> list[Html]:
-    """The clips that could not be used and why; no section where there are none."""
+    """The clips that could not be used and why; no section if there are none."""
     if not skipped:
         return []
     rows = [(charts.cut(one["clip"], _LONGEST_NAME), one["reason"]) for one in skipped[:_SKIPPED_SHOWN]]

@@ -1,4 +1,4 @@
-"""The page of retrieval: how often a clip's picture is found by its sound and back, and examples of what is found."""
+"""The page of retrieval: recall from sound to picture and back, and example queries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def render(document: Document, pictures: Pictures) -> str:
 
     Args:
         document: the report, with ``intervals``, ``ranks`` and ``examples``.
-        pictures: of the queries and of what was found.
+        pictures: of the queries and the answers.
     """
     return task_page("Retrieval", document, [_figures(document), *_ranks(document), *_examples(document, pictures)])
 
