@@ -99,8 +99,9 @@ def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | N
         ConfigError: no number of clips behind the colon.
     """
     clips = list_data(data, split=split, most=CALIBRATED)
-    others = clips.made or evaluation is None or names_avsynth(evaluation)
-    if others or Path(data).resolve() != Path(evaluation).resolve():
+    if clips.made or evaluation is None or names_avsynth(evaluation):
+        return clips
+    if Path(data).resolve() != Path(evaluation).resolve():
         return clips
     measured = list_data(data, split=split, most=EVALUATED).records
     chooses = choosing_half([record.id for record in measured])
