@@ -64,7 +64,10 @@ def compare_outputs(one: Path, other: Path) -> dict[str, Any]:
     shared = [name for name in expected if name in actual]
     compared = {name: compare(actual[name], expected[name], kind=kinds[name], tie=0.0) for name in shared}
     return {
-        "outputs": {name: {"error": _finite(found.error), "cosine": found.cosine} for name, found in compared.items()},
+        "outputs": {
+            name: {"error": _finite(comparison.error), "cosine": comparison.cosine}
+            for name, comparison in compared.items()
+        },
         "note": "" if shared else "outputs not compared: the engines have none in common",
     }
 

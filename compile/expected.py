@@ -110,18 +110,20 @@ def _of_clip(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[An
 
 
 def _of_arrays(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     try:
         with np.load(file, allow_pickle=False) as arrays:
             for spec in model.inputs:
                 array = np.asarray(arrays[spec.name], dtype=np.float32)
-                found[spec.name] = array if array.ndim == len(spec.shape) else array[np.newaxis]
+                arrays[spec.name] = array if array.ndim == len(spec.shape) else array[np.newaxis]
     except Exception as error:
         raise DataError(f"{place}: {file} cannot be read as arrays {_names(model)}: {error}") from error
     for spec in model.inputs:
-        if found[spec.name].shape != (1, *spec.shape[1:]):
-            raise DataError(f"{place}: {spec.name} has shape {found[spec.name].shape}, expected {(1, *spec.shape[1:])}")
-    return found
+        if arrays[spec.name].shape != (1, *spec.shape[1:]):
+            raise DataError(
+                f"{place}: {spec.name} has shape {arrays[spec.name].shape}, expected {(1, *spec.shape[1:])}"
+            )
+    return arrays
 
 
 def _logits(model: EngineModel, place: str, value: Any) -> NDArray[np.float64]:
@@ -139,18 +141,18 @@ def _logits(model: EngineModel, place: str, value: Any) -> NDArray[np.float64]:
 def _classes(model: EngineModel, place: str, value: Any) -> tuple[int, ...]:
     """Class numbers of a label, a class number, or a list of them."""
     known = LabelMap(model.labels, model.labels)
-    found = []
+    classes = []
     for label in value if isinstance(value, list) else [value]:
         if isinstance(label, str):
             try:
-                found.append(known.index(label))
+                classes.append(known.index(label))
             except DataError as error:
                 raise DataError(f"{place}: {error}; name the model's classes with --labels FILE") from error
         elif type(label) is int and 0 <= label < len(model.labels):
-            found.append(label)
+            classes.append(label)
         else:
             raise DataError(f"{place}: {label!r} is neither a label nor a class from 0 to {len(model.labels) - 1}")
-    return tuple(found)
+    return tuple(classes)
 
 
 def _of_function(model: EngineModel, expectation: Expectation) -> Iterator[Expected]:
@@ -184,19 +186,19 @@ def _called(
         returned = function(**{name: torch.from_numpy(array.copy()) for name, array in inputs.items()})
     names = [spec.name for spec in model.outputs]
     if isinstance(returned, Mapping):
-        found = [returned.get(name) for name in names]
+        values = [returned.get(name) for name in names]
     else:
-        found = list(returned) if isinstance(returned, (tuple, list)) else [returned]
+        values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
     rows = len(next(iter(inputs.values())))
     outputs = {}
-    for spec, value in zip(model.outputs, found, strict=False):
+    for spec, value in zip(model.outputs, values, strict=False):
         array = value.detach().float().cpu().numpy() if torch.is_tensor(value) else np.asarray(value)
         if array.shape != (rows, *spec.shape[1:]) or array.dtype.kind != "f":
             break
         outputs[spec.name] = array
-    if len(outputs) < len(names) or len(found) != len(names):
+    if len(outputs) < len(names) or len(values) != len(names):
         wanted = ", ".join(f"{spec.name} {(rows, *spec.shape[1:])}" for spec in model.outputs)
-        shapes = ", ".join(map(_shape, found))
+        shapes = ", ".join(map(_shape, values))
         raise ConfigError(f"--expect-from {expectation.name} returned {shapes}; expected floating-point {wanted}")
     return outputs
 

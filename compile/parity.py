@@ -112,11 +112,11 @@ class Comparison:
     @property
     def errors(self) -> dict[str, float]:
         """The largest error per output that has values to compare."""
-        return {name: found.error for name, found in self.outputs.items() if found.errors.size}
+        return {name: output.error for name, output in self.outputs.items() if output.errors.size}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        shares = [(found.agreement, found.strict) for found in self.outputs.values() if found.agreement is not None]
+        shares = [(output.agreement, output.strict) for output in self.outputs.values() if output.agreement is not None]
         agreement, strict = shares[0] if shares else (None, None)
         return {
             "case": self.case,
@@ -124,10 +124,10 @@ class Comparison:
             "samples": next(iter(self.outputs.values())).samples,
             "clips": self.clips,
             "errors": {name: _finite(error) for name, error in self.errors.items()},
-            "cosines": {name: found.cosine for name, found in self.outputs.items() if found.cosines.size},
+            "cosines": {name: output.cosine for name, output in self.outputs.items() if output.cosines.size},
             "agreement": agreement,
             "strict": strict,
-            "outputs": {name: found.to_dict() for name, found in self.outputs.items()},
+            "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
         }
 
 
@@ -162,28 +162,28 @@ class Rung:
     @property
     def errors(self) -> dict[str, float]:
         """The largest error per output."""
-        return {name: found.error for name, found in self.outputs.items() if found.errors.size}
+        return {name: output.error for name, output in self.outputs.items() if output.errors.size}
 
     @property
     def cosines(self) -> dict[str, float]:
         """The smallest cosine per output."""
-        return {name: found.cosine for name, found in self.outputs.items() if found.cosines.size}
+        return {name: output.cosine for name, output in self.outputs.items() if output.cosines.size}
 
     @property
     def agreement(self) -> float | None:
         """The share of all samples whose first class is the reference's, ties excused; None for features."""
-        return next((found.agreement for found in self.outputs.values()), None)
+        return next((output.agreement for output in self.outputs.values()), None)
 
     @property
     def strict(self) -> float | None:
         """The same share with no tie excused."""
-        return next((found.strict for found in self.outputs.values()), None)
+        return next((output.strict for output in self.outputs.values()), None)
 
     def problem(self) -> str:
         """What is out of the gate, or much worse than the rung before, in words; empty where nothing is."""
         if self.gate is None:
             return ""
-        problems = (self.gate.problem(found, name) for name, found in self.outputs.items())
+        problems = (self.gate.problem(output, name) for name, output in self.outputs.items())
         return next(filter(None, problems), self.fall)
 
     def fallen(self, before: Rung, *, allowance: float) -> str:
@@ -201,7 +201,7 @@ class Rung:
                 if name in earlier.get(one.case, {})
             ]
             error, lower = (
-                max((float(found[: min(map(len, pair))].max(initial=0.0)) for pair in pairs for found in [pair[side]]),
+                max((float(pair[side][: min(map(len, pair))].max(initial=0.0)) for pair in pairs),
                     default=0.0)
                 for side in (0, 1)
             )  # fmt: skip
@@ -226,7 +226,7 @@ class Rung:
             "gate": None if self.gate is None else asdict(self.gate),
             "seconds": self.seconds,
             "note": self.note,
-            "outputs": {name: found.to_dict() for name, found in self.outputs.items()},
+            "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
             "cases": [one.to_dict() for one in self.comparisons],
         }
 
@@ -338,10 +338,10 @@ class Ladder:
         return (case.inputs, *case.more)[worst.worst_batch]
 
     def _compare(self, case: Case, run: Run, gate: Gate) -> Comparison:
-        found = [run(inputs) for inputs in (case.inputs, *case.more)]
+        batches = [run(inputs) for inputs in (case.inputs, *case.more)]
         outputs = {}
         for name, expected in case.reference.items():
-            parts = [np.asarray(batch.get(name, np.empty(0))) for batch in found]
+            parts = [np.asarray(batch.get(name, np.empty(0))) for batch in batches]
             fits = all(part.shape[1:] == expected.shape[1:] for part in parts)
             actual = np.concatenate(parts)[: len(expected)] if fits else np.empty(0)
             outputs[name] = compare(actual, expected, kind=self.kinds.get(name, "features"), tie=gate.tie)
@@ -350,7 +350,7 @@ class Ladder:
             # Where a batch is not finite, the errors of all of them are infinite.
             rows = slice(number * case.batch, (number + 1) * case.batch)
             return max(
-                (not np.isfinite(found[number].get(name, 0.0)).all(), float(compared.errors[rows].max(initial=0.0)))
+                (not np.isfinite(batches[number].get(name, 0.0)).all(), float(compared.errors[rows].max(initial=0.0)))
                 for name, compared in outputs.items()
             )
 
@@ -359,7 +359,7 @@ class Ladder:
             batch=case.batch,
             clips=case.clips,
             outputs=outputs,
-            worst_batch=max(range(len(found)), key=error),
+            worst_batch=max(range(len(batches)), key=error),
         )
 
 

@@ -125,8 +125,8 @@ def require_acting(rules: Sequence[Rule]) -> None:
     context = click.get_current_context()
     default = (ParameterSource.DEFAULT, None)
     flags = {param.name: param.opts[-1] for param in context.command.params}
-    given = [name for name in flags if name and context.get_parameter_source(name) not in default]
+    used = [name for name in flags if name and context.get_parameter_source(name) not in default]
     for rule in rules:
-        idle = [name for name in given if name in rule.options]
+        idle = [name for name in used if name in rule.options]
         if idle and not rule.acts(context.params):
             raise ConfigError(f"{' and '.join(flags[name] for name in idle)} cannot act: {rule.because}")

@@ -50,10 +50,10 @@ def _summary(facts: dict[str, Any]) -> str:
         add("  as read from", read_from)
     for claim in facts["precision"].get("claims", ()):
         executed = ", ".join(f"{count} in {precision}" for precision, count in claim["executed"].items())
-        found = f"executes {executed}" if executed else "not checked on this machine"
+        executes = f"executes {executed}" if executed else "not checked on this machine"
         if claim.get("checked"):
-            found = f"{claim['checked']}; where it was built: {executed or 'compiled into layers of other classes'}"
-        add(f"  {claim['layers']}", f"claimed {claim['claimed']}, {found}")
+            executes = f"{claim['checked']}; where it was built: {executed or 'compiled into layers of other classes'}"
+        add(f"  {claim['layers']}", f"claimed {claim['claimed']}, {executes}")
     add("needs", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()))
     add("options", ", ".join(f"{name}={value}" for name, value in facts["options"].items()))
     add("ladder", ", ".join(f"{rung['name']} {rung['status']}" for rung in facts["parity"]))

@@ -165,17 +165,17 @@ quantization_options = _group(
 """The options of int8 and fp8, as ``quantization``: fields of the settings."""
 
 
-def _data(option: str, given: str) -> str | Path:
+def _data(option: str, value: str) -> str | Path:
     """A file or a folder counts in the cache by what it holds.
 
     Raises:
         ConfigError: there is no such file or folder, and it does not name clips of AVSynth.
     """
-    if names_avsynth(given):
-        return given
-    if not Path(given).exists():
-        raise ConfigError(f"{option} {given}: no such file or folder, and not avsynth or avsynth:CLIPS")
-    return Path(given)
+    if names_avsynth(value):
+        return value
+    if not Path(value).exists():
+        raise ConfigError(f"{option} {value}: no such file or folder, and not avsynth or avsynth:CLIPS")
+    return Path(value)
 
 
 def _proof(

@@ -36,15 +36,15 @@ def search_settings(settings: CompileSettings, budget_ms: float) -> SearchSettin
     """
     cpus = host.usable_cpus()
     max_drop = settings.quantization.max_drop
-    found = SearchSettings(
+    searched = SearchSettings(
         build=settings,
         budget_ms=budget_ms,
         max_drop=1.0 if max_drop is None else max_drop,
         threads=tuple(sorted({1, max(1, cpus // 2), cpus})),
     )
-    for precision in found.precisions:
+    for precision in searched.precisions:
         require_possible(dataclasses.replace(settings, precision=precision))
-    return found
+    return searched
 
 
 def search(
@@ -66,15 +66,19 @@ def search(
     note(f"kdcmae-compile: {settings.build.target} {wanted} -> {folder}")
     with step("load PyTorch"):
         from kdcmae.compile.search import Search
-    found = Search(lambda keep: load_model(**{**model_options, "keep": keep}), settings, step)
+    candidates = Search(lambda keep: load_model(**{**model_options, "keep": keep}), settings, step)
     try:
-        found.run(folder)
+        candidates.run(folder)
     except GateError:
-        _show(found.trials, as_json, partial(dict, engine=None))
+        _show(candidates.trials, as_json, partial(dict, engine=None))
         raise
-    assert found.accuracy is not None
-    accuracy = found.accuracy.to_dict()
-    _show(found.trials, as_json, partial(dict, engine=str(folder), threads=found.trials[-1].threads, accuracy=accuracy))
+    assert candidates.accuracy is not None
+    accuracy = candidates.accuracy.to_dict()
+    _show(
+        candidates.trials,
+        as_json,
+        partial(dict, engine=str(folder), threads=candidates.trials[-1].threads, accuracy=accuracy),
+    )
     if not as_json:
         say(f"accuracy:  {accuracy_line(accuracy)}")
 
@@ -88,7 +92,7 @@ def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:
 
 
 def _row(trial: Trial) -> tuple[str, ...]:
-    latency = ", ".join(f"{threads}: {found:.3g}" for threads, found in trial.latency_ms.items())
+    latency = ", ".join(f"{threads}: {p90_ms:.3g}" for threads, p90_ms in trial.latency_ms.items())
     drop = "-"
     if trial.drop is not None and trial.interval is not None:
         drop = f"{trial.drop:.1f} ({trial.interval[0]:.1f} to {trial.interval[1]:.1f})"

@@ -53,13 +53,13 @@ class Accuracy:
         loss = self.loss
         if loss.high <= limit:
             return ""
-        found = f"{loss.metric} drops by {loss} on {loss.clips} clips of {self.source}, allowed {limit:g}"
+        problem = f"{loss.metric} drops by {loss} on {loss.clips} clips of {self.source}, allowed {limit:g}"
         if loss.points > limit:
-            return found
+            return problem
         needed = loss.clips_needed(limit)
         if needed is None:
-            return f"{found}; no number of clips decides on a loss that is the limit itself: raise --max-drop"
-        advice = f"{found}; too few clips to decide: about {2 * needed} in --evaluation would"
+            return f"{problem}; no number of clips decides on a loss that is the limit itself: raise --max-drop"
+        advice = f"{problem}; too few clips to decide: about {2 * needed} in --evaluation would"
         if self.most is None or 2 * needed <= self.most:
             return advice
         return f"{advice}, of which at most {self.most} are used: raise --max-drop"

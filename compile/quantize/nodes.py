@@ -25,12 +25,12 @@ def products_of(graph: Any, layers: Iterable[str]) -> dict[str, str]:
         EngineError: a graph without any of them, such as one that lost what the exporter wrote.
     """
     wanted = set(layers)
-    found = {
+    products = {
         node.name: scope for node in graph.node if node.op_type in _PRODUCTS and (scope := _module_of(node)) in wanted
     }
-    if not found:
+    if not products:
         raise EngineError("no layer to quantise was found in the ONNX graph: its nodes do not name their modules")
-    return found
+    return products
 
 
 def _module_of(node: Any) -> str:

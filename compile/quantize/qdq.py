@@ -107,12 +107,12 @@ def _largest_activations(graph: Path, names: list[str], clips: Clips) -> dict[st
     watched = graph.with_name("watched.onnx")
     onnx.save_model(model, watched)
     session = ort.InferenceSession(watched, sparing_options(ort), providers=["CPUExecutionProvider"])
-    found = np.max([session.run(peaks, dict(batch)) for batch in clips.batches], axis=0)
+    largest = np.max([session.run(peaks, dict(batch)) for batch in clips.batches], axis=0)
     watched.unlink()
-    if not np.isfinite(found).all():
-        broken = names[int(np.argmin(np.isfinite(found)))]
+    if not np.isfinite(largest).all():
+        broken = names[int(np.argmin(np.isfinite(largest)))]
         raise EngineError(f"activations of {broken} are not finite on the calibration clips")
-    return dict(zip(names, map(float, found), strict=True))
+    return dict(zip(names, map(float, largest), strict=True))
 
 
 class _Pairs:

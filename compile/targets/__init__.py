@@ -42,6 +42,7 @@ __all__ = [
     "Quantization",
     "Target",
     "load_target",
+    "plain_counts",
     "version_of",
 ]
 
@@ -291,6 +292,11 @@ def load_target(name: str) -> Target:
     """
     target: Target = import_module(find_target(name).compiler).TARGET
     return target
+
+
+def plain_counts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Counts by kind of layer and precision as plain dictionaries, the kinds in alphabetical order."""
+    return {kind: dict(by_precision) for kind, by_precision in sorted(counts.items())}
 
 
 def version_of(distribution: str) -> str:

@@ -24,6 +24,7 @@ from torch.export.passes import move_to_device_pass
 
 from kdcmae import host
 from kdcmae.compile import memory
+from kdcmae.compile.targets import plain_counts
 from kdcmae.errors import BrokenDependencyError, EngineError, cause
 from kdcmae.runtime.precisions import FLOATING, named
 
@@ -141,7 +142,7 @@ def executed_precision(package: Path) -> dict[str, dict[str, int]]:
     for source in sources:
         for kind, precision in (*_called(source), *_generated(source)):
             counts[kind][precision] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
+    return plain_counts(counts)
 
 
 _ALLOCATED = re.compile(r"aoti_torch_empty_strided\w*\([^;]*?cached_torch_dtype_(\w+),[^;]*?&(\w+)_handle\)")
@@ -165,11 +166,11 @@ _WIDENED = re.compile(r"convert<float[^>]*>\((\w+)\)")
 
 def _generated(source: str) -> list[tuple[str, str]]:
     """The layers in generated loops, and the precision they compute in: that of values loaded and not widened."""
-    found = []
+    layers = []
     for name, body in _KERNEL.findall(source):
         widened = set(_WIDENED.findall(body))
         narrow = {_LOW[kind] for value, kind in _LOADED.findall(body) if value not in widened}
         narrow |= {_LOW[kind] for kind in re.findall(r"(at::Half|at::BFloat16) tmp_acc", body)}
         precision = min(narrow, default="fp32")
-        found += [(layer, precision) for part, layer in _KERNELS.items() if part in name]
-    return found
+        layers += [(layer, precision) for part, layer in _KERNELS.items() if part in name]
+    return layers

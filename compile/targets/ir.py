@@ -66,14 +66,14 @@ def share_weights(graphs: Sequence[Path]) -> str:
 
 def _descendants(names: Iterable[str], readers: Mapping[str, list[str]]) -> set[str]:
     """The layers themselves and everything that ``readers`` leads to from them."""
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             waiting += readers.get(name, ())
-    return found
+    return reached
 
 
 def _lowers_precision(layer: Element) -> bool:

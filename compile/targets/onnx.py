@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdcmae.compile.quantize.qdq import declared_products
 from kdcmae.compile.sessions import open_session, require_onnxruntime
 from kdcmae.compile.stages import Values
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Target
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Target, plain_counts
 from kdcmae.compile.weights import share_weights
 from kdcmae.errors import EngineError, MissingDependencyError
 from kdcmae.extras import to_compile
@@ -106,4 +106,4 @@ def _declared_types(path: Path) -> dict[str, dict[str, int]]:
     for node in graph.node:
         precision = names.get(types.get(node.output[0], 0), "") if node.output else ""
         counts[node.op_type][precision if precision != "undefined" else ""] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
+    return plain_counts(counts)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from kdcmae.compile.quantize import openvino as quantizing
 from kdcmae.compile.quantize.openvino import beside_int8, declared_products
 from kdcmae.compile.stages import Run, Values
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Quantization, Target
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Quantization, Target, plain_counts
 from kdcmae.compile.targets.ir import keep_frontend_float32, share_weights
 from kdcmae.errors import EngineError
 from kdcmae.runtime.arrays import Arrays
@@ -99,7 +99,7 @@ class OpenVino(Target):
             raise EngineError(f"{path} is not an OpenVINO IR: {error}; rebuild it with kdcmae-compile") from error
         if not version:
             raise EngineError(f"{path} is not an OpenVINO IR: it has no net; rebuild it with kdcmae-compile")
-        counts = {kind: dict(found) for kind, found in sorted(operations.items())}
+        counts = plain_counts(operations)
         return Contents(format=f"OpenVINO IR {version}", operations=counts)
 
     def quantization(self, settings: CompileSettings, kinds: Mapping[str, Kind]) -> Quantization:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, Target
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, Target, plain_counts
 from kdcmae.errors import EngineError, cause
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.precisions import FLOATING, named
@@ -123,4 +123,4 @@ def _program_precisions(program: ExportedProgram) -> dict[str, dict[str, int]]:
         name = getattr(node.target, "__name__", "").partition(".")[0]
         if node.op == "call_function" and (name in _PRODUCTS or name in _LAYERS):
             counts[_LAYERS.get(name, name)][_PRECISIONS.get(str(node.meta["val"].dtype), "other")] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
+    return plain_counts(counts)

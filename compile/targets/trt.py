@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from kdcmae.compile.quantize.qdq import declared_products
-from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, Target
+from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, Target, plain_counts
 from kdcmae.errors import DeviceError, EngineError, MissingDependencyError
 from kdcmae.runtime.cuda import Device
 from kdcmae.runtime.precisions import QUANTIZED, named
@@ -203,7 +203,7 @@ def _layer_precisions(network: Any) -> dict[str, dict[str, int]]:
         precision = _PRECISIONS.get(layer.get_output(0).dtype.name)
         if precision is not None:
             counts[layer.type.name][precision] += 1
-    return {kind: dict(found) for kind, found in sorted(counts.items())}
+    return plain_counts(counts)
 
 
 def plan_kernels(trt: ModuleType, logger: Any, plan: Path) -> dict[str, int]:
