@@ -1,4 +1,4 @@
-"""``kdcmae``: the command line. A command's module is imported when it is asked for, and torch only when it runs."""
+"""``kdcmae``: the command line. The module of a command is imported on use, and torch only when the command runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The kinds of commands that kdcmae's programs are made of.
+"""Command classes of kdcmae's programs.
 
-Each has ``--version`` and ``--traceback``, shows its options' defaults, lists its options in sections where it has
-many, and ends as :mod:`kdcmae.cli.ending` says.
+Each has ``--version`` and ``--traceback``, shows its options' defaults, lists many options in sections,
+and ends as described in :mod:`kdcmae.cli.ending`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["KdcmaeCommand", "KdcmaeGroup", "LazyGroup", "Number", "Sections"]
 
 Sections = Mapping[str, Collection[str]]
-"""Names of parameters by the heading that ``--help`` lists them under, in the order of the headings."""
+"""Names of parameters by their heading in ``--help``, in the order of the headings."""
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -80,7 +80,7 @@ class Number(click.FloatRange):  # noqa: TID251
         return number
 
     def _describe_range(self) -> str:
-        """What ``--help`` says; nothing of a range without ends, which click calls ``x<=None``."""
+        """The range in ``--help``; empty for a range without ends, which click shows as ``x<=None``."""
         return "" if self.min is self.max is None else super()._describe_range()
 
 
@@ -88,7 +88,7 @@ class KdcmaeCommand(click.Command):
     """A command that ends with one line and an exit code, whatever happens.
 
     Args:
-        sections: its options by heading, and in their order; the options that are in none come last.
+        sections: its options by heading, in order; options without a heading come last.
         settings: those of :class:`click.Command`.
     """
 
@@ -143,7 +143,7 @@ class KdcmaeGroup(KdcmaeCommand, click.Group):
         return super().resolve_command(ctx, args)
 
     def fail_unknown(self, ctx: click.Context, name: str) -> None:
-        """Refuse the name of a command that there is not, and name the one that was probably meant."""
+        """Refuse the name of an unknown command, and suggest the nearest one."""
         names = self.list_commands(ctx)
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean '{near[0]}'?" if near else f"Commands are {', '.join(names)}."
@@ -151,11 +151,11 @@ class KdcmaeGroup(KdcmaeCommand, click.Group):
 
 
 class LazyGroup(KdcmaeGroup):
-    """A group whose commands live in modules of their own, each as ``command``, imported when asked for.
+    """A group whose commands are imported on use, each from its own module as ``command``.
 
     Args:
         modules: where each command is, by its name.
-        default: the command that gets the arguments where none is named; its help is the group's.
+        default: the command that gets the arguments if none is named; its help is the group's.
     """
 
     def __init__(self, *args: Any, modules: Mapping[str, str], default: str | None = None, **kwargs: Any) -> None:
@@ -176,7 +176,7 @@ class LazyGroup(KdcmaeGroup):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         default = self._default_command(ctx)
         first = next((arg for arg in args if arg != "--traceback"), "")
-        # While the shell completes the first word, that may become a command or an option of the default one.
+        # The shell may complete the first word to a command or to an option of the default command.
         completing = ctx.resilient_parsing and not args
         if default is not None and not completing and first not in {*self._modules, *ctx.help_option_names}:
             self._refuse_misspelt(ctx, default, first)
@@ -184,7 +184,7 @@ class LazyGroup(KdcmaeGroup):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands, and what the default one takes."""
+        """The commands, and the options of the default command."""
         items = super().shell_complete(ctx, incomplete)
         default = self._default_command(ctx)
         if default is not None:
@@ -205,7 +205,7 @@ class LazyGroup(KdcmaeGroup):
         return None if self._default is None else self.get_command(ctx, self._default)
 
     def _refuse_misspelt(self, ctx: click.Context, default: click.Command, name: str) -> None:
-        """Refuse a misspelt command, before the default command takes it for an argument."""
+        """Refuse a misspelt command, before it becomes an argument of the default command."""
         if not name or name.startswith("-") or os.path.exists(name) or ctx.resilient_parsing:
             return
         takes_words = any(isinstance(parameter, click.Argument) for parameter in default.params)

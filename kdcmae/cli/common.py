@@ -1,4 +1,4 @@
-"""What the command lines share: kinds of commands, consoles and JSON output.
+"""Shared parts of the command lines: command classes, consoles and JSON output.
 
 Results go to stdout; progress, notes and errors go to stderr, so that ``--json`` leaves exactly one JSON
 object on stdout.
@@ -52,7 +52,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 class Steps(progress.Steps):
-    """Shows the steps of a long command on stderr and remembers what each took.
+    """Shows the steps of a long command on stderr and records their durations.
 
     Each step is one line when it is done; on a terminal the running one is shown too.
 
@@ -72,7 +72,7 @@ def _show(step: Progress) -> None:
 
 
 def _how_far(step: Progress) -> str:
-    """Such as " 3 of 12, about 20 s left"; empty where nobody knows."""
+    """Such as " 3 of 12, about 20 s left"; empty if unknown."""
     if step.count is None or step.remaining_s is None:
         return ""
     return f" {step.index} of {step.count}, about {step.remaining_s:.0f} s left"

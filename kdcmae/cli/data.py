@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _REPORT_FILE = "report.json"
-_SHOWN = 50  # problems that a table lists; --json has all
+_SHOWN = 50  # most problems in a table; --json has all
 _SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 
 _PATH = click.Path(path_type=Path)

@@ -1,7 +1,7 @@
-"""How a command ends: one line on stderr for whatever went wrong, and an exit code that scripts can tell apart.
+"""How a command ends: one line on stderr for an error, and an exit code for scripts.
 
-0 done; 1 a gate failed; 2 wrong use or bad input, and whatever nobody expected; 3 something is missing on this machine;
-130 interrupted. A reader of the output that goes away, as in ``... | head``, is no error.
+0 done; 1 a gate failed; 2 wrong use, bad input or an unexpected error; 3 something is missing on this machine;
+130 interrupted. A closed output pipe, as in ``... | head``, is no error.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _TERMINATED = 143
 
 @dataclass
 class Run:
-    """State of one run of a command that is not the command's own.
+    """State of one run of a command, shared by all commands.
 
     Args:
-        traceback: show where an error came from.
-        interrupted: Ctrl-C was pressed, and that is how the command ends. A library that it interrupts may raise an
-            error of its own in its place, as an import of a compiled module does.
+        traceback: show the traceback of an error.
+        interrupted: Ctrl-C was pressed, so the command ends as interrupted. An interrupted library may raise another
+            error instead, as the import of a compiled module does.
     """
 
     traceback: bool = field(default_factory=lambda: os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"))
@@ -48,12 +48,12 @@ class Run:
 
 
 class _CarriedError(Exception):
-    """Its cause is an exception that click would answer in its own way: with exit code 1."""
+    """Carries an exception past click, which would end with exit code 1."""
 
 
 @contextmanager
 def past_click() -> Iterator[None]:
-    """Hand interrupts, broken pipes and ends of files on to :func:`exit_code_of`."""
+    """Pass interrupts, broken pipes and ends of files to :func:`exit_code_of`."""
     try:
         yield
     except (BrokenPipeError, EOFError, KeyboardInterrupt) as error:
@@ -61,7 +61,7 @@ def past_click() -> Iterator[None]:
 
 
 def exit_code_of(command: Callable[[], Any], run: Run) -> int:
-    """Run a command to its end, and say what went wrong.
+    """Run a command, and print its error if there is one.
 
     Args:
         command: returns an exit code, or something else when it is done.
@@ -81,16 +81,16 @@ def exit_code_of(command: Callable[[], Any], run: Run) -> int:
         code = _answered(raised.__cause__ or raised, run)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         code = _answered(error, run)
-    if run.interrupted and code != _INTERRUPTED:  # it became an error that the command thought to know
+    if run.interrupted and code != _INTERRUPTED:  # the interrupt became another error
         code = _answered(KeyboardInterrupt(), run)
     _discard_broken_output()
     return code
 
 
 def _open_missing_streams() -> None:
-    """Put the null device where the program was started without stdin, stdout or stderr, as by ``2>&-``.
+    """Open the null device if the program was started without stdin, stdout or stderr, as by ``2>&-``.
 
-    Another file would get that number otherwise, and a worker process would write its messages into it.
+    Otherwise another file would get that number, and a worker process would write its messages into it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -99,8 +99,8 @@ def _open_missing_streams() -> None:
 
 @contextmanager
 def _signals(run: Run) -> Iterator[None]:
-    """Take note of Ctrl-C, and make SIGTERM unwind the stack like it, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set a handler
+    """Record Ctrl-C, and make SIGTERM unwind the stack in the same way, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only in the main thread
         yield
         return
 
@@ -120,7 +120,7 @@ def _signals(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _logging() -> Iterator[None]:
-    """Print what the package logs as the notes of the command."""
+    """Print log messages of the package as notes of the command."""
     logger, notes = logging.getLogger("kdcmae"), _Notes(logging.WARNING)
     logger.addHandler(notes)
     try:
@@ -130,7 +130,7 @@ def _logging() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """A line on stderr for each message of a logger; a command may load a model more than once and says it once."""
+    """Prints each log message once on stderr; a command may load a model more than once."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -144,7 +144,7 @@ class _Notes(logging.Handler):
 
 
 def _answered(error: BaseException, run: Run) -> int:
-    """Print what went wrong, and return the exit code."""
+    """Print an error, and return the exit code."""
     if run.interrupted:
         error = KeyboardInterrupt()
     if isinstance(error, BrokenPipeError) and _discard_broken_output():
@@ -178,10 +178,10 @@ def _described(error: BaseException) -> tuple[str, int]:
 
 
 def _discard_broken_output() -> bool:
-    """Send what a reader that went away will not read to nowhere, so that Python does not complain when it ends.
+    """Discard output that no reader is left for, so that Python does not report an error when it ends.
 
     Returns:
-        Whether a reader went away.
+        Whether a reader has closed its end.
     """
     broken = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
     for stream in broken:
@@ -193,7 +193,7 @@ def _discard_broken_output() -> bool:
 
 
 def _is_broken(stream: TextIO) -> bool:
-    """Whether nobody reads what is written to a stream any more."""
+    """Whether the reader of a stream has closed its end."""
     try:
         stream.flush()
         poll = select.poll()
@@ -202,5 +202,5 @@ def _is_broken(stream: TextIO) -> bool:
         return True
     except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream in memory, or a closed one
         return False
-    # An unbuffered stream has nothing left to flush: what failed is lost already.
+    # An unbuffered stream has nothing left to flush; its output is already lost.
     return any(event & select.POLLERR for _, event in poll.poll(0))

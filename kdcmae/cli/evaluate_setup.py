@@ -1,4 +1,4 @@
-"""What every task of ``kdcmae evaluate`` takes from the command line, and how its report comes out."""
+"""Options of every task of ``kdcmae evaluate``, and the output of its report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_PICTURES = 24  # on a page
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every task takes from the command line."""
+    """Command line options of every task."""
 
     model: Path
     data: str
@@ -82,18 +82,18 @@ class Setup:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What the command line says about a checkpoint."""
+        """Options about a checkpoint that were given."""
         said = {name: getattr(self, name) for name in ("num_heads", "weights", *NAMES)}
         return {name: value for name, value in said.items() if value is not None}
 
     @property
     def shown(self) -> int:
-        """Examples of a report and clips with pictures on its page, at most."""
+        """Maximum number of examples in a report, and of clips with pictures on its page."""
         return min(self.pictures, _MOST_PICTURES)
 
     @property
     def writes_page(self) -> bool:
-        """Whether there will be a page to show clips on."""
+        """Whether a page is written."""
         return self.page and self.output is not None
 
     def clips(
@@ -118,7 +118,7 @@ class Setup:
         )
 
     def open(self, task: Task, **overrides: Any) -> Predictor:
-        """The model, ready to evaluate; ``overrides`` say what a checkpoint's file does not."""
+        """The model, ready to evaluate; ``overrides`` provide facts that a checkpoint's file lacks."""
         return open_model(self.model, task=task, device=self.device, **self.overrides, **overrides)
 
     def pretrained(self, **overrides: Any) -> tuple[KDCMAE, Preprocessing]:
@@ -129,7 +129,7 @@ class Setup:
         return opened.module, opened.facts.preprocessing
 
     def finish(self, outcome: Outcome, clips: EvaluationClips) -> None:
-        """Show what came out, and write it to ``--output``."""
+        """Print the report, and write it to ``--output``."""
         skipped = [{"clip": clip, "reason": reason} for clip, reason in clips.skipped.items()]
         document = {
             "task": outcome.task,
@@ -145,7 +145,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a task found.
+    """Outcome of a task.
 
     Args:
         task: its name.
@@ -204,7 +204,7 @@ modality_option = click.option(
 
 
 def watched(clips: EvaluationClips) -> Iterator[Any]:
-    """The batches, with a progress bar; says at the end how many clips were skipped."""
+    """The batches, with a progress bar; prints the skipped clips at the end."""
     with progress_bar("evaluate", len(clips)) as on_batch:
         for batch in clips:
             yield batch

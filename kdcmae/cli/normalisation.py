@@ -1,4 +1,4 @@
-"""The options that say how what a checkpoint learned from was made: its statistics and its channel."""
+"""Options for the input statistics and the sound channel of a checkpoint's training data."""
 
 from __future__ import annotations
 

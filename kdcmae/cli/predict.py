@@ -137,7 +137,7 @@ def _scored(
 
 
 def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
-    """Tell the model from the clips."""
+    """Separate the model from the clips."""
     if _is_model(paths[0]):
         if len(paths) == 1:
             raise ConfigError(f"{paths[0]} is no video clip: give a clip to classify")
@@ -150,7 +150,7 @@ def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a path is a model rather than a clip, by what it is; names decide where that does not tell."""
+    """Whether a path is a model rather than a clip, by its content, or else by its name."""
     from kdcmae.data.clip import is_clip
 
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""What ``kdcmae predict`` prints and writes of a clip."""
+"""Output of ``kdcmae predict`` for a clip."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_timeline", "described", "progress_of", "show", "write_timeline"]
 
-_ROWS = 40  # of a table over time; more windows than that are joined where their best label is the same
+_ROWS = 40  # of a table over time; in longer tables, neighbouring windows with the same best label share a row
 _NOTE_EVERY_S = 10.0
-_MANY = 100  # windows, which are told of before the first is scored
+_MANY = 100  # from so many windows on, their number is printed first
 _KINDS = (".png", ".html")
 
 
@@ -48,7 +48,7 @@ def described(clip: ScoredClip, top: int) -> dict[str, Any]:
 
 
 def show(clip: ScoredClip, top: int) -> None:
-    """Print a clip: the best label of each window where it has several, and the best of their mean."""
+    """Print a clip: the best label of each window if there are several, and the best labels of their mean."""
     say(line(str(clip.path)))
     count = len(clip.spans)
     if count > 1:
@@ -76,7 +76,7 @@ def _show_windows(clip: ScoredClip) -> None:
 
 @contextmanager
 def progress_of(path: Path) -> Iterator[Progress]:
-    """Shows on stderr how far a long clip is: all the time on a terminal, and every ten seconds otherwise."""
+    """Progress of a long clip on stderr: continuous on a terminal, and every ten seconds otherwise."""
     noted = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -100,7 +100,7 @@ def check_timeline(path: Path, clips: int) -> None:
 
     Raises:
         ConfigError: no PNG or HTML file, no such folder, or several clips.
-        MissingDependencyError: what draws a PNG is not installed.
+        MissingDependencyError: the library that draws a PNG is not installed.
     """
     if path.suffix.lower() not in _KINDS:
         raise ConfigError(f"--timeline {path}: give a name that ends in {' or '.join(_KINDS)}")
@@ -118,7 +118,7 @@ def write_timeline(path: Path, clip: ScoredClip, model: str) -> None:
     Args:
         path: a PNG or HTML file.
         clip: to draw.
-        model: name of what scored it.
+        model: name of the model.
 
     Raises:
         DiskFullError: no space is left for it.

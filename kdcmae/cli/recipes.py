@@ -1,4 +1,4 @@
-"""``kdcmae recipes``: what can be set for a training run, and what each recipe sets."""
+"""``kdcmae recipes``: the settings of a training run, and the values of each recipe."""
 
 from __future__ import annotations
 

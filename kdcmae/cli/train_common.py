@@ -1,4 +1,4 @@
-"""What ``kdcmae pretrain`` and ``kdcmae finetune`` share: their options, and how a run is started and told of."""
+"""Shared by ``kdcmae pretrain`` and ``kdcmae finetune``: options, start and report of a run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _SHORTCUTS = {
 
 
 class TrainingCommand(KdcmaeCommand):
-    """A training command: ``--set help`` lists its settings, whatever else is given or missing."""
+    """A training command: ``--set help`` lists its settings, regardless of other options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given, _, _ = self.make_parser(ctx).parse_args(list(args))
@@ -115,12 +115,12 @@ def start(
     overrides: tuple[str, ...],
     **request: Any,
 ) -> None:
-    """Put a run together, run it and say how it ended; under ``torchrun`` only the first rank speaks.
+    """Assemble a run, run it and report its result; under ``torchrun`` only the first rank prints.
 
     Args:
         stage: whose recipes to take.
         recipe_name: None for AVSynth's own, or VGGSound's for other data.
-        resume: go on with the run in the folder.
+        resume: continue the run in the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         as_json: print one JSON object at the end.
         overrides: settings as ``key=value``.
@@ -141,7 +141,7 @@ def start(
     name = recipe_name or ("avsynth" if names_avsynth(request["data"]) else "vggsound") + f"-{stage}"
     with joined(device) as place:
         if rank() > 0:
-            logging.getLogger("kdcmae").setLevel(logging.ERROR)  # the first rank says the same
+            logging.getLogger("kdcmae").setLevel(logging.ERROR)  # the first rank prints the same
         asked = Request(recipe=recipe(name, stage), overrides=settings, resume=resume, **request)
         summary, transfer = _train(stage, asked, place, name)
     if rank() > 0:
@@ -154,7 +154,7 @@ def start(
 
 
 def _train(stage: Stage, asked: Request, place: torch.device, name: str) -> tuple[Summary, Transfer | None]:
-    """Assemble a run and train; what it trained with is gone when this returns, before the ranks part."""
+    """Assemble a run and train; the trainer is released on return, before the process group ends."""
     from kdcmae.collectives import rank
     from kdcmae.training.loop import Trainer
     from kdcmae.training.runs import finetuning_run, pretraining_run
@@ -183,7 +183,7 @@ def _ending(summary: Summary, transfer: Transfer | None) -> dict[str, Any]:
 
 
 def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> None:
-    """Say what is about to run."""
+    """Print what is about to run."""
     from kdcmae.collectives import world_size
     from kdcmae.normalisation import STATISTICS, described
     from kdcmae.training.recipes import RECIPES
@@ -205,7 +205,7 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
                 note(f"  {what}: {', '.join(f'{module} ({count})' for module, count in modules.items())}")
     _announce_changes(settings, RECIPES[recipe_name].training)
     steps = settings.epochs * trainer.steps_per_epoch
-    if settings.warmup_steps >= steps and not trainer.position.step:  # a run that goes on keeps its warm-up
+    if settings.warmup_steps >= steps and not trainer.position.step:  # a resumed run keeps its warm-up
         note(
             f"the learning rate rises over warmup_steps={settings.warmup_steps} and this run has {steps}, so that it "
             f"gets no further than the warm-up; a shorter one learns faster: --set warmup_steps=0"
@@ -220,7 +220,7 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
 
 
 def _announce_changes(settings: TrainingSettings, own: TrainingSettings) -> None:
-    """Say what differs from the recipe: a schedule is adapted to other epochs, a learning rate is not to a batch."""
+    """Print the differences from the recipe, and whether its learning rate fits the batch size."""
     from kdcmae.training.catalogue import shown_value
 
     changes = {
