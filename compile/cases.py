@@ -49,11 +49,12 @@ PAIRED_CLIPS = 64
 100 % says that of new clips at least 95 % agree, with a confidence of 95 %."""
 
 # Parameters times samples that a CPU computes in seconds. Every rung runs every batch within the first, and clips: a
-# tiny model takes them all, the base model three. The reference and the artifact run all clips within the second: 64 of
-# the small model and 16 of the base model, on which they take the 30 % that a proof may add to a build. Of a model with
-# random weights, whose classes mean nothing, the numbers alone can be proved, on the clips within the third.
+# tiny model takes them all, the base model three. The reference and the artifact run 64 clips, but of a model that
+# is large only those within the second: eight of the base model, with which the proof adds 30 % to a build. Of a model
+# with random weights, whose classes mean nothing, the numbers alone can be proved, on the clips within the third.
 _WORK = 500_000_000
-_PAIRED_WORK = 2_700_000_000
+_PAIRED_WORK = 1_350_000_000
+_LARGE = 100_000_000  # parameters
 _UNTRAINED_WORK = 350_000_000
 
 # (S,) at SAMPLE_RATE_HZ, and (H, W, 3); None of what the model has no input for
@@ -154,8 +155,10 @@ def clip_cases(
 
 def affordable_clips(model: EngineModel, wanted: int) -> int:
     """As many made clips as are wanted; fewer of a large model, and of one with random weights."""
-    work = _UNTRAINED_WORK if model.facts.get("random_weights") else _PAIRED_WORK
-    return min(wanted, max(1, work // int(model.facts["parameters"])))
+    parameters, untrained = int(model.facts["parameters"]), bool(model.facts.get("random_weights"))
+    if parameters < _LARGE and not untrained:
+        return wanted
+    return min(wanted, max(1, (_UNTRAINED_WORK if untrained else _PAIRED_WORK) // parameters))
 
 
 def _affordable(model: EngineModel, samples: int, batch: BatchRange) -> int:

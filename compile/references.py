@@ -22,7 +22,7 @@ from kdcmae.linear import inference_products_by_onednn
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.terminal import status
 
-__all__ = ["concatenated", "outputs_of", "remembered"]
+__all__ = ["concatenated", "digests", "outputs_of", "remembered"]
 
 _CHUNK = 8  # samples that the model computes at once
 _SHOWN_AFTER_S = 2.0
@@ -70,7 +70,7 @@ class _Remembered:
         self._rows: dict[bytes, Arrays] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        keys = list(_digests(inputs))
+        keys = list(digests(inputs))
         unknown = {key: row for row, key in enumerate(keys) if key not in self._rows}
         if unknown:
             rows = sorted(unknown.values())
@@ -81,8 +81,8 @@ class _Remembered:
         return concatenated([self._rows[key] for key in keys])
 
 
-def _digests(inputs: Arrays) -> Iterator[bytes]:
-    """A digest per sample."""
+def digests(inputs: Arrays) -> Iterator[bytes]:
+    """A digest per sample of a batch, over its names, types, shapes and values."""
     for row in range(len(next(iter(inputs.values())))):
         sha256 = hashlib.sha256()
         for name in sorted(inputs):

@@ -12,6 +12,7 @@ __all__ = ["QUANTILES", "clip_cases_of", "not_proved", "proved"]
 QUANTILES = ("min", "p05", "p25", "p50", "p75", "p95", "max")
 """Names of the quantiles that a comparison in a manifest has."""
 
+_MANY = 64  # clips of a proof, unless the model is large
 _WHOSE = {"made": "made by kdcmae", "yours": "of yours"}
 
 
@@ -82,6 +83,13 @@ def not_proved(manifest: Manifest) -> list[str]:
         )
     elif whose and "yours" not in whose:
         lines.append("Anything about your own clips: these were made by kdcmae. --clips FOLDER proves it on yours.")
+    total = sum(case["samples"] for case in cases)
+    if 0 < total < _MANY and not manifest.model["random_weights"]:
+        lines.append(
+            f"That new clips keep their class: {total} clips that all do say, with a confidence of 95 %, that at least "
+            f"{0.05 ** (1 / total):.0%} of new ones do. A build of a large model runs few; --proof-clips {_MANY} runs "
+            f"more, for at least {0.05 ** (1 / _MANY):.0%}."
+        )
     if not cases:
         lines.append("Anything on clips: no stage ran any.")
     if cases and name != "artifact":

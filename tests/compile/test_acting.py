@@ -29,6 +29,7 @@ FP32 = ("--target", "openvino", "--precision", "fp32")
         ((*FEATURES, "--labels", "names.txt"), "--labels"),
         ((*FEATURES, "--min-agreement", "0.99", "--multi-label"), "--multi-label and --min-agreement"),
         ((*FP32, "--random-weights"), "--random-weights"),
+        ((*INT8, "--no-stored-clips"), "--no-stored-clips"),
         (("--budget-ms", "5", "--precision", "int8", "--for", "amx"), "--precision and --for"),
     ],
 )
