@@ -26,7 +26,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 SELF_TEST = "self-test"  # the claim that the engine computes what its model computes
 
-# What a figure of a card covers.
+# What each measurement of a card covers.
 BOUNDARIES = {
     "load_ms": "load_engine() from call to return, digests and the import of the library included",
     "first_inference_ms": "the first call after loading",
@@ -42,14 +42,14 @@ class CardDevice:
     """The machine.
 
     Args:
-        name: what people call it; empty where nobody said, and then its processor stands for it.
+        name: given by the user; empty for the name of its processor.
         host: system, architecture, processor and Python, see :func:`kdcmae.host.describe_host`.
         cpu_class: one of :data:`kdcmae.runtime.cpu.CLASSES`; empty below all of them.
         cpu_features: instructions that engines may use here.
-        cpu_cap: oneDNN's cap on them, in its own words; empty where there is none.
-        libraries: versions of what ran the engine.
+        cpu_cap: oneDNN's limit on these instructions, in its own words; empty without a limit.
+        libraries: versions of the libraries that ran the engine.
         runs_on: the device, in the engine library's words.
-        threads: that were asked for; None for the manifest's or the library's choice.
+        threads: requested CPU threads; None for the manifest's or the library's choice.
     """
 
     name: str
@@ -68,18 +68,18 @@ class CardEngine:
 
     Args:
         folder: its path on the device.
-        digest: SHA-256 of its manifest, which holds the digests of all other files: cards with the same one are of the
-            same engine.
+        digest: SHA-256 of its manifest, which holds the digests of all other files: cards with equal digests
+            describe the same engine.
         target: one of :data:`kdcmae.runtime.targets.TARGETS`.
         model: its name.
-        parameters: how many.
+        parameters: their number.
         modality: ``audiovisual``, ``audio`` or ``video``.
-        random_weights: it was built to be timed only.
-        batch: samples per call that were timed, the smallest that it takes.
-        asked: the precision that it was built in.
-        built_for: the processor that it is for; empty where the manifest does not say.
+        random_weights: the model is untrained, for timing only.
+        batch: samples per timed call, the smallest batch of the engine.
+        asked: the requested precision.
+        built_for: the processor that it is for; empty if the manifest does not say.
         built_on: the processor that built it.
-        built_ms: median latency where it was built; None where that was not measured.
+        built_ms: median latency where it was built; None if not measured.
         created: when it was built.
         size_bytes: of its files.
     """
@@ -128,17 +128,17 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCard:
-    """What a device does with an engine.
+    """Result of checking an engine on a device.
 
     Args:
         kdcmae_version: that checked it.
         created: when, ISO 8601 in UTC.
         device: the machine.
         engine: what was checked.
-        executed: layers of the engine itself by class and precision, as its library reports them; empty where it
+        executed: layers of the engine itself by class and precision, as its library reports them; empty if it
             reports none.
-        read_from: where that is reported, in words.
-        error: largest difference from the stored reference outputs, relative to their largest value; None where an
+        read_from: source of ``executed``, in words.
+        error: largest difference from the stored reference outputs, relative to their largest value; None if an
             output is not finite.
         tolerance: the largest that the self-test allows for the output of that error.
         verdicts: one per claim.
@@ -165,7 +165,7 @@ class DeviceCard:
 
     @property
     def computes_in(self) -> str:
-        """Precisions of the matrix products, the most frequent first; empty where the library reports none."""
+        """Precisions of the matrix products, the most frequent first; empty if the library reports none."""
         products = self.executed.get("products", {})
         return " + ".join(sorted(products, key=lambda precision: -products[precision]))
 

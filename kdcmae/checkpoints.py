@@ -2,8 +2,8 @@
 
 Our own are one safetensors file whose metadata holds the resolved configuration. Published CAV-MAE and KDC-MAE
 files are PyTorch state dicts; their architecture is inferred from tensor shapes. No file is ever unpickled
-beyond plain tensors, and nothing loads silently: a tensor that is missing, left over or misshapen is an error. What a
-file is and which weights in it are the model's is the matter of :mod:`kdcmae.weights.files` and
+beyond plain tensors, and nothing loads silently: a tensor that is missing, left over or misshapen is an error. The
+format of a file and the model's weights in it are handled by :mod:`kdcmae.weights.files` and
 :mod:`kdcmae.weights.sets`.
 """
 
@@ -60,13 +60,13 @@ def load_pretrained(path: str | os.PathLike[str], *, weights: Weights | None = N
     """Load a pretraining checkpoint: our own, or a published CAV-MAE / KDC-MAE file.
 
     Args:
-        path: a safetensors or PyTorch file; containers and prefixes of trainers around the weights are taken away.
-        weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
+        path: a safetensors or PyTorch file; containers and prefixes that trainers add are removed.
+        weights: ``"model"`` or ``"ema"``, if a file has both the trained weights and their moving average.
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig` that differ from what the file says or its
             shapes imply: ``num_heads=`` and ``decoder_num_heads=`` where heads are not 64 and 32 wide,
             ``audio_length=`` to trim or interpolate the audio positions; ``fbank_mean=``, ``fbank_std=``,
-            ``image_mean=``, ``image_std=`` and ``mono=`` where another trainer made inputs otherwise than the published
-            one.
+            ``image_mean=``, ``image_std=`` and ``mono=`` if the inputs of the training differed from the published
+            ones.
 
     Returns:
         The model in float32 on the CPU, in training mode.
@@ -91,9 +91,9 @@ def load_classifier(
     """Load a finetuned checkpoint: our own, or a published CAV-MAE / KDC-MAE file.
 
     Args:
-        path: a safetensors or PyTorch file; containers and prefixes of trainers around the weights are taken away.
-        modality: what was finetuned; by default what the file says, or "audiovisual" where it does not say.
-        weights: ``"model"`` or ``"ema"``, where a file holds the weights as trained and their moving average.
+        path: a safetensors or PyTorch file; containers and prefixes that trainers add are removed.
+        modality: finetuned inputs; by default those in the file, or "audiovisual" if it does not say.
+        weights: ``"model"`` or ``"ema"``, if a file has both the trained weights and their moving average.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig` that differ from what the file says or its
             shapes imply, such as ``num_heads=``, ``audio_length=``, ``labels=``, ``multi_label=``, or the statistics
             ``fbank_mean=``, ``fbank_std=``, ``image_mean=`` and ``image_std=``, or ``mono=``.
@@ -119,12 +119,12 @@ def load_classifier(
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What a new model took over from a checkpoint, as names of tensors.
+    """Tensors of a new model that came from a checkpoint, by name.
 
     Args:
         taken: the model's tensors that the checkpoint filled.
-        fresh: the model's tensors that it did not.
-        left: the checkpoint's tensors that the model has no place for.
+        fresh: the model's other tensors.
+        left: the checkpoint's tensors that the model does not have.
     """
 
     taken: tuple[str, ...]
@@ -145,7 +145,7 @@ def init_classifier(
             ``multi_label=`` or ``audio_length=`` (positions are trimmed or interpolated).
 
     Returns:
-        The classifier in float32 on the CPU, in training mode, and what it took over.
+        The classifier in float32 on the CPU, in training mode, and the transferred tensors.
 
     Raises:
         ConfigError: an unknown override, or a value out of range.
@@ -160,7 +160,7 @@ def init_classifier(
 
 @torch.no_grad()
 def transfer(state: Mapping[str, Tensor], model: KDCMAE | KDCMAEClassifier) -> Transfer:
-    """Copy into a model every tensor it has a place for, audio positions trimmed or interpolated to fit.
+    """Copy every matching tensor into a model; audio positions are trimmed or interpolated to fit.
 
     Raises:
         CheckpointError: tensors of another shape (listed).
@@ -202,7 +202,7 @@ def save_checkpoint(
     """Write one safetensors file with the weights and the resolved configuration, atomically.
 
     Args:
-        model: what to save.
+        model: to save.
         path: the file; an existing one is replaced only once the new one is complete.
         dtype: of the stored tensors; loading always gives float32.
         facts: further metadata of the file, which loading ignores.
@@ -216,7 +216,7 @@ def save_checkpoint(
 
 
 def _read(path: Path, *, kind: str, weights: Weights | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a file by published name, and the configuration where the file holds one."""
+    """The tensors of a file by published name, and the configuration if the file has one."""
     content = read_file(path)
     stored = _stored_config(content.metadata, kind, path)
     state = choose_weights(content.tree, weights, path)
@@ -228,7 +228,7 @@ def _read(path: Path, *, kind: str, weights: Weights | None) -> tuple[dict[str, 
 
 
 def _stored_config(metadata: Mapping[str, str], kind: str, path: Path) -> dict[str, Any] | None:
-    """The configuration in a file of our own, checked to be of the kind wanted; None of any other file."""
+    """The configuration in a file of our own, checked for its kind; None for any other file."""
     if metadata.get(KIND_KEY, kind) != kind:
         raise CheckpointError(f"{path} is a {metadata[KIND_KEY]} checkpoint, expected a {kind} checkpoint")
     if CONFIG_KEY not in metadata:
@@ -243,11 +243,11 @@ def _stored_config(metadata: Mapping[str, str], kind: str, path: Path) -> dict[s
 
 
 def _require_known_variant(state: Mapping[str, Tensor], kind: str, path: object) -> None:
-    """Refuse the published options that put something into the forward pass that our models do not have.
+    """Refuse published options that change the forward pass in ways that our models do not implement.
 
     Source: KDC-MAE's code. With ``split_decoder`` each modality has decoder blocks of its own; with ``kld_mlp`` the
-    head of a finetuned model reads two linear layers behind the pooled tokens. Other files have tensors of these names
-    that nothing reads.
+    head of a finetuned model reads two linear layers behind the pooled tokens. Other files have unused tensors of
+    these names.
     """
     split = sorted({name.partition(".")[0] for name in state if re.match(r"decoder_(blocks|norm)_[av]\.", name)})
     if kind == "pretraining" and split:
@@ -288,7 +288,7 @@ def _infer_encoder(state: Mapping[str, Tensor], path: object) -> dict[str, Any]:
 
 
 def _not_ours(state: Mapping[str, Tensor], missing: list[str], path: object) -> str:
-    """What a file is instead of one of ours, and which tensors it has."""
+    """What kind of file this is instead, and which tensors it has."""
     held = f"it holds {listed(sorted(state), 6)}" if state else "it holds no tensors"
     if part := re.search(r"-(\d+)-of-(\d+)\.", Path(str(path)).name):
         return f"is part {int(part[1])} of {int(part[2])} of a checkpoint; join the parts in one file; {held}"
@@ -315,12 +315,12 @@ def _infer_classes(state: Mapping[str, Tensor], path: object) -> int:
     return _shape(state, "mlp_head.1.weight", 2)[0]
 
 
-# Shapes do not tell the number of heads; published heads are this wide.
+# Width of published heads; shapes do not determine the number of heads.
 _HEAD_WIDTHS = {"num_heads": ("embed_dim", 64), "decoder_num_heads": ("decoder_embed_dim", 32)}
 
 
 def _with_heads(sizes: dict[str, Any], overrides: Mapping[str, Any], path: object) -> dict[str, Any]:
-    """Add the published number of heads where the caller gives none, with a warning where that is a guess."""
+    """Add the published number of heads if the caller gives none, with a warning if it is a guess."""
     for setting, (width_name, head_width) in _HEAD_WIDTHS.items():
         if width_name not in sizes or setting in overrides:
             continue

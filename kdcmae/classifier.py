@@ -1,4 +1,4 @@
-"""The finetuned model: encoder, pooling and a linear head, with one path per set of given inputs."""
+"""The finetuned model: encoder, pooling and a linear head, with one path per set of inputs."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class KDCMAEClassifier(Encoder):
         return self.config.label_names
 
     def forward(self, audio: Tensor | None = None, image: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes); what was finetuned and which inputs are given choose the path.
+        """Logits (B, num_classes); the finetuned modality and the given inputs determine the path.
 
         Args:
             audio: (B, T, 128) normalised fbank, or None.
             image: (B, 3, 224, 224) normalised, or None.
 
         Raises:
-            DataError: nothing given, or not what an audio-only or video-only model needs.
+            DataError: no input, or not the input of an audio-only or video-only model.
         """
         return self.mlp_head(self.pooled(audio, image))
 
@@ -79,7 +79,7 @@ class KDCMAEClassifier(Encoder):
             tokens = torch.cat([self.audio_tokens(audio), self.video_tokens(image)], dim=1)
             return self._pool(tokens, "shared")
         own: Norms
-        # A modality is missing: average the joint pass over what is there and its own pass.
+        # A modality is missing: average the joint pass over the present modality and its own pass.
         if audio is not None:
             tokens, own = self.audio_tokens(audio), "audio"
         else:

@@ -1,4 +1,4 @@
-"""What the losses need from other ranks; without a process group everything here is local."""
+"""Collective operations of the losses; local without a process group."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of every rank, in rank order, with gradients back to the rank each row came from.
 
-    Every rank must call this with as many rows.
+    Every rank must call this with the same number of rows.
 
     Args:
         rows: (B, ...) of this rank.

@@ -50,7 +50,7 @@ class AutoEncoder(Encoder):
 
         Args:
             joint: (B, n_a + n_v, D) joint latent, kept audio tokens first, in packed order.
-            audio_view, video_view: which tokens those are.
+            audio_view, video_view: positions of these tokens.
 
         Returns:
             Audio patches (B, L_a, 256) in (frequency, time) order and image patches (B, L_v, 768) in
@@ -70,7 +70,7 @@ class AutoEncoder(Encoder):
         )
 
     def decode_removed(self, joint: Tensor, audio_view: View, video_view: View) -> tuple[Tensor, Tensor]:
-        """Predict the removed patches only, which is all that the reconstruction loss looks at.
+        """Predict only the removed patches, which the reconstruction loss needs.
 
         Args:
             joint, audio_view, video_view: as for :meth:`decode`.
@@ -106,7 +106,7 @@ class AutoEncoder(Encoder):
 
 
 def _restore(packed: Tensor, view: View) -> Tensor:
-    """Put (B, L, P) patches, kept ones first, back in their places."""
+    """Reorder (B, L, P) patches, kept ones first, to their original positions."""
     return packed.gather(1, view.ids_restore.unsqueeze(-1).expand(-1, -1, packed.shape[-1]))
 
 

@@ -25,7 +25,7 @@ class Encoder(nn.Module):
     """
 
     assumed: str = ""
-    """What the loader of a checkpoint had to assume of the normalisation of its inputs, in words; empty for nothing."""
+    """Assumptions of the checkpoint loader about input normalisation, in words; empty without any."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The exception tree.
 
 Every error a user can cause or fix derives from :class:`KdcmaeError`; its message says what failed, the
-offending value and the fix, in one line where it can. ``exit_code`` is what the command line returns:
+offending value and the fix, if possible in one line. ``exit_code`` is what the command line returns:
 1 a gate failed or a run had to stop, 2 wrong use or bad input, 3 something needed is missing on this machine.
 """
 
@@ -31,19 +31,19 @@ __all__ = [
 
 _LONGEST = 600  # characters of a library's message
 
-# Where in a library's source code an error was raised, which tells its user nothing: OpenVINO puts one line for each
-# function that the error passed through before the line that names the cause.
+# Source locations in a library's messages, which do not help users: OpenVINO prints a line for each function on the
+# stack before the line with the cause.
 _PLACES = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:")
 
 
 def one_line(text: str) -> str:
-    """A message in one line: its lines joined, without places in a library's source code.
+    """A message in one line: its lines joined, without source locations of a library.
 
     Args:
         text: of an error; those of libraries may have many lines.
 
     Returns:
-        The same words, the cause among them; empty where there are none.
+        The message with its cause; empty for an empty message.
     """
     lines = (" ".join(line.split()) for line in _PLACES.sub("", text).splitlines())
     joined = ""
@@ -53,17 +53,17 @@ def one_line(text: str) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """What an exception of a library says, in one line: its beginning and its end where it is long.
+    """The message of a library's exception in one line; a long one is shortened in the middle.
 
     Args:
-        error: of any kind; one without words is called by its type.
+        error: of any kind; without a message, its type is returned.
     """
     text = one_line(str(error)) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class KdcmaeError(Exception):
-    """Base of every error raised on purpose by kdcmae; its text is one line, also where it quotes a library."""
+    """Base of every error raised on purpose by kdcmae; its message is one line, even if it quotes a library."""
 
     exit_code = 2
 
@@ -84,7 +84,7 @@ class DataError(KdcmaeError):
 
 
 class DiskFullError(KdcmaeError):
-    """A disk or quota is full; what was written before is kept."""
+    """A disk or quota is full; files written before remain."""
 
 
 class EngineError(KdcmaeError):
@@ -100,7 +100,7 @@ class EngineIntegrityError(EngineError):
 
 
 class EnginePrecisionError(EngineError):
-    """The engine would execute in another precision than it claims, and the caller asked for none other."""
+    """The engine would execute in another precision than it claims, and the caller did not allow that."""
 
     exit_code = 1
 
@@ -116,7 +116,7 @@ class GateError(KdcmaeError):
 
 
 class TrainingError(KdcmaeError):
-    """A training run had to stop: its loss is no longer a number."""
+    """A training run had to stop, for example because its loss is not finite."""
 
     exit_code = 1
 

@@ -31,17 +31,17 @@ __all__ = ["AnySizeImageFrontend", "AudioFrontend", "Fbank", "ImageFrontend"]
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Where autocast is on. Where it is off there is nothing to turn off, and exporters get a graph without blocks."""
+    """Disable autocast if it is on; if it is off, do nothing, so that exported graphs get no autocast blocks."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 class _Float32Module(nn.Module):
-    """A module of constants that follows its model to a device, never to another dtype."""
+    """A module of float32 constants: it moves to its model's device and ignores its dtype."""
 
     def constant(self, name: str, values: ArrayLike) -> None:
-        """Register constants: float32, and no part of a checkpoint."""
+        """Register constants: float32, not saved in checkpoints."""
         self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float32)), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -102,8 +102,8 @@ class AudioFrontend(nn.Module):
 
         Args:
             waveform: (B, S) in [-1, 1], 16 kHz mono, at least 400 samples.
-            samples: (B,) integers, how much of each row is sound: frames that reach beyond it become padding, which
-                silence appended to the sound would not. None where all of it is.
+            samples: (B,) integers, number of samples of each row that are sound: frames beyond them become padding,
+                unlike appended silence. None if all samples are sound.
 
         Returns:
             (B, audio_frames, 128) float32.
@@ -133,7 +133,7 @@ class _ImageFrontend(_Float32Module, ABC):
         """Resize, crop and normalise.
 
         Args:
-            frames: (B, H, W, 3) uint8, RGB. The cast comes first: TensorRT takes uint8 inputs only straight into one.
+            frames: (B, H, W, 3) uint8, RGB. The cast comes first, because TensorRT requires it for uint8 inputs.
 
         Returns:
             (B, 3, image_size, image_size) float32.

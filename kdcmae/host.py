@@ -24,7 +24,7 @@ def describe_host() -> dict[str, str | int]:
 
 
 def cpu_name(system: Path = Path("/")) -> str:
-    """The processor's name as the system gives it, or that of the board that it is on; empty where there is neither.
+    """The name of the processor, or of its board, as the system reports it; empty if it reports neither.
 
     Args:
         system: root of the system's files.
@@ -37,12 +37,12 @@ def cpu_name(system: Path = Path("/")) -> str:
             facts.setdefault(name.strip(), value.strip())
     if "model name" in facts:
         return facts["model name"]
-    if board.is_file():  # ARM's cores are numbers alone
+    if board.is_file():  # Linux names ARM cores by numbers only
         return board.read_text(errors="replace").strip("\0\n")
     return f"{platform.machine()} core {facts['CPU part']}" if "CPU part" in facts else platform.processor()
 
 
-# The instructions that decide what compiled code runs on, and how fast, as Linux names them.
+# Instructions that determine where compiled code runs and how fast, by Linux's names.
 _FEATURES = (
     *("avx", "avx2", "fma", "f16c", "bmi1", "bmi2"),
     *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vbmi2", "avx512ifma"),
@@ -53,7 +53,7 @@ _FEATURES = (
 
 
 def cpu_features() -> frozenset[str]:
-    """Vector and matrix instructions of this processor, as Linux names them; empty where the system does not say."""
+    """Vector and matrix instructions of this processor, by Linux's names; empty if the system does not report them."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():
@@ -63,13 +63,13 @@ def cpu_features() -> frozenset[str]:
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
-    """CPUs that this process can keep busy: those that it may run on, as far as the quota of its control group goes.
+    """Number of CPUs that this process can use: its affinity, limited by the quota of its control group.
 
-    More threads than a quota has room for are stopped together until its next period begins, in the middle of an
-    inference. A fraction of a CPU is left out for that reason.
+    With more threads than the quota allows, all threads stop until the next period begins, in the middle of an
+    inference. For this reason the number is rounded down.
 
     Args:
-        root: of the file system that the system reports itself in.
+        root: of the file system with ``proc`` and ``sys``.
     """
     return len(cpu_numbers(root))
 
@@ -78,14 +78,14 @@ def cpu_numbers(root: Path = Path("/")) -> tuple[int, ...]:
     """Numbers of the CPUs that :func:`usable_cpus` counts, in order: a process that is pinned needs them.
 
     Args:
-        root: of the file system that the system reports itself in.
+        root: of the file system with ``proc`` and ``sys``.
     """
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return tuple(cpus[: max(1, int(min(len(cpus), *_cpu_quotas(root), math.inf)))])
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """The quotas in CPUs of this process's control group and of those that it is part of."""
+    """Quotas in CPUs of this process's control group and of its parents."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, name = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -100,7 +100,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _quota(lines: list[str]) -> Iterator[float]:
-    """Microseconds of computing per period of so many; "max" and -1 stand for no quota."""
+    """CPU time per period, both in microseconds; "max" and -1 mean no quota."""
     quota, period = (*" ".join(lines).split(), "", "")[:2]
     if quota.isdecimal() and period.isdecimal() and int(period):
         yield int(quota) / int(period)
@@ -114,7 +114,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def peak_rss_bytes() -> int | None:
-    """Largest resident memory of this process so far, in bytes; None where the system does not say.
+    """Largest resident memory of this process so far, in bytes; None if the system does not report it.
 
     Linux's own counter is read because ``getrusage`` also counts what the parent held when it forked.
     """

@@ -1,7 +1,7 @@
 """Token keep: an encoder that runs on a fixed share of the patches.
 
-The model was pretrained on a quarter of the patches, so it has learnt to do without the others. Which ones it sees
-is decided from the pixels, before anything is embedded: the others are never read again. Scores are float32 whatever
+The model was pretrained on a quarter of the patches, so it can work without the others. The patches are
+chosen by their pixels before the embedding; the others are not read again. Scores are float32 whatever
 the model computes in, so that every engine chooses the same patches.
 
 Shapes: B samples, L patches, n kept patches, K pixels per patch.
@@ -45,7 +45,7 @@ _TIE_BREAK = 1e-6  # of the contrast of normalised pixels: far below what a patc
 
 @dataclass(frozen=True, kw_only=True)
 class TokenKeep:
-    """How many patches of each modality an encoder sees, and which.
+    """Number and choice of the patches that an encoder sees.
 
     Args:
         ratio: share of the patches, in (0, 1]; 1 is the whole model.
@@ -70,8 +70,8 @@ def keep_tokens(model: Model, keep: TokenKeep) -> Model:
     """A model whose encoder runs on the kept patches only, on every path.
 
     Args:
-        model: left as it is.
-        keep: how many, and which.
+        model: not changed.
+        keep: number and choice of the patches.
 
     Returns:
         A model that shares the weights and takes spectrograms of its full length only; ``model`` itself where every
@@ -95,7 +95,7 @@ def keep_tokens(model: Model, keep: TokenKeep) -> Model:
 
 
 def kept_tokens(model: Encoder) -> dict[str, Any] | None:
-    """What :func:`keep_tokens` left of a model, as plain data; None for a whole one."""
+    """The token keep of a model as plain data; None for a model with all tokens."""
     if isinstance(model, MergedClassifier):
         counts = {"audio_tokens": model.audio_groups.count, "video_tokens": model.video_groups.count}
         return {"ratio": model.ratio, "by": "merge", **counts}
@@ -107,12 +107,12 @@ def kept_tokens(model: Encoder) -> dict[str, Any] | None:
 
 
 class KeptPatchEmbed(nn.Module):
-    """A patch embedding that sees the patches it chooses.
+    """A patch embedding that chooses its patches.
 
     Args:
         embed: embeds them.
         choose: (B, T, F) or (B, 3, H, W) float32 -> (B, n) int64.
-        keep: what was asked for.
+        keep: the settings.
     """
 
     def __init__(self, embed: PatchEmbed, choose: UniformChoice | EnergyChoice, keep: TokenKeep) -> None:
@@ -161,8 +161,8 @@ class EnergyChoice(nn.Module):
     """The patches of the highest contrast: the distance from their lowest to their highest pixel.
 
     Padding and plain background have none. The distance is exact in float32 whatever order an engine computes in, and
-    where two patches have the same, such as none, the one that :func:`spread_order` names first goes first: no
-    engine is left to choose its own way.
+    ties, such as between flat patches, are resolved in the order of :func:`spread_order`, so that all
+    engines choose the same patches.
 
     Args:
         grid: patches as (rows, columns).
@@ -182,14 +182,14 @@ class EnergyChoice(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = patch_grid(pixels.float(), self.patch_size).flatten(3).flatten(1, 2)
-        # Halves, because OpenVINO turns a difference into a layer that forgets to stay in float32.
+        # Halves, because OpenVINO fuses a difference into a layer that does not stay in float32.
         contrast = 0.5 * patches.amax(dim=2) + -0.5 * patches.amin(dim=2)
         scores = contrast + self.late.float() * (_TIE_BREAK / self.length)
         return scores.topk(self.count, dim=1).indices
 
 
 def spread_order(rows: int, columns: int) -> Tensor:
-    """Every patch of a grid in an order whose every beginning is spread evenly over it.
+    """All patches of a grid, in an order of which every prefix is evenly spread over the grid.
 
     Returns:
         (rows * columns,) int64 patch ids; the first half is a checkerboard, the first quarter every other row and

@@ -36,7 +36,7 @@ class PatchEmbed(nn.Module):
             (V*B, n, D), view-major; (B, L, D) without ``ids_keep``.
         """
         bias = self.proj.bias
-        assert bias is not None  # Conv2d has one unless told otherwise
+        assert bias is not None  # Conv2d has a bias by default
         return ops.embed_patches(pixels, self.proj.weight, bias, pos_embed, modality, ids_keep)
 
 
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """(B, L, D) -> (B, L - start, D): what the tokens from ``start`` on gather from all of them."""
+        """(B, L, D) -> (B, L - start, D): attention of the tokens from ``start`` on over all tokens."""
         return self.proj(tokens_from(start, ops.attention(self.qkv(x), self.num_heads)))
 
 
@@ -95,7 +95,7 @@ class Block(nn.Module):
 
 
 def tokens_from(start: int, x: Tensor) -> Tensor:
-    """The tokens of (B, L, D) from ``start`` on; an exported graph gets no slice that takes everything."""
+    """The tokens of (B, L, D) from ``start`` on; no slice is added to an exported graph if ``start`` is 0."""
     return x[:, start:] if start else x
 
 

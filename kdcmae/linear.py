@@ -1,4 +1,4 @@
-"""Linear layers that train faster on CPUs whose float32 products oneDNN computes faster than the default BLAS."""
+"""Linear layers that train faster on CPUs where oneDNN's float32 products are faster than the default BLAS."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def inference_products_by_onednn() -> Iterator[None]:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``; training in float32 on a CPU that MKL is slow on computes its products with oneDNN.
+    """``nn.Linear``; float32 training uses oneDNN's products on CPUs where MKL is slow.
 
     Inference does so within :func:`inference_products_by_onednn`.
     """
@@ -86,8 +86,8 @@ def _is_float32_on_slow_cpu(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _mkl_is_slow() -> bool:
-    """MKL is at its best on its maker's CPUs, where oneDNN takes up to twice as long.
+    """Whether oneDNN is faster than MKL. On Intel CPUs it takes up to twice as long.
 
-    On AMD's oneDNN wins; both measured with ``kdcmae-bench kernels --device cpu --case step``.
+    On AMD CPUs it is faster; both measured with ``kdcmae-bench kernels --device cpu --case step``.
     """
     return "Intel" not in host.cpu_name()

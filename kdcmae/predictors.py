@@ -155,7 +155,7 @@ class CheckpointPredictor:
             runs_on="torch",
             modality=getattr(config, "modality", "audiovisual"),
             outputs=("logits",) if classifies else (AUDIO_FEATURES, VIDEO_FEATURES),
-            labels=self.module.labels if classifies else (),
+            labels=getattr(module, "labels", ()),
             scores="sigmoid" if getattr(config, "multi_label", False) else "softmax",
             random_weights=False,
             preprocessing=config.preprocessing,
