@@ -125,7 +125,7 @@ class FixedWeighting(nn.Module):
         self.weights = dict(weights)
 
     def forward(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Scalars by name -> a scalar; terms without a weight do not count."""
+        """Scalars by name -> a scalar; terms without a weight are ignored."""
         weighted = [weight * terms[name] for name, weight in self.weights.items()]
         return torch.stack(weighted).sum()
 
@@ -137,7 +137,7 @@ class UncertaintyWeighting(nn.Module):
         weights: the weight 1 / (2 s^2) that each loss starts from, by name.
 
     Source: Kendall et al., Multi-Task Learning Using Uncertainty (CVPR 2018). The published KDC-MAE code detaches
-    the losses from its dynamic weights, which then learn nothing.
+    the losses from its dynamic weights, so those weights do not learn.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -147,11 +147,11 @@ class UncertaintyWeighting(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The present weight of each loss."""
+        """The current weight of each loss."""
         return dict(zip(self.names, self._factors().tolist(), strict=True))
 
     def forward(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Scalars by name -> a scalar; terms without a weight do not count."""
+        """Scalars by name -> a scalar; terms without a weight are ignored."""
         losses = torch.stack([terms[name] for name in self.names])
         return (self._factors() * losses + self.log_sigma).sum()
 

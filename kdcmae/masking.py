@@ -59,7 +59,7 @@ class View:
 
 
 def kept_count(length: int, mask_ratio: float) -> int:
-    """Tokens kept of ``length``: int(length * (1 - mask_ratio)), guarded against float dust."""
+    """Tokens kept of ``length``: int(length * (1 - mask_ratio)), without floating-point error."""
     return int(length * (1.0 - mask_ratio) + 1e-9)
 
 
@@ -72,9 +72,9 @@ def complementary_views(
         batch: samples B.
         length: tokens L.
         mask_ratio: share of tokens removed from each view.
-        views: how many; ``views * (1 - mask_ratio)`` must not exceed 1.
-        generator: source of randomness; its device is the views' device. One per sample makes a sample's views
-            independent of the batch around it.
+        views: their number; ``views * (1 - mask_ratio)`` must not exceed 1.
+        generator: source of randomness; its device is the views' device. With one per sample, a sample's views do
+            not depend on the other samples of the batch.
 
     Raises:
         ConfigError: the views need more tokens than there are, or keep none.

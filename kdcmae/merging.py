@@ -1,9 +1,9 @@
-"""Token merging: patches that look alike become one token after the first block.
+"""Token merging: similar patches become one token after the first block.
 
-Which patches belong together is decided from their pixels in float32, as in :mod:`kdcmae.keep`, so that every engine
-merges alike. Nothing is thrown away: a token is the mean of its patches, and counts as many times in the final mean.
+Groups are chosen by the patches' pixels in float32, as in :mod:`kdcmae.keep`, so that every engine merges the same
+patches. No patch is dropped: a token is the mean of its patches, and is weighted by their number in the final mean.
 
-Shapes: B samples, L patches, n groups, m seeds (patches that others join), D width.
+Shapes: B samples, L patches, n groups, m seeds (patches that other patches join), D width.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from kdcmae.layers import Block, Norms
 __all__ = ["MergedClassifier", "PatchGroups", "merge"]
 
 _NEARNESS = 1e-3  # of the squared distance on the grid, against the mean squared difference of normalised pixels
-_TIE_BREAK = 2e-6  # far below a difference that means something, above float32's rounding
+_TIE_BREAK = 2e-6  # far below a meaningful difference, above float32's rounding
 
 
 class PatchGroups(nn.Module):
-    """Groups of similar patches: seeds spread over the grid, and the others with their most similar seed or alone.
+    """Groups of similar patches: each other patch joins its most similar seed, or is a group by itself.
 
     Args:
         grid: patches as (rows, columns).
-        count: n; half of them are seeds, and of the other patches the least similar ones stay alone.
+        count: n; half of the groups have a seed, and the least similar other patches are groups by themselves.
         patch_size: side of a patch in pixels.
         order: (L,) int64, the patches, seeds first.
 
@@ -69,7 +69,7 @@ class PatchGroups(nn.Module):
         return groups[:, :, self.order.argsort()]
 
     def _bias(self) -> Tensor:
-        """(others, m) float32: near seeds are preferred, and no two pairs are alike."""
+        """(others, m) float32: prefers near seeds, and breaks ties."""
         seeds, others = self.places[: self.seeds], self.places[self.seeds :]
         distance = (others.unsqueeze(1) - seeds).square().sum(dim=2)
         index = 2 * torch.arange(len(seeds), device=seeds.device)
@@ -88,7 +88,7 @@ class MergedClassifier(KDCMAEClassifier):
     Args:
         config: of the classifier; its weights are loaded afterwards.
         audio_groups, video_groups: of the two modalities.
-        ratio: tokens that are left, as a share.
+        ratio: share of tokens after merging.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class MergedClassifier(KDCMAEClassifier):
         if image is not None and modality != "audio":
             parts.append(self._video(image))
         if not parts:
-            return super().pooled(audio, image)  # which says what is missing
+            return super().pooled(audio, image)  # raises the error for the missing input
         tokens = torch.cat([part[0] for part in parts], dim=1)
         sizes = torch.cat([part[1] for part in parts], dim=1)
         if modality != "audiovisual":

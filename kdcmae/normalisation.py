@@ -1,8 +1,8 @@
-"""The statistics that normalise a model's inputs: what a checkpoint states, and what is assumed where it does not.
+"""Statistics that normalise a model's inputs: those that a checkpoint states, and assumptions for the others.
 
 They are fields of the model's configuration, so checkpoints of our own hold them. Published CAV-MAE and KDC-MAE files
-hold tensors alone: their statistics are those of the published code, and their sound the left channel of its clips,
-unless the user says otherwise.
+hold only tensors: the assumed statistics are those of the published code, and the assumed sound is the left channel,
+unless the user gives others.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STATISTICS: Mapping[str, tuple[str, ...]] = {
     "audio": ("fbank_mean", "fbank_std", "mono"),
     "image": ("image_mean", "image_std"),
 }
-"""The fields of a configuration that say how each input was made: its statistics, and which channels were heard."""
+"""Fields of a configuration that describe each input: its statistics, and its channels."""
 
 PUBLISHED: Mapping[str, Any] = {"mono": "left"}
-"""What the published models differ in from the defaults: their extraction takes the left channel."""
+"""Differences of the published models from the defaults: their extraction takes the left channel."""
 
 _PUBLISHED_FOR = {"audio": "AudioSet and VGGSound", "image": "ImageNet"}
 
@@ -36,7 +36,7 @@ def assumed_statistics(
     overrides: Collection[str],
     path: object,
 ) -> str:
-    """The statistics of a loaded model that neither its file nor the user states, which is worth a warning.
+    """The statistics of a loaded model that neither its file nor the user states; logs a warning about them.
 
     Args:
         config: of the model.
@@ -71,13 +71,13 @@ def described(config: EncoderConfig, names: Iterable[str]) -> str:
 
 
 def differing(before: EncoderConfig, after: EncoderConfig) -> list[str]:
-    """The names of the statistics that two models do not share."""
+    """The names of the statistics in which two models differ."""
     every = [name for names in STATISTICS.values() for name in names]
     return [name for name in every if getattr(before, name) != getattr(after, name)]
 
 
 def _warn_of_others(stored: Mapping[str, Any], config: EncoderConfig, path: object) -> None:
-    """Say that the user replaced statistics that a file states; what a file of an earlier version lacks is default."""
+    """Warn if the user replaced statistics that a file states; files of earlier versions have the defaults."""
     every = [name for names in STATISTICS.values() for name in names]
     trained = EncoderConfig(**{name: stored[name] for name in every if name in stored})
     if names := differing(trained, config):

@@ -1,8 +1,8 @@
 """The operations that have a Triton kernel, and the one setting that chooses between kernel and reference.
 
 ``auto`` (the default) takes the kernels for CUDA tensors where Triton is installed, and the plain PyTorch
-references elsewhere: on other devices, in dtypes the kernels do not have, where a gradient is wanted that they
-do not give, and while exporting, because Python kernels do not load outside Python. ``triton`` insists on the
+references elsewhere: on other devices, in dtypes and for gradients that the kernels do not support,
+and while exporting, because Python kernels do not load outside Python. ``triton`` forces the
 kernels (on the CPU under ``TRITON_INTERPRET=1``), ``reference`` on the references.
 """
 
@@ -31,7 +31,7 @@ _backend: Backend = "auto"
 
 
 def backend() -> Backend:
-    """The backend in force."""
+    """The current backend."""
     return _backend
 
 
@@ -68,7 +68,7 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Multi-head self-attention over sequences of one length, softmax scale ``head_size ** -0.5``.
 
     Args:
-        qkv: (B, L, 3*D), what ``nn.Linear(D, 3*D)`` gives.
+        qkv: (B, L, 3*D), the output of ``nn.Linear(D, 3*D)``.
         num_heads: divides D.
 
     Returns:
@@ -114,7 +114,7 @@ def embed_patches(
     """Patch weights, positions and modality over all patches, or over the kept patches of every view.
 
     Dtypes are those of ``F.linear`` and a sum: under autocast the product has the autocast dtype, and float32
-    positions make float32 tokens. The kernel gives gradients to everything but ``pixels``; where ``pixels`` want
+    positions make float32 tokens. The kernel gives gradients to everything but ``pixels``; if ``pixels`` need
     one, ``auto`` takes the reference. Ids are not range-checked: that would stall the GPU.
 
     Args:

@@ -33,7 +33,7 @@ class MaskedPair:
 
 @dataclass(frozen=True)
 class Latents:
-    """What the encoder makes of one view.
+    """Encoder outputs for one view.
 
     Args:
         joint: (B, n_a + n_v, D) joint pass after ``norm``, kept audio tokens first, in packed order.
@@ -101,8 +101,8 @@ class KDCMAE(AutoEncoder):
         Args:
             audio: (B, T, 128) normalised fbank.
             image: (B, 3, 224, 224) normalised.
-            pairs: the views to use; drawn at random where not given.
-            generator: source of the random masks; one per sample makes them independent of the batch around it.
+            pairs: the views to use; drawn at random by default.
+            generator: source of the random masks; with one per sample they do not depend on the other samples.
         """
         if pairs is None:
             pairs = self.sample_pairs(audio, generator)
@@ -153,7 +153,7 @@ class KDCMAE(AutoEncoder):
 
         Args:
             audio: (B, T, 128). image: (B, 3, 224, 224).
-            pairs, latents: the views and what :meth:`encode` made of them.
+            pairs, latents: the views and their outputs of :meth:`encode`.
 
         Returns:
             The audio and the video reconstruction loss, summed over the views.
@@ -164,7 +164,7 @@ class KDCMAE(AutoEncoder):
         predicted_audio, predicted_video = self.decode_removed(joint, audio_view, video_view)
         patch_size = self.config.patch_size
         with torch.autocast(audio.device.type, enabled=False):
-            # Every view removes as many patches, so their sum of means is one mean times their number.
+            # All views remove the same number of patches, so the sum of means is one mean times the number of views.
             return (
                 len(pairs) * self._mean_error(predicted_audio, patchify_audio(audio, patch_size), audio_view),
                 len(pairs) * self._mean_error(predicted_video, patchify_image(image, patch_size), video_view),

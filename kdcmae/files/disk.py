@@ -1,4 +1,4 @@
-"""Full disks, told from other errors, and said in one line."""
+"""Detect full disks, and report them in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["disk_is_full", "writing"]
 
 # A file may also reach the largest size that its user or its file system allows.
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors says which error of the system it met
+_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors reports a system error
 
 
 def disk_is_full(error: BaseException | None) -> bool:

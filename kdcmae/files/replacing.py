@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["open_to_others", "replacing"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Temporary file beside another, with a random name; it replaces the other one when the block ends.
+    """A temporary file with a random name beside ``path``; it replaces ``path`` when the block ends.
 
-    Nothing remains of it where the block fails. In containers several processes may have the same number, so that is
-    no part of the name; neither is the file's own, which may be as long as names can be, but for its suffix.
+    It is removed if the block fails. Its name does not contain the process number, which several containers may share,
+    nor the name of ``path``, which may already have the maximum length; only its suffix.
 
     Args:
         path: of the file; its folder exists.
@@ -35,12 +35,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def open_to_others(files: Iterable[Path]) -> None:
-    """Let whoever may use a new file there use these: some libraries write theirs for the owner alone.
+    """Give files the permissions of a new file in their folder, because some libraries restrict theirs to the owner.
 
-    A file tells what that mode is, since a process can only read its mask by changing it, for other threads as well.
+    The mode comes from a probe file, because reading the process's mask would change it for other threads.
 
     Args:
-        files: in folders that can be written to; the mode of a new file beside the first counts for all.
+        files: in writable folders; the mode of a new file beside the first one applies to all.
 
     Raises:
         OSError: one of them is not there.

@@ -1,8 +1,8 @@
-"""Text files that people make: class names, manifests and expected outputs, whatever editor or spreadsheet wrote them.
+"""Text files that people write with any editor or spreadsheet: class names, manifests and expected outputs.
 
-Everything of that kind is read here, so that an encoding or a line break means the same everywhere. A line ends at a
+All of them are read here, so that encodings and line breaks are treated alike. A line ends at a
 line feed, a carriage return or both, and nowhere else: ``str.splitlines`` also splits at form feeds and U+0085, which
-shifts every class behind them.
+would shift all later classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdcmae.errors import DataError
 
 __all__ = ["Table", "name_of", "read_json", "read_json_lines", "read_table", "read_text", "without_line_breaks"]
 
-# The mark of UTF-32 begins with that of UTF-16, and has to be looked for first.
+# The mark of UTF-32 begins with that of UTF-16, so it is tested first.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -97,16 +97,16 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        DataError: cannot be read as text, or is not JSON; says where.
+        DataError: cannot be read as text, or is not JSON; the message names the line.
     """
     return _parse_json(read_text(path), path)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """What each line of a file holds that is not blank, with its place, as ``FILE: line N``.
+    """The place, as ``FILE: line N``, and the content of each line that is not blank.
 
     Raises:
         DataError: cannot be read as text, or a line is not JSON.

@@ -103,7 +103,7 @@ def openable(path: Path) -> Iterator[Path]:
     except UnicodeEncodeError:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            # Not "self", because a compiler that this process starts has another; not os.getpid(), because /proc may
+            # Not "self", because a compiler that this process starts has another; not the process id, because /proc may
             # show the process under another number.
             yield Path("/proc", os.readlink("/proc/self"), "fd", str(descriptor))
         finally:
