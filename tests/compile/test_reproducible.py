@@ -56,9 +56,9 @@ def folders(
         commands = json.dumps([arguments(folder, *build) for build in BUILDS if can_be_built(build[0])])
         command = [sys.executable, "-c", CODE, commands]
         processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+    errors = [process.communicate()[1] for process in processes]
+    for process, text in zip(processes, errors, strict=True):
+        assert process.returncode == 0, text
     return one, other
 
 
