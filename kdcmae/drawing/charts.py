@@ -1,7 +1,7 @@
 """Charts as SVG, for the pages of :mod:`kdcmae.drawing.markup`.
 
 Every text is escaped here. Charts are drawn in a narrow coordinate system and scaled, so that they stay readable on a
-phone; colours are classes, so that the page's style sheet can turn them for a dark screen.
+phone; colours are CSS classes, so that the page's style sheet can change them for a dark screen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 CHARACTER = 8
-"""Width of a character of a value, about, so that what stands behind a bar has room."""
+"""Approximate width of a character, to reserve room for the text behind a bar."""
 
 _WIDTH = 440
 _ROW = 36
@@ -47,8 +47,8 @@ class Bar:
         label: what it stands for.
         value: its length.
         high: end of the whisker, such as a 99th percentile; None for no whisker.
-        note: shown behind the value.
-        colour: which of the page's colours; bars of one kind share one.
+        note: text after the value.
+        colour: which of the page's colours; bars of one kind share a colour.
         text: the value as it is shown; empty for four digits and the chart's unit.
         limit: marked by a line; a bar beyond it is drawn as bad. None for no mark.
     """
@@ -93,7 +93,7 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str, logarithmic: bool = Fals
     """Horizontal bars, each with its label above and its value behind it.
 
     Args:
-        title: said to screen readers.
+        title: for screen readers.
         rows: from top to bottom.
         unit: of the values.
         logarithmic: the axis begins a power of ten below the smallest value; zero has no bar.
@@ -130,7 +130,7 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
     """Horizontal bars made of stages, with a legend.
 
     Args:
-        title: said to screen readers.
+        title: for screen readers.
         rows: stages by name and length, by the label of the bar.
         unit: of the lengths.
     """
@@ -159,7 +159,7 @@ def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> 
     """Lines over numbers such as batch sizes, from zero upwards, with a legend.
 
     Args:
-        title: said to screen readers.
+        title: for screen readers.
         series: the lines.
         x_label, y_label: of the axes, units included.
     """
@@ -186,7 +186,7 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
     """Numbered points with a legend of their names; marked points are joined.
 
     Args:
-        title: said to screen readers.
+        title: for screen readers.
         points: to draw.
         x_label, y_label: of the axes, units included.
     """
@@ -213,10 +213,10 @@ def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, 
     """A picture of sound between its axes: time to the right, frequency upwards.
 
     Args:
-        title: said to screen readers.
+        title: for screen readers.
         source: of the picture, such as a data URI; it fills the plot.
         seconds: of sound it shows.
-        marks: places on the frequency axis, from 0 at its foot to 1, by what to write there.
+        marks: positions on the frequency axis, from 0 at its foot to 1, by their text.
     """
     width, height, left, top, foot = 344, 150, 42, 6, 30
     plot_width, plot_height = width - left - 10, height - top - foot
@@ -238,7 +238,7 @@ def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, 
 
 
 class _Axes:
-    """Turns values into places of a plot that begins ``top`` below the chart's upper edge.
+    """Maps values to positions in a plot that begins ``top`` below the chart's upper edge.
 
     ``whole`` values across, such as sizes of a batch, have whole numbers at their axis.
     """
@@ -271,10 +271,10 @@ class _Axes:
 
 
 def _apart(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[tuple[float, float]]:
-    """Where the texts of a plot's points begin, so that no text covers another or a point.
+    """Positions of the texts of a plot's points, so that no text covers another text or a point.
 
-    Each gets the first free place of those beside its point, above and below it, and farther below. Where none is free
-    it stands beside its point.
+    Each gets the first free place of those beside its point, above and below it, and farther below. If none is free,
+    it is beside its point.
     """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     found = []
@@ -312,7 +312,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _span(values: Sequence[float], *, zero: bool = False) -> tuple[float, float]:
-    """From the smallest to the largest value, or from zero, with some air around."""
+    """From the smallest to the largest value, or from zero, with a margin."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     air = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
     return (0.0 if zero else low - air), high + air
@@ -329,7 +329,7 @@ def _legend(names: Sequence[str]) -> tuple[str, int]:
 
 
 def cut(text: str, length: int) -> str:
-    """A text of at most so many characters; a longer one ends in an ellipsis."""
+    """A text of at most ``length`` characters; a longer text is cut and ends in an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

@@ -1,6 +1,6 @@
 """Charts as pictures of pixels, for PNG files and TensorBoard; pages draw theirs with :mod:`kdcmae.drawing.charts`.
 
-Pillow draws them. Its own typeface has Latin letters alone; others appear as boxes.
+Pillow draws them. Its own typeface has only Latin letters; others appear as boxes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def confusion_figure(title: str, labels: Sequence[str], counts: NDArray[np.integ
         counts: (C, C) clips.
 
     Returns:
-        Names and counts of as many classes as have room; of more, the shares alone, of up to 1024 pixels a side.
+        Names and counts of as many classes as have room; of more, only the shares, of up to 1024 pixels a side.
     """
     classes = len(labels)
     named = classes <= MOST_CELLS
@@ -108,7 +108,7 @@ def timeline_figure(timeline: Timeline) -> Picture:
     """A clip's scores over time: a row per class, darker for a higher score from 0 to 1.
 
     Args:
-        timeline: what to draw.
+        timeline: to draw.
     """
     left, width, row, top = 220, 900, 30, 70
     bottom = top + row * len(timeline.labels)

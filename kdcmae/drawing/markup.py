@@ -1,7 +1,7 @@
-"""HTML that is escaped unless it was made here, and the pages made of it.
+"""HTML that escapes all text except markup made in this module, and pages built from it.
 
-A page is one file without scripts that loads nothing, for light, dark, phone and desktop; every page of the package
-has the style sheet of this module.
+A page is one file without scripts or external resources, for light and dark screens, phones and desktops. Every page of
+the package uses the style sheet of this module.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Timeline", "clock", "runs", "time_ticks"]
 
-_CLASSES = 8  # rows of a picture
+_CLASSES = 8  # most rows of a picture
 _COLUMNS = 240  # of a picture; windows that share one show their highest score
 _LISTED = 300  # rows of the page's table
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
@@ -27,12 +27,12 @@ _WIDTH, _ROW, _STRIP, _AXIS = 440, 40, 20, 30  # of the page's drawing
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
-    """What is drawn of a clip.
+    """The drawn data of a clip.
 
     Args:
         title: name of the clip.
-        model: name of what scored it.
-        windows: how many there are.
+        model: name of the model.
+        windows: their number.
         duration_s: of the clip.
         labels: of the classes with the highest scores of all, at most eight, highest mean first.
         means: score of each of them, over the whole clip.
@@ -60,11 +60,11 @@ class Timeline:
         scores: NDArray[np.floating[Any]],
         labels: Sequence[str],
     ) -> Timeline:
-        """Choose what is drawn.
+        """Select the drawn data.
 
         Args:
             title: name of the clip.
-            model: name of what scored it.
+            model: name of the model.
             spans: of the windows, start and end in seconds.
             scores: (windows, classes).
             labels: of the classes.

@@ -1,8 +1,8 @@
-"""What a checkpoint file is, told from its first bytes, and its content where it is one that can be read safely.
+"""Detect the format of a checkpoint file from its first bytes, and read its content if that is safe.
 
 Nothing in a file is ever executed. PyTorch files go through ``torch.load(weights_only=True)``, which knows pickle
-protocols up to 3; newer ones go through an unpickler that knows the same few names. Whatever else people hand over is
-refused with what it is and how to get weights out of it.
+protocols up to 3; newer ones go through an unpickler that allows the same few names. Any other file is refused; the
+message names its format and how to get the weights out of it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["FileContent", "listed", "read_file"]
 
 @dataclass(frozen=True, kw_only=True)
 class FileContent:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Args:
-        tree: tensors by name, or mappings of them among other things.
+        tree: tensors by name, or containers with such mappings.
         metadata: texts by name, of a safetensors file.
     """
 
@@ -47,7 +47,7 @@ def read_file(path: Path) -> FileContent:
     """Read a PyTorch or safetensors file.
 
     Raises:
-        CheckpointError: cannot be read, is damaged, holds code, or is something else, which the message names.
+        CheckpointError: cannot be read, is damaged, contains code, or has another format, which the message names.
     """
     try:
         with path.open("rb") as file:
@@ -89,7 +89,7 @@ _ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]")
 
 
 def _named(path: Path, head: bytes) -> str:
-    """What a file is that cannot be read, and what to do."""
+    """The format of a file that cannot be read, and the fix."""
     for magic, name in _MAGICS:
         if head.startswith(magic):
             return name
@@ -135,7 +135,7 @@ def _require_torch_archive(path: Path) -> None:
     """Refuse zip archives that ``torch.save`` did not write.
 
     Raises:
-        CheckpointError: names what wrote it.
+        CheckpointError: written by something else, which the message names.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -180,7 +180,7 @@ def _read_archive(path: Path) -> Any:
     return _load(path, weights_only=True) if protocol <= 3 else _load(path, weights_only=False, pickle_module=_plain)
 
 
-# The number that torch.save wrote first of all before it wrote zip archives.
+# The first number in files of torch.save from before zip archives.
 _LEGACY = b"l\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -203,7 +203,7 @@ def _read_legacy(path: Path, head: bytes) -> Any:
 def _load(path: Path, **how: Any) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of protocols and damaged bytes: the outcome says enough
+            warnings.simplefilter("ignore")  # about protocols and damaged bytes: the error below is enough
             return torch.load(path, map_location="cpu", **how)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -215,7 +215,7 @@ def _load(path: Path, **how: Any) -> Any:
 
 
 def _code_in(path: Path, error: Exception) -> str:
-    """The names in a pickle that could be code, where they can be told without loading it."""
+    """The names in a pickle that could be code, as far as they can be listed without loading it."""
     if isinstance(error, _ForbiddenNameError):
         return f" ({error})"
     try:
@@ -231,10 +231,10 @@ def _code_in(path: Path, error: Exception) -> str:
 
 
 class _ForbiddenNameError(pickle.UnpicklingError):
-    """A pickle asks for something that is no part of a tensor; its text is the name."""
+    """A pickle refers to a name that is not part of a tensor; the message is the name."""
 
 
-# What tensors are made of in a pickle, as torch's own reader of weights has it.
+# Names that tensors consist of in a pickle, as in torch's own weights-only reader.
 _ALLOWED: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch", "Size"): torch.Size,
@@ -245,7 +245,7 @@ _ALLOWED: Mapping[tuple[str, str], Any] = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads tensors and plain data, and looks up nothing else; storages are torch's matter."""
+    """Reads only tensors and plain data; torch loads their storages."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
@@ -270,11 +270,11 @@ def _read_safetensors(path: Path) -> FileContent:
 
 
 def _protocol(head: bytes) -> int:
-    """Protocol number of a pickle; 0 where it does not state one, as protocols 0 and 1 do not."""
+    """Protocol number of a pickle; 0 if it states none, as protocols 0 and 1."""
     return head[1] if head[:1] == b"\x80" else 0
 
 
 def listed(names: list[str], limit: int = 12) -> str:
-    """Names as one text, the first ones of many."""
+    """Names joined in one text, at most ``limit`` of them."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,4 +1,4 @@
-"""What our own checkpoints say of themselves, read without their tensors and without PyTorch."""
+"""Metadata of our own checkpoints, read without their tensors and without PyTorch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KIND_KEY = "kdcmae_kind"
 
 
 def stored_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The class names in a checkpoint of ours; none in any other file, or in one that names none.
+    """The class names in a checkpoint of ours; empty for any other file, or without labels.
 
-    What is wrong with a file is told by :func:`~kdcmae.load_classifier`, which reads all of it.
+    Errors in a file are reported by :func:`~kdcmae.load_classifier`, which reads all of it.
     """
     import safetensors
 

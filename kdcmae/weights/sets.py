@@ -1,8 +1,8 @@
-"""The weights of one model, picked out of whatever a trainer saved around them.
+"""Find the weights of one model among the other content of a trainer's checkpoint.
 
-Trainers put weights into containers (``{"model": ..., "optimizer": ...}``), wrap models in other modules, which puts
-prefixes before the names (``module.``, ``_orig_mod.``), and may save two sets of weights: those that were trained and
-their moving average. Containers and prefixes are taken away in any order and nesting; of two sets the caller chooses.
+Trainers put weights into containers (``{"model": ..., "optimizer": ...}``), wrap models in other modules, which adds
+prefixes to the names (``module.``, ``_orig_mod.``), and may save two sets of weights: the trained ones and
+their moving average. Containers and prefixes are removed in any order and nesting; the caller chooses between two sets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kdcmae.weights.files import listed
 __all__ = ["Weights", "as_float32", "choose_weights"]
 
 Weights = Literal["model", "ema"]
-"""Which of two sets in a file: as trained, or their moving average."""
+"""Which set of weights: the trained ones, or their moving average."""
 
 _AVERAGES = (
     *("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "swa_model"),
@@ -31,10 +31,10 @@ _CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "module", *_AVE
 # model; no module of ours has such a name. The others are attributes that hold a whole model, and come first.
 _PASSED_THROUGH = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _HOLDERS = ("model", "net", "online_model", *_AVERAGES)
-# What modules that average count beside the weights: torch.optim.swa_utils.AveragedModel and ema-pytorch.
+# Counters that averaging modules store beside the weights: torch.optim.swa_utils.AveragedModel and ema-pytorch.
 _COUNTERS = ("n_averaged", "initted", "step")
 
-_DEEPEST = 8  # containers in containers; a pickle can hold itself
+_DEEPEST = 8  # nested containers; a pickle can contain itself
 
 _WIDENED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -44,12 +44,12 @@ def choose_weights(tree: Any, weights: Weights | None, path: str | os.PathLike[s
 
     Args:
         tree: the content of a checkpoint file.
-        weights: which set, where there are two; None where there is one.
+        weights: which set, if there are two; None if there is one.
         path: of the file, for messages.
 
     Raises:
         CheckpointError: the file holds no set of weights, not the one wanted, or several and no choice; the message
-            lists what it holds. Or a set has something else than tensors, or two for one name.
+            lists what it holds. Or a set has values that are not tensors, or two tensors for one name.
         ConfigError: ``weights`` is neither ``model`` nor ``ema``.
     """
     if weights is not None and weights not in get_args(Weights):
@@ -92,7 +92,7 @@ def as_float32(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dic
 
 
 def _sets(tree: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Sets of weights, each with the keys that lead to it."""
+    """Sets of weights, each with its path of keys."""
     if not isinstance(tree, Mapping) or place.count(".") >= _DEEPEST:
         return
     known = ("mean",) if place == "average" else _CONTAINERS
@@ -111,7 +111,7 @@ def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(name: Any) -> tuple[Weights, str]:
-    """Which set the name of a tensor is of, and the name without what wrappers put before and into it."""
+    """The set that a tensor's name belongs to, and the name without the prefixes of wrappers."""
     parts = [part for part in str(name).split(".") if part not in _PASSED_THROUGH]
     kind: Weights = "model"
     while len(parts) > 1 and parts[0] in _HOLDERS:
