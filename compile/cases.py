@@ -50,10 +50,10 @@ PAIRED_CLIPS = 64
 
 # Parameters times samples that a CPU computes in seconds. Every rung runs every batch within the first, and clips: a
 # tiny model takes them all, the base model three. The reference and the artifact run 64 clips, but of a model that
-# is large only those within the second: eight of the base model, with which the proof adds 30 % to a build. Of a model
+# is large only those within the second: ten of the base model, with which the proof adds 30 % to a build. Of a model
 # with random weights, whose classes mean nothing, the numbers alone can be proved, on the clips within the third.
 _WORK = 500_000_000
-_PAIRED_WORK = 1_350_000_000
+_PAIRED_WORK = 1_700_000_000
 _LARGE = 100_000_000  # parameters
 _UNTRAINED_WORK = 350_000_000
 

@@ -232,7 +232,7 @@ proof_options = _group(
         "--proof-clips",
         type=click.IntRange(min=1),
         help="How many clips to prove the engine on; made ones fill up to it. 64 by default, and fewer of a model so "
-        "large that they would take more than 30 % of the build: eight of the base model.",
+        "large that they would take more than 30 % of the build: ten of the base model.",
     ),
     click.option(
         "--no-stored-clips",

@@ -48,7 +48,7 @@ def test_samples_in_chunks_keep_their_order(model: EngineModel) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "random_weights", "clips"),
-    [(7_000_000, False, 64), (41_755_919, False, 64), (164_907_023, False, 8), (164_907_023, True, 2)],
+    [(7_000_000, False, 64), (41_755_919, False, 64), (164_907_023, False, 10), (164_907_023, True, 2)],
 )
 def test_a_large_model_is_proved_on_as_many_clips_as_its_build_affords(
     parameters: int, random_weights: bool, clips: int, model: EngineModel
