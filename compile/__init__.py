@@ -11,3 +11,21 @@ The same model, settings and versions give the same engine file, golden data and
 library builds deterministically: OpenVINO, ONNX and TensorRT for RTX do. ``manifest.json`` and ``report.html`` say when
 and in how many seconds an engine was built, so they differ.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdcmae.compile.api import compile_model
+
+__all__ = ["compile_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """``compile_model`` is imported when it is asked for: the command line needs none of what it imports."""
+    if name == "compile_model":
+        from kdcmae.compile.api import compile_model
+
+        return compile_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdcmae import progress
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json
 from kdcmae.compile import package
@@ -26,7 +27,7 @@ from kdcmae.compile.cli.options import (
     proof_options,
     quantization_options,
 )
-from kdcmae.compile.cli.search import search, search_settings
+from kdcmae.compile.cli.search import search, search_settings, show_search
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
@@ -42,34 +43,45 @@ from kdcmae.terminal import say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
+    from kdcmae.compile.search import Search
 
-__all__ = ["command"]
+__all__ = ["build", "command", "grouped"]
 
 
-@click.command(cls=KdcmaeCommand, sections=SECTIONS)
-@engine_options
-@model_options
-@output_options
-@quantization_options
-@proof_options
-@expect_options
-@click.option(
+_budget_option = click.option(
     "--budget-ms",
     type=Number(),
     help="Search precision, kept tokens and threads for the most accurate engine that takes at most this here, in nine "
     "of ten inferences, and loses at most --max-drop (1 by default).",
 )
+
+
+def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add every option of a build; the command gets what :func:`build` takes, in groups."""
+    groups = (
+        engine_options,
+        model_options,
+        output_options,
+        quantization_options,
+        proof_options,
+        expect_options,
+        _budget_option,
+    )
+    for group in reversed(groups):
+        command = group(command)
+    return command
+
+
+@_build_options
+def grouped(**groups: Any) -> dict[str, Any]:
+    """The values of all options, by their names, as what :func:`build` takes."""
+    return groups
+
+
+@click.command(cls=KdcmaeCommand, sections=SECTIONS)
+@_build_options
 @json_option
-def command(
-    engine: dict[str, Any],
-    destination: Destination,
-    quantization: dict[str, Any],
-    proof: dict[str, Any],
-    expectation: Expectation | None,
-    budget_ms: float | None,
-    as_json: bool,
-    **model_options: Any,
-) -> None:
+def command(as_json: bool, **groups: Any) -> None:
     """Compile a model to an engine folder and prove that it computes what the model computes.
 
     \b
@@ -78,6 +90,45 @@ def command(
     kdcmae-compile --target trt --checkpoint model.pth --precision fp16 --batch 1:8:64
     kdcmae-compile --target openvino --precision int8 --max-drop 1.0
     kdcmae-compile --budget-ms 100 --max-drop 1.0           # the most accurate engine that this machine runs in time
+    """
+    folder = build(Steps, note, show_search=partial(show_search, as_json=as_json), **groups)
+    if groups["budget_ms"] is not None:
+        return
+    if as_json:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        print_json({"engine": str(folder), "manifest": manifest})
+    else:
+        _report(folder, Manifest.read(folder))
+
+
+def build(
+    steps: Callable[..., progress.Steps],
+    say_in_passing: Callable[[str], None],
+    *,
+    engine: dict[str, Any],
+    destination: Destination,
+    quantization: dict[str, Any],
+    proof: dict[str, Any],
+    expectation: Expectation | None,
+    budget_ms: float | None,
+    show_search: Callable[[Search, Path | None], None] = lambda search, folder: None,
+    **model_options: Any,
+) -> Path:
+    """Build an engine, or search one; the command line and :func:`kdcmae.compile.compile_model` do it here.
+
+    Args:
+        steps: makes what shows progress, from the seconds that are expected.
+        say_in_passing: gets notes, a line each.
+        engine, destination, quantization, proof, expectation, budget_ms: groups of options.
+        show_search: gets what a search found and the engine's folder, or None where nothing fits.
+        model_options: what :func:`load_model` takes.
+
+    Returns:
+        The engine's folder.
+
+    Raises:
+        GateError: the engine is not what was asked for.
+        KdcmaeError: anything else that is in the way.
     """
     require_acting(BUILD_RULES)
     wanted = QuantizationSettings(**quantization, reuse=destination.cached)
@@ -88,44 +139,42 @@ def command(
     if searched or settings.precision in QUANTIZED:
         measured = searched is not None or wanted.max_drop is not None
         if line := require_clips(model_options, wanted, measured=measured):
-            note(f"note: calibrated on AVSynth: {line}")
+            say_in_passing(f"note: calibrated on AVSynth: {line}")
     kind = settings.precision if searched is None else "searched"
     folder = destination.folder or Path("out") / f"{settings.target}-{kind}"
     package.check_destination(folder)
     if searched is None:
         require_possible(settings)
-    step = Steps(expected=_earlier_seconds(folder, settings))
+    step = steps(expected=_earlier_seconds(folder, settings))
     if expectation is not None:
         model_options["trained"] = compared_with_trained(expectation, model_options, step)
     if searched is not None:
-        search(searched, folder, model_options, step, as_json=as_json)
-        return
-    _announce(settings, folder)
-    cache = BuildCache(lambda line: note(f"  note: {line}"))
+        search(searched, folder, model_options, step, say_in_passing, show_search)
+        return folder
+    for line in _announced(settings, folder):
+        say_in_passing(line)
+    cache = BuildCache(lambda line: say_in_passing(f"  note: {line}"))
     key, variants = "", destination.variants
     if destination.cached and expectation is None:
         key = _key(cache, {**model_options, "variants": variants}, settings)
-    manifest = _cached(cache, key, folder, step) if key else None
-    if manifest is None:
-        manifest = _build(model_options, variants, settings, folder, step)
+    if key and (manifest := _cached(cache, key, folder, step)) is not None:
+        for line in _said_of_cached(manifest):
+            say_in_passing(line)
+    else:
+        manifest = _build(model_options, variants, settings, folder, step, say_in_passing)
         if key:
             cache.store(key, folder, manifest)
-    if as_json:
-        print_json(
-            {"engine": str(folder), "manifest": json.loads((folder / "manifest.json").read_text(encoding="utf-8"))}
-        )
-    else:
-        _report(folder, manifest)
+    return folder
 
 
-def _announce(settings: CompileSettings, folder: Path) -> None:
+def _announced(settings: CompileSettings, folder: Path) -> Iterator[str]:
     sizes = dataclasses.astuple(settings.batch)
     batch = ":".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
-    note(f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}")
+    yield f"kdcmae-compile: {settings.target}, {settings.precision}, batch {batch} -> {folder}"
     if settings.chosen:
-        note(f"  {settings.precision}, because {settings.chosen}")
+        yield f"  {settings.precision}, because {settings.chosen}"
     if settings.elsewhere:
-        note(f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
+        yield (f"  for {settings.cpu.described}; what this machine cannot check remains to be checked there")
 
 
 def _earlier_seconds(folder: Path, settings: CompileSettings) -> dict[str, float]:
@@ -146,19 +195,25 @@ def _key(cache: BuildCache, model_options: dict[str, Any], settings: CompileSett
     return cache.key(model_options, dataclasses.asdict(settings))
 
 
-def _cached(cache: BuildCache, key: str, folder: Path, step: Steps) -> Manifest | None:
+def _cached(cache: BuildCache, key: str, folder: Path, step: progress.Steps) -> Manifest | None:
     """The same engine from an earlier build, put into its place."""
     with step("look into the cache"):
-        manifest = cache.fetch(key, folder)
-    if manifest is not None:
-        note(f"  the same was built on {manifest.created}: taken from the cache; --no-cache builds it again")
-        if assumed := manifest.model.get("assumed"):
-            note(f"  note: the checkpoint does not say how its inputs were made; assumed: {assumed}")
-    return manifest
+        return cache.fetch(key, folder)
+
+
+def _said_of_cached(manifest: Manifest) -> Iterator[str]:
+    yield f"  the same was built on {manifest.created}: taken from the cache; --no-cache builds it again"
+    if assumed := manifest.model.get("assumed"):
+        yield f"  note: the checkpoint does not say how its inputs were made; assumed: {assumed}"
 
 
 def _build(
-    model_options: dict[str, Any], variants: tuple[Modality, ...], settings: CompileSettings, folder: Path, step: Steps
+    model_options: dict[str, Any],
+    variants: tuple[Modality, ...],
+    settings: CompileSettings,
+    folder: Path,
+    step: progress.Steps,
+    say_in_passing: Callable[[str], None],
 ) -> Manifest:
     with step("load PyTorch"):
         from kdcmae.compile.build import compile_engine
@@ -171,7 +226,7 @@ def _build(
 
     model = load()
     if model.facts["random_weights"]:
-        note("  note: random weights; the engine is for trying things out, its labels mean nothing")
+        say_in_passing("  note: random weights; the engine is for trying things out, its labels mean nothing")
     if variants:
         from kdcmae.compile.modalities import compile_modalities
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from kdcmae.cli.common import Number, Steps, weights_option
+from kdcmae.cli.common import Number, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.compile.cli.classes import named_classes
 from kdcmae.data.labels import read_class_names
 from kdcmae.files.text import name_of
 from kdcmae.predictors import open_model
+from kdcmae.progress import Step
 from kdcmae.runtime.manifest import digest
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def load_model(
     return dataclasses.replace(model, trained=trained, label_ids=named.ids if named else ())
 
 
-def compared_with_trained(expectation: Expectation, model_options: Mapping[str, Any], step: Steps) -> Rung:
+def compared_with_trained(expectation: Expectation, model_options: Mapping[str, Any], step: Step) -> Rung:
     """The model that the options choose, with all its tokens, against the user's own code.
 
     Args:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcmae import host
-from kdcmae.cli.common import Steps, note, print_json
+from kdcmae.cli.common import print_json
 from kdcmae.compile.cli.model import load_model
 from kdcmae.compile.preflight import require_possible
 from kdcmae.compile.report.notes import accuracy_line
 from kdcmae.compile.settings import CompileSettings, SearchSettings
 from kdcmae.errors import GateError
+from kdcmae.progress import Step
 from kdcmae.terminal import say, table
 
 if TYPE_CHECKING:
-    from kdcmae.compile.search import Trial
+    from kdcmae.compile.search import Search, Trial
 
-__all__ = ["search", "search_settings"]
+__all__ = ["search", "search_settings", "show_search"]
 
 
 def search_settings(settings: CompileSettings, budget_ms: float) -> SearchSettings:
@@ -48,47 +48,57 @@ def search_settings(settings: CompileSettings, budget_ms: float) -> SearchSettin
 
 
 def search(
-    settings: SearchSettings, folder: Path, model_options: dict[str, Any], step: Steps, *, as_json: bool
+    settings: SearchSettings,
+    folder: Path,
+    model_options: dict[str, Any],
+    step: Step,
+    say_in_passing: Callable[[str], None],
+    show: Callable[[Search, Path | None], None],
 ) -> None:
-    """Search, publish the winner, and print what was tried.
+    """Search, and publish the winner.
 
     Args:
         settings: what is wanted.
         folder: where the engine goes.
         model_options: what :func:`load_model` takes.
         step: shows progress.
-        as_json: print one JSON object.
+        say_in_passing: gets a line that says what is searched.
+        show: gets the search and the folder when it is over; None for the folder where nothing fits.
 
     Raises:
         GateError: nothing fits; the nearest candidate is named.
     """
     wanted = f"in {settings.budget_ms:g} ms, at most {settings.max_drop:g} points lost"
-    note(f"kdcmae-compile: {settings.build.target} {wanted} -> {folder}")
+    say_in_passing(f"kdcmae-compile: {settings.build.target} {wanted} -> {folder}")
     with step("load PyTorch"):
         from kdcmae.compile.search import Search
     candidates = Search(lambda keep: load_model(**{**model_options, "keep": keep}), settings, step)
     try:
         candidates.run(folder)
     except GateError:
-        _show(candidates.trials, as_json, partial(dict, engine=None))
+        show(candidates, None)
         raise
-    assert candidates.accuracy is not None
-    accuracy = candidates.accuracy.to_dict()
-    _show(
-        candidates.trials,
-        as_json,
-        partial(dict, engine=str(folder), threads=candidates.trials[-1].threads, accuracy=accuracy),
-    )
-    if not as_json:
-        say(f"accuracy:  {accuracy_line(accuracy)}")
+    show(candidates, folder)
 
 
-def _show(trials: Sequence[Trial], as_json: bool, facts: Any) -> None:
+def show_search(search: Search, folder: Path | None, *, as_json: bool) -> None:
+    """Print what was tried and what won.
+
+    Args:
+        search: what is over.
+        folder: of the winner; None where nothing fits.
+        as_json: print one JSON object.
+    """
+    accuracy = None if folder is None or search.accuracy is None else search.accuracy.to_dict()
     if as_json:
-        print_json(facts(trials=[dataclasses.asdict(trial) for trial in trials]))
+        won = {} if accuracy is None else {"threads": search.trials[-1].threads, "accuracy": accuracy}
+        trials = [dataclasses.asdict(trial) for trial in search.trials]
+        print_json({"engine": None if folder is None else str(folder), **won, "trials": trials})
         return
     head = ("precision", "tokens", "p90 ms by threads", "points lost (95 %)", "result")
-    say(table(head, map(_row, trials), title="Candidates, the most accurate first"))
+    say(table(head, map(_row, search.trials), title="Candidates, the most accurate first"))
+    if accuracy is not None:
+        say(f"accuracy:  {accuracy_line(accuracy)}")
 
 
 def _row(trial: Trial) -> tuple[str, ...]:

@@ -390,7 +390,10 @@ def test_outputs_that_are_not_finite_fail_the_gate(model, manifest):
 
 def test_a_folder_counts_in_the_cache_by_its_files(tmp_path):
     def key() -> str:
-        return cache_key({}, dataclasses.asdict(QuantizationSettings(calibration=tmp_path)))
+        clips = QuantizationSettings(calibration=tmp_path)
+        return cache_key(
+            {}, dataclasses.asdict(CompileSettings(target="onnx", precision="int8", batch=BATCH, quantization=clips))
+        )
 
     (tmp_path / "a.mp4").write_bytes(b"1")
     first = key()
