@@ -112,9 +112,9 @@ def _of_clip(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[An
 def _of_arrays(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as stored:
             for spec in model.inputs:
-                array = np.asarray(arrays[spec.name], dtype=np.float32)
+                array = np.asarray(stored[spec.name], dtype=np.float32)
                 arrays[spec.name] = array if array.ndim == len(spec.shape) else array[np.newaxis]
     except Exception as error:
         raise DataError(f"{place}: {file} cannot be read as arrays {_names(model)}: {error}") from error
