@@ -83,13 +83,8 @@ def not_proved(manifest: Manifest) -> list[str]:
         )
     elif whose and "yours" not in whose:
         lines.append("Anything about your own clips: these were made by kdcmae. --clips FOLDER proves it on yours.")
-    total = sum(case["samples"] for case in cases)
-    if 0 < total < _MANY and not manifest.model["random_weights"]:
-        lines.append(
-            f"That new clips keep their class: {total} clips that all do say, with a confidence of 95 %, that at least "
-            f"{0.05 ** (1 / total):.0%} of new ones do. A build of a large model runs few; --proof-clips {_MANY} runs "
-            f"more, for at least {0.05 ** (1 / _MANY):.0%}."
-        )
+    if not manifest.model["random_weights"]:
+        lines.extend(_few_clips(cases, more_run=name == "artifact"))
     if not cases:
         lines.append("Anything on clips: no stage ran any.")
     if cases and name != "artifact":
@@ -104,6 +99,28 @@ def not_proved(manifest: Manifest) -> list[str]:
             "That the PyTorch model here computes what your own code computes: --expect FILE compares them first."
         )
     return lines
+
+
+def _few_clips(cases: Sequence[Mapping[str, Any]], *, more_run: bool) -> Iterator[str]:
+    """What few clips say of the classes of new ones; nothing where they are many, or have no classes.
+
+    Args:
+        cases: of clips.
+        more_run: the stage that ran them runs as many as are asked for.
+    """
+    total = sum(case["samples"] for case in cases)
+    if not 0 < total < _MANY or any(case.get("strict") is None for case in cases):
+        return
+    same = round(sum(case["strict"] * case["samples"] for case in cases))
+    says = f"{total} clips, of which {same} do, are too few to say how many."
+    if same == total:
+        says = (
+            f"{total} clips that all do say, with a confidence of 95 %, that at least {0.05 ** (1 / total):.0%} of "
+            "new ones do."
+        )
+    more = f" A build of a large model runs few; --proof-clips {_MANY} runs more"
+    advice = f"{more}, for at least {0.05 ** (1 / _MANY):.0%}." if same == total else f"{more}."
+    yield f"That new clips keep their class: {says}{advice if more_run else ''}"
 
 
 def _value(value: float | None, style: str = "") -> str:

@@ -53,6 +53,22 @@ def test_what_was_not_proved_says_why(manifest):
     assert not proved(dataclasses.replace(manifest, parity=[skipped]))
 
 
+def test_what_few_clips_say_is_said_of_what_they_showed(manifest):
+    def said(manifest):
+        return [line for line in not_proved(manifest) if "new clips keep their class" in line]
+
+    (line,) = said(manifest)
+    assert "8 clips that all do say" in line
+    assert "--proof-clips 64 runs more, for at least 95%" in line
+    (line,) = said(changed(manifest, {"strict": 0.5, "agreement": 0.75}))
+    assert "8 clips, of which 4 do, are too few" in line
+    assert "all do" not in line
+    assert not said(changed(manifest, {"strict": None, "agreement": None}))  # features have no classes
+    skipped = {**manifest.parity[-1], "status": "skipped", "cases": []}
+    (line,) = said(dataclasses.replace(manifest, parity=[*manifest.parity[:-1], skipped]))
+    assert "--proof-clips" not in line  # an earlier stage runs as few with it
+
+
 def test_the_page_shows_them_and_how_clips_are_distributed(manifest):
     page = render(manifest, {})
     for part in ("What was proved, and what was not", "Not proved", "Distribution over the clips", "logits, cosine"):
