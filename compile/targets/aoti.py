@@ -70,6 +70,7 @@ class AotInductor(Target):
             ) from error
 
     def layer_values(self, request: LayerRequest) -> Values | None:
+        self.require()
         return compiled_values(request)
 
     def hidden(self, settings: CompileSettings) -> str:

@@ -35,6 +35,7 @@ class TorchTensorRt(Target):
 
     name = "torch-trt"
     reads_onnx = False
+    tools = ("tensorrt", "tensorrt-cu13-bindings")
 
     def require(self) -> None:
         import_torch_tensorrt()

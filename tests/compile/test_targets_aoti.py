@@ -166,6 +166,8 @@ def test_no_compiler_is_said_before_any_work(monkeypatch):
     with pytest.raises(BrokenDependencyError, match=r"no C\+\+ compiler; install one with: apt-get install") as error:
         load_target("aoti").require()
     assert error.value.exit_code == 3
+    with pytest.raises(BrokenDependencyError, match=r"no C\+\+ compiler"):
+        load_target("aoti").layer_values(None)  # compiles too
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdcmae import KDCMAEClassifier
+from kdcmae.compile import targets
 from kdcmae.compile.export import export_program
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import classifier_model
@@ -96,6 +97,16 @@ def test_precision_is_that_of_the_strongly_typed_program(library, tmp_path):
     assert set(built.products) == {"fp16", "fp32"}
     assert built.products["fp32"] == 1  # the head
     assert set(built.executed["LayerNormalization"]) == set(built.executed["Softmax"]) == {"fp32"}
+
+
+def test_another_tensorrt_is_another_engine(monkeypatch):
+    installed = {"torch-tensorrt": "2.13.0", "tensorrt": "11.0.0.5", "tensorrt-cu13-bindings": "11.0.0.5"}
+    monkeypatch.setattr(targets, "version", installed.__getitem__)
+    before = load_target("torch-trt").identity()
+    for name in installed:
+        with monkeypatch.context() as patch:
+            patch.setitem(installed, name, "12.0.0")
+            assert load_target("torch-trt").identity() != before
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no converter for erf\nand more"), AssertionError()])
