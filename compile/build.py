@@ -72,9 +72,7 @@ def compile_engine(
         build = Build(model, partial, settings, step, target)
         while True:
             try:
-                for stage in build.stages(exported):
-                    build.climb(stage)
-                    del stage  # before the next one is made
+                _climb_all(build, exported)
             except GateError as error:
                 build.restart(error, reload)
                 continue
@@ -84,6 +82,13 @@ def compile_engine(
         manifest = manifest.write(partial)
         package.publish(partial, folder)
     return manifest
+
+
+def _climb_all(build: Build, exported: Callable[[], None]) -> None:
+    """Run every stage. A function of its own, so that nothing holds the last stage when a build starts again."""
+    for stage in build.stages(exported):
+        build.climb(stage)
+        del stage  # before the next one is made
 
 
 class Build:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -20,7 +21,8 @@ from kdcmae.compile.parity import TOLERANCE, Case, Ladder, relative_error
 from kdcmae.compile.peaks import Peaks, exceeds, needed, watched
 from kdcmae.compile.report.notes import what_stays_float32
 from kdcmae.compile.sessions import open_session
-from kdcmae.errors import GateError
+from kdcmae.compile.stages import Stage
+from kdcmae.errors import EngineError, GateError
 from kdcmae.keep import TokenKeep, keep_tokens
 from kdcmae.layers import Block
 from kdcmae.runtime import load_engine
@@ -245,8 +247,8 @@ def test_an_artifact_out_of_its_gate_starts_again_too(smallest, tmp_path, monkey
         engine = load_engine(folder)
         engines.append(engine)
         if len(engines) == 1:
-            right = engine.infer
-            engine.infer = lambda feed: {name: np.flip(output, axis=-1) for name, output in right(feed).items()}
+            right = engine.backend.infer
+            engine.backend.infer = lambda feed: {name: np.flip(output, axis=-1) for name, output in right(feed).items()}
         return engine
 
     monkeypatch.setattr("kdcmae.compile.build.load_engine", wrong_at_first)
@@ -256,6 +258,33 @@ def test_an_artifact_out_of_its_gate_starts_again_too(smallest, tmp_path, monkey
     assert [(rung["name"], rung["status"]) for rung in manifest.parity] == [
         (name, "passed") for name in ("program", "onnx", "engine", "artifact")
     ]
+
+
+def test_a_build_that_starts_again_holds_no_stage_of_before(smallest, tmp_path, monkeypatch):
+    """A stage holds the weights of the model."""
+    before = []
+
+    class Twice:
+        def __init__(self, *_):
+            pass
+
+        def stages(self, exported):
+            if before:
+                raise EngineError("held" if before[0]() else "free")
+            stage = Stage(name="program", gate=GATES["fp16"])
+            before.append(weakref.ref(stage))
+            yield stage
+
+        def climb(self, stage):
+            raise GateError("out")
+
+        def restart(self, error, reload):
+            pass
+
+    monkeypatch.setattr("kdcmae.compile.build.Build", Twice)
+    model = classifier_model(smallest, name="smallest", source="a test", random_weights=True)
+    with pytest.raises(EngineError, match="free"):
+        built(model, "onnx", tmp_path / "engine")
 
 
 def test_what_leaves_the_gate_is_looked_for_in_the_batch_that_does(smallest, monkeypatch):
