@@ -212,7 +212,7 @@ def test_the_sdist_and_its_wheel_hold_every_file_of_the_packages(distributions, 
         f"kdcmae/{'' if folder == 'kdcmae' else f'{folder}/'}{path.relative_to(ROOT / folder)}"
         for folder in SOURCES
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".typed", ".safetensors", ".txt", ".md")
+        if path.suffix in (".py", ".typed", ".safetensors", ".txt", ".md", ".hpp", ".cmake")
         or (path.suffix == ".json" and folder == "kernels")
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -208,7 +208,7 @@ def test_a_build_ends_as_without_a_cache(failure, engine, checkpoint, run, tmp_p
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(cli, "_build", lambda model, alone, settings, folder, step: rebuilt(engine, folder))
+    monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
     monkeypatch.setattr("kdcmae.compile.cache.cache_key", fail)
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "engine")
     assert result.exit_code == 0, result.stderr
@@ -224,7 +224,7 @@ def rebuilt(engine, folder):
 @pytest.mark.parametrize("variable", ["KDCMAE_CACHE", "KDCMAE_CACHE_GB", "HOME"])
 def test_a_build_without_a_usable_cache_says_so_once(variable, engine, checkpoint, run, tmp_path, monkeypatch):
     cli = importlib.import_module("kdcmae.compile.cli.build")
-    monkeypatch.setattr(cli, "_build", lambda model, alone, settings, folder, step: rebuilt(engine, folder))
+    monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
     (tmp_path / "file").touch()
     if variable == "HOME":
         monkeypatch.delenv("KDCMAE_CACHE")
