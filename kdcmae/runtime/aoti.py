@@ -75,8 +75,14 @@ class AOTIBackend(Backend):
 
     @classmethod
     def library_version(cls, module: str, *, install: str) -> str:
-        """As installed: importing torch takes seconds, and whatever needs it says soon enough if it is broken."""
-        return metadata.version(module)
+        """As installed: importing torch takes seconds, and whatever needs it says soon enough if it is broken.
+
+        Empty for a torch without metadata, such as a file that takes its place.
+        """
+        try:
+            return metadata.version(module)
+        except metadata.PackageNotFoundError:
+            return ""
 
     def close(self) -> None:
         """Release the code, its weights and the files that torch unpacked."""

@@ -19,6 +19,10 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def test_a_library_without_metadata_has_no_version() -> None:
+    assert aoti.AOTIBackend.library_version("a file that takes the place of torch", install="torch") == ""
+
+
 def test_a_usable_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     aoti.require_scratch(1000)
