@@ -30,12 +30,19 @@ def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str,
 
     Returns:
         ``batch``, ``runs``, ``median_ms`` and ``p90_ms`` of one batch, and ``load``: processes that wanted a CPU in the
-        minute before.
+        minute before, where the system says.
     """
-    load = os.getloadavg()[0]
+    load = _load()
     calls = call_statistics(time_window(partial(infer, inputs), _SECONDS))
     batch = len(next(iter(inputs.values())))
-    return {"batch": batch, "runs": calls.count, "median_ms": calls.p50_ms, "p90_ms": calls.p90_ms, "load": load}
+    return {"batch": batch, "runs": calls.count, "median_ms": calls.p50_ms, "p90_ms": calls.p90_ms, **load}
+
+
+def _load() -> dict[str, float]:
+    try:
+        return {"load": os.getloadavg()[0]}
+    except (AttributeError, OSError):  # Windows, and sandboxes without /proc
+        return {}
 
 
 def compare_latency(run: Callable[[], Any], other: Callable[[], Any], *, against: str) -> dict[str, Any]:

@@ -15,6 +15,14 @@ def test_an_engine_is_timed_beside_its_batch():
     assert 0 < found["runs"] <= len(calls)
 
 
+def test_a_system_that_hides_its_load_times_an_engine_too(monkeypatch):
+    def hidden():
+        raise OSError("Load averages are unobtainable")
+
+    monkeypatch.setattr("os.getloadavg", hidden)
+    assert "load" not in measure_latency(lambda inputs: None, {"audio": np.zeros((2, 4))})
+
+
 def test_two_engines_are_timed_in_turns(monkeypatch):
     called, windows = [], iter([[4.0, 2.0, 3.0], [6.0], [2.0], [2.0], [1.0], [4.0]])
 
