@@ -54,6 +54,7 @@ def compile_model(
         ConfigError: an option that there is none of, or a value that it cannot have.
         GateError: the engine would not be what was asked for; nothing was written.
         KdcmaeError: anything else that is in the way.
+        OSError: a file is not there, or cannot be read or written.
     """
     from kdcmae.compile.cli.build import build, command, grouped
 
