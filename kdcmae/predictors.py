@@ -7,7 +7,7 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
@@ -36,7 +36,6 @@ __all__ = [
     "Task",
     "batched_logits",
     "batched_outputs",
-    "in_batches",
     "open_model",
     "refuse_checkpoint_options",
 ]
@@ -258,31 +257,6 @@ def batched_logits(predictor: Predictor, inputs: Arrays) -> NDArray[np.float32]:
 
 def batched_outputs(predictor: Predictor, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
     """Outputs by name of any number of rows, in batches that the model takes."""
+    from kdcmae.runtime.batching import in_batches
+
     return in_batches(predictor.infer, inputs, predictor.facts.batch)
-
-
-def in_batches(
-    run: Callable[[Arrays], Arrays], inputs: Arrays, batch: tuple[int, int]
-) -> dict[str, NDArray[np.float32]]:
-    """Run any number of rows through a model that takes only some batch sizes.
-
-    Args:
-        run: inputs by name -> outputs by name, with the same number of rows.
-        inputs: arrays by name, of N rows each, at least one.
-        batch: smallest and largest number of rows for ``run``; a batch that is too small is padded with its last row.
-
-    Returns:
-        Outputs by name, of N rows each.
-    """
-    import numpy as np
-
-    smallest, largest = batch
-    rows = len(next(iter(inputs.values())))
-    parts = []
-    for start in range(0, rows, largest):
-        count = min(largest, rows - start)
-        padding = max(0, smallest - count)
-        feed = {name: array[start : start + count] for name, array in inputs.items()}
-        padded = {name: np.concatenate([array, array[-1:].repeat(padding, axis=0)]) for name, array in feed.items()}
-        parts.append({name: array[:count] for name, array in run(padded).items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kdcmae import KDCMAE, KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.errors import ConfigError
-from kdcmae.predictors import AUDIO_FEATURES, CheckpointPredictor, batched_logits, in_batches, open_model
+from kdcmae.predictors import AUDIO_FEATURES, CheckpointPredictor, batched_logits, open_model
+from kdcmae.runtime.batching import in_batches
 
 
 @given(rows=st.integers(1, 25), smallest=st.integers(1, 6), extra=st.integers(0, 6))

@@ -18,6 +18,7 @@ from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrec
 from kdcmae.runtime import feeding, selftest
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import Backend, is_whole
+from kdcmae.runtime.batching import by_clip
 from kdcmae.runtime.capabilities import execution_differences
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.examples import example_inputs
@@ -34,6 +35,9 @@ from kdcmae.runtime.targets import TARGETS
 __all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
 
 _log = logging.getLogger("kdcmae.runtime")
+
+Clip = tuple[NDArray[Any] | None, int, NDArray[np.uint8] | Iterable[NDArray[np.uint8]] | None]
+"""Waveform, its sample rate in Hz, and a frame or several."""
 
 MAIN = ""  # name of the engine itself among its variants
 
@@ -118,7 +122,8 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
             raise
         return backend
 
-    return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load, device=device)
+    reload = partial(load_engine, folder.absolute(), device=device, threads=threads, strict=strict)
+    return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load, device=device, reload=reload)
 
 
 def _check_execution(backend: Backend, manifest: Manifest, folder: Path, device: str | None, strict: bool) -> None:
@@ -153,15 +158,35 @@ class Engine:
         load: Callable[[Manifest], Backend],
         *,
         device: str | None = None,
+        reload: Callable[[], Engine] | None = None,
     ) -> None:
         self.folder = folder
         self.device = device  # None for the manifest's
+        self._reload = reload
         self.manifest = manifests[MAIN]
         self._manifests = manifests
         self._preprocessing = preprocessing
         self._load = load
         self._backends: dict[str, Backend] | None = {MAIN: load(self.manifest)}
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        """Such as ``<Engine out/ov: openvino, int8, 12 labels, batch 1>``."""
+        batch, kind = self.manifest.batch, f"{len(self.labels)} labels" if self.labels else "features"
+        sizes = f"{batch.min}" if batch.min == batch.max else f"{batch.min} to {batch.max}"
+        asked = self.manifest.precision.get("asked", "unknown precision")
+        state = ", closed" if self._backends is None else ""
+        return f"<Engine {self.folder}: {self.manifest.target}, {asked}, {kind}, batch {sizes}{state}>"
+
+    def __reduce__(self) -> tuple[Callable[[], Engine], tuple[()]]:
+        """Pickling passes the folder on: the other process loads the engine from it in the same way.
+
+        Raises:
+            EngineError: the engine was not made by :func:`load_engine`.
+        """
+        if self._reload is None:
+            raise EngineError(f"engine {self.folder} cannot be pickled: load it with load_engine")
+        return self._reload, ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -231,16 +256,42 @@ class Engine:
             DataError: a waveform or frame that cannot be used.
             EngineError: the engine is not a classifier, or its scores are not finite.
         """
+        frames = None if frame is None else [frame]
+        return self.classify_batch([(waveform, sample_rate, frames)], top=top)[0]
+
+    def classify_batch(self, clips: Iterable[Clip], *, top: int = 5) -> list[list[Prediction]]:
+        """Label several clips, as many at once as the engine takes.
+
+        Args:
+            clips: ``(waveform, sample_rate, frame)`` each, as :meth:`classify` takes them. Several frames of one size
+                in the place of one give the clip the mean of their scores.
+            top: number of labels to return.
+
+        Returns:
+            The labels with the highest scores of each clip, best first.
+
+        Raises:
+            EngineInputError: an input that the engine needs is None, or ``top`` is not a positive whole number.
+            DataError: a waveform or frame that cannot be used.
+            EngineError: the engine is not a classifier, or its scores are not finite.
+        """
         if not self.labels:
             raise EngineError(f"engine {self.folder} has no labels, so it cannot classify; use infer()")
         if not is_whole(top) or top < 1:
             raise EngineInputError(f"top={top!r} must be a whole number of at least 1")
-        inputs = self.prepare(waveform, sample_rate, None if frame is None else [frame])
-        feed = {name: np.repeat(array, self.manifest.batch.min, axis=0) for name, array in inputs.items()}
-        logits = self.infer(feed)[self.manifest.outputs[0].name].reshape(-1, len(self.labels))[0]
+        prepared = [
+            self.prepare(waveform, rate, [frames] if isinstance(frames, np.ndarray) else frames)
+            for waveform, rate, frames in clips
+        ]
+        batch = self.manifest.batch
+        outputs = by_clip(self.infer, prepared, (batch.min, batch.max))
+        return [self._best(results[self.manifest.outputs[0].name], top) for results in outputs]
+
+    def _best(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
+        """The best labels by the mean of the scores of all rows."""
         if not np.isfinite(logits).all():
             raise EngineError(f"engine {self.folder} gave logits that are not finite; run its self_test()")
-        likelihood = scores(logits, self.manifest.scores)
+        likelihood = scores(logits.reshape(-1, len(self.labels)), self.manifest.scores).mean(axis=0)
         best = np.argsort(-likelihood, kind="stable")[:top]
         return [Prediction(self.labels[index], float(likelihood[index])) for index in best]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -302,3 +304,39 @@ def test_a_closed_engine_says_so(engine_folder: Path, tiny: Any) -> None:
     engine.close()
     with pytest.raises(EngineError, match="is closed; load it again"):
         engine.infer(tiny.feed(["x"], 1))
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_clips_run_together_as_they_do_one_by_one(tiny: Any, target: str) -> None:
+    folder = tiny.make(target, ["audio", "image"], BatchRange(1, 2, 3))
+    rng = np.random.default_rng(0)
+    clips: list[Any] = [
+        (rng.uniform(-0.5, 0.5, 16_000 + 400 * number), 16_000, rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+        for number in range(5)
+    ]
+    with load_engine(folder) as loaded:
+        alone = [loaded.classify(*clip, top=3) for clip in clips]
+        together = loaded.classify_batch(clips, top=3)
+        frames = [clip[2] for clip in clips]
+        several = loaded.classify_batch([(clips[0][0], 16_000, frames)], top=3)[0]
+        by_frame = [loaded.classify(clips[0][0], 16_000, frame, top=3) for frame in frames]
+        assert loaded.classify_batch([]) == []
+    for one, other in zip(together, alone, strict=True):
+        assert [prediction.label for prediction in one] == [prediction.label for prediction in other]
+        np.testing.assert_allclose([p.score for p in one], [p.score for p in other], atol=1e-4)
+    for prediction in several:
+        scores = [found.score for predictions in by_frame for found in predictions if found.label == prediction.label]
+        assert prediction.score == pytest.approx(np.mean(scores), abs=1e-4)
+
+
+def test_an_engine_says_what_it_is(engine_folder: Path) -> None:
+    with load_engine(engine_folder) as loaded:
+        assert re.fullmatch(r"<Engine .*-engine: (onnx|openvino), fp32, 3 labels, batch 1 to 4>", repr(loaded))
+    assert repr(loaded).endswith("closed>")
+
+
+def test_a_pickled_engine_is_loaded_again_in_the_same_way(engine_folder: Path, tiny: Any) -> None:
+    feed = tiny.feed(("x",), 2)
+    with load_engine(engine_folder, threads=1) as loaded, pickle.loads(pickle.dumps(loaded)) as again:  # noqa: S301
+        assert again.folder == loaded.folder.absolute()
+        np.testing.assert_array_equal(again.infer(feed)["logits"], loaded.infer(feed)["logits"])
