@@ -153,7 +153,9 @@ class Engine {
     const Manifest& manifest = manifests_.at(variant);
     const Arrays whole = detail::completed(feed, manifest);
     detail::check_feed(whole, manifest);
-    return backend(variant).infer(whole);
+    Arrays outputs = backend(variant).infer(whole);
+    detail::check_outputs(outputs, whole, manifest);
+    return outputs;
   }
 
   detail::Backend& backend(const std::string& variant) {

@@ -187,6 +187,56 @@ def test_a_damaged_folder_is_refused_as_in_python(damage, driver, copy):
     assert str(copy) in found["error"] or damage in {"a newer library", "another window"}
 
 
+IMPOSSIBLE: dict[str, tuple[Callable[[dict], object], str]] = {
+    "a number for a device": (lambda content: content["engine"].update(device=3), "engine.device must be"),
+    "more threads than an int holds": (lambda content: content["engine"].update(threads=2**40), "engine.threads must"),
+    "words for counts": (
+        lambda content: content["precision"].update(products={"fp32": "all"}),
+        "precision.products must be",
+    ),
+    "a release of twenty digits": (
+        lambda content: content["libraries"].update(onnxruntime="9" * 20),
+        "is not a library version",
+    ),
+    "more labels than the graph has classes": (
+        lambda content: [
+            content["labels"].append("one more"),
+            content["outputs"][0].update(shape=["batch", len(content["labels"])]),
+        ],
+        "which is not what the manifest says",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_manifest_that_no_build_writes_is_an_error_of_the_header(name, driver, copy, write_clip):
+    change, problem = IMPOSSIBLE[name]
+    _edit_manifest(copy, change)
+    assert problem in driver("classify", copy, write_clip(SOUND, RATE, FRAME), code=2)["error"]
+
+
+def test_a_batch_that_no_memory_holds_is_refused(driver, engine, tmp_path, write_clip):
+    folder = shutil.copytree(engine("onnx", "fp32", "tensor", "--batch", "1:2:4"), tmp_path / "open")
+    _edit_manifest(folder, lambda content: content.update(batch=dict.fromkeys(("min", "opt", "max"), 2**61)))
+    found = driver("classify", folder, write_clip(SOUND, RATE, FRAME), code=2)
+    assert "no array has the shape" in found["error"]
+
+
+def test_deeply_nested_json_is_refused(driver, copy):
+    path, depth = copy / "manifest.json", 200_000
+    path.write_text(path.read_text().replace('"parity": [', f'"parity": [{"[" * depth}{"]" * depth},', 1))
+    assert "nested deeper than" in driver("self-test", copy, code=2)["error"]
+
+
+def test_a_reference_without_values_is_refused(driver, copy):
+    with np.load(copy / "golden.npz") as arrays:
+        changed = {name: array[:, :0] if name == "output.logits" else array for name, array in arrays.items()}
+    assert "output.logits" in changed
+    np.savez(copy / "golden.npz", **changed)
+    _edit_manifest(copy, lambda content: content["files"].update({"golden.npz": digest(copy / "golden.npz")}))
+    assert "has no values" in driver("self-test", copy, code=2)["error"]
+
+
 def _change_weights(copy: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change the largest weight, and write manifests as if the engine had been built so."""
     path = copy / "model.onnx"

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string>
 #include <type_traits>
@@ -32,13 +33,20 @@ inline std::size_t item_size(const std::string& dtype) {
   return found->second;
 }
 
+inline std::string in_brackets(const std::vector<std::int64_t>& shape) { return "(" + joined(shape) + ")"; }
+
+// Elements of an array; throws Error where no memory could hold them.
 inline std::size_t count(const std::vector<std::int64_t>& shape) {
+  constexpr std::size_t most = std::numeric_limits<std::ptrdiff_t>::max() / 8;  // of the widest elements
   std::size_t product = 1;
-  for (const std::int64_t size : shape) product *= static_cast<std::size_t>(size);
+  for (const std::int64_t size : shape) {
+    const auto axis = static_cast<std::size_t>(size);
+    if (size < 0 || (axis != 0 && product > most / axis))
+      fail(ErrorKind::input, "no array has the shape ", in_brackets(shape));
+    product *= axis;
+  }
   return product;
 }
-
-inline std::string in_brackets(const std::vector<std::int64_t>& shape) { return "(" + joined(shape) + ")"; }
 
 }  // namespace detail
 
@@ -96,7 +104,7 @@ class Array {
   // The rows one after the other, the whole array so often.
   Array repeated(std::size_t times) const {
     std::vector<std::int64_t> shape = shape_;
-    shape[0] *= static_cast<std::int64_t>(times);
+    shape[0] = static_cast<std::int64_t>(detail::count({shape[0], static_cast<std::int64_t>(times)}));
     Array result(dtype_, std::move(shape));
     for (std::size_t i = 0; i < times; ++i)
       std::memcpy(result.bytes_.data() + i * bytes_.size(), bytes_.data(), bytes_.size());

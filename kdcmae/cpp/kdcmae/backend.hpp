@@ -40,12 +40,12 @@ struct TensorType {
 
 inline std::vector<int> release_of(const std::string& version) {
   std::vector<int> parts;
-  for (std::size_t place = 0; parts.size() < 3 && place < version.size() && std::isdigit(static_cast<unsigned char>(version[place]));) {
-    std::size_t length = 0;
-    parts.push_back(std::stoi(version.substr(place), &length));
-    place += length;
-    if (place >= version.size() || version[place] != '.') break;
-    ++place;
+  for (std::size_t place = 0; parts.size() < 3 && place < version.size();) {
+    const std::size_t end = std::min(version.find_first_not_of("0123456789", place), version.size());
+    if (end == place || end - place > 9) break;
+    parts.push_back(std::stoi(version.substr(place, end - place)));
+    if (end == version.size() || version[end] != '.') break;
+    place = end + 1;
   }
   if (parts.empty()) fail(ErrorKind::engine, "'", version, "' is not a library version", rebuild);
   parts.resize(3);
@@ -68,7 +68,7 @@ inline int engine_threads(const Manifest& manifest, int threads) {
   if (threads > 0) return threads;
   const auto said = manifest.engine.find("threads");
   if (said == manifest.engine.end() || said->is_null()) return 0;
-  require(is_count(*said), "engine.threads", "a positive whole number", *said);
+  require(is_count(*said) && said->get<std::int64_t>() < (1 << 20), "engine.threads", "a positive whole number", *said);
   return said->get<int>();
 }
 

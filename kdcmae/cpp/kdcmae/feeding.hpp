@@ -81,7 +81,7 @@ inline std::set<std::string> needed(const std::vector<std::string>& names) {
 inline Arrays completed(Arrays feed, const Manifest& manifest) {
   const auto given = feed.find("waveform");
   for (const TensorSpec& spec : manifest.inputs) {
-    if (spec.name != "waveform" || given == feed.end()) continue;
+    if (spec.name != "waveform" || spec.shape.size() != 2 || given == feed.end()) continue;
     const Array& sound = given->second;
     if (sound.dtype() != "float32" || sound.shape().size() != 2) continue;
     const std::int64_t batch = sound.shape()[0], length = sound.shape()[1], room = spec.shape[1];
@@ -138,13 +138,29 @@ inline void check_feed(const Arrays& feed, const Manifest& manifest) {
            " to ", manifest.batch.max, "; rebuild it with --batch for more");
   }
   const auto samples = feed.find("samples"), waveform = feed.find("waveform");
-  if (samples == feed.end() || waveform == feed.end()) return;
+  if (samples == feed.end() || waveform == feed.end() || waveform->second.shape().size() != 2) return;
   // Values are checked here because no engine would: they only decide where the padding starts.
   const std::int64_t room = waveform->second.shape()[1];
   for (std::size_t row = 0; row < samples->second.size(); ++row) {
     const std::int64_t count = samples->second.data<std::int32_t>()[row];
     if (count < static_cast<std::int64_t>(frame_length) || count > room)
       fail(ErrorKind::input, "input samples must be ", frame_length, " to ", room, ", the length of waveform; got ", count);
+  }
+}
+
+// Refuses outputs of other sizes than the manifest says: a graph may leave the sizes of its outputs open.
+inline void check_outputs(const Arrays& outputs, const Arrays& feed, const Manifest& manifest) {
+  std::int64_t batch = 0;
+  for (const TensorSpec& spec : manifest.inputs)
+    if (spec.shape[0] == TensorSpec::batch) batch = feed.at(spec.name).shape()[0];
+  for (const TensorSpec& spec : manifest.outputs) {
+    const std::vector<std::int64_t>& found = outputs.at(spec.name).shape();
+    bool fits = found.size() == spec.shape.size();
+    for (std::size_t axis = 0; fits && axis < found.size(); ++axis)
+      fits = found[axis] == (spec.shape[axis] == TensorSpec::batch && batch > 0 ? batch : spec.shape[axis]);
+    if (!fits)
+      fail(ErrorKind::engine, "output ", spec.name, " has the shape ", in_brackets(found),
+           ", which is not what the manifest says", rebuild);
   }
 }
 

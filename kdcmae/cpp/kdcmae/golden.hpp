@@ -64,7 +64,7 @@ struct Golden {
 };
 
 inline Clips clips_of(const Npz& arrays, const Manifest& manifest) {
-  const Json facts = Json::parse(arrays.string("facts"));
+  const Json facts = parsed(arrays.string("facts"));
   Clips clips;
   if (arrays.has("clip.waveform")) clips.waveforms = arrays.array("clip.waveform");
   if (arrays.has("clip.frame")) clips.frames = arrays.array("clip.frame");
@@ -77,7 +77,7 @@ inline Clips clips_of(const Npz& arrays, const Manifest& manifest) {
   clips.products = facts.at("products").get<std::map<std::string, int>>();
   clips.cpu_class = facts.at("cpu_class").get<std::string>();
   // The order matters, and nlohmann's plain objects do not keep it.
-  const auto ordered = nlohmann::ordered_json::parse(arrays.string("facts"));
+  const auto ordered = parsed<nlohmann::ordered_json>(arrays.string("facts"));
   for (const auto& [name, limits] : ordered.at("limits").items()) clips.limits.emplace_back(name, limits_of(Json(limits)));
   std::set<std::size_t> counts;
   for (const auto& [name, array] : clips.reference) counts.insert(array.rows());

@@ -58,8 +58,18 @@ namespace detail {
 
 using Json = nlohmann::json;
 
-constexpr const char* manifest_file = "manifest.json";
 constexpr const char* rebuild = "; rebuild the engine with kdcmae-compile";
+
+// Parses JSON of a file; values nested deeper than any that a build writes would overflow the stack when they are copied.
+template <typename Document = Json>
+Document parsed(const std::string& content) {
+  return Document::parse(content, [](int depth, typename Document::parse_event_t, Document&) {
+    if (depth > 100) fail(ErrorKind::engine, "JSON is nested deeper than 100 levels", rebuild);
+    return true;
+  });
+}
+
+constexpr const char* manifest_file = "manifest.json";
 
 // What a file is called in the folder: a variant's start with its name.
 inline std::string file_name(const std::string& name, const std::string& variant) {
@@ -285,6 +295,14 @@ inline Manifest manifest_of(const Json& content) {
     require(field_of(content, section).is_object(), section, "an object", content[section]);
   manifest.engine = content["engine"];
   manifest.precision = content["precision"];
+  if (manifest.engine.contains("device")) text_field("engine.device", manifest.engine["device"]);
+  if (manifest.precision.contains("products")) {
+    const Json& products = manifest.precision["products"];
+    const bool counts = products.is_object() && std::all_of(products.begin(), products.end(), [](const Json& count) {
+                          return count.is_number_integer();
+                        });
+    require(counts, "precision.products", "an object of counts", products);
+  }
   plain_name("engine.file", field_of(manifest.engine, "file", "engine"));
   for (const char* role : {"frontend", "weights"})
     if (manifest.engine.contains(role)) plain_name(text("engine.", role), manifest.engine[role]);
@@ -307,7 +325,7 @@ inline Manifest read_manifest(const std::filesystem::path& folder, const std::st
     fail(ErrorKind::engine, folder.string(), " has no ", path.filename().string(),
          "; give an engine folder that kdcmae-compile wrote");
   try {
-    return manifest_of(Json::parse(content_of(path)));
+    return manifest_of(parsed(content_of(path)));
   } catch (const Json::exception& error) {
     fail(ErrorKind::engine, path.string(), " is not valid JSON (", error.what(), ")", rebuild);
   } catch (const Error& error) {

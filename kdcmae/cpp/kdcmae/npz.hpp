@@ -158,9 +158,10 @@ class Npz {
     };
     const auto dtype = dtypes.find(type);
     if (dtype == dtypes.end()) throw BadArchive(name + " is of type " + type);
+    if (values.empty()) throw BadArchive(name + " has no values");
     if (count(shape) * item_size(dtype->second) != values.size()) throw BadArchive(name + " is damaged");
     Array result(dtype->second, shape);
-    if (!values.empty()) std::memcpy(result.bytes(), values.data(), values.size());
+    std::memcpy(result.bytes(), values.data(), values.size());
     return result;
   }
 

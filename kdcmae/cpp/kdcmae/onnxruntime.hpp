@@ -237,6 +237,7 @@ class OnnxRuntimeBackend : public Backend {
       ort_.call(type, session_.get(), index, info.out());
       const void* tensor = nullptr;
       ort_.call(ort_tensor_info, info.get(), &tensor);
+      if (tensor == nullptr) fail(ErrorKind::engine, called, " of the engine is no tensor", rebuild);
       result[called] = type_of(tensor);
     }
     return result;
