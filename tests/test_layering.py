@@ -27,7 +27,7 @@ LAYERS = {
         "merging normalisation ops pos_embed predictors pretraining weights",
         "base runtime kernels tools",
     ),
-    "data": ("data", "base runtime tools model"),
+    "data": ("data labels", "base runtime tools model"),
     "evaluation": ("evaluation", "base runtime tools model data"),
     "training": ("training", "base runtime tools model data evaluation"),
     "cli": ("__main__ check cli cpp doctor", "base runtime tools model data evaluation training"),

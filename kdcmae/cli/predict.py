@@ -10,8 +10,8 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
 from kdcmae.cli.normalisation import statistics_options
-from kdcmae.data.labels import read_labels
 from kdcmae.errors import ConfigError, DataError
+from kdcmae.labels import read_labels
 from kdcmae.predictors import ModelFacts, Predictor, open_model
 
 if TYPE_CHECKING:

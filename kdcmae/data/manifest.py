@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from kdcmae.config import Modality
 from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
-from kdcmae.data.labels import read_class_names
 from kdcmae.errors import DataError
 from kdcmae.files.disk import writing
 from kdcmae.files.replacing import replacing
 from kdcmae.files.text import read_json, read_json_lines, read_table, without_line_breaks
+from kdcmae.labels import read_class_names
 
 __all__ = ["MANIFESTS", "ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
 
@@ -90,7 +90,7 @@ class LabelMap:
         """Read the published CSV (``index,mid,display_name``), or a text file with one name per line.
 
         Raises:
-            DataError: not such a file; see :func:`~kdcmae.data.labels.read_class_names`.
+            DataError: not such a file; see :func:`~kdcmae.labels.read_class_names`.
         """
         classes = read_class_names(path)
         return cls(classes.names, classes.ids)

@@ -19,8 +19,8 @@ from mutations import MUTANTS, Refusals, bounded, bytes_mutated, json_mutated, t
 
 from kdcmae.cli import main
 from kdcmae.data.images import write_image
-from kdcmae.data.labels import read_labels
 from kdcmae.data.manifest import LabelMap, frame_path
+from kdcmae.labels import read_labels
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kdcmae.data.labels import read_class_names, read_labels
 from kdcmae.errors import DataError
+from kdcmae.labels import read_class_names, read_labels
 
 HEADER = "index,mid,display_name\n"
 
