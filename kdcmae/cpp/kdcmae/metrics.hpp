@@ -92,6 +92,8 @@ inline Limits limits_of(const nlohmann::json& facts) {
   limits.outliers = facts.at("outliers").get<double>();
   limits.min_ranked = facts.at("min_ranked").get<double>();
   limits.tie = facts.at("tie").get<double>();
+  if (!(limits.outliers >= 0.0 && limits.outliers <= 1.0))
+    fail(ErrorKind::engine, "a share of outliers must lie between 0 and 1, got ", limits.outliers);
   return limits;
 }
 

@@ -170,13 +170,17 @@ class OnnxRuntimeBackend : public Backend {
     for (const std::string& name : outputs_) wanted.push_back(name.c_str());
     ort_.call(ort_run, session_.get(), static_cast<void*>(nullptr), names.data(), given.data(), given.size(),
               wanted.data(), wanted.size(), results.data());
+    values.clear();
+    for (void* result : results) {  // all of them are released, whatever is wrong with one
+      values.emplace_back(ort_release_value);
+      *values.back().out() = result;
+    }
     Arrays outputs;
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      OrtObject value(ort_release_value), shape(ort_release_shape);
-      *value.out() = results[i];
-      ort_.call(ort_value_shape, value.get(), shape.out());
+      OrtObject shape(ort_release_shape);
+      ort_.call(ort_value_shape, values[i].get(), shape.out());
       void* data = nullptr;
-      ort_.call(ort_tensor_data, value.get(), &data);
+      ort_.call(ort_tensor_data, values[i].get(), &data);
       const TensorType type = type_of(shape.get());
       if (type.dtype != "float32") fail(ErrorKind::engine, "output ", outputs_[i], " is ", type.dtype, ", not float32");
       outputs[outputs_[i]] = Array::of(static_cast<const float*>(data), type.shape);
