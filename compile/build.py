@@ -73,10 +73,9 @@ def compile_engine(
         while True:
             try:
                 _climb_all(build, exported)
+                break
             except GateError as error:
                 build.restart(error, reload)
-                continue
-            break
         manifest = engine_manifest(build, seconds)
         report.write(manifest, partial)
         manifest = manifest.write(partial)

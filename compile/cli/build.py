@@ -153,9 +153,24 @@ def build(
         return folder
     for line in _announced(settings, folder):
         say_in_passing(line)
+    _take_or_build(model_options, destination, settings, folder, step, say_in_passing, cached=expectation is None)
+    return folder
+
+
+def _take_or_build(
+    model_options: dict[str, Any],
+    destination: Destination,
+    settings: CompileSettings,
+    folder: Path,
+    step: progress.Steps,
+    say_in_passing: Callable[[str], None],
+    *,
+    cached: bool,
+) -> None:
+    """Put the engine into its folder: from the cache, or built and stored there where ``cached``."""
     cache = BuildCache(lambda line: say_in_passing(f"  note: {line}"))
     key, variants = "", destination.variants
-    if destination.cached and expectation is None:
+    if destination.cached and cached:
         key = _key(cache, {**model_options, "variants": variants}, settings)
     if key and (manifest := _cached(cache, key, folder, step)) is not None:
         for line in _said_of_cached(manifest):
@@ -164,7 +179,6 @@ def build(
         manifest = _build(model_options, variants, settings, folder, step, say_in_passing)
         if key:
             cache.store(key, folder, manifest)
-    return folder
 
 
 def _announced(settings: CompileSettings, folder: Path) -> Iterator[str]:

@@ -391,12 +391,10 @@ def test_outputs_that_are_not_finite_fail_the_gate(model, manifest):
 def test_a_folder_counts_in_the_cache_by_its_files(tmp_path):
     def key() -> str:
         clips = QuantizationSettings(calibration=tmp_path)
-        return cache_key(
-            {}, dataclasses.asdict(CompileSettings(target="onnx", precision="int8", batch=BATCH, quantization=clips))
-        )
+        settings = CompileSettings(target="onnx", precision="int8", batch=BATCH, quantization=clips)
+        return cache_key({}, dataclasses.asdict(settings))
 
     (tmp_path / "a.mp4").write_bytes(b"1")
-    first = key()
-    assert key() == first
+    assert (first := key()) == key()
     (tmp_path / "b.mp4").write_bytes(b"1")
     assert key() != first
