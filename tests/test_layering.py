@@ -54,11 +54,16 @@ def layers_of(module: str) -> list[str]:
 
 def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            yield from (module if module != "kdcmae" else f"kdcmae.{alias.name}" for alias in node.names)
+        yield from imported_by(node)
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    """Modules that one statement imports."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        yield from (module if module != "kdcmae" else f"kdcmae.{alias.name}" for alias in node.names)
 
 
 def wrong_imports(root: Path) -> list[str]:
@@ -131,3 +136,13 @@ def test_every_command_loads_where_numpy_and_click_are_alone(main):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# What tests of the runtime may import before they run: the other Pythons of tests/runtime/pythons have no more.
+ON_A_DEVICE = {"click", "hypothesis", "kdcmae", "numpy", "onnx", "onnxruntime", "openvino", "pytest", "tests"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/runtime").rglob("*.py")), ids=lambda path: path.stem)
+def test_tests_of_the_runtime_can_be_collected_on_a_device(path):
+    first = {name.split(".")[0] for node in ast.parse(path.read_bytes()).body for name in imported_by(node)}
+    assert first - ON_A_DEVICE - set(sys.stdlib_module_names) == set()

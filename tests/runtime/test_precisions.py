@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import onnx
 import pytest
-import torch
 
 from kdcmae.runtime.openvino import import_openvino
 from kdcmae.runtime.precisions import FLOATING, GATES, PRECISIONS, QUANTIZED, PrecisionRecord, gate_for, named
@@ -13,7 +12,7 @@ RECORDS = pytest.mark.parametrize("record", PRECISIONS.values(), ids=lambda reco
 
 @RECORDS
 def test_torch_and_onnx_have_types_of_these_names_and_sizes(record: PrecisionRecord) -> None:
-    dtype = getattr(torch, record.torch)
+    dtype = getattr(pytest.importorskip("torch"), record.torch)
     assert dtype.itemsize == record.bytes_per_value
     assert dtype.is_floating_point == (record.name != "int8")
     assert record.onnx in onnx.TensorProto.DataType.keys()  # noqa: SIM118 an enum of protobuf, no mapping
@@ -36,6 +35,7 @@ def test_tensorrt_has_types_of_these_names(record: PrecisionRecord) -> None:
 @RECORDS
 def test_the_largest_quantised_value_is_that_of_its_type(record: PrecisionRecord) -> None:
     if record.quantized:
+        torch = pytest.importorskip("torch")
         dtype = getattr(torch, record.torch)
         limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
         assert record.largest == limits.max
