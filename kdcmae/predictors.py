@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUDIO_FEATURES",
+    "BATCH_SIZE",
     "VIDEO_FEATURES",
     "CheckpointPredictor",
     "EnginePredictor",
@@ -36,6 +37,7 @@ __all__ = [
     "Task",
     "batched_logits",
     "batched_outputs",
+    "is_engine",
     "open_model",
     "refuse_checkpoint_options",
 ]
@@ -44,6 +46,9 @@ Task = Literal["classify", "features"]
 
 AUDIO_FEATURES, VIDEO_FEATURES = "audio_features", "video_features"
 """The outputs (batch, D) of a model opened for its features."""
+
+BATCH_SIZE = 16
+"""Samples per call of a checkpoint, and clips per batch of an evaluation, unless somebody asks for another number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +150,7 @@ class CheckpointPredictor:
         batch_size: most samples per call.
     """
 
-    def __init__(self, module: KDCMAEClassifier | KDCMAE, name: str, batch_size: int = 16) -> None:
+    def __init__(self, module: KDCMAEClassifier | KDCMAE, name: str, batch_size: int = BATCH_SIZE) -> None:
         self.module: Any = module
         config = module.config
         classifies = hasattr(module, "labels")
@@ -185,18 +190,30 @@ class CheckpointPredictor:
 
 @overload
 def open_model(
-    path: Path, *, task: Task = ..., device: str = ..., engine: Literal[False], **overrides: Any
+    path: Path,
+    *,
+    task: Task = ...,
+    device: str = ...,
+    batch_size: int = ...,
+    engine: Literal[False],
+    **overrides: Any,
 ) -> CheckpointPredictor: ...
 
 
 @overload
 def open_model(
-    path: Path, *, task: Task = ..., device: str = ..., engine: bool = ..., **overrides: Any
+    path: Path, *, task: Task = ..., device: str = ..., batch_size: int = ..., engine: bool = ..., **overrides: Any
 ) -> CheckpointPredictor | EnginePredictor: ...
 
 
 def open_model(
-    path: Path, *, task: Task = "classify", device: str = "cpu", engine: bool = True, **overrides: Any
+    path: Path,
+    *,
+    task: Task = "classify",
+    device: str = "cpu",
+    batch_size: int = BATCH_SIZE,
+    engine: bool = True,
+    **overrides: Any,
 ) -> CheckpointPredictor | EnginePredictor:
     """Open an engine folder or a checkpoint file.
 
@@ -204,16 +221,18 @@ def open_model(
         path: a folder is an engine, a file is a checkpoint.
         task: ``classify`` with a finetuned model, or compute the ``features`` of a pretrained one.
         device: where a checkpoint runs: ``cpu``, ``cuda``, or ``auto`` for CUDA if there is a device.
+        batch_size: most samples per call of a checkpoint; an engine's manifest has its own.
         engine: whether an engine is accepted; the module of a checkpoint is needed otherwise.
         overrides: for :func:`kdcmae.load_classifier` or :func:`kdcmae.load_pretrained`; an engine takes none.
 
     Raises:
         ConfigError: an engine where a checkpoint is needed, or an override beside an engine.
         DeviceError: no CUDA device.
+        EngineError: a folder that is no engine.
         KdcmaeError: the model cannot be opened.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_engine(path):
         if not engine:
             raise ConfigError(f"{path} is an engine; this task needs a {_CHECKPOINTS[task]} checkpoint")
         refuse_checkpoint_options(path, overrides)
@@ -223,7 +242,24 @@ def open_model(
     from kdcmae.checkpoints import load_classifier, load_pretrained
 
     module = (load_classifier if task == "classify" else load_pretrained)(path, **overrides)
-    return CheckpointPredictor(module.eval().to(_torch_device(device)), path.stem)
+    return CheckpointPredictor(module.eval().to(_torch_device(device)), path.stem, batch_size)
+
+
+def is_engine(path: Path) -> bool:
+    """Whether a model is an engine folder; otherwise it is a checkpoint file.
+
+    Raises:
+        EngineError: a folder that is no engine.
+    """
+    if not path.is_dir():
+        return False
+    from kdcmae.runtime.schema import MANIFEST_FILE
+
+    if not (path / MANIFEST_FILE).is_file():
+        raise EngineError(
+            f"{path} has no {MANIFEST_FILE}; give a checkpoint file, or an engine folder that kdcmae-compile wrote"
+        )
+    return True
 
 
 _CHECKPOINTS: dict[Task, str] = {"classify": "finetuned", "features": "pretraining"}

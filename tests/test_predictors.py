@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdcmae import KDCMAE, KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.errors import ConfigError
+from kdcmae.errors import ConfigError, EngineError
 from kdcmae.predictors import AUDIO_FEATURES, CheckpointPredictor, batched_logits, open_model
 from kdcmae.runtime.batching import in_batches
 
@@ -50,7 +50,8 @@ def test_a_pretraining_checkpoint_opens_for_its_features(tmp_path: Path) -> None
     torch.manual_seed(0)
     model = KDCMAE.from_preset("tiny", audio_length=32, image_size=32, embed_dim=32, num_heads=2, specific_depth=1)
     save_checkpoint(model, tmp_path / "model.safetensors")
-    predictor = open_model(tmp_path / "model.safetensors", task="features", engine=False, num_heads=2)
+    predictor = open_model(tmp_path / "model.safetensors", task="features", engine=False, batch_size=64, num_heads=2)
+    assert predictor.facts.batch == (1, 64)
     assert predictor.facts.labels == ()
     assert not predictor.module.training
     inputs = {"audio": np.ones((1, 32, 128), np.float32), "image": np.ones((1, 3, 32, 32), np.float32)}
@@ -60,7 +61,14 @@ def test_a_pretraining_checkpoint_opens_for_its_features(tmp_path: Path) -> None
 
 
 def test_an_engine_is_refused_where_a_module_is_needed_and_takes_no_options_of_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
     with pytest.raises(ConfigError, match="is an engine; this task needs a pretraining checkpoint"):
         open_model(tmp_path, task="features", engine=False)
     with pytest.raises(ConfigError, match="--num-heads and --weights are for checkpoints; leave them out"):
         open_model(tmp_path, num_heads=2, weights="ema")
+
+
+def test_a_folder_that_is_no_engine_is_called_none(tmp_path: Path) -> None:
+    for options in ({"engine": False}, {"num_heads": 2}, {}):
+        with pytest.raises(EngineError, match=r"has no manifest\.json; give a checkpoint file, or an engine folder"):
+            open_model(tmp_path, **options)

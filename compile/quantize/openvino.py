@@ -36,7 +36,7 @@ from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, nati
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
 
-__all__ = ["beside_int8", "closest", "declared_products", "import_nncf", "method", "open_model", "quantize"]
+__all__ = ["beside_int8", "closest", "declared_products", "import_nncf", "method", "quantize", "read_runner"]
 
 _COMPARED = 4  # batches
 _CLOSE = 0.999  # cosine between outputs that rounding explains
@@ -173,7 +173,7 @@ def _quantized(model: Any, clips: Clips, products: set[str], *, smooth: bool, sa
     return made
 
 
-def open_model(path: Path, *, floating: bool = False) -> Callable[[Arrays], Arrays]:
+def read_runner(path: Path, *, floating: bool = False) -> Callable[[Arrays], Arrays]:
     """Compile an IR for the CPU as the engine will be, and give what runs it.
 
     Args:

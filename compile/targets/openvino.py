@@ -112,7 +112,7 @@ class OpenVino(Target):
         return Quantization(method=quantizing.method(saturates=saturates, scores=scores), suffix=".xml", write=write)
 
     def run_quantized(self, graph: Path, *, floating: bool = False) -> Run:
-        return quantizing.open_model(graph, floating=floating)
+        return quantizing.read_runner(graph, floating=floating)
 
     def open_graph(self, graph: Path, precision: str) -> Callable[[Arrays], Any]:
         hint = HINTS[precision if precision in HINTS else beside_int8(this_cpu())]

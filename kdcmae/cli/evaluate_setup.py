@@ -13,7 +13,7 @@ from kdcmae.cli import evaluate_report as report
 from kdcmae.cli.common import Number, json_option, note, weights_option
 from kdcmae.cli.normalisation import NAMES, statistics_options
 from kdcmae.errors import ConfigError, DataError
-from kdcmae.predictors import Predictor, Task, open_model, refuse_checkpoint_options
+from kdcmae.predictors import BATCH_SIZE, Predictor, Task, is_engine, open_model, refuse_checkpoint_options
 from kdcmae.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Setup:
             more_data: clips that the task reads beside ``--data``.
 
         Raises:
+            EngineError: the model is a folder that is no engine.
             ConfigError: no model there, an option of checkpoints beside an engine, no number of clips behind
                 ``avsynth:``, or ``--output`` cannot be a folder.
             DataError: the clips are not there.
@@ -69,7 +70,7 @@ class Setup:
 
         if not self.model.exists():
             raise ConfigError(f"{self.model}: no such file or folder; check the path")
-        if self.model.is_dir():
+        if is_engine(self.model):
             refuse_checkpoint_options(self.model, [*self.overrides, *(["device"] if self.device != "auto" else [])])
         for data in (self.data, *more_data):
             if not names_avsynth(data) and not Path(data).exists():
@@ -119,7 +120,9 @@ class Setup:
 
     def open(self, task: Task, **overrides: Any) -> Predictor:
         """The model, ready to evaluate; ``overrides`` provide facts that a checkpoint's file lacks."""
-        return open_model(self.model, task=task, device=self.device, **self.overrides, **overrides)
+        return open_model(
+            self.model, task=task, device=self.device, batch_size=self.batch_size, **self.overrides, **overrides
+        )
 
     def pretrained(self, **overrides: Any) -> tuple[KDCMAE, Preprocessing]:
         """The module and the preprocessing of a pretraining checkpoint; ``overrides`` as of :meth:`open`."""
@@ -177,7 +180,9 @@ COMMON_OPTIONS = (
         help=f"Clips to show; a page has room for {_MOST_PICTURES}.",
     ),
     click.option("--page/--no-page", default=True, help="Write the page beside the JSON file."),
-    click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips at once."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Clips at once."
+    ),
     click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read."),
     click.option(
         "--broken-limit", type=Number(0, 1), default=0.01, show_default=True, help="Share of clips that may fail."

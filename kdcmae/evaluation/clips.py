@@ -23,6 +23,7 @@ from kdcmae.data.sampling import BatchSampler, InOrder
 from kdcmae.data.shard_files import list_clips
 from kdcmae.errors import DataError
 from kdcmae.evaluation.pictures import Shown, clip_pictures
+from kdcmae.predictors import BATCH_SIZE
 from kdcmae.runtime.preprocessing import resize_crop_matrices
 
 __all__ = ["EvaluationClips", "LoaderSettings", "classes_of", "label_map", "read_mask"]
@@ -38,7 +39,7 @@ class LoaderSettings:
         broken_limit: largest share of the clips that may be unusable before the evaluation stops.
     """
 
-    batch_size: int = 16
+    batch_size: int = BATCH_SIZE
     workers: int = 0
     broken_limit: float = BROKEN_LIMIT
 
