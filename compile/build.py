@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from kdcmae.compile import cases, export, gates, layers, memory, models, package, references, report, selftest, targets
+from kdcmae.compile import cases, export, gates, layers, memory, models, references, report, selftest, targets
 from kdcmae.compile.engine_facts import engine_manifest
 from kdcmae.compile.frontend import ExportedFrontend
 from kdcmae.compile.half import GraphPrecision
@@ -27,6 +27,7 @@ from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.stages import ROUNDED, Run, Stage
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, LayerRequest
 from kdcmae.errors import GateError
+from kdcmae.files import publishing
 from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import fastest_floating
@@ -68,7 +69,7 @@ def compile_engine(
         EngineError: the export or the build failed; nothing was written.
     """
     target = preflight(settings, folder)
-    with package.staging(folder) as partial:
+    with publishing.staging(folder) as partial:
         build = Build(model, partial, settings, step, target)
         while True:
             try:
@@ -79,7 +80,7 @@ def compile_engine(
         manifest = engine_manifest(build, seconds)
         report.write(manifest, partial)
         manifest = manifest.write(partial)
-        package.publish(partial, folder)
+        publishing.publish(partial, folder)
     return manifest
 
 

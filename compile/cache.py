@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdcmae import host
-from kdcmae.compile import package
 from kdcmae.compile.targets import load_target, version_of
 from kdcmae.errors import ConfigError, EngineError, KdcmaeError, one_line
+from kdcmae.files import publishing
 from kdcmae.files.disk import disk_is_full
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import Manifest, digest, verify_files
@@ -112,15 +112,15 @@ class Cache:
         """
         if not os.path.lexists(self.folder / key):
             return None
-        package.check_destination(folder)
-        with package.staging(folder) as partial:
+        publishing.check_destination(folder)
+        with publishing.staging(folder) as partial:
             if not self.fetch_files(key, partial):
                 return None
             manifest = _whole_engine(partial)
             if manifest is None:
                 _drop(self.folder / key)
                 return None
-            package.publish(partial, folder)
+            publishing.publish(partial, folder)
         return manifest
 
     def store(self, key: str, folder: Path, manifest: Manifest | None = None) -> None:
@@ -186,7 +186,7 @@ class Cache:
         if sum(path.stat().st_size for path in files) > self.limit_bytes:
             return
         entry = self.folder / key
-        with package.staging(entry, fix="set KDCMAE_CACHE to a folder that can be") as partial:
+        with publishing.staging(entry, fix="set KDCMAE_CACHE to a folder that can be") as partial:
             (partial / _FILES).mkdir()
             for path in files:
                 _copy(path, partial / _FILES / path.name)
@@ -196,8 +196,8 @@ class Cache:
             (partial / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
             if entry.is_symlink() or entry.is_file():
                 _drop(entry)
-            package.publish(partial, entry)
-        package.remove_abandoned(self.folder)
+            publishing.publish(partial, entry)
+        publishing.remove_abandoned(self.folder)
         self._make_room(entry)
 
     def _make_room(self, newest: Path) -> None:

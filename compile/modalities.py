@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kdcmae.compile import memory, package
+from kdcmae.compile import memory
 from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel, free_weights
 from kdcmae.compile.raw import with_raw_inputs
@@ -16,6 +16,7 @@ from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.targets import load_target
 from kdcmae.config import MODALITY_INPUTS, Modality
 from kdcmae.errors import CheckpointError, ConfigError, GateError
+from kdcmae.files import publishing
 from kdcmae.progress import Step
 from kdcmae.runtime import feeding, load_engine
 from kdcmae.runtime.execution import differences_known
@@ -79,10 +80,10 @@ def compile_modalities(
         MissingDependencyError: the target's library is not installed.
         EngineError: an export or a build failed; nothing was written.
     """
-    package.check_destination(folder)
+    publishing.check_destination(folder)
     for modality in variants:
         with_input_of(model, modality)  # refuses models that have no such input before any work is done
-    with package.staging(folder) as partial:
+    with publishing.staging(folder) as partial:
         build = functools.partial(_build, settings=settings, step=step, seconds=seconds)
         manifests: dict[str, Manifest] = {_WHOLE: build(model, partial / _WHOLE, reload=reload)}
         for modality in variants:
@@ -100,7 +101,7 @@ def compile_modalities(
         if not any(rung["status"] == "skipped" for rung in manifest.parity if rung["name"] == "artifact"):
             with step("verify the variants"):
                 _self_test(whole)
-        package.publish(whole, folder)
+        publishing.publish(whole, folder)
     return manifest
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdcmae.compile import package, targets
+from kdcmae.compile import targets
 from kdcmae.compile.sessions import require_onnxruntime
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import MissingDependencyError
 from kdcmae.extras import is_installed
+from kdcmae.files import publishing
 from kdcmae.runtime import capabilities
 from kdcmae.runtime.capabilities import require_capable, require_device, require_native
 from kdcmae.runtime.precisions import QUANTIZED
@@ -57,7 +58,7 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
     target = targets.load_target(settings.target)
     target.require()
     require_tools(settings)
-    package.check_destination(folder)
+    publishing.check_destination(folder)
     return target
 
 

@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from kdcmae.compile import models, package, report
+from kdcmae.compile import models, report
 from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
 from kdcmae.compile.settings import SearchSettings
 from kdcmae.errors import EngineError, GateError
+from kdcmae.files import publishing
 from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest
@@ -101,13 +102,13 @@ class Search:
                 the clips that did not choose it.
             KdcmaeError: the clips cannot be read, or the folder cannot be written.
         """
-        package.check_destination(folder)
+        publishing.check_destination(folder)
         whole = self._load(1.0)
         with self._step("reference on held-out clips"):
             data = self.settings.build.quantization.evaluation
             evaluation = Evaluation.on(whole, data, self.settings.build.batch)
         models.free_weights(whole)
-        with package.staging(folder) as scratch:
+        with publishing.staging(folder) as scratch:
             for keep in self.settings.ratios:
                 for precision in self.settings.precisions:
                     built = scratch / f"{precision}-{keep}"
@@ -195,7 +196,7 @@ class Search:
         manifest = dataclasses.replace(manifest, engine=engine, build={**manifest.build, "search": facts})
         report.write(manifest, built)
         manifest = manifest.write(built)
-        package.publish(built, folder)
+        publishing.publish(built, folder)
         return manifest
 
     def _nearest(self) -> str:

@@ -14,7 +14,6 @@ import click
 from kdcmae import progress
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json
-from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache
 from kdcmae.compile.cli.acting import BUILD_RULES, require_acting
 from kdcmae.compile.cli.classes import require_clips
@@ -36,6 +35,7 @@ from kdcmae.compile.report.proof import not_proved, proved
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
 from kdcmae.errors import EngineError
+from kdcmae.files import publishing
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.runtime.precisions import QUANTIZED
@@ -142,7 +142,7 @@ def build(
             say_in_passing(f"note: calibrated on AVSynth: {line}")
     kind = settings.precision if searched is None else "searched"
     folder = destination.folder or Path("out") / f"{settings.target}-{kind}"
-    package.check_destination(folder)
+    publishing.check_destination(folder)
     if searched is None:
         require_possible(settings)
     step = steps(expected=_earlier_seconds(folder, settings))

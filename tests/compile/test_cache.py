@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from kdcmae.compile import cache as caching
-from kdcmae.compile import package
 from kdcmae.compile.cache import BuildCache, Cache
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.errors import ConfigError, EngineError
+from kdcmae.files import publishing
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
 
 KEY = "f" * 64
@@ -159,7 +159,7 @@ def test_making_room_leaves_what_is_no_entry(engine, tmp_path):
     (tmp_path / "home" / "photos" / "holiday").write_bytes(bytes(size))
     (tmp_path / "home" / "letter").write_bytes(bytes(size))
     cache.store("0" * 64, engine)
-    with package.staging(cache.folder / ("1" * 64)) as other:
+    with publishing.staging(cache.folder / ("1" * 64)) as other:
         cache.store("2" * 64, engine)
         assert other.is_dir()
     assert sorted(path.name for path in cache.folder.iterdir()) == ["2" * 64, "letter", "photos"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdcmae.compile import package
+from kdcmae.files import publishing
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest, verify_files
 
@@ -103,7 +103,7 @@ def test_a_build_killed_at_once_loses_nothing(checkpoint, old):
     assert process.returncode == -signal.SIGKILL
     assert content(old) == before
     assert len(os.listdir(old.parent)) == 2
-    with package.staging(old):  # the next build's
+    with publishing.staging(old):  # the next build's
         pass
     assert os.listdir(old.parent) == ["engine"]
 
@@ -154,7 +154,7 @@ def test_a_file_system_that_turns_read_only(checkpoint, old, run, monkeypatch):
     def read_only(partial, folder):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
 
-    monkeypatch.setattr(package, "publish", read_only)
+    monkeypatch.setattr(publishing, "publish", read_only)
     assert failed(run(*arguments(checkpoint, old, "--no-cache")), "Read-only file system") == 2
     assert content(old) == before
     assert os.listdir(old.parent) == ["engine"]

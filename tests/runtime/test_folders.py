@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from kdcmae.compile.package import publish, staging
 from kdcmae.errors import EngineError, EngineIntegrityError
+from kdcmae.files.publishing import publish, staging
 from kdcmae.runtime import engine as runtime
 from kdcmae.runtime import folders, load_engine
 from kdcmae.runtime.manifest import Manifest, digest

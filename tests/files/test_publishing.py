@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdcmae.compile import package
-from kdcmae.compile.package import check_destination, publish, staging
 from kdcmae.errors import EngineError, GateError
+from kdcmae.files import publishing
+from kdcmae.files.publishing import check_destination, publish, staging
 
 
 def write(folder, content):
@@ -74,8 +74,8 @@ def test_a_new_engine_replaces_the_old_one(tmp_path):
 
 
 KILLED = """
-import os, signal, sys; from pathlib import Path; from kdcmae.compile import package
-package._exchange = lambda *_: False
+import os, signal, sys; from pathlib import Path; from kdcmae.files import publishing
+publishing._exchange = lambda *_: False
 """
 
 
@@ -87,7 +87,7 @@ def killed(code, *arguments):
 def test_a_killed_build_is_cleaned_up_by_the_next(tmp_path):
     target = tmp_path / "engine"
     killed(
-        "with package.staging(Path(sys.argv[1])) as partial:\n"
+        "with publishing.staging(Path(sys.argv[1])) as partial:\n"
         "    (partial / 'half').write_text('written')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n",
         target,
@@ -111,9 +111,9 @@ def test_a_build_killed_between_the_steps_of_publishing_gets_its_old_engine_back
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    rename(source, target)\n"
         "os.rename = killed_at_the_second_step\n"
-        "with package.staging(Path(sys.argv[1])) as partial:\n"
+        "with publishing.staging(Path(sys.argv[1])) as partial:\n"
         "    (partial / 'manifest.json').write_text('new')\n"
-        "    package.publish(partial, Path(sys.argv[1]))\n",
+        "    publishing.publish(partial, Path(sys.argv[1]))\n",
         target,
     )
     assert not target.exists()
@@ -140,7 +140,7 @@ def test_a_process_id_is_no_name_and_no_proof_of_life(tmp_path, monkeypatch):
 
 def test_a_running_build_of_another_process_is_left_alone(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from kdcmae.compile.package import staging\n"
+        "import sys; from pathlib import Path; from kdcmae.files.publishing import staging\n"
         "with staging(Path(sys.argv[1])):\n"
         "    print('building', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -194,7 +194,7 @@ def test_builds_at_once_leave_one_whole_engine(exchange, tmp_path, monkeypatch):
     if exchange and not can_exchange(tmp_path):
         pytest.skip("no exchange on this file system")
     if not exchange:
-        monkeypatch.setattr(package, "_exchange", lambda *_: False)
+        monkeypatch.setattr(publishing, "_exchange", lambda *_: False)
     target = tmp_path / "engine"
     target.mkdir()
     write(target, "0")
@@ -225,7 +225,7 @@ def test_builds_at_once_leave_one_whole_engine(exchange, tmp_path, monkeypatch):
 def can_exchange(folder):
     (folder / "one").mkdir()
     (folder / "other").mkdir()
-    done = package._exchange(folder / "one", folder / "other")
+    done = publishing._exchange(folder / "one", folder / "other")
     (folder / "one").rmdir()
     (folder / "other").rmdir()
     return done
@@ -237,7 +237,7 @@ def test_where_folders_cannot_change_places_the_old_one_moves_aside(number, tmp_
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr(package.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
+    monkeypatch.setattr(publishing.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
     test_a_new_engine_replaces_the_old_one(tmp_path)
 
 
@@ -252,7 +252,7 @@ def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, monkeypatch)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(source, destination)
 
-    monkeypatch.setattr(package, "_exchange", lambda *_: False)
+    monkeypatch.setattr(publishing, "_exchange", lambda *_: False)
     with staging(target) as partial:
         write(partial, "new")
         monkeypatch.setattr(os, "rename", refuse)
