@@ -42,7 +42,7 @@ def compile_model(
             ``torch.load`` gives it; or None for the model that ships with the package.
         target: a name of :data:`kdcmae.runtime.targets.TARGETS`; may be left out where ``budget_ms`` is given.
         output: the engine folder.
-        progress: gets a record when a step begins and when it ends.
+        progress: gets a record when a step begins, advances or ends.
         options: those of ``kdcmae-compile``, with underscores in the place of hyphens: ``precision="int8"``,
             ``calibration="clips.jsonl"``, ``max_drop=1.0``, ``no_cache=True``. A list gives an option several times.
             ``for_`` stands for ``--for``.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.linear import inference_products_by_onednn
+from kdcmae.progress import counted
 from kdcmae.runtime.arrays import Arrays
-from kdcmae.terminal import status
 
 __all__ = ["concatenated", "digests", "outputs_of", "remembered"]
 
 _CHUNK = 8  # samples that the model computes at once
-_SHOWN_AFTER_S = 2.0
 
 
 def remembered(model: EngineModel) -> EngineModel:
@@ -38,7 +36,7 @@ def remembered(model: EngineModel) -> EngineModel:
 
 
 def outputs_of(model: EngineModel, samples: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
-    """The reference outputs of samples, in chunks that keep the memory small; a terminal shows how long they take.
+    """The reference outputs of samples, in chunks that keep the memory small; the running step tells of each.
 
     Args:
         model: the model.
@@ -47,14 +45,8 @@ def outputs_of(model: EngineModel, samples: Sequence[Arrays]) -> dict[str, NDArr
     Returns:
         The outputs of all samples, by name.
     """
-    start = time.monotonic()
-    found = []
-    for first in range(0, len(samples), _CHUNK):
-        if first and (took_s := time.monotonic() - start) > _SHOWN_AFTER_S:
-            left_s = took_s / first * (len(samples) - first)
-            status(f"  reference outputs of {len(samples)} clips: {first} done, about {left_s:.0f} s left ...")
-        found.append(models.reference(model, concatenated(samples[first : first + _CHUNK])))
-    return concatenated(found)
+    chunks = [samples[first : first + _CHUNK] for first in range(0, len(samples), _CHUNK)]
+    return concatenated([models.reference(model, concatenated(chunk)) for chunk in counted(chunks)])
 
 
 def concatenated(batches: Sequence[Arrays]) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kdcmae.progress import Steps, observed, write_lines
+from kdcmae.progress import Steps, counted, observed, write_lines
 
 
 def test_a_step_is_told_when_it_begins_and_when_it_ends():
@@ -39,6 +39,18 @@ def test_an_earlier_run_tells_how_many_steps_there_are_and_how_long_the_rest_tak
             pass
     assert [one.count for one in told] == [2, 2, 2, 2, None, None]
     assert [one.remaining_s for one in told] == [5.0, 3.0, 3.0, 0.0, None, None]
+
+
+def test_the_innermost_step_tells_how_many_of_its_parts_are_done():
+    told = []
+    steps = Steps(told.append)
+    with steps("reference outputs"):
+        with steps("read clips"):
+            assert list(counted("ab")) == ["a", "b"]
+        list(counted("abc"))
+    list(counted("ab"))  # no step runs
+    parts = [(record.name, record.parts.done, record.parts.total) for record in told if record.parts]
+    assert parts == [("read clips", 1, 2), ("reference outputs", 1, 3), ("reference outputs", 2, 3)]
 
 
 def test_another_process_reads_lines(tmp_path):

@@ -73,6 +73,8 @@ def _show(step: Progress) -> None:
 
 def _how_far(step: Progress) -> str:
     """Such as " 3 of 12, about 20 s left"; empty if unknown."""
+    if step.parts is not None:
+        return f" {step.parts.done} of {step.parts.total} done, about {step.parts.left_s:.0f} s left"
     if step.count is None or step.remaining_s is None:
         return ""
     return f" {step.index} of {step.count}, about {step.remaining_s:.0f} s left"

@@ -10,6 +10,7 @@ import pytest
 from kdcmae import KDCMAEClassifier
 from kdcmae.compile import cases, models, references
 from kdcmae.compile.models import EngineModel
+from kdcmae.progress import Progress, Steps
 from kdcmae.runtime.manifest import BatchRange
 
 
@@ -42,7 +43,10 @@ def test_an_input_is_computed_once_however_it_is_batched(model: EngineModel) -> 
 def test_samples_in_chunks_keep_their_order(model: EngineModel) -> None:
     inputs = models.examples(model, 11)
     samples = [{name: array[row : row + 1] for name, array in inputs.items()} for row in range(11)]
-    found = references.outputs_of(model, samples)["logits"]
+    records: list[Progress] = []
+    with Steps(records.append)("reference outputs"):
+        found = references.outputs_of(model, samples)["logits"]
+    assert [record.parts is not None for record in records] == [False, True, False]
     np.testing.assert_allclose(found, models.reference(model, inputs)["logits"], atol=1e-5)
 
 
