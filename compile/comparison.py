@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import KdcmaeError
-from kdcmae.runtime.engine import load_engine
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.golden import GOLDEN_FILE
+from kdcmae.runtime.loading import load_engine
 from kdcmae.runtime.metrics import compare
 from kdcmae.runtime.selftest import kind_of
 

@@ -18,9 +18,10 @@ from kdcmae.errors import (
     GateError,
     MissingDependencyError,
 )
-from kdcmae.runtime.engine import SelfTest, load_engine
+from kdcmae.runtime.engine import SelfTest
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
+from kdcmae.runtime.loading import load_engine
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.terminal import say, table
 

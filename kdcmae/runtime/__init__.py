@@ -10,7 +10,8 @@ was built, goes to the logger ``kdcmae.runtime``.
 
 import logging
 
-from kdcmae.runtime.engine import Engine, Prediction, SelfTest, load_engine
+from kdcmae.runtime.engine import Engine, Prediction, SelfTest
+from kdcmae.runtime.loading import load_engine
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["Engine", "Manifest", "Prediction", "SelfTest", "load_engine"]

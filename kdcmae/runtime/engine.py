@@ -1,12 +1,10 @@
-"""Load an engine folder and run it: ``load_engine(folder)`` returns an :class:`Engine`."""
+"""A compiled model on its device, as an app uses it: :class:`Engine`."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,27 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import ConfigError, EngineError, EngineInputError, EnginePrecisionError
+from kdcmae.errors import EngineError, EngineInputError
 from kdcmae.runtime import feeding, selftest
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import Backend, is_whole
 from kdcmae.runtime.batching import by_clip
-from kdcmae.runtime.capabilities import execution_differences
-from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution
-from kdcmae.runtime.folders import Publication, of_one_publication, openable
+from kdcmae.runtime.folders import openable
 from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.schema import check_mapping
 from kdcmae.runtime.scores import scores
 from kdcmae.runtime.selftest import SelfTest
-from kdcmae.runtime.targets import TARGETS
 
-__all__ = ["Engine", "Prediction", "SelfTest", "load_engine"]
-
-_log = logging.getLogger("kdcmae.runtime")
+__all__ = ["MAIN", "Engine", "Prediction", "SelfTest"]
 
 Clip = tuple[NDArray[Any] | None, int, NDArray[np.uint8] | Iterable[NDArray[np.uint8]] | None]
 """Waveform, its sample rate in Hz, and a frame or several."""
@@ -50,98 +43,8 @@ class Prediction:
     score: float
 
 
-def load_engine(
-    folder: str | Path, *, device: str | None = None, threads: int | None = None, strict: bool = False
-) -> Engine:
-    """Load an engine folder, after checking every file in it.
-
-    Digests show that a folder is not damaged or half-copied before a library reads it. They do not prove who made it:
-    load engines from sources you trust. Files may be links, as in Hugging Face's cache and in Kubernetes volumes. If
-    the folder is replaced while it is being loaded, the new engine is loaded, never a mixture of both.
-
-    Args:
-        folder: folder that kdcmae-compile wrote.
-        device: device to use instead of the one that the engine was compiled for, by the name that the engine's library
-            gives it, in upper or lower case.
-        threads: CPU threads to use; None for the manifest's number, or else the library's choice, within the CPUs that
-            this process may use.
-        strict: raise an error if the library reports that the engine, or a variant when it is first needed, executes
-            in another precision here than its manifest claims. By default that is a warning of the logger
-            ``kdcmae.runtime``.
-
-    Returns:
-        The engine, ready to run.
-
-    Raises:
-        EngineError: not an engine folder, a bad manifest, or an engine file its library cannot load.
-        ConfigError: ``device`` or ``threads`` is invalid.
-        EngineIntegrityError: a file is missing, cannot be read or has changed.
-        EnginePrecisionError: a claimed precision does not execute here, and ``strict`` is set.
-        EngineVersionError: built for another version of its library or of the manifest.
-        MissingDependencyError: its library is not installed.
-        DeviceError: this machine lacks the device.
-    """
-    try:
-        folder = Path(folder)
-    except TypeError as error:
-        raise EngineError(
-            f"folder={folder!r} is not a path; give an engine folder that kdcmae-compile wrote"
-        ) from error
-    return of_one_publication(folder, partial(_load, device=device, threads=threads, strict=strict))
-
-
-def _load(publication: Publication, *, device: str | None, threads: int | None, strict: bool) -> Engine:
-    folder = publication.folder
-    manifest = Manifest.read(folder)
-    verify_files(folder, manifest)
-    variants = {variant: Manifest.read(folder, variant) for variant in manifest.variants}
-    try:
-        preprocessing = Preprocessing.from_dict(manifest.preprocessing)
-        for part in (manifest, *variants.values()):
-            preprocessing.check_fits({spec.name: spec.shape for spec in part.inputs})
-    except ConfigError as error:
-        raise EngineError(f"the manifest of {folder} asks for what this kdcmae cannot do: {error}") from error
-    target = TARGETS[manifest.target]
-    if device is not None:
-        if not isinstance(device, str) or not device.strip():
-            raise ConfigError(f"device={device!r} names no device; leave it out for the one the engine is for")
-        device = target.spell_device(device.strip())
-    if threads is not None and not target.runs_on_cpu:
-        raise ConfigError(f"threads={threads} has no meaning for a {target.label} engine; leave it out")
-    backend_class = target.load_backend()
-
-    def load(part: Manifest) -> Backend:
-        with openable(folder) as path:
-            backend = backend_class(path, part, device=device, threads=threads)
-        try:
-            if not publication.holds(manifest):
-                raise EngineError(f"{folder} holds another engine than the one that was loaded; load it again")
-            _check_execution(backend, part, folder, device, strict)
-        except BaseException:
-            backend.close()
-            raise
-        return backend
-
-    reload = partial(load_engine, folder.absolute(), device=device, threads=threads, strict=strict)
-    return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load, device=device, reload=reload)
-
-
-def _check_execution(backend: Backend, manifest: Manifest, folder: Path, device: str | None, strict: bool) -> None:
-    """Warn about precisions that do not execute as claimed, or refuse them if ``strict``."""
-    where = str(device or manifest.engine.get("device", ""))
-    if differences := execution_differences(manifest, backend.execution(), device=where):
-        class_name = this_cpu().class_name
-        message = (
-            f"{folder} does not execute as claimed here: {'; '.join(differences)}; kdcmae check says how fast and "
-            f"how exactly, kdcmae-compile {f'--for {class_name}' if class_name else 'here'} builds what fits"
-        )
-        if strict:
-            raise EnginePrecisionError(message)
-        _log.warning("%s", message)
-
-
 class Engine:
-    """A compiled model on its device, loaded by :func:`load_engine`.
+    """A compiled model on its device, loaded by :func:`~kdcmae.runtime.loading.load_engine`.
 
     An engine may have variants: the same model for clips without sound or without picture. :meth:`infer` and
     :meth:`classify` choose the variant that fits their inputs, and it is loaded when it is first needed.
@@ -182,7 +85,7 @@ class Engine:
         """Pickling passes the folder on: the other process loads the engine from it in the same way.
 
         Raises:
-            EngineError: the engine was not made by :func:`load_engine`.
+            EngineError: the engine was not made by :func:`~kdcmae.runtime.loading.load_engine`.
         """
         if self._reload is None:
             raise EngineError(f"engine {self.folder} cannot be pickled: load it with load_engine")

@@ -16,8 +16,8 @@ import pytest
 
 from kdcmae.errors import EngineError, EngineIntegrityError
 from kdcmae.files.publishing import publish, staging
-from kdcmae.runtime import engine as runtime
 from kdcmae.runtime import folders, load_engine
+from kdcmae.runtime import loading as runtime
 from kdcmae.runtime.manifest import Manifest, digest
 
 TARGETS = ("openvino", "onnx", "onnx, weights apart")
