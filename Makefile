@@ -16,7 +16,7 @@ test: $(STAMP) $(CONTRACT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # Two minutes' worth, for every save: no long proofs, few builds of engines, and no processes of training or benchmarks.
-QUICK := tests/*.py tests/cli tests/data tests/drawing tests/evaluation tests/files tests/runtime tests/training \
+QUICK := tests/*.py tests/cli tests/data tests/drawing tests/evaluation tests/files tests/media tests/runtime tests/training \
 	tests/weights tests/bench/report tests/kernels/test_configs.py \
 	$(addprefix tests/compile/,test_gates.py test_cache.py test_parity.py test_planted_faults.py \
 	test_proof_words.py test_cli.py::test_openvino test_cli.py::test_onnx)

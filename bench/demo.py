@@ -19,10 +19,10 @@ import click
 from kdcmae.assets import default_checkpoint
 from kdcmae.cli.common import KdcmaeCommand, note
 from kdcmae.compile.latency import describe_speed
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.errors import GateError
 from kdcmae.evaluation.windows import score_clip, windowing_of
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.predictors import Predictor, open_model
 from kdcmae.runtime.manifest import Manifest
 

@@ -18,9 +18,9 @@ from kdcmae.compile.references import concatenated, outputs_of
 from kdcmae.compile.settings import MOST_CLIPS
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.broken import clip_boundary
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import reader_for
 from kdcmae.data.shard_files import named_clips
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.runtime import feeding
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.manifest import BatchRange

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from kdcmae.compile import cases, models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.settings import Expectation
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import reader_for
 from kdcmae.errors import ConfigError, DataError, one_line
 from kdcmae.files.text import read_json_lines
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.runtime import feeding
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from kdcmae.compile.models import EngineModel, Parts, run
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.frontend import AnySizeImageFrontend, AudioFrontend
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BATCH_AXIS, TensorSpec
 from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ, Preprocessing

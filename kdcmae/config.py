@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from kdcmae.errors import ConfigError
+from kdcmae.media.kinds import Modality
+from kdcmae.media.resampling import Mono
 from kdcmae.runtime.preprocessing import Preprocessing
-from kdcmae.runtime.resampling import Mono
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,7 +32,6 @@ __all__ = [
     "replace",
 ]
 
-Modality = Literal["audiovisual", "audio", "video"]
 MODALITY_INPUTS: Mapping[str, tuple[str, ...]] = {
     "audiovisual": ("audio", "image"),
     "audio": ("audio",),

@@ -133,7 +133,7 @@ class EnginePredictor:
     def prepare(
         self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
-        from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+        from kdcmae.media.resampling import SAMPLE_RATE_HZ
 
         return self.engine.prepare(waveform, SAMPLE_RATE_HZ, frames)
 
@@ -169,8 +169,8 @@ class CheckpointPredictor:
     def prepare(
         self, waveform: NDArray[np.float32] | None, frames: Sequence[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
+        from kdcmae.media.resampling import SAMPLE_RATE_HZ
         from kdcmae.runtime.feeding import from_clip
-        from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
         names = getattr(self.module.config, "inputs", ("audio", "image"))
         return from_clip(names, self.facts.preprocessing, waveform, SAMPLE_RATE_HZ, frames)

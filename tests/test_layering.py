@@ -19,20 +19,21 @@ FOLDERS = {"kdcmae": "kdcmae", "kernels": "kdcmae.kernels", "compile": "kdcmae.c
 # or a package with everything in it. This table is the only place that says who may import whom.
 LAYERS = {
     "base": ("errors extras host", ""),
-    "runtime": ("runtime", "base"),
+    "media": ("media", "base"),
+    "runtime": ("runtime", "base media"),
     "kernels": ("kernels", "base"),
     "tools": ("cards drawing files progress terminal timing", "base runtime"),
     "model": (
         "assets checkpoints classifier collectives config decoder encoder frontend keep layers linear losses masking "
         "merging normalisation ops pos_embed predictors pretraining weights",
-        "base runtime kernels tools",
+        "base media runtime kernels tools",
     ),
-    "data": ("data labels", "base runtime tools model"),
-    "evaluation": ("evaluation", "base runtime tools model data"),
-    "training": ("training", "base runtime tools model data evaluation"),
-    "cli": ("__main__ check cli cpp doctor", "base runtime tools model data evaluation training"),
-    "compile": ("compile", "base runtime tools model data evaluation training cli"),
-    "bench": ("bench", "base runtime kernels tools model data evaluation training cli compile"),
+    "data": ("data labels", "base media runtime tools model"),
+    "evaluation": ("evaluation", "base media runtime tools model data"),
+    "training": ("training", "base media runtime tools model data evaluation"),
+    "cli": ("__main__ check cli cpp doctor", "base media runtime tools model data evaluation training"),
+    "compile": ("compile", "base media runtime tools model data evaluation training cli"),
+    "bench": ("bench", "base media runtime kernels tools model data evaluation training cli compile"),
 }
 
 

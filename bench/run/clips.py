@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.bench.run.subjects import Subject
-from kdcmae.data.clip import read_clip
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import ConfigError
+from kdcmae.media.clip import read_clip
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.runtime.batching import in_batches
 from kdcmae.runtime.feeding import from_clip, sources
 from kdcmae.runtime.preprocessing import Preprocessing

@@ -30,7 +30,7 @@ def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any
     if facts.preprocessing is None or not set(names) <= {"audio", "image", *feeding.RAW}:
         return example_inputs(facts.inputs, batch, seed=seed)
     from kdcmae.data.avsynth.memory import AVSynth
-    from kdcmae.data.frame_numbers import MIDDLE_FRAME
+    from kdcmae.media.frame_numbers import MIDDLE_FRAME
 
     data = AVSynth("test", clips=batch, seed=seed)
     clips = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]

@@ -18,10 +18,10 @@ from kdcmae.bench.run.subjects import VARIANT
 from kdcmae.config import MODALITY_INPUTS
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import DataError
 from kdcmae.evaluation.exam import Answers, Exam
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, open_model
 from kdcmae.runtime.feeding import RAW, from_clip, sources
 from kdcmae.runtime.manifest import Manifest

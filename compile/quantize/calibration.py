@@ -17,13 +17,13 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize.listed import ListedClips, list_calibration
 from kdcmae.config import Modality
 from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, reader_for
 from kdcmae.errors import DataError
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
+from kdcmae.media.resampling import SAMPLE_RATE_HZ
 from kdcmae.runtime import feeding
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
 
 __all__ = ["Clips", "load_clips", "prepare_clips"]
 

@@ -16,7 +16,7 @@ from kdcmae.terminal import progress_bar, say, table
 
 if TYPE_CHECKING:
     from kdcmae.data.check import Problem
-    from kdcmae.runtime.resampling import Mono
+    from kdcmae.media.resampling import Mono
 
 __all__ = ["command"]
 

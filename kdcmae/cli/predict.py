@@ -118,8 +118,8 @@ def _scored(
     """Scores of each clip in turn, or the path and the error of a clip that cannot be used."""
     from kdcmae.cli.predict_report import progress_of
     from kdcmae.data.broken import BrokenClipError
-    from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
     from kdcmae.evaluation.windows import score_clip, windowing_of
+    from kdcmae.media.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 
     frame_numbers = range(FRAMES_PER_CLIP) if average_frames else (MIDDLE_FRAME,)
     windowing = windowing_of(predictor.facts, window_s, hop_s)
@@ -151,7 +151,7 @@ def _model_and_clips(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 
 def _is_model(path: Path) -> bool:
     """Whether a path is a model rather than a clip, by its content, or else by its name."""
-    from kdcmae.data.clip import is_clip
+    from kdcmae.media.clip import is_clip
 
     if path.is_dir():
         return True

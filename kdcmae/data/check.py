@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 
 from kdcmae.data.broken import BrokenClipError, clip_boundary
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.reading import read_record
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP
+from kdcmae.media.resampling import SAMPLE_RATE_HZ
 
 __all__ = ["Problem", "ProblemKind", "check_clips"]
 

@@ -21,13 +21,13 @@ from torch.utils.data import Dataset
 from kdcmae.config import Modality
 from kdcmae.data.augment import Augmentation, mix_waveforms
 from kdcmae.data.broken import clip_boundary
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, reader_for
 from kdcmae.data.sampling import Draw
 from kdcmae.data.shard_files import flaw_of
 from kdcmae.errors import ConfigError, DataError
 from kdcmae.frontend import AudioFrontend, ImageFrontend
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
 from kdcmae.runtime.preprocessing import FRAME_LENGTH, Preprocessing
 
 __all__ = ["ClipDataset", "DatasetSettings", "Frames", "Reader", "Sample", "SampleMaker"]

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.data.broken import BrokenClipError, clip_boundary
-from kdcmae.data.clip import decode
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.parallel import map_in_processes
@@ -24,8 +22,10 @@ from kdcmae.data.provenance import Source, Sources, source_of
 from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
 from kdcmae.files.replacing import replacing
+from kdcmae.media.clip import decode
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP
+from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono
 from kdcmae.runtime.preprocessing import Preprocessing, prepare_image
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
 
 __all__ = ["MANIFEST_FILE", "SOURCES_FILE", "WINDOW_S", "Extraction", "extract"]
 

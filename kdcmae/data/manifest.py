@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.config import Modality
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
 from kdcmae.errors import DataError
 from kdcmae.files.disk import writing
 from kdcmae.files.replacing import replacing
 from kdcmae.files.text import read_json, read_json_lines, read_table, without_line_breaks
 from kdcmae.labels import read_class_names
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP
 
 __all__ = ["MANIFESTS", "ClipRecord", "LabelMap", "frame_path", "parse_labels", "read_manifest", "write_manifest"]
 

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.config import Modality
-from kdcmae.data.clip import decode
 from kdcmae.data.images import read_image
 from kdcmae.data.manifest import ClipRecord, frame_path
-from kdcmae.data.media.container import Kind
-from kdcmae.data.media.endings import missing_bytes, open_ended
 from kdcmae.data.shard_files import ShardClip, spooled
 from kdcmae.errors import DataError
+from kdcmae.media.clip import decode
+from kdcmae.media.endings import missing_bytes, open_ended
+from kdcmae.media.kinds import KINDS
+from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono
 from kdcmae.runtime.preprocessing import Preprocessing
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
 
 __all__ = ["RawClip", "Reader", "read_record", "reader_for"]
 
@@ -112,9 +112,8 @@ def _from_shard(
 
 
 def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], seconds: float | None, mono: Mono) -> RawClip:
-    kinds: dict[Modality, Sequence[Kind]] = {"audio": ("audio",), "video": ("video",)}
     parts: list[NDArray[np.float32]] = []
-    decoded = decode(path, kinds.get(modality, ("audio", "video")), parts.append, seconds=seconds, mono=mono)
+    decoded = decode(path, KINDS[modality], parts.append, seconds=seconds, mono=mono)
     waveform = np.concatenate(parts) if parts else None
     frames = () if decoded.frames is None else [decoded.frames[number] for number in frame_numbers]
     return RawClip(waveform, frames, decoded.duration_s)

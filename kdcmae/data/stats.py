@@ -13,8 +13,8 @@ from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.manifest import ClipRecord
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.reading import read_record
+from kdcmae.media.resampling import Mono
 from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT, MEL_BINS, SAMPLE_RATE_HZ, fbank
-from kdcmae.runtime.resampling import Mono
 
 __all__ = ["SpectrogramStats", "spectrogram_stats"]
 

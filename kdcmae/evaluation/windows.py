@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.data.broken import clip_boundary
-from kdcmae.data.windows import ClipWindows
 from kdcmae.errors import KdcmaeError
+from kdcmae.media.clip_windows import ClipWindows
+from kdcmae.media.windows import Windowing
 from kdcmae.predictors import ModelFacts, Predictor, batched_logits
 from kdcmae.runtime.scores import scores
-from kdcmae.runtime.windows import Windowing
 
 __all__ = ["Progress", "ScoredClip", "score_clip", "windowing_of"]
 

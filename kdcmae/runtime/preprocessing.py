@@ -18,8 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from kdcmae.errors import ConfigError, DataError
+from kdcmae.media.resampling import MONO, SAMPLE_RATE_HZ, Mono, resample
+from kdcmae.media.windows import FRAME_LENGTH, FRAME_SHIFT
 from kdcmae.runtime.arrays import Float32, Float64
-from kdcmae.runtime.resampling import MONO, SAMPLE_RATE_HZ, Mono, resample
 
 __all__ = [
     "FRAME_LENGTH",
@@ -39,8 +40,6 @@ __all__ = [
     "resize_crop_matrix",
 ]
 
-FRAME_LENGTH = 400  # samples, 25 ms
-FRAME_SHIFT = 160  # samples, 10 ms
 FFT_LENGTH = 512
 PREEMPHASIS = 0.97
 MEL_BINS = 128

@@ -12,9 +12,9 @@ from predicting import LABELS, SMALL, answer, run, scores
 from kdcmae.cli.predict_report import progress_of
 from kdcmae.data.clip import read_clip
 from kdcmae.data.images import read_image
+from kdcmae.media.windows import Windowing
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.preprocessing import Preprocessing
-from kdcmae.runtime.windows import Windowing
 
 
 def test_a_long_clip_has_scores_over_time(engine: Path, model: Path, long_clip: Path) -> None:

@@ -22,8 +22,8 @@ from kdcmae.compile.models import EngineModel, classifier_model, feature_model, 
 from kdcmae.compile.settings import Expectation
 from kdcmae.data.avsynth.files import generate
 from kdcmae.data.clip import read_clip
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import ConfigError, DataError, GateError
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.runtime import feeding
 
 FACTS = {"name": "shipped", "source": "the package", "random_weights": False}

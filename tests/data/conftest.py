@@ -15,7 +15,7 @@ import pytest
 from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, frame_path
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests share the files that made_media.py makes
+sys.path.insert(0, str(Path(__file__).parents[1] / "media"))  # for made_media.py
 
 from made_media import write_wav
 

@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 _TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(_TESTS / "fuzz"), str(_TESTS / "data")]
+sys.path[:0] = [str(_TESTS / "fuzz"), str(_TESTS / "media")]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from kdcmae.media.resampling import resample
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.resampling import resample
 
 av = pytest.importorskip("av")  # machines that only run engines have neither
 pytest.importorskip("torch")

@@ -16,7 +16,7 @@ from kdcmae.data.images import write_image
 from kdcmae.data.manifest import ClipRecord, write_manifest
 from kdcmae.data.parallel import map_in_processes
 from kdcmae.data.synthetic import write_clip
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.media.resampling import SAMPLE_RATE_HZ
 
 __all__ = ["generate"]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from kdcmae.data.avsynth.classes import CLASSES, LOOKS, SOUNDS, SynthClass, looks_of
 from kdcmae.data.avsynth.picture import Colour, Ground, SceneObject, coverage, paint, painted_ground
 from kdcmae.data.avsynth.sound import Performance, tone
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP, MIDDLE_FRAME
+from kdcmae.media.resampling import SAMPLE_RATE_HZ
 
 __all__ = [
     "AVSYNTH_VERSION",

@@ -15,8 +15,8 @@ from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main as compile_main
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.data.avsynth.memory import AVSynth
-from kdcmae.data.frame_numbers import MIDDLE_FRAME
 from kdcmae.errors import DataError
+from kdcmae.media.frame_numbers import MIDDLE_FRAME
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 

@@ -16,7 +16,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
-from kdcmae.runtime.arrays import Float32, Float64
 
 __all__ = ["HIGHEST_RATE_HZ", "LOWEST_RATE_HZ", "MONO", "SAMPLE_RATE_HZ", "Mono", "Resampler", "resample", "to_mono"]
 
@@ -40,7 +39,7 @@ _PHASES_PER_BLOCK = 64  # of the filter, computed together
 
 def resample(
     waveform: NDArray[Any], sample_rate_hz: int, *, mono: Mono = "mean", samples: int | None = None
-) -> Float32:
+) -> NDArray[np.float32]:
     """Any waveform -> 16 kHz mono.
 
     Args:
@@ -101,7 +100,7 @@ class Resampler:
             return samples
         return 0 if samples == 0 else (samples - 1) * self._down // self._up + self._side + 1
 
-    def push(self, samples: Float32) -> Float32:
+    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """The next part of the result, as far as the input determines it.
 
         Args:
@@ -116,7 +115,7 @@ class Resampler:
         self._mirror_start()
         return self._until(self._given - self._side)
 
-    def finish(self) -> Float32:
+    def finish(self) -> NDArray[np.float32]:
         """The rest of the result, at the end of the input."""
         if self._up == self._down or self._given == 0:
             return np.empty(0, dtype=np.float32)
@@ -132,7 +131,7 @@ class Resampler:
             self._held = np.pad(self._held, (self._side - 1, 0), mode="reflect")
             self._held_from = 1 - self._side
 
-    def _until(self, position: int) -> Float32:
+    def _until(self, position: int) -> NDArray[np.float32]:
         """The samples of the result before input sample ``position``."""
         end = max(self._next, -(-position * self._up // self._down))
         out = np.empty(end - self._next, dtype=np.float32)
@@ -151,7 +150,9 @@ class Resampler:
         return out
 
 
-def to_mono(samples: NDArray[Any], mono: Mono = "mean", *, weights: Float64 | None = None) -> Float32:
+def to_mono(
+    samples: NDArray[Any], mono: Mono = "mean", *, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
     """Samples of any type -> mono in [-1, 1].
 
     Args:
@@ -201,7 +202,7 @@ def _bandwidth(up: int, down: int) -> float:
 
 
 @lru_cache(maxsize=256)  # all phases of any rate: 160 of 44.1 kHz, and at most 16000, which take 6 MB there
-def _filter_taps(block: int, up: int, down: int) -> Float32:
+def _filter_taps(block: int, up: int, down: int) -> NDArray[np.float32]:
     """(64, 2 side) filter taps of the phases from ``64 * block`` on.
 
     Samples of the result with phase p lie ``p / up`` input samples after tap number ``side - 1``.
@@ -209,11 +210,11 @@ def _filter_taps(block: int, up: int, down: int) -> Float32:
     side = _filter_side(up, down)
     phases = np.arange(_PHASES_PER_BLOCK * block, min(up, _PHASES_PER_BLOCK * (block + 1)))
     scale = _unscaled_taps(np.zeros(1), side, up, down).sum()
-    taps: Float32 = (_unscaled_taps(phases / up, side, up, down) / scale).astype(np.float32)
+    taps: NDArray[np.float32] = (_unscaled_taps(phases / up, side, up, down) / scale).astype(np.float32)
     return taps
 
 
-def _unscaled_taps(delay: Float64, side: int, up: int, down: int) -> Float64:
+def _unscaled_taps(delay: NDArray[np.float64], side: int, up: int, down: int) -> NDArray[np.float64]:
     distance = np.arange(1 - side, side + 1) - delay[:, None]
     envelope = np.i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1 - (distance / side) ** 2)))
     return np.asarray(np.sinc(distance * _bandwidth(up, down)) * envelope)

@@ -9,10 +9,10 @@ import pytest
 from made_media import grey, media
 
 from kdcmae.config import Modality
-from kdcmae.data.clip import read_clip, read_frames, read_waveform
-from kdcmae.data.windows import ClipWindow, ClipWindows
 from kdcmae.errors import DataError
-from kdcmae.runtime.windows import Windowing
+from kdcmae.media.clip import read_clip, read_frames, read_waveform
+from kdcmae.media.clip_windows import ClipWindow, ClipWindows
+from kdcmae.media.windows import Windowing
 
 HALF = Windowing(length=8000, hop=4000)  # half a second, every quarter
 
@@ -96,17 +96,17 @@ def test_streams_that_do_not_start_together(delay_s: float, clip: Path, tmp_path
 
 def test_a_file_that_does_not_say_when_frames_are_shown(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sought = list(ClipWindows(clip, "audiovisual", range(10), HALF))
-    monkeypatch.setattr("kdcmae.data.windows.seekable", lambda track: False)
+    monkeypatch.setattr("kdcmae.media.clip_windows.seekable", lambda track: False)
     for ours, theirs in zip(ClipWindows(clip, "audiovisual", range(10), HALF), sought, strict=True):
         np.testing.assert_array_equal(ours.frames, theirs.frames)
 
 
 def test_frames_are_decoded_once(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[int] = []
-    from kdcmae.data import windows
+    from kdcmae.media import clip_windows
 
     monkeypatch.setattr(
-        windows, "upright_rgb", lambda frame, size: converted.append(frame.pts) or np.zeros((2, 2, 3), np.uint8)
+        clip_windows, "upright_rgb", lambda frame, size: converted.append(frame.pts) or np.zeros((2, 2, 3), np.uint8)
     )
     list(ClipWindows(clip, "audiovisual", range(10), Windowing(length=16000, hop=1000)))
     assert all(first < second for first, second in pairwise(converted))

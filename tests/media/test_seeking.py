@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from made_media import grey, media
 
-from kdcmae.data import clip as clips
-from kdcmae.data.clip import decode, read_clip
-from kdcmae.data.media.extent import survey
-from kdcmae.data.media.seeking import sought
+from kdcmae.media import clip as clips
+from kdcmae.media.clip import decode, read_clip
+from kdcmae.media.extent import survey
+from kdcmae.media.seeking import sought
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])

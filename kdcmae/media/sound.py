@@ -13,7 +13,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import Mono, Resampler, to_mono
+from kdcmae.media.resampling import Mono, Resampler, to_mono
 
 __all__ = ["MonoSound"]
 

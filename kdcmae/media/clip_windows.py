@@ -14,25 +14,19 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.config import Modality
-from kdcmae.data.clip import decode
-from kdcmae.data.media.container import Kind, find_stream, opened, packets_of
-from kdcmae.data.media.decoding import decodable, require_intact
-from kdcmae.data.media.extent import Track, require_decoded, survey
-from kdcmae.data.media.frames import frames_between, spread_numbers, upright_rgb
-from kdcmae.data.media.seeking import Seeker, seekable
-from kdcmae.data.media.sound import MonoSound
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ, Mono
-from kdcmae.runtime.windows import Cutter, Window, Windowing
+from kdcmae.media.clip import decode
+from kdcmae.media.container import find_stream, opened, packets_of
+from kdcmae.media.decoding import decodable, require_intact
+from kdcmae.media.extent import Track, require_decoded, survey
+from kdcmae.media.frames import frames_between, spread_numbers, upright_rgb
+from kdcmae.media.kinds import KINDS, Modality
+from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono
+from kdcmae.media.seeking import Seeker, seekable
+from kdcmae.media.sound import MonoSound
+from kdcmae.media.windows import Cutter, Window, Windowing
 
 __all__ = ["ClipWindow", "ClipWindows"]
-
-_KINDS: dict[Modality, Sequence[Kind]] = {
-    "audiovisual": ("audio", "video"),
-    "audio": ("audio",),
-    "video": ("video",),
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +57,7 @@ class ClipWindows:
         threads: of each decoder; 0 for one per core.
 
     Raises:
-        DataError: as :func:`kdcmae.data.clip.read_clip`, here or while it is iterated.
+        DataError: as :func:`kdcmae.media.clip.read_clip`, here or while it is iterated.
     """
 
     def __init__(
@@ -76,7 +70,7 @@ class ClipWindows:
         mono: Mono = "mean",
         threads: int = 0,
     ) -> None:
-        self._path, self._kinds, self._numbers = Path(path), _KINDS[modality], frame_numbers
+        self._path, self._kinds, self._numbers = Path(path), KINDS[modality], frame_numbers
         self._windowing, self._mono, self._threads = windowing, mono, threads
         self._tracks = survey(self._path, *self._kinds)
         leading = self._tracks.get("audio") or self._tracks["video"]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from made_media import media
 
-from kdcmae.data.clip import read_clip, read_frames, read_waveform
 from kdcmae.errors import DataError
+from kdcmae.media.clip import read_clip, read_frames, read_waveform
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 8])
 

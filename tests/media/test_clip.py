@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_media import TONE_HZ, grey, media, tone_level
 
-from kdcmae.data.clip import Clip, read_clip, read_frames, read_waveform
+from kdcmae.media.clip import Clip, read_clip, read_frames, read_waveform
 
 
 def assert_whole(clip: Clip, *, count: int = 50, size: tuple[int, int] = (64, 48)) -> None:

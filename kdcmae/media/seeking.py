@@ -13,10 +13,10 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from kdcmae.data.media.container import find_stream, opened
-from kdcmae.data.media.decoding import decodable, require_intact
-from kdcmae.data.media.extent import Track
-from kdcmae.data.media.frames import Spread
+from kdcmae.media.container import find_stream, opened
+from kdcmae.media.decoding import decodable, require_intact
+from kdcmae.media.extent import Track
+from kdcmae.media.frames import Spread
 
 __all__ = ["Seeker", "seekable", "sought"]
 

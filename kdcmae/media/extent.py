@@ -18,9 +18,10 @@ import av
 from av.container import InputContainer
 from av.stream import Stream
 
-from kdcmae.data.media.container import Kind, find_stream, is_cover, opened, packets_of
-from kdcmae.data.media.endings import damaged_page, missing_bytes, states_frames, states_size
 from kdcmae.errors import DataError
+from kdcmae.media.container import find_stream, is_cover, opened, packets_of
+from kdcmae.media.endings import damaged_page, missing_bytes, states_frames, states_size
+from kdcmae.media.kinds import Kind
 
 __all__ = ["Track", "require_decoded", "survey"]
 

@@ -13,7 +13,7 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
-from kdcmae.data.frame_numbers import FRAMES_PER_CLIP
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP
 
 __all__ = ["Spread", "frames_between", "spread_numbers", "upright_rgb"]
 

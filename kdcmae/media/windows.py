@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.preprocessing import FRAME_LENGTH, FRAME_SHIFT
-from kdcmae.runtime.resampling import SAMPLE_RATE_HZ
+from kdcmae.media.resampling import SAMPLE_RATE_HZ
 
-__all__ = ["Cutter", "Window", "Windowing"]
+__all__ = ["FRAME_LENGTH", "FRAME_SHIFT", "Cutter", "Window", "Windowing"]
+
+FRAME_LENGTH = 400  # samples of a frame of the spectrogram, 25 ms
+FRAME_SHIFT = 160  # samples from one frame to the next, 10 ms
 
 _FRAME_S, _SHIFT_S = FRAME_LENGTH / SAMPLE_RATE_HZ, FRAME_SHIFT / SAMPLE_RATE_HZ
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcmae.errors import ConfigError
-from kdcmae.runtime.windows import Cutter, Windowing
+from kdcmae.media.windows import Cutter, Windowing
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import av
 from av.stream import Stream
 
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
+from kdcmae.media.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 __all__ = ["decodable", "require_intact"]
 

@@ -6,17 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 
 from kdcmae.errors import DataError
+from kdcmae.media.kinds import Kind
 
-__all__ = ["Kind", "find_stream", "is_cover", "opened", "packets_of"]
-
-Kind = Literal["audio", "video"]
+__all__ = ["find_stream", "is_cover", "opened", "packets_of"]
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from made_media import TONE_HZ, grey, media, tone_level
 
-from kdcmae.data.clip import read_clip, read_frames, read_waveform
 from kdcmae.errors import DataError
+from kdcmae.media.clip import read_clip, read_frames, read_waveform
 
 
 def refusal(path: Path) -> str:

@@ -13,8 +13,8 @@ import pytest
 from made_grid import Case, make
 from made_media import media
 
-from kdcmae.data.clip import read_clip, read_frames, read_waveform
 from kdcmae.errors import DataError
+from kdcmae.media.clip import read_clip, read_frames, read_waveform
 
 
 def sound_file(path: Path, codec: str, seconds: float = 2.0, options: dict[str, str] | None = None) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_grid import FRAMES, Case, cases, ffmpegs, make
 
-from kdcmae.data.clip import read_clip, read_frames, read_waveform
+from kdcmae.media.clip import read_clip, read_frames, read_waveform
 
 GRID = pytest.mark.parametrize("case", list(cases()), ids=str)
 

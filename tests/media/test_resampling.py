@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import Resampler, resample
+from kdcmae.media.resampling import Resampler, resample
 
 RATES_HZ = (8000, 11025, 22050, 44100, 48000, 96000)
 

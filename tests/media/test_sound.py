@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from kdcmae.data.clip import read_waveform
 from kdcmae.errors import DataError
-from kdcmae.runtime.resampling import Mono, resample
+from kdcmae.media.clip import read_waveform
+from kdcmae.media.resampling import Mono, resample
 
 
 def many_channels(path: Path, channels: int, width: int = 2) -> np.ndarray:
