@@ -8,12 +8,11 @@ from itertools import compress
 from kdcmae.bench.report.table import UNKNOWN, Cell, Table
 from kdcmae.drawing import markup
 from kdcmae.drawing.markup import Html, legend, section, tag
+from kdcmae.runtime.precisions import PRECISIONS
 
 __all__ = ["html_table", "precision_colour", "precision_legend", "table_section"]
 
-_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
-_OTHERS = "others"
-_NARROWEST_FIRST = ("fp8", "int8", "fp16", "bf16", "fp32")
+_COLOURED = (*PRECISIONS, "others")
 
 
 def table_section(shown: Table) -> Html:
@@ -37,11 +36,10 @@ def _cell(cell: Cell) -> str:
 
 def precision_colour(computes_in: str) -> int:
     """Number of the page's colour for the narrowest precision that a subject computes in, or for none of them."""
-    narrowest = next((name for name in _NARROWEST_FIRST if name in computes_in), None)
-    return _PRECISIONS.index(narrowest) if narrowest else len(_PRECISIONS)
+    return _COLOURED.index(next((name for name in reversed(PRECISIONS) if name in computes_in), "others"))
 
 
 def precision_legend(computed_in: Iterable[str]) -> Html:
     """Legend of the colours that these subjects have."""
     colours = sorted(set(map(precision_colour, computed_in)))
-    return legend({index: (*_PRECISIONS, _OTHERS)[index] for index in colours})
+    return legend({index: _COLOURED[index] for index in colours})

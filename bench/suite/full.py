@@ -36,6 +36,7 @@ from kdcmae.data.synthetic import demo_clip
 from kdcmae.errors import CheckpointError
 from kdcmae.progress import Step
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.precisions import PRECISIONS
 
 __all__ = ["floor_of", "run_suite"]
 
@@ -219,8 +220,8 @@ def floor_of(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
 
     The ceilings are the CPU's: what runs elsewhere has none.
     """
-    names = [name for name in ("int8", "fp16", "bf16", "fp32") if name in facts.computes_in]  # the fastest first
-    precision = next((name for name in names if name in ceilings.flop_per_s), None)
+    known = [name for name in reversed(PRECISIONS) if name in facts.computes_in and name in ceilings.flop_per_s]
+    precision = known[0] if known else None  # the fastest
     timed = row.case.kind in ("latency", "batch") and facts.device == "cpu"
     if not timed or row.latency is None or precision is None or not facts.config or not facts.modalities:
         return None
