@@ -42,7 +42,7 @@ def main(output: Path) -> None:
     _run(f"kdcmae-compile --target openvino --output {best}")
     _run(f"kdcmae-compile --target openvino --precision int8 --output {int8}")
     _run(f"kdcmae-compile --target trt --precision fp16 --batch 1:8:64 --output {trt}")
-    _run(f"kdcmae-bench {default_checkpoint()} {best} {int8} {trt} --seconds 2")
+    _run(f"kdcmae-bench {_from_here(default_checkpoint())} {best} {int8} {trt} --seconds 2")
     note(f"\n{why_chosen(Manifest.read(best), Manifest.read(int8))}")
     clips = read_manifest(data / "test.jsonl")
     _run(f"kdcmae predict {best} {' '.join(str(clip.video) for clip in clips)} --top 2")
@@ -74,6 +74,11 @@ def _right(predictor: Predictor, clips: Sequence[ClipRecord]) -> int:
             scored = score_clip(predictor, clip.video, windowing, frame_numbers=(MIDDLE_FRAME,))
             correct += scored.labels[scored.scores.mean(axis=0).argmax()] in clip.labels
     return correct
+
+
+def _from_here(path: Path) -> Path:
+    """A path as a user would type it: without the way to the current folder, where it is below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run(command: str) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kdcmae.assets import default_checkpoint
 from kdcmae.bench import demo
 from kdcmae.errors import GateError
 from kdcmae.runtime.capabilities import fastest_floating
@@ -37,8 +39,11 @@ def test_no_step_asks_for_a_precision_that_a_processor_may_lack(monkeypatch: pyt
             raise GateError("enough")
 
     monkeypatch.setattr(demo, "_run", stop_at_the_benchmark)
+    monkeypatch.chdir(default_checkpoint().parents[1])
+    checkpoint = default_checkpoint().relative_to(Path.cwd())  # as a user would type it
     with pytest.raises(SystemExit):
         demo.main(["--output", str(tmp_path / "demo")])
+    assert commands[-1].startswith(f"kdcmae-bench {checkpoint} ")
     openvino = [command for command in commands if "--target openvino" in command]
     assert ["--precision int8" in command for command in openvino] == [False, True]
     assert all("bf16" not in command and "--precision fp" not in command for command in openvino)
