@@ -61,13 +61,13 @@ def command(
     """
     if checkpoint is not None and preset is not None:
         raise ConfigError("give either --checkpoint FILE or --preset base|small|tiny, not both")
-    from kdcmae import host, load_classifier
+    from kdcmae import host
     from kdcmae.assets import checkpoint as shipped
+    from kdcmae.bench.run.subjects import PRESET, load_torch_model
     from kdcmae.bench.studies.keep import SECTION, KeepSettings, run_keep_benchmark
-    from kdcmae.compile.untrained import untrained_classifier
 
     path = None if preset else checkpoint or shipped("classifier")
-    classifier = (load_classifier(path) if path else untrained_classifier(preset or "")).eval()
+    classifier = load_torch_model(str(path) if path else f"{PRESET}{preset}")
     name = path.stem if path else str(preset)
     facts = {"name": name, "source": path.name if path else f"preset {preset}, seed 0", "random_weights": path is None}
     settings = KeepSettings(

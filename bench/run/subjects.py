@@ -159,9 +159,10 @@ def load_torch_model(source: str) -> KDCMAEClassifier:
         from kdcmae.compile.untrained import untrained_classifier
 
         return untrained_classifier(source.removeprefix(PRESET))
-    from kdcmae import load_classifier
+    from kdcmae.predictors import open_model
 
-    return load_classifier(source).eval()
+    classifier: KDCMAEClassifier = open_model(Path(source), engine=False).module
+    return classifier
 
 
 class TorchSubject(Subject):

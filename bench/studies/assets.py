@@ -14,7 +14,7 @@ from typing import Any
 import click
 import torch
 
-from kdcmae import assets, load_classifier
+from kdcmae import assets
 from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.table import Column, percent, table
 from kdcmae.bench.studies.heldout import HeldOut, measure_features
@@ -23,7 +23,7 @@ from kdcmae.cli.common import KdcmaeCommand, note
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.evaluation.classification import Missing
 from kdcmae.host import cpu_name
-from kdcmae.predictors import CheckpointPredictor
+from kdcmae.predictors import open_model
 
 __all__ = ["main"]
 
@@ -53,12 +53,12 @@ def main(runs: Path, clips: int, output: Path) -> None:
     )
     trainings = {"pretraining": _training(pretrained), "finetuning": _training(finetuned)}
     shipped = output / "classifier.safetensors"
-    save_checkpoint(load_classifier(finetuned["weights"]), shipped, dtype=torch.float16)
+    save_checkpoint(open_model(Path(finetuned["weights"]), engine=False).module, shipped, dtype=torch.float16)
     shipped.chmod(0o644)  # whoever installs the package reads it
-    classifier = load_classifier(shipped).eval()
+    predictor = open_model(shipped, engine=False)
+    classifier = predictor.module
     (output / "labels.txt").write_text("".join(f"{label}\n" for label in classifier.labels), encoding="utf-8")
     note(f"{shipped}: {shipped.stat().st_size / 1e6:.2f} MB; measuring on {clips} held-out clips")
-    predictor = CheckpointPredictor(classifier, shipped.stem)
     held_out = HeldOut(predictor.facts.preprocessing, clips)
     accuracies = {name: held_out.accuracy(predictor, missing=missing) for name, missing in _WITHHELD.items()}
     shares = {name: {"share": share} for name, share in accuracies.items()}

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcmae import load_pretrained
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.data.dataset import DatasetSettings
 from kdcmae.evaluation.classification import Missing, ScoredClips, score_clips
@@ -16,7 +15,7 @@ from kdcmae.evaluation.localization import Localization, localize
 from kdcmae.evaluation.localization import summarize as summarize_heat
 from kdcmae.evaluation.metrics import accuracy
 from kdcmae.evaluation.retrieval import Retrieval, extract_features, retrieve
-from kdcmae.predictors import CheckpointPredictor, Predictor
+from kdcmae.predictors import Predictor, open_model
 from kdcmae.runtime.preprocessing import Preprocessing
 
 __all__ = ["HeldOut", "measure_features"]
@@ -64,7 +63,7 @@ def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localizat
     Raises:
         KdcmaeError: the checkpoint cannot be loaded or measured.
     """
-    model = load_pretrained(checkpoint).eval()
-    held_out = HeldOut(model.config.preprocessing, clips).clips
-    retrieval = retrieve(extract_features(CheckpointPredictor(model, checkpoint.stem), held_out))
-    return retrieval, summarize_heat(localize(model, held_out.masked(held_out)))
+    model = open_model(checkpoint, task="features", engine=False)
+    held_out = HeldOut(model.facts.preprocessing, clips).clips
+    retrieval = retrieve(extract_features(model, held_out))
+    return retrieval, summarize_heat(localize(model.module, held_out.masked(held_out)))

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdcmae import load_classifier
 from kdcmae.assets import default_checkpoint
 from kdcmae.bench.report.envelope import machine, stamp
 from kdcmae.bench.report.files import write_json
 from kdcmae.bench.report.publishing import Document, Section
 from kdcmae.bench.report.table import Block, Column, interval, table
 from kdcmae.bench.report.terminal import print_blocks
+from kdcmae.bench.run.subjects import load_torch_model
 from kdcmae.bench.run.timing import SpeedRatio, speed_ratio
 from kdcmae.compile import cases, export, models
 from kdcmae.compile.lowering import InFloat32, lower
@@ -54,7 +54,7 @@ def measure_residual(checkpoint: str | Path) -> dict[str, Any]:
     """
     envelope = stamp("residual")
     model = cases.on_clips(
-        models.classifier_model(load_classifier(checkpoint).eval(), name="", source="", random_weights=False)
+        models.classifier_model(load_torch_model(str(checkpoint)), name="", source="", random_weights=False)
     )
     inputs = models.examples(model, _CLIPS)
     expected = models.reference(model, inputs)["logits"]

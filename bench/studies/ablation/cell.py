@@ -12,12 +12,11 @@ from typing import Any, get_args
 
 import torch
 
-from kdcmae import load_classifier
 from kdcmae.bench.studies.ablation.plan import AblationSettings, Row
 from kdcmae.bench.studies.heldout import HeldOut, measure_features
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.evaluation.classification import Missing
-from kdcmae.predictors import CheckpointPredictor
+from kdcmae.predictors import open_model
 from kdcmae.training.loop import Trainer
 from kdcmae.training.recipes import Recipe, Stage, recipe
 from kdcmae.training.run import Run
@@ -124,7 +123,7 @@ def _measured_features(checkpoint: Path, clips: int) -> dict[str, Any]:
 
 def _accuracy(checkpoint: Path, clips: int) -> dict[str, float]:
     """Accuracy with both modalities, and with one of them withheld."""
-    predictor = CheckpointPredictor(load_classifier(checkpoint).eval(), checkpoint.stem)
+    predictor = open_model(checkpoint, engine=False)
     held_out = HeldOut(predictor.facts.preprocessing, clips)
     withheld: dict[str, Missing | None] = {"both": None, "without_audio": "audio", "without_video": "video"}
     return {name: held_out.accuracy(predictor, missing=missing) for name, missing in withheld.items()}
