@@ -10,7 +10,7 @@ from typing import Any
 from kdcmae import host
 from kdcmae.runtime.targets import TARGETS
 
-__all__ = ["cpus_for", "describe_environment", "git_commit"]
+__all__ = ["describe_environment", "git_commit"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,12 +34,6 @@ def describe_environment(*, measures: bool = True) -> dict[str, Any]:
         "libraries": _installed_versions(),
         "git_commit": git_commit(_ROOT),
     }
-
-
-def cpus_for(threads: int) -> tuple[int, ...]:
-    """The CPUs that so many threads are pinned to; more threads than CPUs are possible, and then nothing is pinned."""
-    usable = host.cpu_numbers()
-    return usable[:threads] if threads <= len(usable) else tuple(range(threads))
 
 
 def git_commit(root: Path) -> str | None:

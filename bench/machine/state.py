@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,9 @@ def machine_state(cpus: Path = _CPUS) -> dict[str, Any]:
     Args:
         cpus: where Linux shows its governors and throttling events, which psutil does not read.
     """
-    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    frequency = None
+    with suppress(AttributeError, NotImplementedError, OSError):  # by system and by what the kernel shows
+        frequency = psutil.cpu_freq()
     sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
     governors = {path.read_text().strip() for path in cpus.glob("cpu*/cpufreq/scaling_governor")}
     throttled = [_read(path) for path in cpus.glob("cpu*/thermal_throttle/core_throttle_count")]
@@ -44,16 +46,17 @@ def machine_state(cpus: Path = _CPUS) -> dict[str, Any]:
 
 
 @contextmanager
-def pinned(cpus: tuple[int, ...]) -> Iterator[None]:
-    """Pin every process that starts in this context to these CPUs, with one thread for each.
+def pinned(cpus: tuple[int, ...], threads: int | None = None) -> Iterator[None]:
+    """Pin every process that starts in this context to these CPUs.
 
     Args:
         cpus: their numbers; on systems without affinity only the number of threads holds.
+        threads: of each process; one for each CPU where None.
     """
     before = {name: os.environ.get(name) for name in _THREADS_VARIABLES}
     process = psutil.Process()
     usable = process.cpu_affinity() if hasattr(process, "cpu_affinity") else []
-    os.environ.update(dict.fromkeys(_THREADS_VARIABLES, str(len(cpus))))
+    os.environ.update(dict.fromkeys(_THREADS_VARIABLES, str(threads or len(cpus))))
     try:
         if usable:
             process.cpu_affinity(cpus)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
 
-from kdcmae.bench.machine.environment import cpus_for
 from kdcmae.bench.run.subjects import Arrays, Facts, Subject
-from kdcmae.bench.run.worker import Worker
+from kdcmae.bench.run.worker import Session, Worker
 
 __all__ = ["STEADY", "Yardstick", "YardstickSubject", "apart", "open_yardstick", "steady_rounds"]
 
@@ -56,11 +55,11 @@ class YardstickSubject(Subject):
 @contextmanager
 def open_yardstick(threads: int) -> Iterator[Yardstick]:
     """A yardstick on the CPUs that subjects with so many threads use, in a process that ends with the context."""
-    with closing(Worker("", cpus=cpus_for(threads), timeout_s=_TIMEOUT_S, open_subject=_open_subject)) as worker:
-        worker.load()
-        worker.first_inference(1, 0)
-        worker.window(_READING_S)  # warms up
-        yield lambda: statistics.median(worker.window(_READING_S))
+    with closing(Worker("", threads=threads, timeout_s=_TIMEOUT_S, open_subject=_open_subject)) as worker:
+        worker.ask(Session.load)
+        worker.ask(Session.first_inference, 1, 0)
+        worker.ask(Session.window, _READING_S)  # warms up
+        yield lambda: statistics.median(worker.ask(Session.window, _READING_S))
 
 
 def _open_subject(source: str, threads: int) -> YardstickSubject:

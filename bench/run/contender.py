@@ -17,7 +17,7 @@ from kdcmae.bench.report.records import Case, Energy, Parity, Row, SelfTestResul
 from kdcmae.bench.run.sources import Source
 from kdcmae.bench.run.subjects import Facts
 from kdcmae.bench.run.timing import Latency, settled, speed_ratio, summarize, verdict
-from kdcmae.bench.run.worker import FirstInference, Loaded, Memory, Worker
+from kdcmae.bench.run.worker import FirstInference, Loaded, Memory, Session, Worker
 from kdcmae.compile.parity import relative_error
 from kdcmae.errors import ConfigError, DeviceError, EngineError
 from kdcmae.runtime import SelfTest
@@ -85,7 +85,7 @@ class Contender:
     def load(self) -> None:
         """Load the subject."""
         with self._failures_noted():
-            self._loaded = self._worker.load()
+            self._loaded = self._worker.ask(Session.load)
 
     def require_batch(self) -> None:
         """Refuse a batch size that the subject does not take.
@@ -100,8 +100,8 @@ class Contender:
     def check(self) -> None:
         """First inference, whose outputs the parity is about, and self-test."""
         with self._failures_noted():
-            self._first = self._worker.first_inference(self._settings.batch, self._settings.seed)
-            result = self._worker.self_test()
+            self._first = self._worker.ask(Session.first_inference, self._settings.batch, self._settings.seed)
+            result = self._worker.ask(Session.self_test)
             if result is None:
                 return
             self._self_test = _summary(result)
@@ -111,13 +111,13 @@ class Contender:
     def warm_up(self) -> None:
         """Run without counting, and measure a call."""
         with self._failures_noted():
-            self.call_s = float(np.median(self._worker.window(self._settings.warm_up_s))) / 1e3
+            self.call_s = float(np.median(self._worker.ask(Session.window, self._settings.warm_up_s))) / 1e3
 
     def take_turn(self, window_s: float) -> None:
         """Run one window."""
         with self._failures_noted():
             before = self._energy()
-            self._windows_ms.append(self._worker.window(window_s))
+            self._windows_ms.append(self._worker.ask(Session.window, window_s))
             self._joules += self._energy() - before
 
     def settled(self, rounds: Sequence[int]) -> bool:
@@ -127,7 +127,7 @@ class Contender:
     def finish(self, rounds: Sequence[int]) -> None:
         """Sum up the windows of the rounds that count, once every window has run."""
         with self._failures_noted():
-            self._memory = self._worker.memory()
+            self._memory = self._worker.ask(Session.memory)
             counted = [self._windows_ms[number] for number in rounds]
             self._latency = summarize(counted, left_out=len(self._windows_ms) - len(counted))
 
@@ -136,7 +136,7 @@ class Contender:
         if not self.running or self.facts.preprocessing is None:
             return None
         with self._failures_noted():
-            return self._worker.answers(data)
+            return self._worker.ask(Session.answers, data)
         return None
 
     def row(self, reference: Contender | None) -> Row:

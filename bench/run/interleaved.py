@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-from kdcmae.bench.machine.environment import cpus_for
 from kdcmae.bench.machine.state import energy_counter, machine_state
 from kdcmae.bench.machine.yardstick import Yardstick, open_yardstick, steady_rounds
 from kdcmae.bench.report.envelope import stamp
@@ -108,7 +107,7 @@ def measure_group(
     Returns:
         A row per entry, in order; the first PyTorch model, or else the first that runs, is the reference.
     """
-    counter, cpus = energy_counter(), cpus_for(settings.threads)
+    counter, threads = energy_counter(), settings.threads
     names = {entry.source: entry.subject for entry in entries}
     engines = [Source.parse(entry.source).engine for entry in entries]
     entries = [
@@ -119,7 +118,7 @@ def measure_group(
         contenders = []
         for entry in entries:
             with step(f"load {entry.subject}"):
-                worker = Worker(entry.source, cpus=cpus, timeout_s=settings.timeout_s, open_subject=open_subject)
+                worker = Worker(entry.source, threads=threads, timeout_s=settings.timeout_s, open_subject=open_subject)
                 contender = Contender(entry, stack.enter_context(closing(worker)), settings, counter)
                 contender.load()
                 contenders.append(contender)

@@ -1,7 +1,7 @@
 """One process per subject, so that load time, first inference and peak memory are the subject's own.
 
-The parent asks, the worker answers. A worker that crashes or hangs takes nothing else down. Each is pinned to the CPUs
-it may use, with one thread for each.
+The parent asks questions, which are methods of :class:`Session`, and the worker answers. A worker that crashes or hangs
+takes nothing else down. Each is pinned to the CPUs that it may use.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,10 @@ from kdcmae.data.parallel import interrupts_held
 from kdcmae.errors import DeviceError, EngineError, KdcmaeError, cause
 from kdcmae.runtime import SelfTest
 
-__all__ = ["FirstInference", "Loaded", "Memory", "OpenSubject", "Worker"]
+__all__ = ["FirstInference", "Loaded", "Memory", "OpenSubject", "Session", "Worker"]
+
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
 
 OpenSubject = Callable[[str, int], Subject]  # source, threads
 
@@ -68,73 +72,100 @@ class _Refusal:
     missing_here: bool
 
 
+class Session:
+    """The subject in its process, and the questions that the parent can ask about it."""
+
+    def __init__(self, source: str, threads: int, open_subject: OpenSubject) -> None:
+        self._open = lambda: open_subject(source, threads)
+        self._subject: Subject
+        self._inputs: Arrays
+
+    def load(self) -> Loaded:
+        """Load the subject."""
+        start = time.perf_counter()
+        self._subject = self._open()
+        return Loaded(facts=self._subject.facts, load_ms=(time.perf_counter() - start) * 1e3)
+
+    def first_inference(self, batch: int, seed: int) -> FirstInference:
+        """Run it on seeded inputs, which later windows use too."""
+        self._inputs = made_inputs(self._subject.facts, batch, seed=seed)
+        start = time.perf_counter()
+        outputs = self._subject.run(self._inputs)
+        return FirstInference(outputs=outputs, latency_ms=(time.perf_counter() - start) * 1e3)
+
+    def self_test(self) -> SelfTest | None:
+        """Run its own self-test."""
+        return self._subject.self_test()
+
+    def window(self, seconds: float) -> list[float]:
+        """Time it for one window on the inputs of the first inference; latencies in ms."""
+        return self._subject.window(self._inputs, seconds)
+
+    def answers(self, data: Path) -> NDArray[np.float32]:
+        """Its first output for every clip of a file that :func:`kdcmae.bench.run.clips.write_clips` wrote."""
+        from kdcmae.bench.run.clips import answers  # after the subject was measured: it brings a video library along
+
+        return answers(self._subject, data)
+
+    def stages(self, clip: Path, seconds: float) -> Mapping[str, list[float]]:
+        """From a video file to the outputs, over and over for about so many seconds; ms per stage."""
+        from kdcmae.bench.run.clips import stages
+
+        return stages(self._subject, clip, seconds)
+
+    def memory(self) -> Memory:
+        """What it needed so far."""
+        return Memory(peak_rss_bytes=host.peak_rss_bytes(), gpu_bytes=gpu_memory_bytes())
+
+
 class Worker:
     """The parent's side: starts the process and asks it.
 
     Args:
         source: what :func:`kdcmae.bench.run.sources.open_subject` opens.
-        cpus: those the subject may use, one thread for each.
+        threads: CPU threads of the subject.
         timeout_s: how long one answer may take before the worker counts as hung.
         open_subject: opens the source; importable by name, because another process calls it.
+        cpus: the process is pinned to these; as many as there are threads, if there are, where None.
     """
 
-    def __init__(self, source: str, *, cpus: tuple[int, ...], timeout_s: float, open_subject: OpenSubject) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        threads: int,
+        timeout_s: float,
+        open_subject: OpenSubject,
+        cpus: tuple[int, ...] | None = None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._timeout_s = timeout_s
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve,
-            args=(theirs, source, len(cpus), open_subject),
+            args=(theirs, source, threads, open_subject),
             name=f"kdcmae-bench {source}",
             daemon=True,
         )
-        with pinned(tuple(cpu for cpu in cpus if cpu in host.cpu_numbers()) or host.cpu_numbers()), interrupts_held():
+        with pinned(cpus or host.cpu_numbers()[:threads], threads), interrupts_held():
             self._process.start()
         theirs.close()  # the worker's copy is now the only one: when it ends, we read the end of the stream
 
-    def load(self) -> Loaded:
-        """Load the subject."""
-        return self._ask("load")
-
-    def first_inference(self, batch: int, seed: int) -> FirstInference:
-        """Run it on seeded inputs, which later windows use too."""
-        return self._ask("first_inference", batch, seed)
-
-    def self_test(self) -> SelfTest | None:
-        """Run its own self-test."""
-        return self._ask("self_test")
-
-    def window(self, seconds: float) -> list[float]:
-        """Time it for one window on the inputs of the first inference; latencies in ms."""
-        return self._ask("window", seconds)
-
-    def answers(self, data: Path) -> NDArray[np.float32]:
-        """Its first output for every clip of a file that :func:`kdcmae.bench.run.clips.write_clips` wrote."""
-        return self._ask("answers", data)
-
-    def stages(self, clip: Path, seconds: float) -> Mapping[str, list[float]]:
-        """From a video file to the outputs, over and over for about so many seconds; ms per stage."""
-        return self._ask("stages", clip, seconds)
-
-    def memory(self) -> Memory:
-        """What it needed so far."""
-        return self._ask("memory")
-
-    def close(self) -> None:
-        """End the process; closing twice is harmless."""
-        self._connection.close()  # the worker reads the end of the stream and returns
-        self._process.join(_EXIT_TIMEOUT_S)
-        self._kill()
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def ask(
+        self, question: Callable[Concatenate[Session, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
+    ) -> Answer:
         """One answer of the worker.
+
+        Args:
+            question: a method of :class:`Session`.
+            args, kwargs: of that method.
 
         Raises:
             DeviceError: the subject needs what this machine lacks.
             EngineError: the subject refused, crashed or hung.
         """
         try:
-            self._connection.send((method, arguments))
+            self._connection.send((question, args, kwargs))
             if not self._connection.poll(self._timeout_s):
                 self._kill()
                 raise EngineError(f"gave no answer within {self._timeout_s:g} s (--timeout) and was stopped")
@@ -144,7 +175,13 @@ class Worker:
             raise EngineError(f"crashed: {_explain_exit(self._process.exitcode)}") from error
         if isinstance(answer, _Refusal):
             raise (DeviceError if answer.missing_here else EngineError)(answer.message)
-        return answer
+        return answer  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the process; closing twice is harmless."""
+        self._connection.close()  # the worker reads the end of the stream and returns
+        self._process.join(_EXIT_TIMEOUT_S)
+        self._kill()
 
     def _kill(self) -> None:
         if self._process.is_alive():
@@ -152,59 +189,20 @@ class Worker:
             self._process.join()
 
 
-class _Session:
-    """The worker's side: holds the subject between questions."""
-
-    def __init__(self, source: str, threads: int, open_subject: OpenSubject) -> None:
-        self._open = lambda: open_subject(source, threads)
-        self._subject: Subject
-        self._inputs: Arrays
-
-    def load(self) -> Loaded:
-        start = time.perf_counter()
-        self._subject = self._open()
-        return Loaded(facts=self._subject.facts, load_ms=(time.perf_counter() - start) * 1e3)
-
-    def first_inference(self, batch: int, seed: int) -> FirstInference:
-        self._inputs = made_inputs(self._subject.facts, batch, seed=seed)
-        start = time.perf_counter()
-        outputs = self._subject.run(self._inputs)
-        return FirstInference(outputs=outputs, latency_ms=(time.perf_counter() - start) * 1e3)
-
-    def self_test(self) -> SelfTest | None:
-        return self._subject.self_test()
-
-    def window(self, seconds: float) -> list[float]:
-        return self._subject.window(self._inputs, seconds)
-
-    def answers(self, data: Path) -> NDArray[np.float32]:
-        from kdcmae.bench.run.clips import answers  # after the subject was measured: it brings a video library along
-
-        return answers(self._subject, data)
-
-    def stages(self, clip: Path, seconds: float) -> Mapping[str, list[float]]:
-        from kdcmae.bench.run.clips import stages
-
-        return stages(self._subject, clip, seconds)
-
-    def memory(self) -> Memory:
-        return Memory(peak_rss_bytes=host.peak_rss_bytes(), gpu_bytes=gpu_memory_bytes())
-
-
 def _serve(connection: Connection, source: str, threads: int, open_subject: OpenSubject) -> None:
     """Answer questions until the parent closes the connection or is gone."""
     os.dup2(sys.stderr.fileno(), 1)  # what libraries print must not mix with the report on stdout
-    session = _Session(source, threads, open_subject)
+    session = Session(source, threads, open_subject)
     with suppress(EOFError, ConnectionError):
         while True:
-            method, arguments = connection.recv()
-            connection.send(_answer(session, method, arguments))
+            question, args, kwargs = connection.recv()
+            connection.send(_answer(partial(question, session, *args, **kwargs)))
 
 
-def _answer(session: _Session, method: str, arguments: tuple[Any, ...]) -> Any:
+def _answer(ask: Callable[[], Any]) -> Any:
     """What the session says, or why it refuses. Where tracebacks are asked for, anything unforeseen ends the worker."""
     try:
-        return getattr(session, method)(*arguments)
+        return ask()
     except KdcmaeError as error:
         return _Refusal(message=str(error), missing_here=error.exit_code == _MISSING_HERE)
     except OSError as error:

@@ -21,7 +21,7 @@ from kdcmae.bench.run.contender import Entry
 from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.run.subjects import Facts
 from kdcmae.bench.run.timing import BETWEEN_MOMENTS, Latency, settled, summarize
-from kdcmae.bench.run.worker import OpenSubject, Worker
+from kdcmae.bench.run.worker import OpenSubject, Session, Worker
 from kdcmae.errors import DeviceError, EngineError
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.runtime.targets import TARGETS
@@ -92,16 +92,16 @@ class Solo:
         return self._guarded(case, lambda: [self._cold_start(case, engine, data)])
 
     def _batches(self, case: Case, largest: int) -> list[Row]:
-        with closing(self._worker(host.cpu_numbers()[: case.threads])) as worker:
-            facts = worker.load().facts
+        with closing(self._worker(case.threads)) as worker:
+            facts = worker.ask(Session.load).facts
             fewest, most = (facts.batch.min, facts.batch.max) if facts.batch else (1, largest)
             rows: list[Row] = []
             batch, best = fewest, 0.0
             while batch <= min(most, largest):
-                worker.first_inference(batch, self.settings.seed)
+                worker.ask(Session.first_inference, batch, self.settings.seed)
                 latency = self._settled_windows(worker)
                 rate = batch / latency.mean_ms * 1e3
-                rows.append(_row(replace(case, batch=batch), facts, latency, rate, worker.memory().peak_rss_bytes))
+                rows.append(_row(replace(case, batch=batch), facts, latency, rate, worker))
                 if rate < best * self.saturated:
                     break
                 batch, best = 2 * batch, rate
@@ -111,34 +111,31 @@ class Solo:
         cpus = host.cpu_numbers()
         shares = [cpus[index * case.threads : (index + 1) * case.threads] for index in range(case.instances)]
         with ExitStack() as stack:
-            workers = [stack.enter_context(closing(self._worker(share))) for share in shares]
-            loaded = [worker.load() for worker in workers]
+            workers = [stack.enter_context(closing(self._worker(case.threads, share))) for share in shares]
+            loaded = [worker.ask(Session.load) for worker in workers]
             facts = loaded[0].facts
             batch = facts.batch.min if facts.batch else 1
             for worker in workers:
-                worker.first_inference(batch, self.settings.seed)
+                worker.ask(Session.first_inference, batch, self.settings.seed)
             with ThreadPoolExecutor(len(workers)) as pool:
                 measured = list(pool.map(self._windows, workers))
-            peak_rss_bytes = workers[0].memory().peak_rss_bytes
-        rate = sum(1e3 * batch / float(np.mean(np.concatenate(windows))) for windows in measured)
-        # The windows of all instances ran at the same time: the calls of the first ones together, and so on.
-        latency = summarize(
-            [[call for window in windows for call in window] for windows in zip(*measured, strict=True)],
-            between_runs=BETWEEN_MOMENTS,
-        )
-        return _row(replace(case, batch=batch), facts, latency, rate, peak_rss_bytes)
+            rate = sum(1e3 * batch / float(np.mean(np.concatenate(windows))) for windows in measured)
+            # The windows of all instances ran at the same time: the calls of the first ones together, and so on.
+            latency = summarize(
+                [[call for window in windows for call in window] for windows in zip(*measured, strict=True)],
+                between_runs=BETWEEN_MOMENTS,
+            )
+            return _row(replace(case, batch=batch), facts, latency, rate, workers[0])
 
     def _stages(self, case: Case, clip: Path) -> Row:
-        with closing(self._worker(host.cpu_numbers()[: case.threads])) as worker:
-            facts = worker.load().facts
-            stages = worker.stages(clip, self.settings.seconds)
+        with closing(self._worker(case.threads)) as worker:
+            facts = worker.ask(Session.load).facts
+            stages = worker.ask(Session.stages, clip, self.settings.seconds)
             totals = [sum(parts) for parts in zip(*stages.values(), strict=True)]
             windows = [part.tolist() for part in np.array_split(totals, min(_WINDOWS, len(totals)))]
             latency = summarize(windows, between_runs=BETWEEN_MOMENTS)
             medians = {name: float(np.median(parts)) for name, parts in stages.items()}
-            return replace(
-                _row(case, facts, latency, 1e3 / latency.mean_ms, worker.memory().peak_rss_bytes), stages_ms=medians
-            )
+            return replace(_row(case, facts, latency, 1e3 / latency.mean_ms, worker), stages_ms=medians)
 
     def _cold_start(self, case: Case, engine: Path, data: Path) -> Row:
         threads = [case.threads] if TARGETS[Manifest.read(engine).target].runs_on_cpu else []
@@ -155,23 +152,19 @@ class Solo:
         return (float(printed.split()[0]) - start) * 1e3
 
     def _windows(self, worker: Worker) -> list[list[float]]:
-        worker.window(self.settings.warm_up_s)
-        return [worker.window(self.settings.seconds / _WINDOWS) for _ in range(_WINDOWS)]
+        worker.ask(Session.window, self.settings.warm_up_s)
+        return [worker.ask(Session.window, self.settings.seconds / _WINDOWS) for _ in range(_WINDOWS)]
 
     def _settled_windows(self, worker: Worker) -> Latency:
         """The last windows, once they agree or the time is up."""
         windows = self._windows(worker)
         while not settled(windows[-_WINDOWS:]) and len(windows) < _MOST_WINDOWS:
-            windows.append(worker.window(self.settings.seconds / _WINDOWS))
+            windows.append(worker.ask(Session.window, self.settings.seconds / _WINDOWS))
         return summarize(windows[-_WINDOWS:], left_out=len(windows) - _WINDOWS, between_runs=BETWEEN_MOMENTS)
 
-    def _worker(self, cpus: Sequence[int]) -> Worker:
-        return Worker(
-            self.entry.source,
-            cpus=tuple(cpus),
-            timeout_s=self.settings.timeout_s,
-            open_subject=self.open_subject,
-        )
+    def _worker(self, threads: int, cpus: tuple[int, ...] | None = None) -> Worker:
+        timeout_s, opened = self.settings.timeout_s, self.open_subject
+        return Worker(self.entry.source, threads=threads, timeout_s=timeout_s, open_subject=opened, cpus=cpus)
 
     def _case(self, **facts: Any) -> Case:
         return Case(model=self.entry.model, subject=self.entry.subject, **facts)
@@ -198,13 +191,13 @@ def _in_state(row: Row, before_ms: float, after_ms: float) -> Row:
     return replace(row, status="unstable", reason=reason)
 
 
-def _row(case: Case, facts: Facts, latency: Latency, rate: float, peak_rss_bytes: int | None) -> Row:
+def _row(case: Case, facts: Facts, latency: Latency, rate: float, worker: Worker) -> Row:
     return Row(
         case=case,
         status="measured" if latency.stable else "unstable",
         latency=latency,
         throughput_samples_per_s=rate,
-        peak_rss_bytes=peak_rss_bytes,
+        peak_rss_bytes=worker.ask(Session.memory).peak_rss_bytes,
         parity=facts.ladder,
         **facts.row_fields,
     )

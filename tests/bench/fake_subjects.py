@@ -66,6 +66,9 @@ class FakeSubject(Subject):
                 preprocessing=Preprocessing(audio_frames=64, image_size=32),
                 labels=LABELS.names if self.name.endswith("of AVSynth") else ("low", "high"),
             )
+        if self.name == "says its threads":
+            kind = f"{self.threads} threads, {os.environ['OMP_NUM_THREADS']} of OpenMP"
+            return Facts(kind=kind, computes_in="fp32", inputs=(), batch=None)
         columns = 5 if self.name == "other inputs" else 4
         return Facts(
             kind="torch eager" if self.name.startswith("torch") else "fake engine",

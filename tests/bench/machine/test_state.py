@@ -59,6 +59,15 @@ def test_the_state_of_this_machine_has_every_field():
     assert state["cpu_frequency_mhz"] is None or state["cpu_frequency_mhz"] > 0
 
 
+@pytest.mark.parametrize("error", [NotImplementedError("can't find current frequency file"), FileNotFoundError(2, "")])
+def test_a_system_that_hides_the_clock_frequency_has_a_state_all_the_same(monkeypatch, error):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr("psutil.cpu_freq", refuse)
+    assert machine_state()["cpu_frequency_mhz"] is None
+
+
 def test_what_the_system_shows_of_governors_and_throttling_is_read(tmp_path):
     for path, text in (
         ("cpu0/cpufreq/scaling_governor", "powersave\n"),
