@@ -75,9 +75,11 @@ def cpu_lines(manifest: Manifest) -> Iterator[str]:
         yield f"It runs on processors with the instructions of that one: {target.this_machine_only}."
     executed = manifest.precision.get("products") or {manifest.precision["asked"]: 0}
     for name in executed:
-        if instructions := PRECISIONS[name].instructions:
-            wanted = " or ".join(sorted(instructions))
-            yield f"{name} executes natively on CPUs with {wanted}; others execute a wider precision, more slowly."
+        precision = PRECISIONS.get(name)  # a later version may know more of them
+        if precision is not None and precision.instructions:
+            wanted = " or ".join(sorted(precision.instructions))
+            others = "" if target.this_machine_only else "; others execute a wider precision, more slowly"
+            yield f"{name} executes natively on CPUs with {wanted}{others}."
         elif name == "int8":
             yield "On x86 CPUs without VNNI or AMX, int8 gains no speed."
 

@@ -9,7 +9,7 @@ import pytest
 
 from kdcmae.compile.report import render
 from kdcmae.compile.report.notes import how_rungs_ran
-from kdcmae.compile.report.use import snippet
+from kdcmae.compile.report.use import cpu_lines, snippet
 from kdcmae.runtime.manifest import Manifest
 
 SIZES = {"model.bin": 2_000_000, "model.xml": 30_000}
@@ -139,6 +139,17 @@ def test_the_page_shows_what_an_app_gives_and_gets(manifest):
     text = " ".join(Checked(render(manifest, SIZES)).text)
     for part in ("load_engine", "log-mel values", "pixels square", manifest.labels[0], "Built for", "with a load of"):
         assert part in text
+
+
+def test_the_page_says_which_processors_the_engine_is_for(manifest):
+    def lines(target: str, *products: str) -> str:
+        precision = {**manifest.precision, "products": dict.fromkeys(products, 1)}
+        return " ".join(cpu_lines(dataclasses.replace(manifest, target=target, precision=precision)))
+
+    assert "others execute a wider precision" in lines("openvino", "bf16")
+    assert "bf16 executes natively" in lines("aoti", "bf16")
+    assert "others" not in lines("aoti", "bf16")
+    assert lines("openvino", "int4", "fp32") == lines("openvino", "fp32")  # of a version that knows int4
 
 
 def test_the_page_s_program_runs(engine, manifest):
