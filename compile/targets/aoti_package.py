@@ -6,10 +6,13 @@ A package holds the code that it was made from, and the precisions are read from
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 import warnings
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +78,15 @@ def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
     pick_vec_isa()  # tries the compiler on the processor's instructions; remembered in the shared cache
     # In that cache every build would leave a copy of the weights.
     with (
-        tempfile.TemporaryDirectory(dir=path.parent) as scratch,
-        fresh_cache(dir=scratch),
+        tempfile.TemporaryDirectory(dir=path.parent) as folder,
+        _plain_path(Path(folder)) as scratch,
+        fresh_cache(dir=str(scratch)),
         warnings.catch_warnings(),
         torch.no_grad(),
     ):
         warnings.simplefilter("ignore")
         try:
-            _map_weights(program, Path(scratch) / "weights.pt")
+            _map_weights(program, scratch / "weights.pt")
             files = _compile(program, device)
             program.state_dict.clear()
             memory.trim()
@@ -90,6 +94,26 @@ def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
         except RuntimeError as error:
             reason = cause(error)
             raise EngineError(f"AOTInductor {torch.__version__} could not build the engine: {reason}") from error
+
+
+@contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """A path of the folder without spaces and the like, at which AOTInductor's command lines would be cut.
+
+    Raises:
+        EngineError: the folder for temporary files has such a path too.
+    """
+    if shlex.quote(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="kdcmae-aoti-") as links:
+        link = Path(links, "build")
+        if shlex.quote(str(link)) != str(link):
+            raise EngineError(
+                f"AOTInductor cannot build in {folder} nor in {links}; set TMPDIR to a path without spaces"
+            )
+        link.symlink_to(folder)
+        yield link
 
 
 def _map_weights(program: ExportedProgram, file: Path) -> None:

@@ -57,7 +57,9 @@ def dynamic(tmp_path_factory):
 @pytest.fixture(scope="module")
 def static(tmp_path_factory):
     """fp32, audio, batch 1."""
-    return compiled(tmp_path_factory.mktemp("aoti") / "engine", classifier(), "fp32", BatchRange(1, 1, 1))
+    return compiled(
+        tmp_path_factory.mktemp("a folder with spaces") / "engine", classifier(), "fp32", BatchRange(1, 1, 1)
+    )
 
 
 def test_a_static_float32_package_agrees_with_the_model(static):
