@@ -97,16 +97,19 @@ def paired_loss(metric: Metric, reference: Scores, other: Scores, positives: Pos
         values = [float(found.mean()) for found in right]
         lost = right[0] - right[1]
         low, high = mean_interval(lost, seed=seed)
-        if lost.max() <= 0:  # a resample of clips without a lost answer has none either
-            high = max(high, unseen_loss(len(lost)))
     else:
         values = [100 * mean_average_precision(scores, positives) for scores in (reference, other)]
-        low, high = _map_interval(reference, other, positives, seed)
+        lost = _map_losses(reference, other, positives, seed)
+        low, high = _ends(lost)
+    if lost.max() <= 0:  # a resample of clips without a lost answer has none either
+        high = max(high, unseen_loss(len(positives)))
     return Loss(metric=metric, clips=len(positives), reference=values[0], other=values[1], low=low, high=high)
 
 
 def unseen_loss(clips: int) -> float:
     """Upper bound of the percentage of lost answers if none of these clips lost its answer: the rule of three, 3/n.
+
+    Of an mAP, it bounds what clips lose that would lose all of their own precision.
 
     Source: Hanley and Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983).
     """
@@ -127,10 +130,11 @@ def mean_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float,
     return _ends(drawn @ kinds / len(values))
 
 
-def _map_interval(reference: Scores, other: Scores, positives: Positives, seed: int) -> tuple[float, float]:
+def _map_losses(reference: Scores, other: Scores, positives: Positives, seed: int) -> NDArray[np.float64]:
+    """Points of mAP lost in each resample of the clips."""
     weights = clip_weights(positives, _MAP_RESAMPLES, seed=seed)  # both models get the same clips
     ours, theirs = (weighted_map(scores, positives, weights) for scores in (reference, other))
-    return _ends(100 * (ours - theirs))
+    return 100 * (ours - theirs)
 
 
 def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
