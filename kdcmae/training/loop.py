@@ -16,7 +16,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from kdcmae.collectives import rank
-from kdcmae.errors import ConfigError, DataError, TrainingError
+from kdcmae.errors import CheckpointError, ConfigError, DataError, TrainingError, cause
 from kdcmae.files.disk import writing
 from kdcmae.files.replacing import replacing
 from kdcmae.runtime.precisions import PRECISIONS
@@ -321,13 +321,19 @@ class Trainer:
         state = load_run_state(path)
         if differences := changed(state["identity"], self.identity):
             raise ConfigError(f"{self.run.output} holds a run with other settings: {'; '.join(differences)}")
-        self.spread.load(self.optimizer, state["model"], state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.kept.load_state_dict(state)
+        try:
+            self.spread.load(self.optimizer, state["model"], state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.kept.load_state_dict(state)
+            self.position = Position(**state["position"])
+            self.metrics = state["metrics"]
+            restore_random_state(state["random"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} was written by another version of kdcmae ({cause(error)}): finish the run with that one, or "
+                "choose another --output"
+            ) from error
         self._forget_other_clips(state["identity"].get(HELD_OUT))
-        self.position = Position(**state["position"])
-        self.metrics = state["metrics"]
-        restore_random_state(state["random"])
 
     def _forget_other_clips(self, measured: str | None) -> None:
         """Forget the best epoch if it was measured on other validation clips than the run has now."""

@@ -189,7 +189,7 @@ def _schedule_so_far(request: Request) -> dict[str, Any]:
     if not request.resume or not path.is_file():
         return {}
     stored = stored_identity(path)
-    return {name: stored[name] for name in SCHEDULE}
+    return {name: stored[name] for name in SCHEDULE if name in stored}
 
 
 def _sources(

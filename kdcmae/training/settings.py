@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import types
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -157,8 +158,9 @@ _FREE = {
 
 def changed(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
     """What differs between two runs' settings and would change the losses, as ``key: before -> now``."""
+    sides = [defaultdict(lambda: "no such setting", values) for values in (stored, present)]
     keys = sorted((stored.keys() | present.keys()) - _FREE)
-    return [f"{key}: {stored.get(key)} -> {present.get(key)}" for key in keys if stored.get(key) != present.get(key)]
+    return [f"{key}: {sides[0][key]} -> {sides[1][key]}" for key in keys if stored.get(key) != present.get(key)]
 
 
 def parse_overrides(pairs: Iterable[str], kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]:

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from kdcmae import load_classifier, load_pretrained
-from kdcmae.errors import ConfigError, TrainingError
+from kdcmae.errors import CheckpointError, ConfigError, TrainingError
 from kdcmae.training import loop
-from kdcmae.training.loop import Trainer
+from kdcmae.training.loop import STATE_FILE, Trainer
 from kdcmae.training.optim import WeightAverage
+from kdcmae.training.resume import load_run_state, save_run_state
 from kdcmae.training.tracking import read_metrics
 
 
@@ -167,6 +168,20 @@ def test_a_folder_with_a_run_is_not_overwritten(random_runs, tmp_path):
         random_runs.train(random_runs.random_run("pretrain", tmp_path))
     with pytest.raises(ConfigError, match=r"other settings: learning_rate: 0.001 -> 0.002"):
         random_runs.train(random_runs.random_run("pretrain", tmp_path, learning_rate=2e-3), resume=True)
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(random_runs, tmp_path):
+    random_runs.train(random_runs.random_run("pretrain", tmp_path))
+    path = tmp_path / STATE_FILE
+    state = load_run_state(path)
+    del state["scaler"]
+    save_run_state(state, path)
+    with pytest.raises(CheckpointError, match=r"written by another version of kdcmae \('scaler'\): finish"):
+        random_runs.train(random_runs.random_run("pretrain", tmp_path), resume=True)
+    del state["identity"]["weight_decay"]
+    save_run_state(state, path)
+    with pytest.raises(ConfigError, match=r"other settings: weight_decay: no such setting -> "):
+        random_runs.train(random_runs.random_run("pretrain", tmp_path), resume=True)
 
 
 def test_a_finished_run_resumes_to_its_own_summary(random_runs, tmp_path):
