@@ -238,6 +238,7 @@ def test_where_folders_cannot_change_places_the_old_one_moves_aside(number, tmp_
         return -1
 
     monkeypatch.setattr(publishing.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
+    assert not can_exchange(tmp_path)
     test_a_new_engine_replaces_the_old_one(tmp_path)
 
 

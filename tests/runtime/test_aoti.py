@@ -23,11 +23,6 @@ def test_a_library_without_metadata_has_no_version() -> None:
     assert aoti.AOTIBackend.library_version("a file that takes the place of torch", install="torch") == ""
 
 
-def test_a_usable_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    aoti.require_scratch(1000)
-
-
 @pytest.mark.parametrize("variable", aoti._TEMPORARY)
 def test_a_folder_that_is_not_there_is_said(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
@@ -36,6 +31,9 @@ def test_a_folder_that_is_not_there_is_said(variable: str, tmp_path: Path, monke
     (tmp_path / "nowhere").touch()
     with pytest.raises(EngineError, match="which is not a folder"):
         aoti.require_scratch()
+    (tmp_path / "nowhere").unlink()
+    (tmp_path / "nowhere").mkdir()
+    aoti.require_scratch(1000)
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
