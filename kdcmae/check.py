@@ -82,14 +82,14 @@ def check_engine(
         return DeviceCard(
             kdcmae_version=kdcmae.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            device=_device(manifest, name, device, threads),
+            device=_device(manifest, name, engine.device, threads),
             engine=_engine(folder, engine),
             executed=execution.by_class() if execution.executed else {},
             read_from=execution.read_from,
             error=error if math.isfinite(error) else None,
             tolerance=self_test.tolerance[worst],
             verdicts=(
-                *_verdicts(engine, executions, device or ""),
+                *_verdicts(engine, executions, engine.device or ""),
                 Verdict(claim=SELF_TEST, outcome=_OUTCOMES[self_test.passed], found=str(self_test)),
             ),
             timings=timings,

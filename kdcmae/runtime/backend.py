@@ -7,11 +7,11 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,11 @@ from kdcmae.runtime.manifest import BATCH_AXIS, BatchRange, Manifest, TensorSpec
 
 __all__ = [
     "Backend",
+    "Lane",
+    "Streams",
     "TensorType",
     "bfloat16_to_float32",
+    "check_streams",
     "check_tensors",
     "engine_option",
     "engine_threads",
@@ -47,11 +50,17 @@ __all__ = [
 
 TensorType = tuple[str, tuple[int | None, ...]]  # numpy's dtype name, and the axis sizes with None for a free one
 
+Lane = Callable[[Arrays], Arrays]
+"""Runs one batch, as :meth:`Backend.infer` does."""
+
+Streams = int | Literal["auto"]
+"""Number of calls that run at the same time; ``"auto"`` for as many as give the most calls per second."""
+
 
 class Backend(ABC):
     """A loaded engine of one library; a backend per target derives from it.
 
-    It need not be thread-safe, because the engine holds a lock around every call.
+    It need not be thread-safe, because the engine runs one call at a time in each of its :attr:`lanes`.
 
     Args:
         folder: the engine folder, its files already verified.
@@ -69,6 +78,36 @@ class Backend(ABC):
 
     @abstractmethod
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None: ...
+
+    @classmethod
+    def load(
+        cls, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None, streams: Streams
+    ) -> Backend:
+        """Load an engine; a library that runs calls at the same time overrides this, others have no use for `streams`.
+
+        Args:
+            folder, manifest, device, threads: as the class takes them; threads are those of all streams together.
+            streams: number of calls that are to run at the same time.
+
+        Raises:
+            ConfigError: there are fewer threads than streams.
+        """
+        return cls(folder, manifest, device=device, threads=threads)
+
+    @property
+    def streams(self) -> int:
+        """Number of calls that run at the same time."""
+        return 1
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """Functions that may run at the same time as each other, each of them for one caller at a time."""
+        return (self.infer,)
+
+    @property
+    def chosen_device(self) -> str:
+        """The device that executes, if the library was left to choose it and says which; else empty."""
+        return ""
 
     @abstractmethod
     def infer(self, feed: Arrays) -> Arrays:
@@ -178,6 +217,23 @@ def engine_threads(manifest: Manifest, threads: int | None) -> int | None:
     if not is_whole(threads) or threads < 1:
         raise ConfigError(f"threads={threads!r} must be a positive whole number; leave it out for the library's choice")
     return int(threads)
+
+
+def check_streams(streams: Streams, threads: int | None) -> None:
+    """Refuse more streams than threads, because every stream needs a thread.
+
+    Args:
+        streams: number of calls that are to run at the same time.
+        threads: CPU threads of all streams together; None for the library's choice.
+
+    Raises:
+        ConfigError: there are fewer threads than streams.
+    """
+    if threads is not None and streams != "auto" and streams > threads:
+        raise ConfigError(
+            f"streams={streams} needs at least as many threads, and there are {threads}; "
+            f"give threads={streams} or more, or fewer streams"
+        )
 
 
 def limited_threads() -> int | None:

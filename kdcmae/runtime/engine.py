@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +23,7 @@ from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.folders import openable
 from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
+from kdcmae.runtime.lanes import Lanes
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.schema import check_mapping
@@ -49,8 +52,8 @@ class Engine:
     An engine may have variants: the same model for clips without sound or without picture. :meth:`infer` and
     :meth:`classify` choose the variant that fits their inputs, and it is loaded when it is first needed.
 
-    Threads may share an engine, and their calls then run one after another. To run calls at the same time, load the
-    engine once per thread. It holds device memory until :meth:`close`, or the end of its ``with`` block.
+    Threads may share an engine. Their calls run one after another, or as many at the same time as the engine was loaded
+    with ``streams``. It holds device memory until :meth:`close`, or the end of its ``with`` block.
     """
 
     def __init__(
@@ -64,21 +67,24 @@ class Engine:
         reload: Callable[[], Engine] | None = None,
     ) -> None:
         self.folder = folder
-        self.device = device  # None for the manifest's
         self._reload = reload
         self.manifest = manifests[MAIN]
         self._manifests = manifests
         self._preprocessing = preprocessing
         self._load = load
-        self._backends: dict[str, Backend] | None = {MAIN: load(self.manifest)}
-        self._lock = threading.Lock()
+        self._lanes: dict[str, Lanes] = {}  # of the engine and of the variants that were needed so far
+        self._lock = threading.Lock()  # for loading and closing
+        self._is_closed = False
+        self.device = self.backend.chosen_device or device  # None for the manifest's
+        # Its threads start with the first call that is submitted.
+        self._submitted = ThreadPoolExecutor(self._lanes[MAIN].count, thread_name_prefix="kdcmae")
 
     def __repr__(self) -> str:
         """Such as ``<Engine out/ov: openvino, int8, 12 labels, batch 1>``."""
         batch, kind = self.manifest.batch, f"{len(self.labels)} labels" if self.labels else "features"
         sizes = f"{batch.min}" if batch.min == batch.max else f"{batch.min} to {batch.max}"
         asked = self.manifest.precision.get("asked", "unknown precision")
-        state = ", closed" if self._backends is None else ""
+        state = ", closed" if self._is_closed else ""
         return f"<Engine {self.folder}: {self.manifest.target}, {asked}, {kind}, batch {sizes}{state}>"
 
     def __reduce__(self) -> tuple[Callable[[], Engine], tuple[()]]:
@@ -113,7 +119,16 @@ class Engine:
         Raises:
             EngineError: the engine is closed.
         """
-        return self._backend(MAIN)
+        return self._lent(MAIN).backend
+
+    @property
+    def streams(self) -> int:
+        """Number of calls that run at the same time.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        return self.backend.streams
 
     def infer(self, feed: Arrays) -> dict[str, NDArray[np.float32]]:
         """Run one batch.
@@ -134,10 +149,70 @@ class Engine:
         variant = self._fitting(lambda manifest: feeding.needed(_names(manifest)) == feeding.needed(feed))
         manifest = self._manifests[variant]
         arrays = feeding.checked(feeding.completed(feed, manifest.inputs), manifest)
+        with self._lent(variant).lend() as lane:
+            # Copy before the next caller has the lane: results may be views of memory that its next call overwrites.
+            return {name: np.array(result, dtype=np.float32) for name, result in lane(arrays).items()}
+
+    def submit(self, feed: Arrays) -> Future[dict[str, NDArray[np.float32]]]:
+        """Run one batch while the caller does something else. Any number of batches may wait for their turn.
+
+        Args:
+            feed: as :meth:`infer` takes it. Its arrays must not change before the future is done.
+
+        Returns:
+            Its result, or its exception, is that of :meth:`infer`; closing the engine before its turn is an error too.
+            It can be cancelled until it runs.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
         with self._lock:
-            results = self._backend(variant).infer(arrays)
-            # Copy while the lock is held, because backends may return views of memory that the next call overwrites.
-            return {name: np.array(result, dtype=np.float32) for name, result in results.items()}
+            self._require_open()
+            return self._submitted.submit(self.infer, feed)
+
+    async def infer_async(self, feed: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Run one batch while other tasks of the event loop run; cancelling the task gives up its turn.
+
+        Args:
+            feed: as :meth:`infer` takes it. Its arrays must not change meanwhile, also if the task is cancelled.
+
+        Returns:
+            As :meth:`infer` does.
+
+        Raises:
+            EngineError: the engine is closed or failed.
+            EngineInputError: a name, dtype, shape or batch size that the engine does not take.
+        """
+        import asyncio  # an app that has no event loop need not load it
+
+        return await asyncio.wrap_future(self.submit(feed))
+
+    def infer_many(self, feeds: Iterable[Arrays]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Run batches, as many at the same time as the engine has streams, and a few ahead of the caller.
+
+        Args:
+            feeds: each as :meth:`infer` takes it, read as they are needed. Arrays must not change before their results
+                are there.
+
+        Yields:
+            The results in the order of the feeds.
+
+        Raises:
+            EngineInputError: a feed that the engine does not take; :meth:`submit` keeps the error of a feed apart.
+            EngineError: the engine is closed or failed.
+        """
+        running: deque[Future[dict[str, NDArray[np.float32]]]] = deque()
+        most = 2 * self._lent(MAIN).count
+        try:
+            for feed in feeds:
+                running.append(self.submit(feed))
+                if len(running) == most:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
 
     def classify(
         self, waveform: NDArray[Any] | None, sample_rate: int, frame: NDArray[np.uint8] | None, *, top: int = 5
@@ -227,8 +302,9 @@ class Engine:
         Raises:
             EngineError: the engine is closed, or the products in its manifest are malformed.
         """
-        with self._lock:
-            here = self._backend(variant).execution().products
+        lanes = self._lent(variant)
+        with lanes.lend():
+            here = lanes.backend.execution().products
         built = self._manifests[variant].precision.get("products", {})
         check_mapping("precision.products", built)
         return dict(here or built)
@@ -246,8 +322,9 @@ class Engine:
         for variant, manifest in self._manifests.items():
             feed = example_inputs(manifest.inputs, manifest.batch.min)
             verify_files(self.folder, manifest)
-            with self._lock, openable(self.folder) as folder:
-                executions[variant] = self._backend(variant).profile(folder, feed)
+            lanes = self._lent(variant)
+            with lanes.lend(), openable(self.folder) as folder:
+                executions[variant] = lanes.backend.profile(folder, feed)
         return executions
 
     def self_test(self) -> SelfTest:
@@ -269,11 +346,15 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Release the engine and the memory it holds; closing twice is harmless."""
+        """Wait for the calls that run, and release the engine and its memory; closing twice is harmless.
+
+        Calls that wait for their turn, submitted ones too, end with an error.
+        """
         with self._lock:
-            for backend in (self._backends or {}).values():
-                backend.close()
-            self._backends = None
+            self._is_closed = True
+        for lanes in self._lanes.values():
+            lanes.close()
+        self._submitted.shutdown(wait=False)
 
     def __enter__(self) -> Engine:
         return self
@@ -287,12 +368,20 @@ class Engine:
         """The first of the engine and its variants that fits; else the engine itself, whose checks name the mistake."""
         return next((variant for variant, manifest in self._manifests.items() if fits(manifest)), MAIN)
 
-    def _backend(self, variant: str) -> Backend:
-        if self._backends is None:
-            raise EngineError(f"engine {self.folder} is closed; load it again")
-        if variant not in self._backends:
-            self._backends[variant] = self._load(self._manifests[variant])
-        return self._backends[variant]
+    def _lent(self, variant: str) -> Lanes:
+        with self._lock:
+            self._require_open()
+            if variant not in self._lanes:
+                self._lanes[variant] = Lanes(self._load(self._manifests[variant]), closed=self._closed_message)
+            return self._lanes[variant]
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise EngineError(self._closed_message)
+
+    @property
+    def _closed_message(self) -> str:
+        return f"engine {self.folder} is closed; load it again"
 
 
 def _names(manifest: Manifest) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from kdcmae.errors import ConfigError, EngineError, EnginePrecisionError
-from kdcmae.runtime.backend import Backend
+from kdcmae.runtime.backend import Backend, Streams, is_whole
 from kdcmae.runtime.capabilities import execution_differences
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.engine import MAIN, Engine
@@ -22,7 +22,12 @@ _log = logging.getLogger("kdcmae.runtime")
 
 
 def load_engine(
-    folder: str | Path, *, device: str | None = None, threads: int | None = None, strict: bool = False
+    folder: str | Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    streams: Streams = 1,
+    strict: bool = False,
 ) -> Engine:
     """Load an engine folder, after checking every file in it.
 
@@ -36,6 +41,11 @@ def load_engine(
             gives it, in upper or lower case.
         threads: CPU threads to use; None for the manifest's number, or else the library's choice, within the CPUs that
             this process may use.
+        streams: number of calls of :meth:`Engine.infer` and the methods that use it that run at the same time. By
+            default each call has all threads, which is fastest for a caller who waits for it. More streams divide the
+            threads among them: each call takes longer, and there are more of them per second. ``"auto"`` is as many
+            streams as the library finds best for that. :attr:`Engine.streams` says how many there are: on a GPU, and
+            where the library runs calls only one after another, there is one.
         strict: raise an error if the library reports that the engine, or a variant when it is first needed, executes
             in another precision here than its manifest claims. By default that is a warning of the logger
             ``kdcmae.runtime``.
@@ -45,7 +55,7 @@ def load_engine(
 
     Raises:
         EngineError: not an engine folder, a bad manifest, or an engine file its library cannot load.
-        ConfigError: ``device`` or ``threads`` is invalid.
+        ConfigError: ``device``, ``threads`` or ``streams`` is invalid, or there are fewer threads than streams.
         EngineIntegrityError: a file is missing, cannot be read or has changed.
         EnginePrecisionError: a claimed precision does not execute here, and ``strict`` is set.
         EngineVersionError: built for another version of its library or of the manifest.
@@ -58,10 +68,14 @@ def load_engine(
         raise EngineError(
             f"folder={folder!r} is not a path; give an engine folder that kdcmae-compile wrote"
         ) from error
-    return of_one_publication(folder, partial(_load, device=device, threads=threads, strict=strict))
+    if streams != "auto" and (not is_whole(streams) or streams < 1):
+        raise ConfigError(f"streams={streams!r} must be a positive whole number, or 'auto' for the library's choice")
+    return of_one_publication(folder, partial(_load, device=device, threads=threads, streams=streams, strict=strict))
 
 
-def _load(publication: Publication, *, device: str | None, threads: int | None, strict: bool) -> Engine:
+def _load(
+    publication: Publication, *, device: str | None, threads: int | None, streams: Streams, strict: bool
+) -> Engine:
     folder = publication.folder
     manifest = Manifest.read(folder)
     verify_files(folder, manifest)
@@ -83,17 +97,19 @@ def _load(publication: Publication, *, device: str | None, threads: int | None, 
 
     def load(part: Manifest) -> Backend:
         with openable(folder) as path:
-            backend = backend_class(path, part, device=device, threads=threads)
+            backend = backend_class.load(path, part, device=device, threads=threads, streams=streams)
         try:
             if not publication.holds(manifest):
                 raise EngineError(f"{folder} holds another engine than the one that was loaded; load it again")
-            _check_execution(backend, part, folder, device, strict)
+            _check_execution(backend, part, folder, backend.chosen_device or device, strict)
+            if streams != "auto" and backend.streams < streams:
+                _log.warning("%s runs %d calls at the same time here, not %d", folder, backend.streams, streams)
         except BaseException:
             backend.close()
             raise
         return backend
 
-    reload = partial(load_engine, folder.absolute(), device=device, threads=threads, strict=strict)
+    reload = partial(load_engine, folder.absolute(), device=device, threads=threads, streams=streams, strict=strict)
     return Engine(folder, {MAIN: manifest, **variants}, preprocessing, load, device=device, reload=reload)
 
 

@@ -21,7 +21,10 @@ from kdcmae.extras import to_run
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import (
     Backend,
+    Lane,
+    Streams,
     TensorType,
+    check_streams,
     check_tensors,
     engine_option,
     engine_threads,
@@ -50,6 +53,7 @@ __all__ = [
 HINTS = {name: PRECISIONS[name].openvino[0] for name in FLOATING}
 _FLOATING = named("openvino", FLOATING)
 _PRECISIONS = named("openvino")
+_CHOOSES = "AUTO"  # not a device, but the plugin that chooses one
 _DATA_ONLY = ("Const", "Input", "Output")
 _DTYPES = {
     "f32": "float32",
@@ -159,6 +163,7 @@ def compile_native(model: Any, device: str, hint: str, properties: Mapping[str, 
     Args:
         model: an ``openvino.Model``; it may be changed.
         device: device that OpenVINO compiles for; on other devices than a CPU, the device decides about the precision.
+            ``AUTO`` may choose the CPU, and hands the hint on to it.
         hint: one of the values of :data:`HINTS`.
         properties: all other properties of OpenVINO.
 
@@ -166,7 +171,7 @@ def compile_native(model: Any, device: str, hint: str, properties: Mapping[str, 
         An ``openvino.CompiledModel``.
     """
     cpu = this_cpu()
-    if device.partition(".")[0] == "CPU":
+    if _may_be_cpu(device):
         hint = HINTS[native_precision(_FLOATING[hint], cpu)]
         if native_precision("bf16", cpu) != "bf16":
             _widen(model)
@@ -208,12 +213,15 @@ class Pipeline:
 
     Args:
         compiled: ``openvino.CompiledModel``; a tensor between two of them has the same name in both.
+        queued: run in the library's own streams, which other pipelines of these models use at the same time. A call
+            that runs alone is faster in the caller's thread.
 
     Raises:
         EngineError: a model does not give what the next one takes.
     """
 
-    def __init__(self, *compiled: Any) -> None:
+    def __init__(self, *compiled: Any, queued: bool = False) -> None:
+        self._queued = queued
         self._tensor = import_openvino().Tensor
         self._requests = [model.create_infer_request() for model in compiled]
         self._handed_on = [_handed_on(first, second) for first, second in itertools.pairwise(compiled)]
@@ -234,7 +242,11 @@ class Pipeline:
         for request, names in zip(self._requests, (*self._handed_on, outputs), strict=True):
             for name, tensor in tensors.items():
                 request.set_tensor(name, tensor)
-            request.infer(share_outputs=True)
+            if self._queued:
+                request.start_async(share_inputs=True)
+                request.wait()
+            else:
+                request.infer(share_outputs=True)
             tensors = {name: request.get_tensor(name) for name in names}
         return {name: tensor.data for name, tensor in tensors.items()}
 
@@ -248,20 +260,29 @@ class OpenVINOBackend(Backend):
     not be older than the one that built the engine.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None, streams: Streams = 1
+    ) -> None:
         ov = import_openvino()
         require_same_or_newer(manifest, "openvino", ov.__version__)
         hints = {"frontend": "f32", "file": engine_option(manifest, "inference_precision", tuple(HINTS.values()))}
-        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT"}
         core = openvino_core()
         device = _available(device or manifest.engine.get("device", "CPU"), core.available_devices)
         threads = engine_threads(manifest, threads)
-        if threads is None and device == "CPU":
+        if threads is None and _may_be_cpu(device):
             threads = limited_threads()
+        check_streams(streams, threads)
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
+        if streams not in (1, "auto"):
+            properties["NUM_STREAMS"] = streams
+        if device == _CHOOSES:
+            # Otherwise the CPU executes until the chosen device is ready, and the results change at that moment.
+            properties["ENABLE_STARTUP_FALLBACK"] = False
         # Variants of one engine share their weights; if no file is named, OpenVINO reads those beside the .xml.
         weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
+        self._chooses = device == _CHOOSES
         self._models: list[Any] = []
         for role in [role for role in hints if role in manifest.engine]:
             path = folder / manifest.engine[role]
@@ -273,11 +294,37 @@ class OpenVINOBackend(Backend):
         self._outputs = [spec.name for spec in manifest.outputs]
         inputs = _tensor_types(self._models[0].inputs, [spec.name for spec in manifest.inputs])
         check_tensors(manifest, inputs, _tensor_types(self._models[-1].outputs, self._outputs))
-        self._pipeline = Pipeline(*self._models)
+        self._streams = 1 if streams == 1 else int(self._models[-1].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # Of two requests per stream one computes and the other waits in the library's queue, so that no stream waits
+        # for Python. Requests share the models, and their memory is that of the caller's arrays.
+        requests = 1 if self._streams == 1 else 2 * self._streams
+        self._pipelines = [Pipeline(*self._models, queued=requests > 1) for _ in range(requests)]
+
+    @classmethod
+    def load(
+        cls, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None, streams: Streams
+    ) -> Backend:
+        """See :meth:`Backend.load`; ``"auto"`` is OpenVINO's throughput hint."""
+        return cls(folder, manifest, device=device, threads=threads, streams=streams)
+
+    @property
+    def streams(self) -> int:
+        """Number of calls that run at the same time; OpenVINO makes no more streams than it has threads."""
+        return self._streams
+
+    @property
+    def chosen_device(self) -> str:
+        """See :attr:`Backend.chosen_device`."""
+        return ",".join(self._models[-1].get_property("EXECUTION_DEVICES")) if self._chooses else ""
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """One per request."""
+        return [functools.partial(pipeline.infer, outputs=self._outputs) for pipeline in self._pipelines]
 
     def infer(self, feed: Arrays) -> Arrays:
         """Run one batch; the outputs are views of memory that the next call overwrites."""
-        return self._pipeline.infer(feed, self._outputs)
+        return self._pipelines[0].infer(feed, self._outputs)
 
     def execution(self) -> Execution:
         """Precisions that the layers execute in, from OpenVINO's runtime models; empty for a device without them."""
@@ -298,11 +345,17 @@ class OpenVINOBackend(Backend):
 
     def close(self) -> None:
         """Release the compiled model."""
-        del self._pipeline, self._models
+        del self._pipelines, self._models
+
+
+def _may_be_cpu(device: str) -> bool:
+    return device.partition(".")[0] in ("CPU", _CHOOSES)
 
 
 def _available(device: Any, devices: list[str]) -> str:
     """The device if OpenVINO lists it; ``GPU`` stands for the first of ``GPU.0``, ``GPU.1``."""
+    if device == _CHOOSES:
+        return _CHOOSES
     if not any(listed == device or listed.startswith(f"{device}.") for listed in devices):
         raise DeviceError(f"OpenVINO finds no device {device!r} here, only {', '.join(devices)}; choose one of these")
     return str(device)

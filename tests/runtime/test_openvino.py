@@ -155,7 +155,7 @@ def test_a_frontend_runs_first_and_hands_its_memory_on(tiny: Any, batch: int) ->
     feed = np.random.default_rng(0).integers(0, 256, (batch, 5, 4), dtype=np.uint8)
     with load_engine(in_two(tiny)) as engine:
         logits = engine.infer({"bytes": feed})["logits"]
-        first, second = engine.backend._pipeline._requests
+        first, second = engine.backend._pipelines[0]._requests
         assert np.shares_memory(first.get_tensor("x").data, second.get_tensor("x").data)
     np.testing.assert_allclose(logits, tiny.logits({"x": feed.astype(np.float32)}), rtol=1e-5)
 
@@ -211,3 +211,19 @@ def test_a_precision_that_the_cpu_does_not_multiply_gives_way_to_the_next(tiny: 
         [sys.executable, "-c", script, folder], capture_output=True, text=True, check=False, env=environment
     )
     assert finished.stdout == "{'fp32': 2}\n", finished.stderr
+
+
+@pytest.mark.parametrize("options", [{}, {"threads": 1}, {"streams": 2}])
+def test_openvino_may_choose_the_device(tiny: Any, options: dict[str, Any]) -> None:
+    """It is the CPU here. What executes is known as if the CPU had been named."""
+    with load_engine(tiny.make("openvino", ["audio"]), device="auto", **options) as engine:
+        assert engine.device == "CPU"
+        assert engine.products() == {"fp32": 1}
+        assert engine.self_test().passed
+
+
+def test_a_chosen_device_gets_a_precision_that_it_multiplies(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CAP_VARIABLE, "AVX512_CORE")  # where OpenVINO itself would emulate bfloat16
+    folder = tiny.make("openvino", ["audio"], **with_precision("bf16"))
+    with load_engine(folder, device="AUTO") as engine:
+        assert engine.products() == {"fp32": 1}
