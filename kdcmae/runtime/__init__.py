@@ -10,10 +10,11 @@ was built, goes to the logger ``kdcmae.runtime``.
 
 import logging
 
-from kdcmae.runtime.engine import Engine, Prediction, SelfTest
+from kdcmae.runtime.engine import Engine, SelfTest
 from kdcmae.runtime.loading import load_engine
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.predictions import FileFeatures, FilePredictions, Prediction
 
-__all__ = ["Engine", "Manifest", "Prediction", "SelfTest", "load_engine"]
+__all__ = ["Engine", "FileFeatures", "FilePredictions", "Manifest", "Prediction", "SelfTest", "load_engine"]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.errors import EngineError, EngineInputError
+from kdcmae.errors import EngineError
 from kdcmae.runtime import feeding, selftest
 from kdcmae.runtime.arrays import Arrays
-from kdcmae.runtime.backend import Backend, is_whole
-from kdcmae.runtime.batching import by_clip
+from kdcmae.runtime.backend import Backend
+from kdcmae.runtime.clip_methods import ClipMethods
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.folders import openable
@@ -27,26 +26,14 @@ from kdcmae.runtime.lanes import Lanes
 from kdcmae.runtime.manifest import Manifest, file_name, verify_files
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.schema import check_mapping
-from kdcmae.runtime.scores import scores
 from kdcmae.runtime.selftest import SelfTest
 
-__all__ = ["MAIN", "Engine", "Prediction", "SelfTest"]
-
-Clip = tuple[NDArray[Any] | None, int, NDArray[np.uint8] | Iterable[NDArray[np.uint8]] | None]
-"""Waveform, its sample rate in Hz, and a frame or several."""
+__all__ = ["MAIN", "Engine", "SelfTest"]
 
 MAIN = ""  # name of the engine itself among its variants
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """A class that a clip may belong to, and its probability."""
-
-    label: str
-    score: float
-
-
-class Engine:
+class Engine(ClipMethods):
     """A compiled model on its device, loaded by :func:`~kdcmae.runtime.loading.load_engine`.
 
     An engine may have variants: the same model for clips without sound or without picture. :meth:`infer` and
@@ -70,7 +57,7 @@ class Engine:
         self._reload = reload
         self.manifest = manifests[MAIN]
         self._manifests = manifests
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self._load = load
         self._lanes: dict[str, Lanes] = {}  # of the engine and of the variants that were needed so far
         self._lock = threading.Lock()  # for loading and closing
@@ -96,11 +83,6 @@ class Engine:
         if self._reload is None:
             raise EngineError(f"engine {self.folder} cannot be pickled: load it with load_engine")
         return self._reload, ()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits."""
-        return self.manifest.labels
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -214,65 +196,6 @@ class Engine:
             for future in running:
                 future.cancel()
 
-    def classify(
-        self, waveform: NDArray[Any] | None, sample_rate: int, frame: NDArray[np.uint8] | None, *, top: int = 5
-    ) -> list[Prediction]:
-        """Label one clip.
-
-        Args:
-            waveform: (S,) or (channels, S), floating point in [-1, 1] or integers at full scale; None for an
-                engine, or a variant of it, without an audio input.
-            sample_rate: sample rate of the waveform in Hz.
-            frame: (H, W, 3) uint8 RGB; None for an engine, or a variant of it, without an image input.
-            top: number of labels to return.
-
-        Returns:
-            The labels with the highest scores, best first.
-
-        Raises:
-            EngineInputError: an input that the engine needs is None, or ``top`` is not a positive whole number.
-            DataError: a waveform or frame that cannot be used.
-            EngineError: the engine is not a classifier, or its scores are not finite.
-        """
-        frames = None if frame is None else [frame]
-        return self.classify_batch([(waveform, sample_rate, frames)], top=top)[0]
-
-    def classify_batch(self, clips: Iterable[Clip], *, top: int = 5) -> list[list[Prediction]]:
-        """Label several clips, as many at once as the engine takes.
-
-        Args:
-            clips: ``(waveform, sample_rate, frame)`` each, as :meth:`classify` takes them. Several frames of one size
-                in the place of one give the clip the mean of their scores.
-            top: number of labels to return.
-
-        Returns:
-            The labels with the highest scores of each clip, best first.
-
-        Raises:
-            EngineInputError: an input that the engine needs is None, or ``top`` is not a positive whole number.
-            DataError: a waveform or frame that cannot be used.
-            EngineError: the engine is not a classifier, or its scores are not finite.
-        """
-        if not self.labels:
-            raise EngineError(f"engine {self.folder} has no labels, so it cannot classify; use infer()")
-        if not is_whole(top) or top < 1:
-            raise EngineInputError(f"top={top!r} must be a whole number of at least 1")
-        prepared = [
-            self.prepare(waveform, rate, [frames] if isinstance(frames, np.ndarray) else frames)
-            for waveform, rate, frames in clips
-        ]
-        batch = self.manifest.batch
-        outputs = by_clip(self.infer, prepared, (batch.min, batch.max))
-        return [self._best(results[self.manifest.outputs[0].name], top) for results in outputs]
-
-    def _best(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
-        """The best labels by the mean of the scores of all rows."""
-        if not np.isfinite(logits).all():
-            raise EngineError(f"engine {self.folder} gave logits that are not finite; run its self_test()")
-        likelihood = scores(logits.reshape(-1, len(self.labels)), self.manifest.scores).mean(axis=0)
-        best = np.argsort(-likelihood, kind="stable")[:top]
-        return [Prediction(self.labels[index], float(likelihood[index])) for index in best]
-
     def prepare(
         self, waveform: NDArray[Any] | None, sample_rate: int, frames: Iterable[NDArray[np.uint8]] | None
     ) -> dict[str, NDArray[Any]]:
@@ -291,7 +214,7 @@ class Engine:
             frames = feeding.listed(frames)
         available = {source for source, value in (("waveform", waveform), ("frame", frames)) if value is not None}
         variant = self._fitting(lambda manifest: feeding.sources(_names(manifest)) <= available)
-        return feeding.from_clip(_names(self._manifests[variant]), self._preprocessing, waveform, sample_rate, frames)
+        return feeding.from_clip(_names(self._manifests[variant]), self.preprocessing, waveform, sample_rate, frames)
 
     def products(self, variant: str = MAIN) -> dict[str, int]:
         """Matrix products by precision: those that execute here, else those of the build if the library reports none.

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -31,6 +32,21 @@ def test_a_long_clip_has_scores_over_time(engine: Path, model: Path, long_clip: 
     means = {label: np.mean([scores(window)[label] for window in found["windows"]]) for label in LABELS}
     assert scores(found) == pytest.approx(means, abs=1e-6)
     assert scores(answer(model, long_clip)["clips"][0]) == pytest.approx(means, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 0.2, "hop": 0.15}, {"average_frames": True}])
+def test_an_engine_gives_a_file_the_windows_and_scores_of_predict(
+    options: dict[str, Any], engine: Path, long_clip: Path
+) -> None:
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    arguments = [part for part in given if part is not True]
+    expected = answer(engine, long_clip, "--top", "4", *arguments)["clips"][0]
+    with load_engine(engine) as loaded:
+        result = loaded.classify_file(long_clip, top=4, **options)
+    assert {p.label: p.score for p in result.predictions} == pytest.approx(scores(expected))
+    for window, theirs in zip(result.windows, expected["windows"], strict=True):
+        assert (window.start_s, window.end_s) == pytest.approx((theirs["start_s"], theirs["end_s"]), abs=1e-4)
+        assert {p.label: p.score for p in window.predictions} == pytest.approx(scores(theirs))
 
 
 def decoded_frame(path: Path, start_s: float, end_s: float) -> np.ndarray:
