@@ -8,23 +8,14 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_COMMANDS = (
-    "ablation",
-    "accuracy",
-    "compare",
-    "fleet",
-    "keep",
-    "kernels",
-    "memory",
-    "peers",
-    "profile",
-    "readme",
-    "report",
-    "run",
-)
-_MODULES = {name: f"kdcmae.bench.cli.{name}" for name in (*_COMMANDS, "suite")}
+_COMMANDS = {
+    "documents": ("compare", "fleet", "readme", "report"),
+    "measuring": ("kernels", "peers", "run", "suite"),
+    "studies": ("ablation", "accuracy", "keep", "memory", "profile"),
+}
+_PLACES = ((name, f"kdcmae.bench.cli.{module}:{name}") for module, names in _COMMANDS.items() for name in names)
 
 
-@click.group(cls=LazyGroup, modules=_MODULES, default="run")
+@click.group(cls=LazyGroup, modules=dict(sorted(_PLACES)), default="run")
 def main() -> None:
     """Benchmark engines and checkpoints."""

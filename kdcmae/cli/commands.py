@@ -151,10 +151,10 @@ class KdcmaeGroup(KdcmaeCommand, click.Group):
 
 
 class LazyGroup(KdcmaeGroup):
-    """A group whose commands are imported on use, each from its own module as ``command``.
+    """A group whose commands are imported on use.
 
     Args:
-        modules: where each command is, by its name.
+        modules: where each command is, by its name: in a module as ``command``, or in ``MODULE:FUNCTION``.
         default: the command that gets the arguments if none is named; its help is the group's.
     """
 
@@ -169,7 +169,8 @@ class LazyGroup(KdcmaeGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._modules:
             return None
-        command = import_module(self._modules[cmd_name]).command
+        module, _, function = self._modules[cmd_name].partition(":")
+        command = getattr(import_module(module), function or "command")
         assert isinstance(command, click.Command)
         return command
 

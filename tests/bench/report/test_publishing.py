@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from reports import ENVIRONMENT, full_report
 
 from kdcmae.bench.cli import main
-from kdcmae.bench.cli.readme import sections
+from kdcmae.bench.cli.documents import sections
 from kdcmae.bench.report.files import RESULTS
 from kdcmae.bench.report.history import store_report, stored_documents
 from kdcmae.bench.report.publishing import Section, default_file
