@@ -54,14 +54,15 @@ def report(file: Path, html: Path | None) -> None:
     from kdcmae.bench.report.envelope import read_document
     from kdcmae.bench.report.page import render_page
     from kdcmae.bench.report.records import read_report
-    from kdcmae.bench.report.terminal import print_blocks, print_report
+    from kdcmae.bench.report.rendering import print_blocks
+    from kdcmae.bench.report.summary import blocks
 
     kind = read_document(file)["kind"]
     if html is not None:
         write_text(render_page(read_report(file)), html)
         note(f"{file} -> {html}")
     elif kind == "benchmark":
-        print_report(read_report(file))
+        print_blocks(blocks(read_report(file)))
     elif shown := sections(kind):
         print_blocks(shown[0].render(read_document(file)))
     else:
@@ -149,7 +150,7 @@ def fleet(cards: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     kdcmae check out/ov --json > nuc.json            # there
     kdcmae-bench fleet *.json --html fleet.html      # here
     """
-    from kdcmae.bench.report.terminal import print_blocks
+    from kdcmae.bench.report.rendering import print_blocks
     from kdcmae.bench.studies.fleet import fleet_conditions, fleet_document, fleet_tables, read_card, render_fleet
 
     read = [read_card(path) for path in cards]

@@ -58,12 +58,13 @@ def _self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
 
 
 def _show(report: Report, *, as_json: bool) -> None:
-    from kdcmae.bench.report.terminal import print_report
+    from kdcmae.bench.report.rendering import print_blocks
+    from kdcmae.bench.report.summary import blocks
 
     if as_json:
         print_json(report.to_dict())
     else:
-        print_report(report)
+        print_blocks(blocks(report))
 
 
 @click.command(cls=KdcmaeCommand)

@@ -69,7 +69,7 @@ def _publish(report: dict[str, Any], file: Path, readme: Path | None, *, as_json
         ConfigError: the documentation's file does not exist or does not have the markers.
     """
     from kdcmae.bench.report.publishing import default_file
-    from kdcmae.bench.report.terminal import print_blocks
+    from kdcmae.bench.report.rendering import print_blocks
 
     (section,) = sections(report["kind"])
     write_json(report, file)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from kdcmae.bench.kernels.rows import machine_line, summary, time_text
 from kdcmae.bench.kernels.schema import CaseResult, Ceilings, Direction, Report, Result, Timing
 from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
+from kdcmae.bench.report.rendering import print_blocks
 from kdcmae.bench.report.table import Block, Column, Table, percent, table
-from kdcmae.bench.report.terminal import print_blocks
 
 __all__ = ["print_report"]
 

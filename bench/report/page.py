@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kdcmae.bench.report.html import html_table, precision_colour, precision_legend
 from kdcmae.bench.report.records import Agreement, Report, Row
+from kdcmae.bench.report.rendering import html_table, precision_colour, precision_legend
 from kdcmae.bench.report.summary import conditions, doubts, verdict
 from kdcmae.bench.report.table import on_front
 from kdcmae.bench.report.tables import TITLES, absent, fastest_first, models, overview, rows_of, tables
@@ -124,7 +124,7 @@ def _folded(title: str, *content: Html) -> Html:
 
 
 def _legend(rows: Sequence[Row]) -> Html:
-    return precision_legend(row.computes_in or "" for row in rows)
+    return precision_legend(row.computes_in for row in rows)
 
 
 def _bar(row: Row) -> charts.Bar:
@@ -136,7 +136,7 @@ def _bar(row: Row) -> charts.Bar:
         value=row.latency.p50_ms,
         high=row.latency.p99_ms,
         note=", ".join(notes),
-        colour=precision_colour(row.computes_in or ""),
+        colour=precision_colour(row.computes_in),
     )
 
 
@@ -144,7 +144,7 @@ def _instances(row: Row) -> charts.Bar:
     return charts.Bar(
         label=f"{row.case.subject}, {row.case.instances} x {row.case.threads} threads",
         value=row.throughput_samples_per_s or 0,
-        colour=precision_colour(row.computes_in or ""),
+        colour=precision_colour(row.computes_in),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.bench.report.envelope import Kind
-from kdcmae.bench.report.markdown import render_markdown, replace_between
+from kdcmae.bench.report.rendering import render_markdown, replace_between
 from kdcmae.bench.report.table import Block, Table
 from kdcmae.errors import ConfigError, DataError
 

@@ -10,11 +10,21 @@ from typing import Any
 from kdcmae.bench.report.publishing import Document, Section
 from kdcmae.bench.report.records import BOUNDARIES, Report, Row, report_of
 from kdcmae.bench.report.table import Block
-from kdcmae.bench.report.tables import TITLES, absent, by_reason, fastest_first, models, overview, quality, rows_of
+from kdcmae.bench.report.tables import (
+    TITLES,
+    absent,
+    by_reason,
+    fastest_first,
+    models,
+    overview,
+    quality,
+    rows_of,
+    tables,
+)
 from kdcmae.bench.run.timing import STABLE_WITHIN, speed_ratio
 from kdcmae.drawing.charts import number
 
-__all__ = ["SECTION", "Verdict", "conditions", "published", "remarks", "verdict"]
+__all__ = ["SECTION", "Verdict", "blocks", "conditions", "doubts", "published", "remarks", "verdict"]
 
 _POINTS = 1.0  # of accuracy that the fastest engine may lose
 
@@ -85,6 +95,17 @@ def verdict(report: Report, model: str) -> Verdict | None:
                 answers = f"{judged.heading}: {share:.1%}"
             return Verdict(row=row, condition=condition, answers=answers, reference=reference.case.subject)
     return None
+
+
+def blocks(report: Report) -> Iterator[Block]:
+    """The conditions of a benchmark, what was measured and what was not, and the verdict."""
+    yield from conditions(report)
+    yield from tables(report)
+    yield from remarks(report)
+    for model in models(report):
+        best = verdict(report, model)
+        if best is not None:
+            yield f"{model}: {best}" if model else str(best)
 
 
 def conditions(report: Report) -> list[str]:

@@ -1,8 +1,7 @@
 """A table as data: columns that say how their values read, and rows of values.
 
-The terminal, Markdown and HTML have one renderer each (:mod:`kdcmae.bench.report.terminal`,
-:mod:`kdcmae.bench.report.markdown`, :mod:`kdcmae.bench.report.html`). They read values, units and tones from here, so
-that none of them has to parse a text.
+The terminal, Markdown and HTML have one renderer each in :mod:`kdcmae.bench.report.rendering`. They read values, units
+and tones from here, so that none of them has to parse a text.
 """
 
 from __future__ import annotations

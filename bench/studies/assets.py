@@ -15,7 +15,7 @@ import click
 import torch
 
 from kdcmae import assets
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.report.table import Column, percent, table
 from kdcmae.bench.studies.heldout import HeldOut, measure_features
 from kdcmae.checkpoints import save_checkpoint

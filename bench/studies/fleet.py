@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.bench.report.envelope import stamp
-from kdcmae.bench.report.html import precision_colour, precision_legend, table_section
 from kdcmae.bench.report.plain import from_plain
+from kdcmae.bench.report.rendering import html_table, precision_colour, precision_legend
 from kdcmae.bench.report.table import Column, Table, Tone, megabytes, percent, table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
 from kdcmae.drawing import charts
@@ -150,7 +150,7 @@ def render_fleet(cards: Sequence[DeviceCard]) -> str:
         drawn = charts.bars(title, list(_bars(cards, model, engines)), unit="ms")
         legend = precision_legend(card.computes_in for card in cards if card.engine.model == model)
         sections.append(section(title, legend, drawn, note="Median, whisker to the 99th percentile."))
-    sections += [table_section(one) for one in fleet_tables(cards)]
+    sections += [section(one.title, html_table(one), wide=True) for one in fleet_tables(cards)]
     sections.append(section("Conditions", tag("ul", *(tag("li", line) for line in conditions)), wide=True))
     return page("kdcmae fleet", [counts], sections)
 

@@ -22,8 +22,8 @@ from kdcmae.assets import default_checkpoint
 from kdcmae.bench.report.envelope import machine, stamp
 from kdcmae.bench.report.files import write_json
 from kdcmae.bench.report.publishing import Document, Section
+from kdcmae.bench.report.rendering import print_blocks
 from kdcmae.bench.report.table import Block, Column, interval, table
-from kdcmae.bench.report.terminal import print_blocks
 from kdcmae.bench.run.subjects import load_torch_model
 from kdcmae.bench.run.timing import SpeedRatio, speed_ratio
 from kdcmae.compile import cases, export, models

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from kdcmae.bench.report.history import stored_documents
-from kdcmae.bench.report.markdown import render_markdown, replace_between
 from kdcmae.bench.report.records import Row, report_of
+from kdcmae.bench.report.rendering import render_markdown, replace_between
 from kdcmae.bench.report.table import Column, Table, interval, percent
 
 ROOT = Path(__file__).parents[2]

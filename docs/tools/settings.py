@@ -16,7 +16,7 @@ from typing import get_args
 import click
 from programs import EVERY
 
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.report.table import Column, Table
 from kdcmae.cli.commands import KdcmaeCommand
 from kdcmae.training.catalogue import differences, settings_of, shown_value

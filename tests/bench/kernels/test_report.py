@@ -22,7 +22,7 @@ from kdcmae.bench.kernels.schema import (
     Work,
 )
 from kdcmae.bench.report.history import stored_documents
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.run.timing import SpeedRatio
 from kdcmae.errors import DataError
 

@@ -10,17 +10,16 @@ from contextlib import redirect_stdout
 import pytest
 from reports import ENVIRONMENT, full_report, report, row
 
-from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.records import Agreement, Case, Report, Row, read_report
-from kdcmae.bench.report.summary import SECTION, published
-from kdcmae.bench.report.terminal import print_report
+from kdcmae.bench.report.rendering import print_blocks, render_markdown
+from kdcmae.bench.report.summary import SECTION, blocks, published
 from kdcmae.errors import ConfigError, DataError
 
 
 def printed(shown: Report) -> str:
     stream = io.StringIO()
     with redirect_stdout(stream):
-        print_report(shown)
+        print_blocks(blocks(shown))
     return stream.getvalue()
 
 

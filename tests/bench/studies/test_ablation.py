@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.studies.ablation import suite
 from kdcmae.bench.studies.ablation.cell import Cell, run_cell
 from kdcmae.bench.studies.ablation.plan import ROWS, AblationSettings

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from kdcmae import KDCMAEClassifier
 from kdcmae.bench.cli import main
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.studies.accuracy import SECTION, USES, measure_accuracy
 from kdcmae.checkpoints import save_checkpoint
 from kdcmae.compile.cli import main as compile_main

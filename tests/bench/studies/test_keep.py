@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.report.table import on_front
 from kdcmae.bench.studies.keep import SECTION, KeepSettings, run_keep_benchmark
 from kdcmae.data.avsynth.classes import LABELS

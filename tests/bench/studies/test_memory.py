@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcmae.bench.cli import main
-from kdcmae.bench.report.markdown import render_markdown
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.studies import memory
 from kdcmae.bench.studies.memory import BUILDS, SECTION, Usage, run_memory_benchmark, usage_of
 from kdcmae.errors import ConfigError

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from kdcmae.bench.cli import main
-from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.records import Ceilings
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.studies import profile
 from kdcmae.bench.studies.profile import SECTION, profile_engines
 from kdcmae.compile.build import CompileSettings, compile_engine

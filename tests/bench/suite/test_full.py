@@ -15,9 +15,9 @@ from reports import row
 
 from kdcmae.bench.cli import main
 from kdcmae.bench.report.history import store_report
-from kdcmae.bench.report.markdown import render_markdown
 from kdcmae.bench.report.page import render_page
 from kdcmae.bench.report.records import Ceilings, Settings, read_report
+from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.report.summary import published
 from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.suite import full

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcmae.bench.report.markdown import render_markdown, replace_between
+from kdcmae.bench.report.rendering import render_markdown, replace_between
 from kdcmae.bench.report.table import Column, table
 from kdcmae.errors import ConfigError
 
