@@ -23,7 +23,7 @@ __all__ = ["compare", "fleet", "readme", "report", "sections"]
 # Modules that have a part of the documentation, as SECTION, by the kind of the documents that it shows.
 _SECTIONS: dict[Kind, str] = {
     "benchmark": "report.summary",
-    "kernels": "kernels.rows",
+    "kernels": "kernels.report",
     "accuracy": "studies.accuracy",
     "ablation": "studies.ablation.section",
     "profile": "studies.profile",

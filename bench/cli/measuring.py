@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
-from kdcmae.bench.report.files import RESULTS, write_json
+from kdcmae.bench.report.files import RESULTS, slug, write_json
 from kdcmae.cli.common import LARGEST_BATCH, KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
 from kdcmae.terminal import say, table
 
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from kdcmae.bench.kernels.schema import Kind
     from kdcmae.bench.kernels.schema import Report as KernelReport
     from kdcmae.bench.report.records import Report, SelfCheck
+    from kdcmae.bench.report.table import Block
 
 __all__ = ["kernels", "peers", "run", "suite"]
+
+AnyReport = TypeVar("AnyReport", "Report", "KernelReport")
 
 _MODELS = ("shipped", "base")
 _KERNEL_CASES = ("attention", "patch-embedding", "step")
@@ -57,9 +61,8 @@ def _self_check(step: Steps, threads: int, policy: str) -> SelfCheck | None:
     return check
 
 
-def _show(report: Report, *, as_json: bool) -> None:
+def _show(report: AnyReport, blocks: Callable[[AnyReport], Iterable[Block]], *, as_json: bool) -> None:
     from kdcmae.bench.report.rendering import print_blocks
-    from kdcmae.bench.report.summary import blocks
 
     if as_json:
         print_json(report.to_dict())
@@ -143,6 +146,7 @@ def run(
     """
     from kdcmae import host
     from kdcmae.bench.report.records import Settings
+    from kdcmae.bench.report.summary import blocks
     from kdcmae.bench.run.interleaved import run_benchmark
     from kdcmae.bench.run.sources import check_source
 
@@ -154,7 +158,7 @@ def run(
     step = Steps()
     checked = _self_check(step, threads, policy)
     report = run_benchmark(subjects, settings, step=step, self_check=checked)
-    _show(report, as_json=as_json)
+    _show(report, blocks, as_json=as_json)
     if output is not None:
         write_json(report.to_dict(), output)
     raise SystemExit(report.exit_code)
@@ -215,6 +219,7 @@ def suite(
     from kdcmae import host
     from kdcmae.bench.report.history import ALL, store_report
     from kdcmae.bench.report.records import Settings
+    from kdcmae.bench.report.summary import blocks
     from kdcmae.bench.suite.full import run_suite
     from kdcmae.bench.suite.plan import plan_model
 
@@ -225,7 +230,7 @@ def suite(
     checked = _self_check(step, settings.threads, policy)
     report = run_suite(plans, settings, work, step=step, self_check=checked)
     path = store_report(report, folder)
-    _show(report, as_json=as_json)
+    _show(report, blocks, as_json=as_json)
     note(f"stored as {path}, page {path.parent.with_suffix('.html')}")
     raise SystemExit(report.exit_code)
 
@@ -280,9 +285,9 @@ def kernels(
 
     Exit code: 1 where our own code failed or is wrong, 3 where this machine has no GPU.
     """
-    from kdcmae.bench.kernels.report import print_report
+    from kdcmae.bench.kernels.report import blocks
     from kdcmae.bench.kernels.schema import Settings
-    from kdcmae.bench.kernels.suite import default_device, run_kernel_benchmark, slug
+    from kdcmae.bench.kernels.suite import default_device, run_kernel_benchmark
 
     settings = Settings(
         device=device or default_device(quick=quick),
@@ -300,10 +305,7 @@ def kernels(
             write_json(report.to_dict(), path)
 
     report = run_kernel_benchmark(settings, step=Steps(), store=store)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_report(report)
+    _show(report, blocks, as_json=as_json)
     raise SystemExit(report.exit_code)
 
 

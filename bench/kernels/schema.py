@@ -14,7 +14,6 @@ from kdcmae.bench.run.timing import SpeedRatio
 
 __all__ = [
     "CaseResult",
-    "Ceilings",
     "Comparison",
     "Direction",
     "Kind",
@@ -53,14 +52,6 @@ class Settings:
     minutes: float = 6.0
     rounds: int = 10
     seed: int = 0
-
-
-class Ceilings(DeviceCeilings):
-    """What this device does at most, measured in this run."""
-
-    def floor_us(self, work: Work) -> float:
-        """The time below which ``work`` cannot be done."""
-        return 1e6 * max(work.bytes / self.copy_bytes_per_s, work.flop / self.matmul_flop_per_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +121,11 @@ class Comparison:
     speed: SpeedRatio
     target: float | None
 
+    @property
+    def is_met(self) -> bool:
+        """Whether the speed reaches the target, where there is one."""
+        return self.target is not None and self.speed.ratio >= self.target
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
@@ -173,7 +169,7 @@ class Report(Envelope):
     kind: envelope.Kind = "kernels"
     device: dict[str, Any]
     settings: Settings
-    ceilings: Ceilings
+    ceilings: DeviceCeilings
     cases: tuple[CaseResult, ...] = ()
 
     @property

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from kdcmae.bench.kernels.case import Case, Profile
 from kdcmae.bench.kernels.measure import measure_case
 from kdcmae.bench.kernels.patch_embed import patch_embed_cases
 from kdcmae.bench.kernels.profiles import profile_for
-from kdcmae.bench.kernels.schema import Ceilings, Report, Settings
+from kdcmae.bench.kernels.schema import Report, Settings
 from kdcmae.bench.kernels.step import step_cases
 from kdcmae.bench.machine.ceilings import device_ceilings
 from kdcmae.bench.machine.clock import clock_for
@@ -25,7 +24,7 @@ from kdcmae.bench.report.envelope import stamp
 from kdcmae.errors import DeviceError
 from kdcmae.progress import Step
 
-__all__ = ["Budget", "default_device", "describe_device", "run_kernel_benchmark", "slug"]
+__all__ = ["Budget", "default_device", "describe_device", "run_kernel_benchmark"]
 
 
 def run_kernel_benchmark(settings: Settings, *, step: Step, store: Callable[[Report], None]) -> Report:
@@ -46,13 +45,8 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, store: Callable[[Rep
     clock = clock_for(profile.device)
     with step("measure ceilings"):
         sizes = {"copy_bytes": profile.copy_bytes, "matmul_side": profile.matmul_side}
-        measured = device_ceilings(clock, profile.device, profile.dtype, **sizes, seconds=budget.share(1, 300))
-    report = Report(
-        **envelope,
-        device=describe_device(profile.device),
-        settings=settings,
-        ceilings=Ceilings(**asdict(measured)),
-    )
+        ceilings = device_ceilings(clock, profile.device, profile.dtype, **sizes, seconds=budget.share(1, 300))
+    report = Report(**envelope, device=describe_device(profile.device), settings=settings, ceilings=ceilings)
     cases = _cases(profile, settings)
     for index, case in enumerate(cases):
         with step(case.name):
@@ -86,11 +80,6 @@ class Budget:
 def default_device(*, quick: bool) -> Literal["cuda", "cpu"]:
     """The GPU; the CPU for a dry run without one."""
     return "cpu" if quick and not torch.cuda.is_available() else "cuda"
-
-
-def slug(name: str) -> str:
-    """A device's name as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -1,14 +1,20 @@
-"""Folder of committed results, and atomic writes into it."""
+"""Folder of committed results, names of files in it, and atomic writes into it."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "write_json", "write_text"]
+__all__ = ["RESULTS", "slug", "write_json", "write_text"]
 
 RESULTS = Path("bench/results")
+
+
+def slug(name: str) -> str:
+    """The name of a machine or device as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:

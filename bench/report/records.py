@@ -7,13 +7,13 @@ measured are rows too, with the reason.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from kdcmae.bench.report.envelope import Envelope, Kind, read_document
+from kdcmae.bench.report.files import slug
 from kdcmae.bench.report.plain import from_plain
 from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict
 from kdcmae.errors import DataError
@@ -302,6 +302,10 @@ class DeviceCeilings:
     matmul_dtype: str
     timer_floor_us: float
 
+    def floor_us(self, moved_bytes: float, flop: float) -> float:
+        """The time below which so much cannot be moved and computed."""
+        return 1e6 * max(moved_bytes / self.copy_bytes_per_s, flop / self.matmul_flop_per_s)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
@@ -354,8 +358,7 @@ class Report(Envelope):
     def machine_slug(self) -> str:
         """Name of the folder for results of this machine."""
         host = self.environment["host"]
-        name = f"{host['cpu'] or host['machine']} {self.environment['usable_cpus']} cpus"
-        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        return slug(f"{host['cpu'] or host['machine']} {self.environment['usable_cpus']} cpus")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from kdcmae.bench.cli import main
 from kdcmae.bench.kernels import step, suite
 from kdcmae.bench.kernels.schema import Settings
-from kdcmae.bench.kernels.suite import Budget, describe_device, run_kernel_benchmark, slug
+from kdcmae.bench.kernels.suite import Budget, describe_device, run_kernel_benchmark
+from kdcmae.bench.report.files import slug
 
 ATTENTION = {"kernel", "reference", "cudnn", "flash", "efficient", "math"}
 PATCH_EMBEDDING = {"kernel", "gather + GEMM", "dense, then gather"}

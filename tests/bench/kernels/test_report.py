@@ -9,11 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from kdcmae.bench.kernels.report import print_report
-from kdcmae.bench.kernels.rows import NOT_MEASURED, SECTION
+from kdcmae.bench.kernels.report import NOT_MEASURED, SECTION, blocks
 from kdcmae.bench.kernels.schema import (
     CaseResult,
-    Ceilings,
     Comparison,
     Report,
     Result,
@@ -22,7 +20,8 @@ from kdcmae.bench.kernels.schema import (
     Work,
 )
 from kdcmae.bench.report.history import stored_documents
-from kdcmae.bench.report.rendering import render_markdown
+from kdcmae.bench.report.records import DeviceCeilings
+from kdcmae.bench.report.rendering import print_blocks, render_markdown
 from kdcmae.bench.run.timing import SpeedRatio
 from kdcmae.errors import DataError
 
@@ -75,7 +74,9 @@ def report(*cases: CaseResult, device: str = "cuda", created: str = "2026-01-02T
         environment={"libraries": {"torch": "2.13.0", "triton": "3.7.1", "numpy": "2.4"}, "git_commit": "0123abcd"},
         device={"type": device, "name": f"A {device} device"},
         settings=Settings(device=device, kinds=("attention",), **settings),
-        ceilings=Ceilings(copy_bytes_per_s=4e12, matmul_flop_per_s=8e14, matmul_dtype="bfloat16", timer_floor_us=1.5),
+        ceilings=DeviceCeilings(
+            copy_bytes_per_s=4e12, matmul_flop_per_s=8e14, matmul_dtype="bfloat16", timer_floor_us=1.5
+        ),
         cases=cases,
     )
 
@@ -83,7 +84,7 @@ def report(*cases: CaseResult, device: str = "cuda", created: str = "2026-01-02T
 def printed(*cases: CaseResult, **settings) -> str:
     stream = io.StringIO()
     with redirect_stdout(stream):
-        print_report(report(*cases, **settings))
+        print_blocks(blocks(report(*cases, **settings)))
     return stream.getvalue()
 
 
