@@ -27,11 +27,7 @@ from kdcmae.predictors import open_model
 
 __all__ = ["main"]
 
-_WITHHELD: dict[str, Missing | None] = {
-    "sound and picture": None,
-    "sound alone": "video",
-    "picture alone": "audio",
-}
+_WITHHELD: dict[str, Missing | None] = {"sound and picture": None, "sound alone": "video", "picture alone": "audio"}
 _TRAINING = {
     **{name: name for name in ("epochs", "steps")},
     "batch": "batch_size",
@@ -59,8 +55,8 @@ def main(runs: Path, clips: int, output: Path) -> None:
     classifier = predictor.module
     (output / "labels.txt").write_text("".join(f"{label}\n" for label in classifier.labels), encoding="utf-8")
     note(f"{shipped}: {shipped.stat().st_size / 1e6:.2f} MB; measuring on {clips} held-out clips")
-    held_out = HeldOut(predictor.facts.preprocessing, clips)
-    accuracies = {name: held_out.accuracy(predictor, missing=missing) for name, missing in _WITHHELD.items()}
+    measured = HeldOut(predictor.facts.preprocessing, clips).accuracies(predictor)
+    accuracies = {name: measured[missing] for name, missing in _WITHHELD.items()}
     shares = {name: {"share": share} for name, share in accuracies.items()}
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
     facts = {

@@ -47,10 +47,11 @@ class HeldOut:
         """
         return score_clips(predictor, self._batches, missing=missing)
 
-    def accuracy(self, predictor: Predictor, *, missing: Missing | None = None) -> float:
-        """Share of the clips whose best class is their label; arguments as of :meth:`scores`."""
-        scored = self.scores(predictor, missing=missing)
-        return accuracy(scored.scores, scored.positives)
+    def accuracies(self, predictor: Predictor) -> dict[Missing | None, float]:
+        """Share of the clips whose best class is their label, by the modality that is withheld."""
+        withheld: tuple[Missing | None, ...] = (None, "audio", "video")
+        scored = {missing: self.scores(predictor, missing=missing) for missing in withheld}
+        return {missing: accuracy(found.scores, found.positives) for missing, found in scored.items()}
 
 
 def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localization]:

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +51,10 @@ with observed(write_lines(pathlib.Path(sys.argv.pop(1)))):
 _BASELINE = "load PyTorch"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """Memory of processes, in bytes.
+Usage = Counter[str]
+"""Memory of processes in bytes: all that is ``resident``, and of it what is ``anonymous``, no page of a mapped file."""
 
-    Args:
-        resident: all of it.
-        anonymous: without the pages of mapped files.
-    """
-
-    resident: int = 0
-    anonymous: int = 0
-
-    def most(self, other: Usage) -> Usage:
-        """The larger of each."""
-        return Usage(resident=max(self.resident, other.resident), anonymous=max(self.anonymous, other.anonymous))
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(resident=self.resident + other.resident, anonymous=self.anonymous + other.anonymous)
+_KINDS = ("resident", "anonymous")
 
 
 def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
@@ -96,7 +82,7 @@ def run_memory_benchmark(preset: str, *, step: Step) -> dict[str, Any]:
         **envelope,
         "preset": preset,
         "weights_bytes": sum(parameter.nbytes for parameter in untrained_classifier(preset).parameters()),
-        "pytorch": {kind: min((steps[kind] for steps in baselines), default=0) for kind in ("resident", "anonymous")},
+        "pytorch": {kind: min((steps[kind] for steps in baselines), default=0) for kind in _KINDS},
         "rows": rows,
     }
 
@@ -140,7 +126,7 @@ def usage_of(process: int) -> Usage:
                 # Until a child starts its own program it has its parent's memory, not memory of its own.
                 if one == root or one.cmdline() != psutil.Process(one.ppid()).cmdline():
                     memory = one.memory_info()
-                    usage += Usage(resident=memory.rss, anonymous=memory.rss - memory.shared)
+                    usage += Usage({"resident": memory.rss, "anonymous": memory.rss - memory.shared})
     return usage
 
 
@@ -167,14 +153,14 @@ def _build(options: Sequence[str], preset: str) -> dict[str, Any]:
             finally:
                 process.kill()
         words = errors.read_text().strip() or f"exit code {process.returncode}"
-    facts: dict[str, Any] = {"steps": {name: asdict(usage) for name, usage in steps.items()}}
+    facts: dict[str, Any] = {"steps": {name: {kind: usage[kind] for kind in _KINDS} for name, usage in steps.items()}}
     if process.returncode < 0:
         return {**facts, "failed": signal.Signals(-process.returncode).name}
     if process.returncode:
         return {**facts, "failed": words.splitlines()[-1].removeprefix("error: ")}
-    largest = max(steps, key=lambda name: steps[name].resident)
-    anonymous = max(usage.anonymous for usage in steps.values())
-    return {**facts, "resident": steps[largest].resident, "anonymous": anonymous, "step": largest}
+    largest = max(steps, key=lambda name: steps[name]["resident"])
+    anonymous = max(usage["anonymous"] for usage in steps.values())
+    return {**facts, "resident": steps[largest]["resident"], "anonymous": anonymous, "step": largest}
 
 
 def _watch(process: subprocess.Popen[bytes], progress: Path) -> dict[str, Usage]:
@@ -189,11 +175,11 @@ def _watch(process: subprocess.Popen[bytes], progress: Path) -> dict[str, Usage]
     with progress.open(encoding="utf-8") as stream:
         while True:
             ended = process.poll() is not None
-            peak = peak.most(usage_of(process.pid))
+            peak |= usage_of(process.pid)  # the larger of each kind
             *lines, rest = (rest + stream.read()).split("\n")
             done = [step["name"] for step in map(json.loads, lines) if step["state"] == "done"]
             for name in done:
-                steps[name] = peak.most(steps.get(name, Usage()))
+                steps[name] = peak | steps.get(name, Usage())
             if ended:
                 return steps
             if done:

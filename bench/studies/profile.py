@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from kdcmae import host
 from kdcmae.bench.machine.ceilings import measure_ceilings
 from kdcmae.bench.report.envelope import machine, stamp
 from kdcmae.bench.report.publishing import Document, Section
-from kdcmae.bench.report.records import Ceilings
 from kdcmae.bench.report.table import Block, Column, percent, table
 from kdcmae.bench.run.subjects import engine_facts
 from kdcmae.bench.run.work import count_work
@@ -24,7 +23,7 @@ from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
 from kdcmae.runtime.precisions import named
 
-__all__ = ["SECTION", "LayerTime", "profile_engines"]
+__all__ = ["SECTION", "profile_engines"]
 
 _WARM_UP = 3
 _LINEAR = "linear layers"
@@ -33,34 +32,12 @@ _CLASSES = {
     "norms": ("MVN",),
     "softmax": ("Softmax",),
     "changes of layout or type": (
-        "Transpose",
-        "Reorder",
-        "Reshape",
-        "Split",
-        "Concatenation",
-        "Convert",
-        "StridedSlice",
+        *("Transpose", "Reorder", "Reshape", "Split"),
+        *("Concatenation", "Convert", "StridedSlice"),
     ),
     "sums, scales, rounding": ("Subgraph", "Eltwise", "FakeQuantize", "Math"),
 }
 _PRECISIONS = named("openvino")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerTime:
-    """Layers of one class that execute in one precision.
-
-    Args:
-        layers: the class.
-        precision: as the device reports it.
-        count: of the layers that take time.
-        ms: all of them, per inference.
-    """
-
-    layers: str
-    precision: str
-    count: int
-    ms: float
 
 
 def profile_engines(folders: Sequence[Path], *, threads: int | None, seconds: float, step: Step) -> dict[str, Any]:
@@ -96,8 +73,9 @@ def _profile(folder: Path, threads: int | None, seconds: float, step: Step) -> d
     with step("ceiling again"):
         ceilings.append(measure_ceilings(cpus, seconds=seconds))
     # The manifest says which precision executed where the engine was built; the layers say which executes here.
-    products = [layer for layer in layers if layer.layers == _LINEAR]
-    precision = max(products, key=lambda layer: layer.count).precision
+    products = [layer for layer in layers if layer["layers"] == _LINEAR]
+    precision = max(products, key=itemgetter("count"))["precision"]
+    rates = [measured.flop_per_s[precision] for measured in ceilings]
     flop = count_work(facts.config, facts.modalities, manifest.batch.opt).flop
     return {
         "engine": folder.name,
@@ -107,14 +85,10 @@ def _profile(folder: Path, threads: int | None, seconds: float, step: Step) -> d
         "latency_ms": latency_ms,
         "flop": flop,
         "precision": precision,
-        "ceilings_flop_per_s": [measured.flop_per_s[precision] for measured in ceilings],
-        "share_of_ceiling": 1e3 * flop / latency_ms / _mean_ceiling(ceilings, precision),
-        "layers": [asdict(layer) for layer in layers],
+        "ceilings_flop_per_s": rates,
+        "share_of_ceiling": 1e3 * flop / latency_ms / statistics.fmean(rates),
+        "layers": layers,
     }
-
-
-def _mean_ceiling(ceilings: Sequence[Ceilings], precision: str) -> float:
-    return statistics.fmean(measured.flop_per_s[precision] for measured in ceilings)
 
 
 def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
@@ -142,14 +116,10 @@ def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
 SECTION = Section(name="profile", command="profile", kind="profile", blocks=_blocks)
 
 
-def _timed(folder: Path, manifest: Manifest, threads: int, seconds: float) -> tuple[float, list[LayerTime]]:
-    """Median latency in ms, and the mean time of the layers."""
+def _timed(folder: Path, manifest: Manifest, threads: int, seconds: float) -> tuple[float, list[dict[str, Any]]]:
+    """Median latency in ms, and the mean time of the layers, as :func:`_grouped` gives it."""
     weights = folder / manifest.engine["weights"] if "weights" in manifest.engine else ""
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERF_COUNT": True,
-    }
+    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}
     model = openvino_core().read_model(folder / manifest.engine["file"], weights)
     compiled = compile_native(model, "CPU", manifest.engine["inference_precision"], properties)
     kinds = {op.get_friendly_name(): _kind(op.get_rt_info()) for op in compiled.get_runtime_model().get_ops()}
@@ -168,17 +138,20 @@ def _timed(folder: Path, manifest: Manifest, threads: int, seconds: float) -> tu
     return statistics.median(calls), _grouped({name: ms / len(calls) for name, ms in spent.items()}, kinds)
 
 
-def _grouped(spent: Mapping[str, float], kinds: Mapping[str, tuple[str, str]]) -> list[LayerTime]:
-    """The longest first; layers that were fused into others or cost nothing are left out."""
+def _grouped(spent: Mapping[str, float], kinds: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """Layers of one class that execute in one precision, the longest first: their count, and ms of all per inference.
+
+    Layers that were fused into others or cost nothing are left out.
+    """
     groups: dict[tuple[str, str], list[float]] = {}
     for name, ms in spent.items():
         if ms > 0 and name in kinds:
             groups.setdefault(kinds[name], []).append(ms)
     found = [
-        LayerTime(layers=layers, precision=precision, count=len(times), ms=sum(times))
+        {"layers": layers, "precision": precision, "count": len(times), "ms": sum(times)}
         for (layers, precision), times in groups.items()
     ]
-    return sorted(found, key=lambda layer: -layer.ms)
+    return sorted(found, key=itemgetter("ms"), reverse=True)
 
 
 def _kind(info: Any) -> tuple[str, str]:

@@ -11,10 +11,9 @@ import pytest
 
 from kdcmae.bench.report.rendering import render_markdown
 from kdcmae.bench.studies.ablation import suite
-from kdcmae.bench.studies.ablation.cell import Cell, run_cell
 from kdcmae.bench.studies.ablation.plan import ROWS, AblationSettings
 from kdcmae.bench.studies.ablation.section import SECTION
-from kdcmae.bench.studies.ablation.suite import run_ablation
+from kdcmae.bench.studies.ablation.suite import Cell, run_ablation, run_cell
 from kdcmae.config import PretrainingConfig, preset
 from kdcmae.errors import DataError
 from kdcmae.training.recipes import RECIPES
@@ -111,7 +110,7 @@ def test_another_data_set_or_recipe_makes_another_cell(
     before = one.identity
     assert one.identity == before
     if changed == "data set":
-        monkeypatch.setattr("kdcmae.bench.studies.ablation.cell.AVSYNTH_VERSION", -1)
+        monkeypatch.setattr(suite, "AVSYNTH_VERSION", -1)
     else:
         other = replace(RECIPES["avsynth-finetune"], augmentation={"time_mask": 7})
         monkeypatch.setitem(RECIPES, "avsynth-finetune", other)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def test_memory_that_a_process_holds_is_seen(code):
         assert process.stdout.readline() == "ready\n"
         usage = usage_of(process.pid)
         process.communicate("\n")
-    assert 200 * MEGABYTES < usage.anonymous < usage.resident < 300 * MEGABYTES
+    assert 200 * MEGABYTES < usage["anonymous"] < usage["resident"] < 300 * MEGABYTES
 
 
 def test_a_child_that_has_not_started_its_program_is_not_counted_twice():
@@ -43,7 +43,7 @@ def test_a_child_that_has_not_started_its_program_is_not_counted_twice():
         assert process.stdout.readline() == "ready\n"
         usage = usage_of(process.pid)
         process.communicate("\n\n")
-    assert 200 * MEGABYTES < usage.anonymous < 300 * MEGABYTES
+    assert 200 * MEGABYTES < usage["anonymous"] < 300 * MEGABYTES
 
 
 def test_what_has_ended_takes_nothing():
