@@ -59,12 +59,7 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, store: Callable[[Rep
 
 
 class Budget:
-    """The time a run may take.
-
-    Args:
-        seconds: in all.
-        clock: gives seconds.
-    """
+    """The time a run may take."""
 
     TIMED = 0.6  # of a case's share; the rest is for building, compiling and checking it
 

@@ -33,10 +33,6 @@ _TIMEOUT_S = 300
 def measure_ceilings(cpus: tuple[int, ...], *, seconds: float) -> Ceilings:
     """Measure the machine with one thread on each of these CPUs.
 
-    Args:
-        cpus: their numbers.
-        seconds: for each figure.
-
     Raises:
         EngineError: the process that measures failed.
     """
@@ -98,14 +94,7 @@ def device_ceilings(
 
 
 def measure_here(threads: int, seconds: float, *, side: int = _SIDE, copy_bytes: int = _COPY_BYTES) -> dict[str, Any]:
-    """The fields of :class:`~kdcmae.bench.report.records.Ceilings`, measured in this process, which is pinned.
-
-    Args:
-        threads: to use.
-        seconds: for each figure.
-        side: of the square matrices.
-        copy_bytes: of the copy.
-    """
+    """The fields of :class:`~kdcmae.bench.report.records.Ceilings`, measured in this process, which is pinned."""
     import torch
 
     from kdcmae.bench.machine.clock import CpuClock

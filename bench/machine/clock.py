@@ -83,9 +83,6 @@ class CudaClock:
 
     Before a cold call memory of several times the L2 cache's size is written, which also keeps the GPU busy while
     the call is enqueued. Warm graphs hold several calls, so that the gap between replays does not count.
-
-    Args:
-        device: a CUDA device.
     """
 
     conditions: tuple[Condition, ...] = (PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD)

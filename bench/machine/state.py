@@ -74,12 +74,6 @@ def pinned(cpus: tuple[int, ...], threads: int | None = None) -> Iterator[None]:
 def run_pinned(module: str, *arguments: object, cpus: tuple[int, ...], timeout_s: float) -> str:
     """Run a module in a process of its own that is pinned to CPUs, and return what it prints.
 
-    Args:
-        module: its full name.
-        arguments: of its command line.
-        cpus: their numbers.
-        timeout_s: how long it may take.
-
     Raises:
         DeviceError: this machine lacks what it needs.
         EngineError: it failed.

@@ -29,11 +29,7 @@ _SUMS, _SUMMED = 100, 1 << 16  # small enough that most of their time is two thr
 
 
 class YardstickSubject(Subject):
-    """A matrix product and many short sums, each on all the threads.
-
-    Args:
-        threads: to use.
-    """
+    """A matrix product and many short sums, each on all the threads."""
 
     def __init__(self, threads: int) -> None:
         import torch

@@ -70,10 +70,6 @@ class Comparison:
 def compare_reports(old: Report, new: Report) -> Comparison:
     """Compare two reports.
 
-    Args:
-        old: the earlier report.
-        new: the later one, of the same machine.
-
     Raises:
         DataError: they are of different machines, or share no case.
     """

@@ -23,10 +23,6 @@ _NUMBERED = re.compile(r"(\d{4})-.*\.json")
 def store_report(report: Report, results: Path = RESULTS) -> Path:
     """Add a report to the history and draw its page.
 
-    Args:
-        report: of a run.
-        results: the folder of all machines.
-
     Returns:
         The JSON file.
     """

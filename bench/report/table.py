@@ -114,13 +114,7 @@ Block = str | Table
 
 
 def table(title: str, columns: Sequence[Column], items: Iterable[Any]) -> Table:
-    """A table with a row per item.
-
-    Args:
-        title: of the table.
-        columns: read their values from an item.
-        items: in order.
-    """
+    """A table with a row per item."""
     rows = tuple(tuple(column.value(item) for column in columns) for item in items)
     return Table(title=title, columns=tuple(columns), rows=rows)
 

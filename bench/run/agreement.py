@@ -94,13 +94,7 @@ def top1_accuracy(answers: Answers, labels: Sequence[str], classes: Sequence[str
 
 
 def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agreement:
-    """Every two subjects that gave answers to the same clips.
-
-    Args:
-        model: whose subjects.
-        answers: (clips, classes) by subject.
-        data: which clips these are.
-    """
+    """Every two subjects that gave answers, (clips, classes) each, to the same clips."""
     names, values = tuple(answers), [logits.astype(np.float64) for logits in answers.values()]
     return Agreement(
         model=model,

@@ -52,10 +52,6 @@ def write_clips(folder: Path, *, clips: int) -> tuple[Path, tuple[str, ...]]:
 def answers(subject: Subject, data: Path) -> NDArray[np.float32]:
     """The subject's first output for every clip of a file.
 
-    Args:
-        subject: takes what a clip becomes.
-        data: what :func:`write_clips` wrote.
-
     Returns:
         (clips, classes).
 

@@ -155,12 +155,6 @@ def _accuracies(contenders: Sequence[Contender], step: Step) -> dict[str, Accura
 def take_turns(contenders: Sequence[Contender], seconds: float, step: Step, yardstick: Yardstick) -> float:
     """Run windows of contenders in turns until enough steady rounds agree.
 
-    Args:
-        contenders: loaded and checked.
-        seconds: timed seconds of each.
-        step: shows progress.
-        yardstick: reads the state of the machine.
-
     Returns:
         What the yardstick read in the rounds that count, in ms.
     """

@@ -49,9 +49,6 @@ class Source:
 def check_source(text: str) -> None:
     """Refuse what :func:`open_subject` cannot open, before anything is loaded.
 
-    Args:
-        text: as :class:`Source` takes it.
-
     Raises:
         ConfigError: there is no such file or folder, or a peer gets none, or a variant of an engine.
     """
@@ -69,10 +66,6 @@ def check_source(text: str) -> None:
 
 def open_subject(text: str, threads: int) -> Subject:
     """Load a subject.
-
-    Args:
-        text: as :class:`Source` takes it.
-        threads: CPU threads that it may use.
 
     Raises:
         KdcmaeError: it cannot be loaded, or not on this machine.

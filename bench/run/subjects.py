@@ -166,12 +166,7 @@ def load_torch_model(source: str) -> KDCMAEClassifier:
 
 
 class TorchSubject(Subject):
-    """A classifier in PyTorch: eager, float32, on the CPU.
-
-    Args:
-        classifier: in evaluation mode.
-        threads: for PyTorch's operators.
-    """
+    """A classifier in PyTorch: eager, float32, on the CPU."""
 
     kind = TORCH_EAGER
 

@@ -129,13 +129,7 @@ def summarize(
 def median_interval(
     p50_ms: float, window_medians_ms: Sequence[float] | np.ndarray, between_runs: float = BETWEEN_RUNS
 ) -> tuple[float, float]:
-    """The 95 % interval of a median latency in ms: as far around it as :func:`run_ratio` says of its windows.
-
-    Args:
-        p50_ms: the median of all calls.
-        window_medians_ms: the median of each window.
-        between_runs: as for :func:`run_ratio`.
-    """
+    """The 95 % interval of a median latency in ms: as far around it as :func:`run_ratio` says of its windows."""
     level, low, high = run_ratio(window_medians_ms, confidence=0.95, between_runs=between_runs)
     return p50_ms * low / level, p50_ms * high / level
 
@@ -206,12 +200,7 @@ def speed_ratio(
 
 
 def verdict(speed: SpeedRatio, *, stable: bool) -> Verdict:
-    """What may be said about a speed ratio.
-
-    Args:
-        speed: the ratio and its interval.
-        stable: both latencies behind it are.
-    """
+    """What may be said about a speed ratio."""
     if not stable:
         return "unstable"
     if speed.low > 1:

@@ -55,10 +55,6 @@ class ToolSubject(Subject):
 def find_tool(name: str, fix: str) -> str:
     """The command beside this interpreter or on the path.
 
-    Args:
-        name: of the command.
-        fix: how to get it.
-
     Raises:
         DeviceError: it is not installed.
     """

@@ -22,12 +22,7 @@ __all__ = ["HeldOut", "measure_features"]
 
 
 class HeldOut:
-    """Middle frame and sound of each clip, prepared once for all models that take them alike.
-
-    Args:
-        preprocessing: of the models.
-        clips: of the test split.
-    """
+    """Middle frame and sound of clips of AVSynth's test split, prepared once for all models that take them alike."""
 
     def __init__(self, preprocessing: Preprocessing, clips: int) -> None:
         self.clips = EvaluationClips(
@@ -55,11 +50,7 @@ class HeldOut:
 
 
 def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localization]:
-    """Retrieval and localisation of a pretrained model.
-
-    Args:
-        checkpoint: its file.
-        clips: of the test split.
+    """Retrieval and localisation of a pretrained model, on clips of AVSynth's test split.
 
     Raises:
         KdcmaeError: the checkpoint cannot be loaded or measured.

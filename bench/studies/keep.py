@@ -88,12 +88,7 @@ def run_keep_benchmark(
 
 
 class _HeldOutExam:
-    """An exam on AVSynth's test clips, whose reference is the whole model in PyTorch.
-
-    Args:
-        classifier: the whole model.
-        clips: how many.
-    """
+    """An exam on AVSynth's test clips, whose reference is the whole model in PyTorch."""
 
     def __init__(self, classifier: KDCMAEClassifier, clips: int) -> None:
         whole = CheckpointPredictor(classifier, "")

@@ -113,11 +113,7 @@ SECTION = Section(name="memory", command="memory", kind="memory", blocks=_blocks
 
 
 def usage_of(process: int) -> Usage:
-    """Memory of a process and of the programs that it started, in bytes; nothing of one that has ended.
-
-    Args:
-        process: its number.
-    """
+    """Memory of a process and of the programs that it started, in bytes; nothing of one that has ended."""
     usage = Usage()
     with suppress(psutil.Error):  # a process can end at any time
         root = psutil.Process(process)

@@ -46,9 +46,6 @@ Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 def measure_residual(checkpoint: str | Path) -> dict[str, Any]:
     """Measure one classifier.
 
-    Args:
-        checkpoint: of the classifier.
-
     Returns:
         The report as plain data: a row per library and stream.
     """
@@ -114,12 +111,7 @@ SECTION = Section(name="residual stream", command="residual", kind="residual", b
 
 
 def main(checkpoint: str | Path, output: str | Path | None = None) -> None:
-    """Measure one classifier, print the table, and write the report if a file is named.
-
-    Args:
-        checkpoint: of the classifier.
-        output: the JSON file.
-    """
+    """Measure one classifier, print the table, and write the report if a file is named."""
     report = measure_residual(checkpoint)
     if output is not None:
         write_json(report, Path(output))

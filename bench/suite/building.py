@@ -36,13 +36,7 @@ class Built:
 
 
 def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
-    """Compile an engine, unless the folder already holds one built from identical inputs with identical versions.
-
-    Args:
-        model: to compile.
-        plan: of the engine.
-        folder: where it goes.
-    """
+    """Compile an engine, unless the folder already holds one built from identical inputs with identical versions."""
     options = ("--precision", plan.precision, *plan.options)
     weights = None if model.torch else Path(torch_source(model))
     key = cache_key(

@@ -60,11 +60,7 @@ class Solo:
     cold_starts: tuple[int, int] = (5, 2)
 
     def batches(self, largest: int) -> list[Row]:
-        """Throughput over the batch: doubled until the machine is saturated.
-
-        Args:
-            largest: the last batch to try.
-        """
+        """Throughput over the batch: doubled until the machine is saturated."""
         case = self._case(kind="batch", threads=self.settings.threads)
         return self._guarded(case, lambda: self._batches(case, largest))
 

@@ -59,10 +59,6 @@ class Peer:
     def load(self, path: str, threads: int) -> Subject:
         """Open a subject.
 
-        Args:
-            path: what it takes.
-            threads: CPU threads that it may use.
-
         Raises:
             ConfigError: the engine is for another target.
             KdcmaeError: it is not installed, cannot run here or cannot be loaded.

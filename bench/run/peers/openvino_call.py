@@ -46,13 +46,7 @@ PEER = Peer(
 
 
 def main(folder: Path, threads: int, seconds: float) -> None:
-    """Print the latency of each call of one window in ms, as a JSON array.
-
-    Args:
-        folder: of an OpenVINO engine.
-        threads: CPU threads.
-        seconds: length of the window.
-    """
+    """Print the latency of each call of one window in ms, as a JSON array."""
     from kdcmae.runtime.openvino import compile_native, import_openvino, openvino_core
 
     manifest = Manifest.read(folder)
