@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from kdcmae.compile import export, layer_errors
-from kdcmae.compile.lowering import Precision, lower, usual
+from kdcmae.compile.lowering import InFloat32, Precision, lower, usual
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Ladder
 from kdcmae.compile.peaks import FP16_LARGEST, Peaks, exceeds, needed
@@ -38,13 +38,22 @@ class GraphPrecision:
         body: what is lowered, with its weights.
         settings: of the build.
         peaks: of the model.
+        wider: finds what else to leave in float32, as :func:`kdcmae.compile.layer_errors.wider` does.
     """
 
-    def __init__(self, body: EngineModel, settings: CompileSettings, peaks: Peaks) -> None:
+    def __init__(
+        self,
+        body: EngineModel,
+        settings: CompileSettings,
+        peaks: Peaks,
+        *,
+        wider: Callable[..., InFloat32 | None] = layer_errors.wider,
+    ) -> None:
         self._body = body
         self._settings = settings
         self._precision: Precision = settings.floating  # type: ignore[assignment]
         self._peaks = peaks
+        self._wider = wider
         self._kept = needed(peaks) or usual(self._precision)
 
     def lower(self) -> nn.Module:
@@ -93,7 +102,7 @@ class GraphPrecision:
                 raise error
             self._restore(reload())
         feed = behind_frontend(ladder.worst_batch(rung))
-        more = layer_errors.wider(self._body, self._precision, self._kept, feed, gate)
+        more = self._wider(self._body, self._precision, self._kept, feed, gate)
         if more is None:
             tried = ", ".join(self._names())
             nor = f"nor does it pass with {tried} in float32, and " if tried else ""

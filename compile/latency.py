@@ -45,12 +45,19 @@ def _load() -> dict[str, float]:
         return {}
 
 
-def compare_latency(run: Callable[[], Any], other: Callable[[], Any], *, against: str) -> dict[str, Any]:
+def compare_latency(
+    run: Callable[[], Any],
+    other: Callable[[], Any],
+    *,
+    against: str,
+    window: Callable[[Callable[[], Any], float], list[float]] = time_window,
+) -> dict[str, Any]:
     """Time two engines in turns, so that other load on the machine affects both.
 
     Args:
         run, other: one batch each.
         against: what the other executes in.
+        window: times calls, as :func:`kdcmae.timing.time_window` does.
 
     Returns:
         ``against``; ``median_ms`` and ``against_ms``; ``speed``: how many times as fast the first is, the median over
@@ -59,7 +66,7 @@ def compare_latency(run: Callable[[], Any], other: Callable[[], Any], *, against
     turns: list[tuple[float, float]] = []
     end = time.perf_counter() + _COMPARED_S
     while len(turns) < _TURNS or time.perf_counter() < end:
-        one, another = (float(np.median(time_window(call, _WINDOW_S))) for call in (run, other))
+        one, another = (float(np.median(window(call, _WINDOW_S))) for call in (run, other))
         turns.append((one, another))
     speeds = [another / one for one, another in turns]
     median_ms, against_ms = (float(np.median(column)) for column in zip(*turns, strict=True))

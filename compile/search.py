@@ -8,20 +8,19 @@ never more accurate, and the latency falls at most with the square of the share 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
 from kdcmae.compile import models, report
 from kdcmae.compile.build import compile_engine
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.quantize.accuracy import Accuracy, Evaluation
-from kdcmae.compile.settings import SearchSettings
+from kdcmae.compile.settings import CompileSettings, SearchSettings
+from kdcmae.compile.stages import Run
 from kdcmae.errors import EngineError, GateError
 from kdcmae.files import publishing
 from kdcmae.progress import Step
@@ -29,7 +28,7 @@ from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import Manifest
 from kdcmae.timing import call_statistics, time_window
 
-__all__ = ["Search", "Trial"]
+__all__ = ["Search", "Trial", "Workshop"]
 
 Status = Literal["fits", "too slow", "too inaccurate", "not built", "failed"]
 
@@ -68,6 +67,60 @@ class Trial:
         return f"{self.precision}, {self.keep:.0%} of the tokens"
 
 
+class Workshop:
+    """What a search does with candidates on this machine: it builds, times, questions and publishes them.
+
+    Args:
+        settings: of the search.
+        step: shows progress.
+    """
+
+    def __init__(self, settings: SearchSettings, step: Step) -> None:
+        self._settings, self._step = settings, step
+
+    def evaluation(self, model: EngineModel) -> Evaluation:
+        """The held-out clips with the model's own answers; its weights are freed."""
+        with self._step("reference on held-out clips"):
+            build = self._settings.build
+            evaluation = Evaluation.on(model, build.quantization.evaluation, build.batch)
+        models.free_weights(model)
+        return evaluation
+
+    def build(self, model: EngineModel, folder: Path, settings: CompileSettings) -> None:
+        """Build one engine; the model's weights are freed once they are exported."""
+        exported = partial(models.free_weights, model)
+        compile_engine(model, folder, settings, step=self._step, seconds={}, exported=exported)
+
+    def time(self, model: EngineModel, folder: Path) -> dict[str, float]:
+        """90th percentile in ms by number of threads, timed in turns."""
+        inputs, settings = models.examples(model, 1), self._settings
+        with ExitStack() as stack, self._step("time it"):
+            engines = {
+                threads: stack.enter_context(load_engine(folder, threads=threads)) for threads in settings.threads
+            }
+            latencies: dict[int, list[float]] = {threads: [] for threads in engines}
+            for _ in range(settings.rounds):
+                for threads, engine in engines.items():
+                    latencies[threads] += time_window(partial(engine.infer, inputs), settings.window_s)
+        return {str(threads): call_statistics(calls).p90_ms for threads, calls in latencies.items()}
+
+    @contextmanager
+    def answers(self, folder: Path, threads: int) -> Iterator[Run]:
+        """What runs an engine while the block lasts."""
+        with load_engine(folder, threads=threads) as engine:
+            yield engine.infer
+
+    def publish(self, built: Path, folder: Path, *, threads: int, search: dict[str, Any]) -> Manifest:
+        """Put an engine in its place, with the search in its manifest and the threads that an app gets by default."""
+        manifest = Manifest.read(built)
+        engine = {**manifest.engine, "threads": threads}
+        manifest = dataclasses.replace(manifest, engine=engine, build={**manifest.build, "search": search})
+        report.write(manifest, built)
+        manifest = manifest.write(built)
+        publishing.publish(built, folder)
+        return manifest
+
+
 class Search:
     """A search over the candidates of one target.
 
@@ -75,18 +128,27 @@ class Search:
         load: share of the tokens -> the model, such as :func:`kdcmae.compile.cli.model.load_model` gives.
         settings: what is wanted.
         step: shows progress.
+        workshop: what handles the candidates.
 
     Attributes:
         trials: the candidates so far.
         accuracy: of the winner, on the clips that did not choose it.
     """
 
-    def __init__(self, load: Callable[[float], EngineModel], settings: SearchSettings, step: Step) -> None:
+    def __init__(
+        self,
+        load: Callable[[float], EngineModel],
+        settings: SearchSettings,
+        step: Step,
+        *,
+        workshop: Workshop | None = None,
+    ) -> None:
         self.settings = settings
         self.trials: list[Trial] = []
         self.accuracy: Accuracy | None = None
         self._load = load
         self._step = step
+        self._workshop = workshop or Workshop(settings, step)
 
     def run(self, folder: Path) -> Manifest:
         """Build candidates until one is good enough, and publish that.
@@ -103,11 +165,7 @@ class Search:
             KdcmaeError: the clips cannot be read, or the folder cannot be written.
         """
         publishing.check_destination(folder)
-        whole = self._load(1.0)
-        with self._step("reference on held-out clips"):
-            data = self.settings.build.quantization.evaluation
-            evaluation = Evaluation.on(whole, data, self.settings.build.batch)
-        models.free_weights(whole)
+        evaluation = self._workshop.evaluation(self._load(1.0))
         with publishing.staging(folder) as scratch:
             for keep in self.settings.ratios:
                 for precision in self.settings.precisions:
@@ -128,18 +186,17 @@ class Search:
         model = self._load(keep)
         try:
             with self._step(f"try {trial}"):
-                free_weights = partial(models.free_weights, model)
-                compile_engine(model, folder, settings, step=self._step, seconds={}, exported=free_weights)
+                self._workshop.build(model, folder, settings)
         except (EngineError, GateError) as error:
             return dataclasses.replace(trial, status="failed", reason=str(error))
-        latency = self._time(folder, models.examples(model, 1))
+        latency = self._workshop.time(model, folder)
         trial = dataclasses.replace(trial, latency_ms=latency)
         fitting = [int(threads) for threads, p90_ms in latency.items() if p90_ms <= self.settings.budget_ms]
         if not fitting:
             return dataclasses.replace(trial, status="too slow")
         try:
-            with self._step("classify clips"), load_engine(folder, threads=max(self.settings.threads)) as engine:
-                accuracy = evaluation.choose(engine.infer)
+            with self._step("classify clips"), self._workshop.answers(folder, max(self.settings.threads)) as run:
+                accuracy = evaluation.choose(run)
         except GateError as error:
             return dataclasses.replace(trial, status="failed", reason=str(error))
         problem = accuracy.problem(self.settings.max_drop)
@@ -148,8 +205,9 @@ class Search:
 
     def _confirmed(self, built: Path, winner: Trial, evaluation: Evaluation) -> Trial:
         """The winner with what it loses on the clips that did not choose it."""
-        with self._step("classify the other clips"), load_engine(built, threads=winner.threads) as engine:
-            self.accuracy = evaluation.report(engine.infer)
+        assert winner.threads is not None
+        with self._step("classify the other clips"), self._workshop.answers(built, winner.threads) as run:
+            self.accuracy = evaluation.report(run)
         winner = self.trials[-1] = _measured(winner, self.accuracy)
         if problem := self.accuracy.problem(self.settings.max_drop):
             raise GateError(f"{winner} fits on the clips that chose it, and not on the others: {problem}")
@@ -168,20 +226,7 @@ class Search:
                     return f"at best {bound_ms:.3g} ms: {trial} takes {trial.best_ms:.3g} ms"
         return ""
 
-    def _time(self, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """90th percentile in ms by number of threads, timed in turns."""
-        with ExitStack() as stack, self._step("time it"):
-            engines = {
-                threads: stack.enter_context(load_engine(folder, threads=threads)) for threads in self.settings.threads
-            }
-            latencies: dict[int, list[float]] = {threads: [] for threads in engines}
-            for _ in range(self.settings.rounds):
-                for threads, engine in engines.items():
-                    latencies[threads] += time_window(partial(engine.infer, inputs), self.settings.window_s)
-        return {str(threads): call_statistics(calls).p90_ms for threads, calls in latencies.items()}
-
     def _publish(self, built: Path, folder: Path, winner: Trial) -> Manifest:
-        manifest = Manifest.read(built)
         settings = self.settings
         facts = {
             "budget_ms": settings.budget_ms,
@@ -191,13 +236,8 @@ class Search:
             **({} if self.accuracy is None else {"accuracy": self.accuracy.to_dict()}),
             "trials": [dataclasses.asdict(trial) for trial in self.trials],
         }
-        # An app gets the number of threads that was measured, unless it asks for another.
-        engine = {**manifest.engine, "threads": winner.threads}
-        manifest = dataclasses.replace(manifest, engine=engine, build={**manifest.build, "search": facts})
-        report.write(manifest, built)
-        manifest = manifest.write(built)
-        publishing.publish(built, folder)
-        return manifest
+        assert winner.threads is not None
+        return self._workshop.publish(built, folder, threads=winner.threads, search=facts)
 
     def _nearest(self) -> str:
         """The candidate nearest to the accuracy, or else the one nearest to the budget, in words."""

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 __all__ = ["cpu_features", "cpu_name", "cpu_numbers", "describe_host", "peak_rss_bytes", "usable_cpus"]
@@ -62,7 +62,7 @@ def cpu_features() -> frozenset[str]:
     return frozenset()
 
 
-def usable_cpus(root: Path = Path("/")) -> int:
+def usable_cpus(root: Path = Path("/"), *, affinity: Collection[int] | None = None) -> int:
     """Number of CPUs that this process can use: its affinity, limited by the quota of its control group.
 
     With more threads than the quota allows, all threads stop until the next period begins, in the middle of an
@@ -70,17 +70,21 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
     Args:
         root: of the file system with ``proc`` and ``sys``.
+        affinity: numbers of the CPUs that the process may run on; None to ask the system.
     """
-    return len(cpu_numbers(root))
+    return len(cpu_numbers(root, affinity=affinity))
 
 
-def cpu_numbers(root: Path = Path("/")) -> tuple[int, ...]:
+def cpu_numbers(root: Path = Path("/"), *, affinity: Collection[int] | None = None) -> tuple[int, ...]:
     """Numbers of the CPUs that :func:`usable_cpus` counts, in order: a process that is pinned needs them.
 
     Args:
         root: of the file system with ``proc`` and ``sys``.
+        affinity: numbers of the CPUs that the process may run on; None to ask the system.
     """
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    if affinity is None:
+        affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cpus = sorted(affinity)
     return tuple(cpus[: max(1, int(min(len(cpus), *_cpu_quotas(root), math.inf)))])
 
 

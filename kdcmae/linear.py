@@ -77,17 +77,19 @@ def _is_float32_on_slow_cpu(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and _mkl_is_slow()
+        and _mkl_is_slow(_cpu_name())
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
-@functools.cache
-def _mkl_is_slow() -> bool:
+_cpu_name = functools.cache(host.cpu_name)
+
+
+def _mkl_is_slow(cpu_name: str) -> bool:
     """Whether oneDNN is faster than MKL. On Intel CPUs it takes up to twice as long.
 
     On AMD CPUs it is faster; both measured with ``kdcmae-bench kernels --device cpu --case step``.
     """
-    return "Intel" not in host.cpu_name()
+    return "Intel" not in cpu_name

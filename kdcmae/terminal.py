@@ -183,12 +183,15 @@ def bar(share: float, width: int = 20) -> str:
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(
+    label: str, total: int, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[], None]]:
     """A bar on stderr with the time that is left; where that is no terminal, the label and a line now and then.
 
     Args:
         label: of what is being done.
         total: steps; call what this gives once per step.
+        clock: gives the seconds since any moment.
     """
     stream = progress_console.file
     if stream is None or stream.isatty():
@@ -196,20 +199,20 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
             yield lambda: shown.update(1)
     else:
         note(label)
-        yield _Lines(label, total).step
+        yield _Lines(label, total, clock).step
 
 
 class _Lines:
     """Progress in lines, as a log keeps them."""
 
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total, self._done = label, total, 0
-        self._began = self._said = time.monotonic()
+    def __init__(self, label: str, total: int, clock: Callable[[], float]) -> None:
+        self._label, self._total, self._done, self._clock = label, total, 0, clock
+        self._began = self._said = clock()
 
     def step(self) -> None:
         """Count a step, and say how far this is where nothing was said for a while."""
         self._done += 1
-        now = time.monotonic()
+        now = self._clock()
         if now - self._said >= _SECONDS_BETWEEN_LINES and self._done < self._total:
             self._said = now
             left = (now - self._began) / self._done * (self._total - self._done)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pytest
@@ -58,6 +58,29 @@ def _folder(name: str, content: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}: {content} are not at hand")
     return folder
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without NVIDIA's driver."""
+    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, BaseException], list[object]]:
+    """Makes a function of the system or of a library raise an error, by its dotted name, and lists its calls."""
+
+    def make(name: str, error: BaseException) -> list[object]:
+        calls: list[object] = []
+
+        def fail(*arguments: object, **options: object) -> NoReturn:
+            calls.append((arguments, options))
+            raise error
+
+        monkeypatch.setattr(name, fail)
+        return calls
+
+    return make
 
 
 @pytest.fixture(autouse=True, scope="session")

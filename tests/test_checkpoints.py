@@ -76,14 +76,10 @@ def test_a_saved_file_is_no_more_private_than_others(classifier, tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_failed_save_keeps_the_old_file(classifier, tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(classifier, tmp_path, fails):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"precious")
-
-    def full_disk(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    fails("safetensors.torch.save_file", OSError(28, "No space left on device"))
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(classifier, path)
     assert path.read_bytes() == b"precious"

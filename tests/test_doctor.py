@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +16,7 @@ from kdcmae.runtime.targets import TARGETS
 
 
 @pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+def bare(no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -27,16 +25,15 @@ def report(target: str) -> Any:
     return next(report for report in diagnose().targets if report.target == target)
 
 
-def packages(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """Make these the installed distributions."""
-    found = []
+def packages(monkeypatch: pytest.MonkeyPatch, folder: Path, **versions: str) -> None:
+    """Install these distributions in the place of others of their names; each holds the module that it is named by."""
+    site = folder / "-".join(versions.values())
     for name, version in versions.items():
-        facts = Message()
-        facts["Name"] = name.replace("_", "-")
-        found.append(SimpleNamespace(metadata=facts, version=version))
-    monkeypatch.setattr(doctor.metadata, "distributions", lambda: found)
-    installed = {distribution.metadata["Name"]: distribution.version for distribution in found}
-    monkeypatch.setattr(doctor, "_version", lambda name: installed.get(name, ""))
+        facts = site / f"{name}-{version}.dist-info"
+        facts.mkdir(parents=True)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n")
+        (facts / "top_level.txt").write_text(f"{name.partition('_')[0]}\n")
+    monkeypatch.syspath_prepend(site)
 
 
 def test_this_machine_is_described() -> None:
@@ -74,7 +71,8 @@ def test_engines_run_where_only_what_builds_them_is_missing(
 
 
 def test_without_a_compiler_aoti_engines_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
     found = report("aoti")
     assert "no C++ compiler" in found.builds
     assert found.runs == ""
@@ -176,20 +174,19 @@ def test_the_libraries_own_folder_is_no_stray_file(tmp_path: Path) -> None:
     assert list(doctor._shadowed()) == []
 
 
-def test_two_flavours_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    holders = {"onnxruntime": ["onnxruntime-gpu", "onnxruntime", "onnxruntime"], "numpy": ["numpy", "numpy"]}
-    monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: holders)
+def test_two_flavours_of_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packages(monkeypatch, tmp_path, onnxruntime_gpu="1.0", onnxruntime="1.0")
     (problem,) = doctor._overwritten()
     assert problem.what == "onnxruntime and onnxruntime-gpu both hold the module onnxruntime"
     assert problem.fix.startswith("pip uninstall onnxruntime onnxruntime-gpu")
 
 
-def test_bindings_beside_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    packages(monkeypatch, tensorrt_cu13_bindings="11.4.0", tensorrt_cu13_libs="11.0.0", av="1.0")
+def test_bindings_beside_other_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packages(monkeypatch, tmp_path, tensorrt_cu13_bindings="11.4.0", tensorrt_cu13_libs="11.0.0", av="1.0")
     (problem,) = doctor._unpaired()
     assert problem.what == "tensorrt-cu13-bindings 11.4.0 beside libraries 11.0.0"
     assert problem.fix == "pip install tensorrt-cu13-libs==11.4.0"
-    packages(monkeypatch, tensorrt_cu13_bindings="11.4.0", tensorrt_cu13_libs="11.4.0")
+    packages(monkeypatch, tmp_path, tensorrt_cu13_bindings="11.4.0", tensorrt_cu13_libs="11.4.0")
     assert list(doctor._unpaired()) == []
 
 
@@ -207,8 +204,10 @@ def test_the_requirements_are_those_of_the_package() -> None:
 
 
 @pytest.mark.parametrize(("cuda", "problems"), [((12, 8), 1), ((13, 0), 0), ((14, 1), 0)])
-def test_a_driver_too_old(cuda: tuple[int, int], problems: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    packages(monkeypatch, tensorrt_rtx_cu13_libs="1.7.1")
+def test_a_driver_too_old(
+    cuda: tuple[int, int], problems: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packages(monkeypatch, tmp_path, tensorrt_rtx_cu13_libs="1.7.1")
     found = list(doctor._driver_too_old(Driver(cuda=cuda, gpus=())))
     assert len(found) == problems
     if found:

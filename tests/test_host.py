@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import platform
 
 import pytest
 
 from kdcmae import host
-
-
-@pytest.fixture(autouse=True)
-def eight_cpus(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
 
 
 def write(root, files):
@@ -42,16 +37,16 @@ V2, V1 = {"proc/self/cgroup": "0::/a/b\n"}, {"proc/self/cgroup": "3:cpuset:/\n2:
 )
 def test_a_quota_counts_in_whole_cpus(files, cpus, tmp_path):
     write(tmp_path, files)
-    assert host.usable_cpus(tmp_path) == cpus
+    assert host.usable_cpus(tmp_path, affinity=range(8)) == cpus
 
 
-def test_affinity_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+def test_affinity_counts(tmp_path):
+    affinity = {3, 5}
     write(tmp_path, {**V2, "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n"})
-    assert host.usable_cpus(tmp_path) == 2
-    assert host.cpu_numbers(tmp_path) == (3, 5)
+    assert host.usable_cpus(tmp_path, affinity=affinity) == 2
+    assert host.cpu_numbers(tmp_path, affinity=affinity) == (3, 5)
     write(tmp_path, {"sys/fs/cgroup/a/b/cpu.max": "100000 100000\n"})
-    assert host.cpu_numbers(tmp_path) == (3,)
+    assert host.cpu_numbers(tmp_path, affinity=affinity) == (3,)
 
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t: fpu\n\nprocessor\t: 1\nmodel name\t: another\n"
@@ -80,6 +75,5 @@ def test_a_core_without_a_name_is_a_number(tmp_path):
     assert host.cpu_name(tmp_path).endswith(" core 0xd08")
 
 
-def test_a_system_that_says_nothing_has_its_own_word(tmp_path, monkeypatch):
-    monkeypatch.setattr("platform.processor", lambda: "a word")
-    assert host.cpu_name(tmp_path) == "a word"
+def test_a_system_that_says_nothing_has_its_own_word(tmp_path):
+    assert host.cpu_name(tmp_path) == platform.processor()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kdcmae.compile.stages import Run
 from kdcmae.compile.targets import load_target
 from kdcmae.errors import GateError
 from kdcmae.progress import Step
-from kdcmae.runtime.manifest import digest
+from kdcmae.runtime.manifest import BatchRange, digest
 
 __all__ = ["QuantizationReport", "Quantizer"]
 
@@ -63,13 +63,21 @@ class Quantizer:
         model: the float32 model.
         settings: of the build; the target decides how a graph is quantised.
         step: shows progress.
+        evaluate: opens the clips that accuracy is measured on.
 
     Raises:
         DataError: clips that cannot be used, or not for this model.
         MissingDependencyError: NNCF is not installed, for OpenVINO.
     """
 
-    def __init__(self, model: EngineModel, settings: CompileSettings, step: Step) -> None:
+    def __init__(
+        self,
+        model: EngineModel,
+        settings: CompileSettings,
+        step: Step,
+        *,
+        evaluate: Callable[[EngineModel, str | Path, BatchRange], Evaluation] = Evaluation.on,
+    ) -> None:
         self._precision, self._step = settings.precision, step
         self._target, self._floating = load_target(settings.target), settings.saturates_here
         wanted = settings.quantization
@@ -80,7 +88,7 @@ class Quantizer:
         self._evaluation: Evaluation | None = None
         if wanted.max_drop is not None:
             with step("evaluation clips (torch)"):
-                self._evaluation = Evaluation.on(model, wanted.evaluation, settings.batch)
+                self._evaluation = evaluate(model, wanted.evaluation, settings.batch)
         with step("calibration clips"):
             held_back = wanted.evaluation if wanted.measured else None
             self._clips = load_clips(model, wanted.calibration, settings.batch, split="train", evaluation=held_back)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,9 +75,9 @@ def _show_windows(clip: ScoredClip) -> None:
 
 
 @contextmanager
-def progress_of(path: Path) -> Iterator[Progress]:
+def progress_of(path: Path, *, seconds: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
     """Progress of a long clip on stderr: continuous on a terminal, and every ten seconds otherwise."""
-    noted = time.monotonic()
+    noted = seconds()
 
     def progress(done: int, total: int) -> None:
         nonlocal noted
@@ -87,8 +87,8 @@ def progress_of(path: Path) -> Iterator[Progress]:
             return
         if total > 1:
             status(f"  {line(str(path))}: window {done} of {max(done, total)}")
-        if time.monotonic() - noted > _NOTE_EVERY_S:
-            noted = time.monotonic()
+        if seconds() - noted > _NOTE_EVERY_S:
+            noted = seconds()
             note(f"  {path}: window {done} of {max(done, total)}")
 
     yield progress

@@ -71,7 +71,9 @@ def executed_as(target: str, precision: str, *, cpu: Cpu) -> str:
     return TARGETS[target].load_backend().executed_as(precision, cpu) if precision in FLOATING else precision
 
 
-def execution_differences(manifest: Manifest, execution: Execution, *, device: str = "") -> list[str]:
+def execution_differences(
+    manifest: Manifest, execution: Execution, *, device: str = "", cpu: Cpu | None = None
+) -> list[str]:
     """Differences between what an engine executes on this machine and what its manifest claims, in words.
 
     A layer class may execute in another precision, or integer products may saturate on this processor though they do
@@ -79,18 +81,19 @@ def execution_differences(manifest: Manifest, execution: Execution, *, device: s
 
     Args:
         manifest: manifest of the engine.
-        execution: what its library reports; if that is nothing, the answer follows from this machine's processor.
+        execution: what its library reports; if that is nothing, the answer follows from the processor.
         device: device that it runs on, in the library's spelling; the CPU if empty.
+        cpu: processor that it runs on; None for this machine's.
 
     Raises:
         EngineError: the manifest's claims are malformed.
     """
-    on_cpu = device.lower() in ("", "cpu")
-    saturates = [SATURATES] if saturates_here(manifest, device=device) else []
+    on_cpu, cpu = device.lower() in ("", "cpu"), cpu or this_cpu()
+    saturates = [SATURATES] if saturates_here(manifest, device=device, cpu=cpu) else []
     if execution.executed:
         claims = claims_against(manifest.precision, execution)
         return saturates + [str(claim) for claim in claims if claim.holds is False]
-    native = not_native(manifest.target, cpu=this_cpu()) if on_cpu else {}
+    native = not_native(manifest.target, cpu=cpu) if on_cpu else {}
     return saturates + [
         f"{claim.layers} are claimed to execute in {claim.claimed}, which executes as {native[claim.claimed]} here"
         for claim in read_claims(manifest.precision)
@@ -98,17 +101,18 @@ def execution_differences(manifest: Manifest, execution: Execution, *, device: s
     ]
 
 
-def saturates_here(manifest: Manifest, *, device: str = "") -> bool:
+def saturates_here(manifest: Manifest, *, device: str = "", cpu: Cpu | None = None) -> bool:
     """Whether integer products saturate on this processor though they do not on the one that the engine is for.
 
     Args:
         manifest: manifest of the engine, which names that processor.
         device: device that it runs on, in the library's spelling; the CPU if empty.
+        cpu: this processor; None to ask the machine.
     """
     built_for = manifest.precision.get("built_for")
     precision = PRECISIONS.get(str(manifest.precision.get("asked")))
     saturates = precision is not None and precision.saturates and device.lower() in ("", "cpu")
-    if not saturates or not isinstance(built_for, Mapping) or not this_cpu().saturates_int8:
+    if not saturates or not isinstance(built_for, Mapping) or not (cpu or this_cpu()).saturates_int8:
         return False
     features = built_for.get("features")
     if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):

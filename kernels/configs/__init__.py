@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ARCHITECTURES", "shipped_tables", "table"]
+__all__ = ["ARCHITECTURES", "shipped_tables", "table", "table_of"]
 
 ARCHITECTURES = (80, 86, 87, 89, 90, 120)
 """Compute capabilities the shipped tables are checked for."""
@@ -33,6 +33,7 @@ ARCHITECTURES = (80, 86, 87, 89, 90, 120)
 _DEFAULT = "default"
 
 
+@lru_cache
 def table(kernel: str, device: torch.device) -> Mapping[str, Any]:
     """A kernel's table for a device.
 
@@ -43,7 +44,7 @@ def table(kernel: str, device: torch.device) -> Mapping[str, Any]:
     if device.type != "cuda":
         return _load()[_DEFAULT][kernel]
     major, minor = torch.cuda.get_device_capability(device)
-    return _select(kernel, torch.cuda.get_device_name(device), 10 * major + minor)
+    return table_of(kernel, torch.cuda.get_device_name(device), 10 * major + minor)
 
 
 def shipped_tables(kernel: str, architecture: int) -> dict[str, Mapping[str, Any]]:
@@ -58,17 +59,28 @@ def shipped_tables(kernel: str, architecture: int) -> dict[str, Mapping[str, Any
     return {name: content[kernel] for name, content in fitting.items()}
 
 
-@lru_cache
-def _select(kernel: str, device_name: str, architecture: int) -> Mapping[str, Any]:
+def table_of(
+    kernel: str, device_name: str, architecture: int, files: Mapping[str, Mapping[str, Any]] | None = None
+) -> Mapping[str, Any]:
+    """A kernel's table for a GPU by its name and compute capability, such as 90.
+
+    Args:
+        kernel: name of the kernel package.
+        device_name: as CUDA gives it.
+        architecture: compute capability times ten.
+        files: content of table files by name without suffix; None for the shipped ones.
+    """
+    files = _load() if files is None else files
     fitting = [
         (content["device"] == "*", name)
-        for name, content in _load().items()
+        for name, content in files.items()
         if name != _DEFAULT
         and kernel in content
         and fnmatch(device_name, content["device"])
         and architecture in content["architectures"]
     ]
-    return _load()[min(fitting)[1] if fitting else _DEFAULT][kernel]
+    table: Mapping[str, Any] = files[min(fitting)[1] if fitting else _DEFAULT][kernel]
+    return table
 
 
 @lru_cache

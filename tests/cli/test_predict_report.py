@@ -126,10 +126,9 @@ def test_a_timeline_that_cannot_be_drawn(
     assert result.stdout == ""
 
 
-def test_progress_of_a_long_clip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_a_long_clip(capsys: pytest.CaptureFixture[str]) -> None:
     """Many windows are said before the first is scored, and every ten seconds how far they are."""
-    monkeypatch.setattr("time.monotonic", iter((0.0, 6.0, 12.0, 12.0)).__next__)
-    with progress_of(Path("long.mp4")) as progress:
+    with progress_of(Path("long.mp4"), seconds=iter((0.0, 6.0, 12.0, 12.0)).__next__) as progress:
         progress(0, 100)
         assert capsys.readouterr().err.strip() == "long.mp4: 100 windows"
         progress(50, 100)

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 import os
-import pwd
 import shutil
 import sys
 from pathlib import Path
@@ -121,22 +120,16 @@ def test_a_damaged_entry_that_cannot_be_dropped_is_replaced(damage, stored, engi
     verify_files(tmp_path / "copy", stored.fetch(KEY, tmp_path / "copy"))
 
 
-def test_an_entry_that_may_only_be_read_is_served(stored, tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(os, "utime", refuse)
+def test_an_entry_that_may_only_be_read_is_served(stored, tmp_path, fails):
+    fails("os.utime", OSError(errno.EROFS, os.strerror(errno.EROFS)))
     assert stored.fetch(KEY, tmp_path / "copy") is not None
 
 
-def test_a_full_disk_is_not_the_fault_of_the_entry(stored, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(caching, "_copy", full)
-        with pytest.raises(OSError, match="No space left"):
-            stored.fetch(KEY, tmp_path / "copy")
+def test_a_full_disk_is_not_the_fault_of_the_entry(stored, tmp_path, fails, monkeypatch):
+    fails("kdcmae.compile.cache._copy", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(OSError, match="No space left"):
+        stored.fetch(KEY, tmp_path / "copy")
+    monkeypatch.undo()
     assert not (tmp_path / "copy").exists()
     assert stored.fetch(KEY, tmp_path / "copy") is not None
 
@@ -186,11 +179,8 @@ PLACES = ("of_user", "fetch", "store", "fetch_files", "store_files", "_make_room
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("place", PLACES)
-def test_whatever_fails_in_the_cache_is_one_note(place, failure, engine, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise failure
-
-    monkeypatch.setattr(Cache, place, fail)
+def test_whatever_fails_in_the_cache_is_one_note(place, failure, engine, tmp_path, fails):
+    fails(f"kdcmae.compile.cache.Cache.{place}", failure)
     notes = []
     cache = BuildCache(notes.append)
     key = cache.key({}, {})
@@ -202,14 +192,10 @@ def test_whatever_fails_in_the_cache_is_one_note(place, failure, engine, tmp_pat
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_a_build_ends_as_without_a_cache(failure, engine, checkpoint, run, tmp_path, monkeypatch):
+def test_a_build_ends_as_without_a_cache(failure, engine, checkpoint, run, tmp_path, fails, monkeypatch):
     cli = importlib.import_module("kdcmae.compile.cli.build")
-
-    def fail(*_, **__):
-        raise failure
-
     monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
-    monkeypatch.setattr("kdcmae.compile.cache.cache_key", fail)
+    fails("kdcmae.compile.cache.cache_key", failure)
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "engine")
     assert result.exit_code == 0, result.stderr
     assert result.stderr.count("note: the cache is not used") == (not isinstance(failure, OSError))
@@ -222,14 +208,14 @@ def rebuilt(engine, folder):
 
 
 @pytest.mark.parametrize("variable", ["KDCMAE_CACHE", "KDCMAE_CACHE_GB", "HOME"])
-def test_a_build_without_a_usable_cache_says_so_once(variable, engine, checkpoint, run, tmp_path, monkeypatch):
+def test_a_build_without_a_usable_cache_says_so_once(variable, engine, checkpoint, run, tmp_path, fails, monkeypatch):
     cli = importlib.import_module("kdcmae.compile.cli.build")
     monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
     (tmp_path / "file").touch()
     if variable == "HOME":
         monkeypatch.delenv("KDCMAE_CACHE")
         monkeypatch.delenv("HOME")
-        monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+        fails("pwd.getpwuid", KeyError("no such user"))
         expected = "the cache is not used: this user has no home folder; set KDCMAE_CACHE"
     elif variable == "KDCMAE_CACHE_GB":
         monkeypatch.setenv(variable, "inf")

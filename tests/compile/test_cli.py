@@ -159,14 +159,10 @@ def test_a_failing_rung_is_named_and_nothing_is_written(checkpoint, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_build_keeps_the_old_engine(checkpoint, engine, tmp_path, monkeypatch, run):
+def test_a_failed_build_keeps_the_old_engine(checkpoint, engine, tmp_path, fails, run):
     folder = shutil.copytree(engine, tmp_path / "engine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def full_disk(*args, **kwargs):
-        raise OSError(28, "No space left on device", "model.bin")
-
-    monkeypatch.setattr("openvino.save_model", full_disk)
+    fails("openvino.save_model", OSError(28, "No space left on device", "model.bin"))
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", folder, "--batch", "2")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "error: model.bin: No space left on device"
@@ -232,11 +228,10 @@ def test_what_a_build_needs_later_is_asked_for_before_any_work(
     assert "load model" not in result.stderr
 
 
-def test_full_tensorrt_without_a_gpu_is_refused_before_any_work(checkpoint, tmp_path, run, monkeypatch):
+def test_full_tensorrt_without_a_gpu_is_refused_before_any_work(checkpoint, tmp_path, run, no_gpu, monkeypatch):
     library = ModuleType("tensorrt")
     library.Runtime = object
     monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
     result = run("--target", "trt", "--checkpoint", checkpoint, "--output", tmp_path / "e")
     assert result.exit_code == 3
     assert "--target trt cannot build here: no CUDA device" in result.stderr

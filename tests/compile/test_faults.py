@@ -48,18 +48,14 @@ def in_process(code, **options):
 
 
 @pytest.mark.parametrize("stage", ["golden.npz", "report.html", "manifest.json"])
-def test_a_disk_that_fills_up_while_packaging(stage, old, checkpoint, run, monkeypatch):
+def test_a_disk_that_fills_up_while_packaging(stage, old, checkpoint, run, fails):
     before = content(old)
     targets = {
         "golden.npz": "numpy.savez_compressed",
         "report.html": "kdcmae.compile.report.write",
         "manifest.json": "kdcmae.runtime.manifest.Manifest.write",
     }
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), stage)
-
-    monkeypatch.setattr(targets[stage], full)
+    fails(targets[stage], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), stage))
     assert failed(run(*arguments(checkpoint, old)), f"{stage}: No space left on device") == 2
     assert content(old) == before
     assert os.listdir(old.parent) == ["engine"]
@@ -82,11 +78,8 @@ def test_files_that_may_not_get_this_large(checkpoint, old):
     assert os.listdir(old.parent) == ["engine"]
 
 
-def test_a_full_cache_disk_costs_only_the_copy(checkpoint, run, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("kdcmae.compile.cache.Cache.store", full)
+def test_a_full_cache_disk_costs_only_the_copy(checkpoint, run, tmp_path, fails):
+    fails("kdcmae.compile.cache.Cache.store", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     result = run(*arguments(checkpoint, tmp_path / "engine"))
     assert result.exit_code == 0, result.stderr
     assert "no copy was kept in the cache: [Errno 28] No space left on device" in result.stderr
@@ -148,13 +141,9 @@ def test_an_output_that_cannot_be_written_to(checkpoint, run):
     assert "choose another --output" in result.stderr
 
 
-def test_a_file_system_that_turns_read_only(checkpoint, old, run, monkeypatch):
+def test_a_file_system_that_turns_read_only(checkpoint, old, run, fails):
     before = content(old)
-
-    def read_only(partial, folder):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
-
-    monkeypatch.setattr(publishing, "publish", read_only)
+    fails("kdcmae.files.publishing.publish", OSError(errno.EROFS, os.strerror(errno.EROFS), str(old)))
     assert failed(run(*arguments(checkpoint, old, "--no-cache")), "Read-only file system") == 2
     assert content(old) == before
     assert os.listdir(old.parent) == ["engine"]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcmae.compile import latency
 from kdcmae.compile.latency import compare_latency, describe_speed, measure_latency
 
 
@@ -15,23 +14,19 @@ def test_an_engine_is_timed_beside_its_batch():
     assert 0 < found["runs"] <= len(calls)
 
 
-def test_a_system_that_hides_its_load_times_an_engine_too(monkeypatch):
-    def hidden():
-        raise OSError("Load averages are unobtainable")
-
-    monkeypatch.setattr("os.getloadavg", hidden)
+def test_a_system_that_hides_its_load_times_an_engine_too(fails):
+    fails("os.getloadavg", OSError("Load averages are unobtainable"))
     assert "load" not in measure_latency(lambda inputs: None, {"audio": np.zeros((2, 4))})
 
 
-def test_two_engines_are_timed_in_turns(monkeypatch):
+def test_two_engines_are_timed_in_turns(quick_builds):
     called, windows = [], iter([[4.0, 2.0, 3.0], [6.0], [2.0], [2.0], [1.0], [4.0]])
 
     def window(call, seconds):
         call()
         return next(windows)
 
-    monkeypatch.setattr(latency, "time_window", window)
-    found = compare_latency(lambda: called.append("int8"), lambda: called.append("bf16"), against="bf16")
+    found = compare_latency(lambda: called.append("int8"), lambda: called.append("bf16"), against="bf16", window=window)
     assert called == ["int8", "bf16"] * 3
     assert found == {
         "against": "bf16", "median_ms": 2.0, "against_ms": 4.0, "speed": 2.0, "speed_low": 1.5, "speed_high": 3.0,

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from kdcmae.compile.quantize.quantizer import Quantizer
 from kdcmae.compile.quantize.ranking import linear_layers, sensitivity
 from kdcmae.compile.settings import CompileSettings, QuantizationSettings
 from kdcmae.compile.targets import BuildRequest, load_target
-from kdcmae.compile.targets.onnx import OnnxRuntime
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.errors import ConfigError, EngineError, GateError
 from kdcmae.evaluation.paired import Loss, unseen_loss
@@ -70,14 +70,14 @@ def clips(model):
     return load_clips(model, CLIPS, BATCH, split="train")
 
 
-def quantizer(model, target="onnx", precision="int8", **wanted) -> Quantizer:
+def quantizer(model, target="onnx", precision="int8", *, evaluate=Evaluation.on, **wanted) -> Quantizer:
     settings = CompileSettings(
         target=target,
         precision=precision,
         batch=BATCH,
         quantization=QuantizationSettings(calibration=CLIPS, evaluation=CLIPS, **wanted),
     )
-    return Quantizer(model, settings, lambda name: nullcontext())
+    return Quantizer(model, settings, nullcontext, evaluate=evaluate)
 
 
 def request(model, path, precision) -> BuildRequest:
@@ -258,21 +258,21 @@ def made_up(drop: float, half: float = 0.0) -> Accuracy:
     return Accuracy(source="made up", loss=loss, agreement=100.0, others=4)
 
 
-def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, monkeypatch, tmp_path):
+def answering(choosing: list[Accuracy], reporting: Accuracy | None = None):
+    """Stands for the clips that accuracy is measured on: what candidates lose, one after the other, and the chosen."""
+    clips = SimpleNamespace(choose=lambda run: choosing.pop(0), report=lambda run: reporting)
+    return lambda *_: clips
+
+
+def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, tmp_path):
     """A made-up accuracy that is kept by leaving the five most sensitive layers alone, which others then report."""
-    made = quantizer(model, max_drop=0.5)
-    measured = []
-
-    def choose(self, path):
-        measured.append(int(path.parent.name.rpartition("-")[2]))
-        return made_up(0.0 if measured[-1] >= 5 else 0.25, half=0.5)
-
-    monkeypatch.setattr(Evaluation, "choose", choose)
-    monkeypatch.setattr(Evaluation, "report", lambda self, path: made_up(0.125, half=0.25))
-    monkeypatch.setattr(OnnxRuntime, "run_quantized", lambda self, path, **_: path)
+    kept = [0, 1, 2, 4, 8, 6, 5]
+    drops = [made_up(0.0 if layers >= 5 else 0.25, half=0.5) for layers in kept]
+    made = quantizer(model, max_drop=0.5, evaluate=answering(drops, made_up(0.125, half=0.25)))
     shutil.copytree(graph.parent, tmp_path / "search")
     path, report = made.quantize(tmp_path / "search" / "graph.onnx")
-    assert measured == [0, 1, 2, 4, 8, 6, 5]
+    assert drops == []
+    assert {int(folder.name.rpartition("-")[2]) for folder in (tmp_path / "search").glob("without-*")} == set(kept)
     assert len(report.kept) == 5
     assert len(report.quantized) == 7
     assert list(report.kept) == list(report.sensitivity)[:5]
@@ -282,18 +282,15 @@ def test_layers_stay_in_float_until_accuracy_is_within_the_budget(model, graph, 
     assert (accuracy["drop"], accuracy["interval"], accuracy["clips_that_chose"]) == (0.125, [-0.125, 0.375], 4)
 
 
-def test_a_budget_that_cannot_be_kept_is_an_error(model, graph, monkeypatch, tmp_path):
-    made = quantizer(model, max_drop=0.0)
-    monkeypatch.setattr(Evaluation, "choose", lambda self, path: made_up(10.0))
+def test_a_budget_that_cannot_be_kept_is_an_error(model, graph, tmp_path):
+    made = quantizer(model, max_drop=0.0, evaluate=answering([made_up(10.0)] * 20))
     shutil.copytree(graph.parent, tmp_path / "search")
     with pytest.raises(GateError, match=r"a single layer in int8, top-1 drops by 10\.00 percentage .* allowed 0"):
         made.quantize(tmp_path / "search" / "graph.onnx")
 
 
-def test_clips_that_chose_nothing_have_to_bear_the_choice_out(model, graph, monkeypatch, tmp_path):
-    made = quantizer(model, max_drop=1.0)
-    monkeypatch.setattr(Evaluation, "choose", lambda self, path: made_up(0.0))
-    monkeypatch.setattr(Evaluation, "report", lambda self, path: made_up(0.5, half=1.0))
+def test_clips_that_chose_nothing_have_to_bear_the_choice_out(model, graph, tmp_path):
+    made = quantizer(model, max_drop=1.0, evaluate=answering([made_up(0.0)], made_up(0.5, half=1.0)))
     shutil.copytree(graph.parent, tmp_path / "search")
     with pytest.raises(GateError, match="allowed 1; too few clips to decide: about 32 in --evaluation would"):
         made.quantize(tmp_path / "search" / "graph.onnx")

@@ -92,11 +92,8 @@ def test_the_key_follows_what_it_is_made_with(changed, graph, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["of_user", "fetch_files", "store_files"])
-def test_a_cache_that_fails_costs_a_build_nothing(place, graph, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("anything")
-
-    monkeypatch.setattr(caching.Cache, place, fail)
+def test_a_cache_that_fails_costs_a_build_nothing(place, graph, fails):
+    fails(f"kdcmae.compile.cache.Cache.{place}", RuntimeError("anything"))
     key = store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS)
     assert bool(key) == (place != "of_user")  # without a name nothing is looked for
     store.keep("quantized-1", graph)

@@ -11,7 +11,6 @@ import pytest
 
 from kdcmae import KDCMAEClassifier
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile import search as module
 from kdcmae.compile.quantize.accuracy import Accuracy
 from kdcmae.compile.search import Search
 from kdcmae.compile.settings import CompileSettings, SearchSettings
@@ -31,47 +30,59 @@ def made_up(drop: float) -> Accuracy:
     return Accuracy(source="made up", loss=loss, agreement=100.0, others=100)
 
 
+class MadeUp:
+    """A workshop whose engines are made up: latencies in ms and drops in points, by precision and share of the tokens.
+
+    Args:
+        latency: of one thread; more divide it. Candidates without one cannot be built.
+        drop: on the clips that choose; the others lose ``others``.
+    """
+
+    def __init__(self, latency, drop, others) -> None:
+        self.latency, self.drop, self.others = latency, drop, others
+        self.built = []
+
+    def evaluation(self, model):
+        return SimpleNamespace(
+            choose=lambda candidate: made_up(self.drop.get(candidate, 0.0)), report=lambda _: made_up(self.others)
+        )
+
+    def build(self, model, folder, settings):
+        assert settings.quantization.measured  # the clips that report the winner calibrate no candidate
+        self.built.append((settings.precision, model.keep))
+        if self.built[-1] not in self.latency:
+            raise EngineError("no such kernel")
+        folder.mkdir()
+
+    def time(self, model, folder):
+        return {str(count): self.latency[candidate_in(folder)] / count for count in (1, 2)}
+
+    def answers(self, folder, threads):
+        return nullcontext(candidate_in(folder))
+
+    def publish(self, built, folder, *, threads, search):
+        return search["trials"][-1]
+
+
+def candidate_in(folder):
+    precision, keep = folder.name.split("-")
+    return precision, float(keep)
+
+
 @pytest.fixture
-def searched(monkeypatch, tmp_path):
+def searched(tmp_path):
     """Run a search over made-up latencies in ms and drops in points, by precision and share of the tokens."""
 
-    def run(latency, drop, *, budget_ms, max_drop=1.0, threads=(1, 2), others=0.25):
-        built = []
-
-        def compile_engine(model, folder, settings, **_):
-            key = settings.precision, model.keep
-            built.append(key)
-            assert settings.quantization.measured  # the clips that report the winner calibrate no candidate
-            if key not in latency:
-                raise EngineError("no such kernel")
-            folder.mkdir()
-
-        def measured(self, folder, inputs):
-            precision, keep = folder.name.split("-")
-            found = latency[precision, float(keep)]
-            return {str(count): found / count for count in self.settings.threads}
-
-        def choose(engine):
-            precision, keep = engine.split("-")
-            return made_up(drop.get((precision, float(keep)), 0.0))
-
-        monkeypatch.setattr(module, "compile_engine", compile_engine)
-        monkeypatch.setattr(
-            module, "load_engine", lambda folder, threads: nullcontext(SimpleNamespace(infer=folder.name))
-        )
-        monkeypatch.setattr(module.models, "examples", lambda *_: {})
-        monkeypatch.setattr(module.models, "free_weights", lambda model: None)
-        evaluation = SimpleNamespace(choose=choose, report=lambda engine: made_up(others))
-        monkeypatch.setattr(module, "Evaluation", SimpleNamespace(on=lambda *_: evaluation))
-        monkeypatch.setattr(Search, "_time", measured)
-        monkeypatch.setattr(Search, "_publish", lambda self, built, folder, winner: winner)
-        settings = SearchSettings(build=OPENVINO, budget_ms=budget_ms, max_drop=max_drop, threads=threads)
-        search = Search(lambda keep: SimpleNamespace(keep=keep), settings, lambda name: nullcontext())
+    def run(latency, drop, *, budget_ms, others=0.25):
+        workshop = MadeUp(latency, drop, others)
+        settings = SearchSettings(build=OPENVINO, budget_ms=budget_ms, max_drop=1.0, threads=(1, 2))
+        search = Search(lambda keep: SimpleNamespace(keep=keep), settings, nullcontext, workshop=workshop)
         try:
-            winner = search.run(tmp_path / "engine")
+            search.run(tmp_path / "engine")
+            result = search.trials[-1]
         except GateError as error:
-            winner = str(error)
-        return winner, search.trials, built
+            result = str(error)
+        return result, search.trials, workshop.built
 
     return run
 

@@ -160,11 +160,8 @@ def test_an_impossible_precision_is_refused_before_any_work(tmp_path):
         preflight(settings, tmp_path / "engine")
 
 
-def test_no_compiler_is_said_before_any_work(monkeypatch):
-    def none_found():
-        raise aoti.InvalidCxxCompiler
-
-    monkeypatch.setattr(aoti.cpp_builder, "get_cpp_compiler", none_found)
+def test_no_compiler_is_said_before_any_work(fails):
+    fails("torch._inductor.cpp_builder.get_cpp_compiler", aoti.InvalidCxxCompiler())
     with pytest.raises(BrokenDependencyError, match=r"no C\+\+ compiler; install one with: apt-get install") as error:
         load_target("aoti").require()
     assert error.value.exit_code == 3
@@ -212,11 +209,9 @@ def weights_at_the_end(package):
         return archive.read(library)[-4 * (64 * 64 + 64) - 8 :]
 
 
-def test_a_failed_compilation_is_one_line(tmp_path, monkeypatch):
-    def fails(*args, **kwargs):
-        raise RuntimeError("CppCompileError: no space\nand a page of output")
-
-    monkeypatch.setattr(aoti, "aot_compile", fails)
+def test_a_failed_compilation_is_one_line(tmp_path, fails):
+    name = "kdcmae.compile.targets.aoti_package.aot_compile"
+    fails(name, RuntimeError("CppCompileError: no space\nand a page of output"))
     with pytest.raises(EngineError, match=r"engine: CppCompileError: no space; and a page of output$"):
         aoti.compile_package(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2", "cpu")
 

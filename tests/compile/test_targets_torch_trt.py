@@ -124,8 +124,7 @@ def test_a_missing_library_gives_the_install_line(monkeypatch, tmp_path):
         preflight(settings, tmp_path / "engine")
 
 
-def test_without_a_gpu_nothing_is_begun(library, monkeypatch, tmp_path):
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+def test_without_a_gpu_nothing_is_begun(library, no_gpu, tmp_path):
     settings = CompileSettings(target="torch-trt", precision="fp16", batch=BatchRange(1, 1, 1))
     with pytest.raises(DeviceError, match="--target torch-trt cannot build here: no CUDA device"):
         preflight(settings, tmp_path / "engine")

@@ -164,11 +164,8 @@ def test_what_no_lock_belongs_to_is_not_taken_for_abandoned(tmp_path):
         assert (other / "manifest.json").read_text() == "half"
 
 
-def test_where_nothing_can_be_locked_nothing_is_abandoned(tmp_path, monkeypatch):
-    def no_locks(*_, **__):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("filelock.lock_descriptor", no_locks)
+def test_where_nothing_can_be_locked_nothing_is_abandoned(tmp_path, fails):
+    fails("filelock.lock_descriptor", OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)))
     target = tmp_path / "engine"
     with staging(target) as first, staging(target) as second:
         assert first.is_dir()

@@ -18,54 +18,38 @@ TABLES = {
 }
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """Function that pretends the machine has a GPU."""
-
-    def pretend(name: str, capability: tuple[int, int]) -> torch.device:
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        return torch.device("cuda", 0)
-
-    return pretend
-
-
-def test_an_unknown_gpu_gets_the_default(gpu):
-    assert configs.table("attention", gpu("Some GPU of 2031", (21, 0))) is TABLES["default"]
+def test_an_unknown_gpu_gets_the_default():
+    assert configs.table_of("attention", "Some GPU of 2031", 210) is TABLES["default"]
 
 
 def test_the_cpu_gets_the_default():
     assert configs.table("attention", torch.device("cpu")) is TABLES["default"]
 
 
-def test_a_hopper_gets_the_table_of_its_architecture(gpu):
-    assert configs.table("attention", gpu("NVIDIA H100 80GB HBM3", (9, 0))) is TABLES["sm_90"]
+def test_a_hopper_gets_the_table_of_its_architecture():
+    assert configs.table_of("attention", "NVIDIA H100 80GB HBM3", 90) is TABLES["sm_90"]
 
 
-def test_a_gpu_with_too_little_shared_memory_keeps_to_the_vendor(gpu):
-    turing = gpu("Tesla T4", (7, 5))
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert launches.vendor_length(turing, dtype) == 1
-    assert len(configs.table("patch_embed", turing)["vendor_dtypes"]) == 3
+def test_a_gpu_with_too_little_shared_memory_keeps_to_the_vendor():
+    assert set(configs.table_of("attention", "Tesla T4", 75)["vendor_from_length"].values()) == {1}
+    assert len(configs.table_of("patch_embed", "Tesla T4", 75)["vendor_dtypes"]) == 3
 
 
-def test_a_table_that_names_the_gpu_comes_first(gpu, monkeypatch):
+def test_a_table_that_names_the_gpu_comes_first():
     files = {
         "default": {"device": "*", "architectures": [90], "attention": "default"},
         "a_family": {"device": "*", "architectures": [90], "attention": "family", "patch_embed": "family"},
         "h200": {"device": "NVIDIA H200*", "architectures": [90], "attention": "exact"},
     }
-    monkeypatch.setattr(configs, "_load", lambda: files)
-    monkeypatch.setattr(configs, "_select", configs._select.__wrapped__)
-    assert configs.table("attention", gpu("NVIDIA H200 NVL", (9, 0))) == "exact"
-    assert configs.table("attention", gpu("NVIDIA H100", (9, 0))) == "family"
-    assert configs.table("patch_embed", gpu("NVIDIA H200", (9, 0))) == "family"
-    assert configs.table("attention", gpu("NVIDIA A100", (8, 0))) == "default"
+    assert configs.table_of("attention", "NVIDIA H200 NVL", 90, files) == "exact"
+    assert configs.table_of("attention", "NVIDIA H100", 90, files) == "family"
+    assert configs.table_of("patch_embed", "NVIDIA H200", 90, files) == "family"
+    assert configs.table_of("attention", "NVIDIA A100", 80, files) == "default"
 
 
 @pytest.mark.parametrize("architecture", configs.ARCHITECTURES)
-def test_the_tables_an_architecture_may_get_include_the_one_a_nameless_gpu_gets(architecture, gpu):
-    nameless = configs.table("attention", gpu("", divmod(architecture, 10)))
+def test_the_tables_an_architecture_may_get_include_the_one_a_nameless_gpu_gets(architecture):
+    nameless = configs.table_of("attention", "", architecture)
     assert any(nameless is table for table in configs.shipped_tables("attention", architecture).values())
 
 

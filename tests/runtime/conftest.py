@@ -167,6 +167,17 @@ def stub_cuda_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def quota(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Limits this process to so many of eight CPUs, as the quota of a container does."""
+
+    def limit(cpus: int) -> None:
+        monkeypatch.setattr("kdcmae.host.usable_cpus", lambda: cpus)
+        monkeypatch.setattr("os.cpu_count", lambda: 8)
+
+    return limit
+
+
+@pytest.fixture
 def stub_cuda(stub_cuda_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     """The stand-in put in the driver's place, with counters of its own for this test."""
     copy = shutil.copy(stub_cuda_path, tmp_path / "libcuda-stub.so")

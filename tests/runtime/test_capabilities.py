@@ -7,7 +7,6 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdcmae.errors import ConfigError, DeviceError
-from kdcmae.runtime import capabilities
 from kdcmae.runtime.capabilities import (
     executed_as,
     execution_differences,
@@ -20,11 +19,6 @@ from kdcmae.runtime.capabilities import (
 from kdcmae.runtime.cpu import CLASSES, Cpu, describe_cpu, this_cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.targets import TARGETS
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
 
 
 @pytest.mark.parametrize("target", ["openvino", "trt", "onnx", "aoti"])
@@ -160,19 +154,19 @@ def test_engines_for_another_processor(target: str, possible: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("reported", [True, False])
-def test_integer_products_that_saturate_here_alone_are_a_difference(reported, built_for, here, differs, monkeypatch):
-    monkeypatch.setattr(capabilities, "this_cpu", lambda: describe_cpu(here))
+def test_integer_products_that_saturate_here_alone_are_a_difference(reported, built_for, here, differs):
     precision = {"asked": "int8", "built_for": describe_cpu(built_for).to_dict(), "claims": []}
     execution = Execution(executed={"MatMul": {"int8": 1}} if reported else {})
-    found = execution_differences(SimpleNamespace(target="onnx", precision=precision), execution)
+    found = execution_differences(
+        SimpleNamespace(target="onnx", precision=precision), execution, cpu=describe_cpu(here)
+    )
     assert [difference.partition(",")[0] for difference in found] == ["products in int8 saturate"] * differs
     assert not execution_differences(
-        SimpleNamespace(target="onnx", precision={**precision, "asked": "fp32"}), execution
+        SimpleNamespace(target="onnx", precision={**precision, "asked": "fp32"}), execution, cpu=describe_cpu(here)
     )
 
 
 @pytest.mark.parametrize("built_for", [None, "amx", {}, {"features": "avx2"}, {"features": [1], "machine": 2}])
-def test_a_manifest_that_does_not_say_what_it_is_for_tells_of_no_saturation(built_for, monkeypatch):
-    monkeypatch.setattr(capabilities, "this_cpu", lambda: describe_cpu("avx2"))
+def test_a_manifest_that_does_not_say_what_it_is_for_tells_of_no_saturation(built_for):
     manifest = SimpleNamespace(target="onnx", precision={"asked": "int8", "built_for": built_for, "claims": []})
-    assert execution_differences(manifest, Execution()) == []
+    assert execution_differences(manifest, Execution(), cpu=describe_cpu("avx2")) == []

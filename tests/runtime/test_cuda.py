@@ -70,8 +70,7 @@ def test_work_outside_the_context_is_refused_by_name(stub_cuda: ctypes.CDLL) -> 
     device.close()
 
 
-def test_no_driver_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+def test_no_driver_is_a_device_error(no_gpu: None) -> None:
     with pytest.raises(
         DeviceError, match=r"need a CUDA device; none found \(libcuda-that-is-not-here\.so\.1"
     ) as caught:
@@ -104,6 +103,5 @@ def test_the_driver_and_its_devices_are_described(stub_cuda: ctypes.CDLL) -> Non
     assert ctypes.c_int.in_dll(stub_cuda, "stub_held").value == 0
 
 
-def test_no_driver_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+def test_no_driver_is_none(no_gpu: None) -> None:
     assert describe_driver() is None

@@ -105,23 +105,30 @@ def republish(copy: Path, folder: Path) -> None:
         publish(partial, folder)
 
 
+def _once_after(moment: str, action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Act once after a step of loading, by its name; gives a list that is not empty after that."""
+    owner, _, name = moment.rpartition(".")
+    holder = getattr(runtime, owner) if owner else runtime
+    genuine: Callable[..., Any] = getattr(holder, name)
+    done: list[Any] = []
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        result = genuine(*arguments, **options)
+        if not done:
+            done.append(action())
+        return result
+
+    monkeypatch.setattr(holder, name, late)
+    return done
+
+
 @pytest.mark.parametrize("moment", ["Manifest.read", "verify_files", "Preprocessing.from_dict", "Engine"])
 def test_an_engine_published_while_one_is_loaded_is_loaded_whole(
     moment: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny.make("openvino")
     other = relabelled(tiny, folder, 2)
-    owner, _, name = moment.rpartition(".")
-    holder = getattr(runtime, owner) if owner else runtime
-    genuine, done = getattr(holder, name), []
-
-    def late(*arguments: Any, **options: Any) -> Any:
-        result = genuine(*arguments, **options)
-        if not done:
-            done.append(republish(other, folder))
-        return result
-
-    monkeypatch.setattr(holder, name, late)
+    done = _once_after(moment, lambda: republish(other, folder), monkeypatch)
     with load_engine(folder) as engine:
         if moment != "Engine":  # by then everything was read
             assert engine.labels == tuple(f"{label} 2" for label in tiny.labels)
@@ -135,14 +142,7 @@ def test_a_volume_updated_while_an_engine_is_loaded_is_loaded_whole(
     built = tiny.make("openvino")
     other = relabelled(tiny, built, 2)
     folder = as_kubernetes_mounts_it(built, tmp_path)
-    genuine, done = runtime.verify_files, []
-
-    def late(*arguments: Any) -> None:
-        genuine(*arguments)
-        if not done:
-            done.append(as_kubernetes_mounts_it(other, tmp_path, "..2026_01_02"))
-
-    monkeypatch.setattr(runtime, "verify_files", late)
+    _once_after("verify_files", lambda: as_kubernetes_mounts_it(other, tmp_path, "..2026_01_02"), monkeypatch)
     with load_engine(folder) as engine:
         assert engine.labels == tuple(f"{label} 2" for label in tiny.labels)
         assert engine.self_test().passed
@@ -177,14 +177,9 @@ def test_engines_loaded_while_builds_publish_are_whole(tiny: Any) -> None:
     builder.join()
 
 
-def test_an_error_of_a_folder_that_stays_is_not_tried_again(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, calls = tiny.make("onnx"), []
-
-    def fail(*_: Any) -> None:
-        calls.append(1)
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(runtime, "verify_files", fail)
+def test_an_error_of_a_folder_that_stays_is_not_tried_again(tiny: Any, fails: Any) -> None:
+    folder = tiny.make("onnx")
+    calls = fails("kdcmae.runtime.loading.verify_files", RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         load_engine(folder)
     assert len(calls) == 1

@@ -236,17 +236,13 @@ def test_a_link_is_what_it_leads_to(tiny: Any, tmp_path: Path, change: str) -> N
         verify_files(folder, Manifest.read(folder))
 
 
-def test_files_that_may_not_be_read_are_said(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_may_not_be_read_are_said(tiny: Any, fails: Any) -> None:
     folder = tiny.make("onnx")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    manifest = Manifest.read(folder)
-    monkeypatch.setattr(Path, "open", refuse)
+    manifest, refused = Manifest.read(folder), PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    fails("pathlib.Path.open", refused)
     with pytest.raises(EngineIntegrityError, match=r"model\.onnx cannot be read: Permission denied; copy"):
         verify_files(folder, dataclasses.replace(manifest, files={"model.onnx": manifest.files["model.onnx"]}))
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    fails("pathlib.Path.read_bytes", refused)
     with pytest.raises(EngineError, match=r"manifest\.json cannot be read: Permission denied"):
         Manifest.read(folder)
 

@@ -51,11 +51,10 @@ def test_weights_outside_the_folder_are_refused(tiny: Any) -> None:
         load_engine(folder)
 
 
-def test_a_quota_of_cpus_limits_the_threads(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quota_of_cpus_limits_the_threads(tiny: Any, quota: Any) -> None:
     folder = tiny.make("onnx")
     for usable, threads, expected in ((8, None, 0), (3, None, 3), (3, 5, 5)):
-        monkeypatch.setattr("kdcmae.host.usable_cpus", lambda usable=usable: usable)
-        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        quota(usable)
         with load_engine(folder, threads=threads) as engine:
             assert engine.backend._session.get_session_options().intra_op_num_threads == expected
 

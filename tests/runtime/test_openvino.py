@@ -75,10 +75,9 @@ def test_an_unknown_precision_is_refused(tiny: Any, precision: Any) -> None:
         load_engine(folder)
 
 
-def test_a_quota_of_cpus_limits_the_threads(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quota_of_cpus_limits_the_threads(tiny: Any, quota: Any) -> None:
     folder = tiny.make("openvino")
-    monkeypatch.setattr("kdcmae.host.usable_cpus", lambda: 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    quota(1)
     for threads, expected in ((None, 1), (2, 2)):
         with load_engine(folder, threads=threads) as engine:
             assert engine.backend._models[-1].get_property("INFERENCE_NUM_THREADS") == expected

@@ -107,13 +107,13 @@ def test_labels_that_two_classes_share_are_no_trouble(tiny: Any) -> None:
     assert outcome(tiny, golden_of(tiny, labels=shared), labels=shared).passed
 
 
-def test_a_clip_that_the_engine_fails_on_fails_the_test(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_that_the_engine_fails_on_fails_the_test(tiny: Any) -> None:
     folder = tiny.make("onnx", NAMES)
     write(folder, golden_of(tiny))
     with load_engine(folder) as engine:
         run = engine.infer
         poisoned = {"logits": np.full((1, 3), np.nan, np.float32)}
-        monkeypatch.setattr(engine, "infer", lambda feed: run(feed) if len(feed["audio"]) > 1 else poisoned)
+        engine.infer = lambda feed: run(feed) if len(feed["audio"]) > 1 else poisoned  # type: ignore[method-assign]
         result = engine.self_test()
     assert not result.passed
     assert "clip 1: engine" in str(result)

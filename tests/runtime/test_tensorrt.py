@@ -209,10 +209,7 @@ def test_a_failed_run_is_an_error(tiny: Any, fake_gpu: SimpleNamespace, knob: st
     assert fake_gpu.held.value == 0
 
 
-def test_digests_then_the_device_then_the_plan(
-    tiny: Any, fake_trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdcmae.runtime.cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+def test_digests_then_the_device_then_the_plan(tiny: Any, fake_trt: FakeTensorRT, no_gpu: None) -> None:
     folder = tiny.make("trt")
     with pytest.raises(DeviceError, match="need a CUDA device; none found"):
         load_engine(folder)

@@ -3,9 +3,13 @@ from __future__ import annotations
 import dataclasses
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.dataset import DatasetSettings
@@ -67,6 +71,16 @@ def test_an_epoch_of_training_is_a_shuffle_without_its_last_incomplete_batch(cli
     assert drawn(training(clips, settings("pretrain", seed=1))) != first
 
 
+@contextmanager
+def ranks_of(count: int) -> Iterator[None]:
+    """This process as the first rank of so many, whose collectives do nothing."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_balanced_sampling_draws_rare_classes_as_often(clips):
     balanced = training(clips, settings("finetune", balanced=True))
     counts = Counter(index for epoch in range(12) for batch in drawn(balanced, epoch) for index in batch)
@@ -86,13 +100,13 @@ def test_finetuning_validates_every_clip_once_and_pretraining_whole_batches(clip
     ("count", "batch", "ranks", "left_out"),
     [(30, 16, 1, 0), (31, 16, 1, 1), (23, 16, 1, 1), (23, 16, 2, 3), (33, 16, 1, 0), (60, 32, 2, 0), (17, 8, 1, 1)],
 )
-def test_pretraining_leaves_few_clips_out_of_its_validation(count, batch, ranks, left_out, clips, monkeypatch):
-    monkeypatch.setattr("kdcmae.training.sources.world_size", lambda: ranks)
+def test_pretraining_leaves_few_clips_out_of_its_validation(count, batch, ranks, left_out, clips):
     many = dataclasses.replace(clips, records=[clips.records[0]] * count)
-    source = validation(many, dataclasses.replace(settings("pretrain"), batch_size=batch))
-    size = len(drawn(source)[0]) * ranks
-    assert batch // 2 < size <= batch
-    assert count - size * source.batches_per_epoch == left_out
+    with ranks_of(ranks):
+        source = validation(many, dataclasses.replace(settings("pretrain"), batch_size=batch))
+        size = len(drawn(source)[0]) * ranks
+        assert batch // 2 < size <= batch
+        assert count - size * source.batches_per_epoch == left_out
 
 
 def test_accumulated_batches_are_parts_of_the_batch(clips):
@@ -101,9 +115,8 @@ def test_accumulated_batches_are_parts_of_the_batch(clips):
     assert [parts[2 * number] + parts[2 * number + 1] for number in range(4)] == whole
 
 
-def test_ranks_that_cannot_share_a_batch(clips, monkeypatch):
-    monkeypatch.setattr("kdcmae.training.sources.world_size", lambda: 3)
-    with pytest.raises(ConfigError, match="batch_size=4 is not a multiple of 3"):
+def test_ranks_that_cannot_share_a_batch(clips):
+    with ranks_of(3), pytest.raises(ConfigError, match="batch_size=4 is not a multiple of 3"):
         training(clips, settings("pretrain"))
 
 
