@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from kdcmae.compile import cases, export, gates, layers, memory, models, references, report, selftest, targets
+from kdcmae.compile import cases, export, gates, layers, memory, models, parts, references, report, selftest, targets
 from kdcmae.compile.engine_facts import engine_manifest
 from kdcmae.compile.frontend import ExportedFrontend
 from kdcmae.compile.half import GraphPrecision
@@ -317,7 +317,7 @@ class Build:
         """Build the engine and check what it executes."""
         memory.trim()
         with self.step(f"build {self.target.name} engine"):
-            built = self.target.build(request)
+            built = parts.build_engine(self.target, request, self.model.outputs, split=self.settings.split)
         if self.settings.saturates_here:
             built = dataclasses.replace(built, run=None, unrunnable=gates.SATURATES_HERE)
         self.claims = gates.check_claims(self.settings, built.declared or declared, built)
@@ -357,6 +357,7 @@ class Build:
                 golden, note = self.samples.proven(known, golden, self.settings)
                 golden.write(self.folder / GOLDEN_FILE)
                 self.ladder.remark(note)
+                engine.reuse_encodings(False)
                 self.latency = measure_latency(engine.infer, min(self.cases, key=lambda case: case.batch).inputs)
 
     def _compare_speed(self, graph: Path) -> None:

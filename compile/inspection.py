@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``manifest`` (as stored), ``sizes`` (bytes per file) and ``graph``: the format, and operations by type and
-        precision where the format can be read; ``frontend`` likewise where that is a file of its own.
+        precision where the format can be read; ``frontend`` likewise where that is a file of its own. Of an engine in
+        parts these are of the last one, and ``parts`` has them by name.
 
     Raises:
         EngineError: no engine folder, or an engine file of another format than its manifest says.
@@ -43,12 +45,18 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
         "kdcmae": manifest.kdcmae_version,
         "parity": [{"name": rung["name"], "status": rung["status"]} for rung in manifest.parity],
         "sizes": file_sizes(folder),
-        **{
-            name: _graph(folder / manifest.engine[role], manifest.target)
-            for name, role in (("graph", "file"), ("frontend", "frontend"))
-            if role in manifest.engine
-        },
+        **_graphs(folder, manifest.engine, manifest.target),
+        **(
+            {"parts": {part["name"]: _graphs(folder, part, manifest.target) for part in manifest.engine["parts"]}}
+            if manifest.is_in_parts
+            else {}
+        ),
     }
+
+
+def _graphs(folder: Path, section: Mapping[str, Any], target: str) -> dict[str, Any]:
+    roles = (("graph", "file"), ("frontend", "frontend"))
+    return {name: _graph(folder / section[role], target) for name, role in roles if role in section}
 
 
 def _graph(path: Path, target: str) -> dict[str, Any]:

@@ -92,7 +92,10 @@ def compile_modalities(
             if again.facts != model.facts:
                 raise CheckpointError(f"{model.facts['name']} has changed while it was compiled; compile it again")
             restored = functools.partial(lambda name: with_input_of(reload(), name), modality)
-            manifests[modality] = build(with_input_of(again, modality), partial / modality, reload=restored)
+            single = dataclasses.replace(settings, split=False)  # of one encoder
+            manifests[modality] = build(
+                with_input_of(again, modality), partial / modality, reload=restored, settings=single
+            )
         whole = partial / _WHOLE
         weights = _share_weights(partial, manifests)
         for modality in variants:
@@ -126,12 +129,7 @@ def _move(source: Path, target: Path, variant: str) -> None:
 
 def _share_weights(folder: Path, manifests: Mapping[str, Manifest]) -> str:
     """Put the weights of all engines into one file beside the first, and give its name; nothing where none can."""
-    graphs = [
-        folder / name / manifest.engine[role]
-        for name, manifest in manifests.items()
-        for role in GRAPHS
-        if role in manifest.engine
-    ]
+    graphs = [folder / name / file for name, manifest in manifests.items() for file in manifest.graphs]
     return load_target(next(iter(manifests.values())).target).share(graphs)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from kdcmae.compile import targets
 from kdcmae.compile.sessions import require_onnxruntime
 from kdcmae.compile.settings import CompileSettings
-from kdcmae.errors import MissingDependencyError
+from kdcmae.errors import ConfigError, MissingDependencyError
 from kdcmae.extras import is_installed
 from kdcmae.files import publishing
 from kdcmae.runtime import capabilities
@@ -33,6 +33,9 @@ def require_possible(settings: CompileSettings) -> None:
     require_capable(target, precision=precision, device=settings.device, cpu=settings.cpu)
     require_native(target, precision=precision, execute_as=settings.execute_as, cpu=settings.cpu)
     record = TARGETS[target]
+    if settings.split and (reason := targets.load_target(target).cannot_split):
+        able = ", ".join(name for name in TARGETS if not targets.load_target(name).cannot_split)
+        raise ConfigError(f"--split cannot be had with --target {target}: {reason}; use {able}, or leave it out")
     if not is_installed(record.module()):
         raise MissingDependencyError(record.modules[0], install=record.install_compiler)
     require_device(target, settings.device)

@@ -102,6 +102,7 @@ class CompileSettings:
         proof_clips: number of clips that made ones fill up to; None for what :mod:`kdcmae.compile.cases` affords.
         store_clips: the self-test may keep some of ``clips`` in the engine's folder, where no made clip tells enough.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
+        split: in parts: an encoder per modality, and what joins them.
         quantization: of int8 and fp8.
     """
 
@@ -116,6 +117,7 @@ class CompileSettings:
     proof_clips: int | None = None
     store_clips: bool = True
     device: str = ""
+    split: bool = False
     quantization: QuantizationSettings = field(default_factory=QuantizationSettings)
 
     def __post_init__(self) -> None:

@@ -209,6 +209,7 @@ class EngineSubject(Subject):
     def __init__(self, folder: Path, threads: int, variant: str = "") -> None:
         manifest = read_with_facts(folder, variant)
         self._engine = load_engine(folder, threads=threads if TARGETS[manifest.target].runs_on_cpu else None)
+        self._engine.reuse_encodings(False)  # it gets the same inputs again and again
         self.facts = engine_facts(folder, manifest)
         if not variant:  # a variant is loaded when it first runs, which must not count as loading
             self.facts = replace(self.facts, computes_in=", ".join(self._engine.products()))

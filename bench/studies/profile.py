@@ -19,6 +19,7 @@ from kdcmae.bench.run.work import count_work
 from kdcmae.errors import ConfigError
 from kdcmae.progress import Step
 from kdcmae.runtime.examples import example_inputs
+from kdcmae.runtime.facts import require_one_piece
 from kdcmae.runtime.manifest import Manifest, verify_files
 from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
 from kdcmae.runtime.precisions import named
@@ -64,6 +65,7 @@ def _profile(folder: Path, threads: int | None, seconds: float, step: Step) -> d
     manifest = Manifest.read(folder)
     if manifest.target != "openvino":
         raise ConfigError(f"{folder} is an engine for {manifest.target}; only OpenVINO's CPU plugin times its layers")
+    require_one_piece(folder, manifest)
     verify_files(folder, manifest)
     facts, cpus = engine_facts(folder, manifest), host.cpu_numbers()[:threads]
     with step(f"ceiling of {len(cpus)} CPUs"):

@@ -96,7 +96,7 @@ BUILD_RULES = (
         because="it is for a --precision fp16 or bf16 that the processor does not multiply; leave it out",
     ),
     Rule(
-        options=("precision", "machine", "keep", "batch", "device", "modalities", "execute_as"),
+        options=("precision", "machine", "keep", "batch", "device", "split", "modalities", "execute_as"),
         acts=lambda values: not _searches(values),
         because="it is for one engine, and --budget-ms searches many on this machine: leave one of them out",
     ),
@@ -106,8 +106,8 @@ BUILD_RULES = (
 ENGINE_RULES = (
     Rule(
         options=(
-            *("target", "precision", "machine", "batch", "device", "execute_as", "output", "modalities", "no_cache"),
-            *("calibration", "max_drop", "evaluation", "proof_clips", "no_stored_clips"),
+            *("target", "precision", "machine", "batch", "device", "split", "execute_as", "output", "modalities"),
+            *("no_cache", "calibration", "max_drop", "evaluation", "proof_clips", "no_stored_clips"),
         ),
         acts=lambda values: False,
         because="an ENGINE says itself how it was built; leave it out",

@@ -232,6 +232,7 @@ def _build(
     with step("load PyTorch"):
         from kdcmae.compile.build import compile_engine
         from kdcmae.compile.models import free_weights
+        from kdcmae.compile.parts import require_two_encoders
     preflight(settings, folder)
 
     def load() -> EngineModel:
@@ -239,6 +240,8 @@ def _build(
             return load_model(**model_options)
 
     model = load()
+    if settings.split:
+        require_two_encoders(model)
     if model.facts["random_weights"]:
         say_in_passing("  note: random weights; the engine is for trying things out, its labels mean nothing")
     if variants:

@@ -28,7 +28,7 @@ from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSe
 from kdcmae.compile.targets import load_target
 from kdcmae.config import Modality
 from kdcmae.errors import GateError
-from kdcmae.runtime.facts import read_with_facts
+from kdcmae.runtime.facts import read_with_facts, require_one_piece
 from kdcmae.runtime.manifest import GRAPHS
 from kdcmae.runtime.precisions import FLOATING, QUANTIZED
 from kdcmae.terminal import say, style, table
@@ -141,6 +141,7 @@ def _of_engine(
         ConfigError: options that it answers itself.
     """
     manifest = read_with_facts(folder)
+    require_one_piece(folder, manifest)
     claimed = {claim["layers"]: claim["claimed"] for claim in manifest.precision.get("claims", ())}.get("products", "")
     settings = CompileSettings(
         target=manifest.target,

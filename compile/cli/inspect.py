@@ -9,6 +9,7 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, json_option, print_json
 from kdcmae.compile.inspection import inspect_engine
+from kdcmae.runtime.facts import describe_parts
 from kdcmae.terminal import say, table
 
 __all__ = ["command"]
@@ -24,9 +25,11 @@ def command(engine: Path, as_json: bool) -> None:
         print_json(facts)
         return
     say(_summary(facts))
-    say(_operations("Operations in the file", facts["graph"]))
-    if "frontend" in facts:
-        say(_operations("Operations in the frontend", facts["frontend"]))
+    for name, part in facts.get("parts", {"": facts}).items():
+        of = f" of part {name}" if name else ""
+        say(_operations(f"Operations in the file{of}", part["graph"]))
+        if "frontend" in part:
+            say(_operations(f"Operations in the frontend{of}", part["frontend"]))
 
 
 def _summary(facts: dict[str, Any]) -> str:
@@ -55,7 +58,10 @@ def _summary(facts: dict[str, Any]) -> str:
             executes = f"{claim['checked']}; where it was built: {executed or 'compiled into layers of other classes'}"
         add(f"  {claim['layers']}", f"claimed {claim['claimed']}, {executes}")
     add("needs", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()))
-    add("options", ", ".join(f"{name}={value}" for name, value in facts["options"].items()))
+    for name, part in describe_parts(facts["options"]).items():
+        add("part", f"{name}: {part}")
+    options = {name: value for name, value in facts["options"].items() if name != "parts"}
+    add("options", ", ".join(f"{name}={value}" for name, value in options.items()))
     add("ladder", ", ".join(f"{rung['name']} {rung['status']}" for rung in facts["parity"]))
     add("built", f"{facts['created']} by kdcmae {facts['kdcmae']}")
     for name, size in facts["sizes"].items():

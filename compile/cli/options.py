@@ -61,7 +61,7 @@ def _group(argument: str, make: Callable[..., Any], *options: Decorator) -> Deco
 
 
 def _engine(
-    *, target: str | None, precision: str, machine: str | None, batch: str, device: str | None
+    *, target: str | None, precision: str, machine: str | None, batch: str, device: str | None, split: bool
 ) -> dict[str, Any]:
     others = click.get_current_context().params
     if target is None and others.get("folder") is None:  # the folder of an engine says what it is for
@@ -78,6 +78,7 @@ def _engine(
         "cpu": cpu,
         "chosen": chosen,
         "device": device or "",
+        "split": split,
     }
 
 
@@ -105,6 +106,12 @@ engine_options = _group(
     ),
     click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="That aoti compiles for.", show_default="cpu"),
+    click.option(
+        "--split",
+        is_flag=True,
+        help="In three parts, an encoder per modality and what joins them: an encoder runs again only if its input "
+        "changed, which a stream gains from. For openvino and onnx.",
+    ),
 )
 """The kind of engine that is wanted, as ``engine``: fields of the settings of a build."""
 

@@ -13,6 +13,7 @@ from kdcmae.compile.report.proof import QUANTILES, clip_cases_of, not_proved, pr
 from kdcmae.compile.report.use import use
 from kdcmae.drawing.charts import Bar, Point, bars, scatter
 from kdcmae.drawing.markup import Html, document, section, table, tag
+from kdcmae.runtime.facts import describe_parts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.manifest import Manifest
 
@@ -292,7 +293,9 @@ def _environment(manifest: Manifest) -> Html:
     options = {
         f"engine {key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in manifest.engine.items()
+        if key != "parts"
     }
+    options.update({f"engine part {name}": part for name, part in describe_parts(manifest.engine).items()})
     rows = [(key, str(value)) for key, value in {**facts, **options}.items()]
     return section("Environment", table(("what", "value"), rows))
 

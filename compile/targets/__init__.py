@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcmae.compile.cutting import GraphPart, cut_onnx
 from kdcmae.compile.quantize import qdq
 from kdcmae.compile.sessions import open_session
 from kdcmae.compile.stages import Run, Values
@@ -76,6 +77,7 @@ class BuildRequest:
         execute_as: the precision that the products execute in instead; empty where they execute in ``precision``.
         cpu: the processor that the engine is for; this machine's, unless the target builds for others too.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
+        part: which part of an engine in parts this is; the names of its files end in it. Empty for a whole engine.
         frontend: an ONNX file from raw inputs to those of ``graph``, for a target that wants it apart; the weights and
             the precision of ``graph`` are none of its.
     """
@@ -91,6 +93,12 @@ class BuildRequest:
     cpu: Cpu = field(default_factory=this_cpu)
     device: str = ""
     frontend: Path | None = None
+    part: str = ""
+
+    def file_name(self, name: str) -> str:
+        """Name of a file of the engine: ``model.xml``, or ``model-audio.xml`` of a part."""
+        stem, dot, suffix = name.partition(".")
+        return f"{stem}-{self.part}{dot}{suffix}" if self.part else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,8 @@ class Target:
         name: as ``--target`` takes it.
         reads_onnx: it builds from an ONNX file rather than from the program.
         ships_graph: the engine's file is that ONNX file.
+        cannot_split: why its engines cannot be in parts; empty if :meth:`cut` works and :meth:`build` names files by
+            :meth:`BuildRequest.file_name`.
         searched: the precisions that a search for a latency tries on a CPU, the most accurate first; empty where no
             engine of the target can be searched for.
         tools: distributions that decide what is built, beside those of the target's record; part of the cache key.
@@ -167,6 +177,7 @@ class Target:
     name: str
     reads_onnx = True
     ships_graph = False
+    cannot_split = "its engines are one file"
     searched: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
 
@@ -194,6 +205,19 @@ class Target:
             EngineError: the library refused the graph; the message has its reason.
         """
         raise NotImplementedError
+
+    def cut(self, graph: Path, folder: Path, groups: Mapping[str, tuple[str, ...]]) -> list[GraphPart]:
+        """Cut a graph into an encoder per modality and what joins them.
+
+        Args:
+            graph: float, or what :meth:`quantization` wrote.
+            folder: for the graphs of the parts.
+            groups: inputs of the graph by encoder.
+
+        Raises:
+            EngineError: the graph cannot be cut.
+        """
+        return cut_onnx(graph, folder, groups)
 
     def inspect(self, path: Path) -> Contents:
         """Look into an engine's file without running or deserialising it; its library need not be here.

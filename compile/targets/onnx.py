@@ -33,6 +33,7 @@ class OnnxRuntime(Target):
 
     name = "onnx"
     ships_graph = True
+    cannot_split = ""
     searched = ("fp32", "int8")
 
     def require(self) -> None:
@@ -43,11 +44,13 @@ class OnnxRuntime(Target):
         from kdcmae.compile import export  # with PyTorch, which looking into a file does without
 
         ort = require_onnxruntime()
-        export.deliver(request.graph, request.folder / "model.onnx")
+        file = request.file_name("model.onnx")
+        path = request.folder / file
+        export.deliver(request.graph, path)
         libraries = {"onnxruntime": ort.__version__}
         if unrunnable := self.record.cannot_run.get(request.precision, ""):
             return BuiltEngine(
-                engine={"file": "model.onnx", "device": "CUDA"},
+                engine={"file": file, "device": "CUDA"},
                 libraries=libraries,
                 run=None,
                 unrunnable=unrunnable,
@@ -56,14 +59,14 @@ class OnnxRuntime(Target):
         feed = example_inputs(request.inputs, request.batch.min)
         return BuiltEngine(
             engine={
-                "file": "model.onnx",
+                "file": file,
                 "device": "CPU",
                 **({"disabled_optimizers": list(disabled)} if disabled else {}),
             },
             libraries=libraries,
-            run=open_session(request.folder / "model.onnx", disabled),
+            run=open_session(path, disabled),
             declared=declared_products(request.graph, request.precision) if request.precision == "int8" else None,
-            **vars(profile_execution(request.folder / "model.onnx", feed, disabled=disabled)),
+            **vars(profile_execution(path, feed, disabled=disabled)),
         )
 
     def inspect(self, path: Path) -> Contents:

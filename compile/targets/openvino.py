@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from kdcmae.compile.cutting import GraphPart
 from kdcmae.compile.quantize import openvino as quantizing
 from kdcmae.compile.quantize.openvino import beside_int8, declared_products
 from kdcmae.compile.stages import Run, Values
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, Contents, LayerRequest, Quantization, Target, plain_counts
 from kdcmae.compile.targets.ir import keep_frontend_float32, share_weights
+from kdcmae.compile.targets.openvino_parts import cut_model
 from kdcmae.errors import EngineError
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.cpu import Cpu, this_cpu
@@ -41,6 +43,7 @@ class OpenVino(Target):
     """Converts the ONNX graph to IR and compiles it for the CPU."""
 
     name = "openvino"
+    cannot_split = ""
     searched = ("fp32", "bf16", "int8")
     tools = ("nncf",)
 
@@ -53,7 +56,7 @@ class OpenVino(Target):
     def build(self, request: BuildRequest) -> BuiltEngine:
         assert request.graph is not None
         ov = import_openvino()
-        engine = {"file": "model.xml", "device": "CPU"}
+        engine = {"file": request.file_name("model.xml"), "device": "CPU"}
         models = []
         try:
             core = openvino_core()
@@ -61,7 +64,7 @@ class OpenVino(Target):
             floating = claimed if claimed in HINTS else beside_int8(request.cpu)
             hint = HINTS[floating]
             if request.frontend is not None:
-                engine["frontend"] = "frontend.xml"
+                engine["frontend"] = request.file_name("frontend.xml")
                 models.append(_compiled(core, _convert(request.frontend, request.folder / engine["frontend"]), "f32"))
             path = _convert(request.graph, request.folder / engine["file"])
             keep_frontend_float32(path)
@@ -82,6 +85,9 @@ class OpenVino(Target):
             declared=declared if request.precision == "int8" else None,
             **vars(read_execution(*models)),
         )
+
+    def cut(self, graph: Path, folder: Path, groups: Mapping[str, tuple[str, ...]]) -> list[GraphPart]:
+        return cut_model(graph, folder, groups)
 
     def inspect(self, path: Path) -> Contents:
         operations: dict[str, Counter[str]] = defaultdict(Counter)

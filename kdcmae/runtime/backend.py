@@ -74,7 +74,12 @@ class Backend(ABC):
         EngineVersionError: the installed release does not read what the build's release wrote.
         DeviceError: this machine lacks the device.
         EngineError: the library cannot load the engine, or it is not what the manifest says.
+
+    Attributes:
+        reuses: encoders that are parts of their own may skip an input that they have just had.
     """
+
+    reuses: bool = True
 
     @abstractmethod
     def __init__(self, folder: Path, manifest: Manifest, *, device: str | None, threads: int | None) -> None: ...
@@ -116,6 +121,11 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the engine and the memory it holds. Called once; nothing is called afterwards."""
+
+    @property
+    def encoder_runs(self) -> Mapping[str, int]:
+        """How often each encoder ran, by name, if the encoders are parts of their own; empty if not."""
+        return {}
 
     def execution(self) -> Execution:
         """Precisions that the layers execute in, as far as the library reports them without a run.

@@ -95,6 +95,15 @@ class Engine(ClipMethods):
         return self._manifests
 
     @property
+    def encoder_runs(self) -> dict[str, int]:
+        """How often the encoders of an engine in parts ran, by modality; empty for an engine in one piece.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        return dict(self.backend.encoder_runs)
+
+    @property
     def backend(self) -> Backend:
         """The loaded engine of the target's library.
 
@@ -195,6 +204,17 @@ class Engine(ClipMethods):
         finally:
             for future in running:
                 future.cancel()
+
+    def reuse_encodings(self, reuse: bool) -> None:
+        """Whether an encoder of an engine in parts skips an input that it has just had; timing turns that off.
+
+        Args:
+            reuse: True is what a loaded engine does.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        self.backend.reuses = reuse
 
     def prepare(
         self, waveform: NDArray[Any] | None, sample_rate: int, frames: Iterable[NDArray[np.uint8]] | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "differences_known",
     "most_in_float32",
     "read_claims",
+    "summed",
 ]
 
 _KINDS = {
@@ -74,6 +75,23 @@ class Execution:
             if counts or not self.executed:
                 classes[layers] = counts
         return classes
+
+
+def summed(executions: Sequence[Execution]) -> Execution:
+    """The execution of an engine in parts.
+
+    Args:
+        executions: of its parts, at least one.
+    """
+    kernels = [execution.kernels for execution in executions if execution.kernels is not None]
+    return Execution(
+        executed=_added(execution.executed for execution in executions),
+        read_from=executions[0].read_from,
+        products=_total(execution.products for execution in executions),
+        attention=_total(execution.attention for execution in executions),
+        frontend=_added(execution.frontend for execution in executions),
+        kernels=_total(kernels) if kernels else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +220,14 @@ def differences_known() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _added(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    kinds: dict[str, list[Mapping[str, int]]] = {}
+    for table in tables:
+        for kind, counts in table.items():
+            kinds.setdefault(kind, []).append(counts)
+    return {kind: _total(counts) for kind, counts in sorted(kinds.items())}
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcmae.errors import EngineError
+from kdcmae.errors import ConfigError, EngineError
 from kdcmae.runtime.manifest import Manifest, file_name
 from kdcmae.runtime.schema import MANIFEST_FILE, require
 
-__all__ = ["read_with_facts"]
+__all__ = ["describe_parts", "read_with_facts", "require_one_piece"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,33 @@ def read_with_facts(folder: str | Path, variant: str = "") -> Manifest:
         except EngineError as error:
             raise EngineError(f"{Path(folder) / file_name(MANIFEST_FILE, variant)}: {error}") from None
     return manifest
+
+
+def require_one_piece(folder: str | Path, manifest: Manifest) -> None:
+    """Refuse an engine in parts, for tools that open the engine's file themselves.
+
+    Raises:
+        ConfigError: it is in parts.
+    """
+    if manifest.is_in_parts:
+        files = ", ".join(manifest.graphs)
+        raise ConfigError(f"{folder} is in parts ({files}); give an engine that was built without --split")
+
+
+def describe_parts(engine: Mapping[str, Any]) -> dict[str, str]:
+    """What each part of an engine takes and gives, and its file, by name; empty for an engine in one piece.
+
+    Args:
+        engine: the manifest's engine section.
+    """
+
+    def names(specs: list[Mapping[str, Any]]) -> str:
+        return ", ".join(str(spec["name"]) for spec in specs)
+
+    return {
+        part["name"]: f"{names(part['inputs'])} -> {names(part['outputs'])}, {part['file']}"
+        for part in engine.get("parts", ())
+    }
 
 
 def _check(field: str, value: Any, kind: Any) -> None:

@@ -13,6 +13,7 @@ from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.engine import MAIN, Engine
 from kdcmae.runtime.folders import Publication, of_one_publication, openable
 from kdcmae.runtime.manifest import Manifest, verify_files
+from kdcmae.runtime.parts import open_backend
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.runtime.targets import TARGETS
 
@@ -97,7 +98,7 @@ def _load(
 
     def load(part: Manifest) -> Backend:
         with openable(folder) as path:
-            backend = backend_class.load(path, part, device=device, threads=threads, streams=streams)
+            backend = open_backend(backend_class, path, part, device=device, threads=threads, streams=streams)
         try:
             if not publication.holds(manifest):
                 raise EngineError(f"{folder} holds another engine than the one that was loaded; load it again")

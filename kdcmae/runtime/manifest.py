@@ -89,7 +89,8 @@ class Manifest:
         target: one of :data:`kdcmae.runtime.targets.TARGETS`.
         libraries: versions of the libraries that the engine needs, when it was built.
         engine: ``file``, the name of the engine file in the folder; ``frontend`` if the preprocessing is a file of its
-            own; ``weights`` if they are in a file that several engines share; and the target's own options.
+            own; ``weights`` if they are in a file that several engines share; ``parts`` of an engine in parts, see
+            :meth:`parts`, whose last ``file`` and ``frontend`` are the engine's own; and the target's own options.
         precision: precisions that were asked for and that execute, see below.
         parity: the rungs of the parity ladder.
         build: seconds, peak memory and host of the build.
@@ -157,6 +158,8 @@ class Manifest:
             schema.check_text(f"libraries.{name}", version)
         for name in ("file", *({*GRAPHS, "weights"} & self.engine.keys())):
             schema.check_file_name(f"engine.{name}", self.engine.get(name))
+        if self.is_in_parts:
+            self._check_parts()
         schema.require(
             isinstance(self.parity, list) and all(isinstance(rung, dict) for rung in self.parity),
             "parity",
@@ -168,6 +171,66 @@ class Manifest:
         for name, sha256 in self.files.items():
             schema.check_file_name("files", name)
             schema.require(schema.is_sha256(sha256), f"files.{name}", "64 lower-case hexadecimal digits", sha256)
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether the engine is several engine files."""
+        return "parts" in self.engine
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of all model files."""
+        sections = self.engine["parts"] if self.is_in_parts else [self.engine]
+        return tuple(section[role] for section in sections for role in GRAPHS if role in section)
+
+    def parts(self) -> dict[str, Manifest]:
+        """The parts of an engine in parts by name, in the order in which they run.
+
+        A part takes inputs of the engine or outputs of parts before it: an encoder per modality, then what joins them.
+
+        Returns:
+            A manifest per part, for the backend that loads it; labels and variants belong to the engine.
+        """
+        common = {name: value for name, value in self.engine.items() if name not in ("parts", *GRAPHS)}
+        return {
+            part["name"]: dataclasses.replace(
+                self,
+                inputs=_tensors(f"engine.parts[{index}].inputs", part["inputs"]),
+                outputs=_tensors(f"engine.parts[{index}].outputs", part["outputs"]),
+                engine={**common, **{role: part[role] for role in GRAPHS if role in part}},
+                labels=(),
+                variants=(),
+            )
+            for index, part in enumerate(self.engine["parts"])
+        }
+
+    def _check_parts(self) -> None:
+        parts = self.engine["parts"]
+        schema.require(isinstance(parts, list) and len(parts) > 1, "engine.parts", "a list of two parts or more", parts)
+        for index, part in enumerate(parts):
+            field = f"engine.parts[{index}]"
+            schema.check_mapping(field, part)
+            names = ("name", "file", *(("frontend",) if "frontend" in part else ()), "inputs", "outputs")
+            schema.keys(field, part, names)
+            schema.check_text(f"{field}.name", part["name"])
+        names = [part["name"] for part in parts]
+        schema.require(len(set(names)) == len(names), "engine.parts", "parts of different names", names)
+        known = {spec.name: spec for spec in self.inputs}
+        for name, manifest in self.parts().items():
+            for spec in manifest.inputs:
+                given = known.get(spec.name)
+                schema.require(
+                    given is not None and (given.shape, given.dtype) == (spec.shape, spec.dtype),
+                    f"engine.parts, input {spec.name} of {name},",
+                    "an input of the engine or an output of a part before",
+                    spec,
+                )
+            known |= {spec.name: spec for spec in manifest.outputs}
+        missing = [spec.name for spec in self.outputs if known.get(spec.name) != spec]
+        schema.require(not missing, "engine.parts", "parts that give every output of the engine", missing)
+        last = {role: parts[-1].get(role) for role in GRAPHS}
+        files = {role: self.engine.get(role) for role in GRAPHS}
+        schema.require(files == last, "engine.file", "the file of the last part", files)
 
     @classmethod
     def read(cls, folder: str | Path, variant: str = "") -> Manifest:
@@ -302,13 +365,15 @@ def _from_json(content: Any) -> Manifest:
     for name in ("labels", "variants"):
         fields[name] = schema.sequence(name, fields[name])
     for role in ("inputs", "outputs"):
-        fields[role] = tuple(
-            _tensor(f"{role}[{index}]", item) for index, item in enumerate(schema.sequence(role, fields[role]))
-        )
+        fields[role] = _tensors(role, fields[role])
     fields["batch"] = BatchRange(**schema.keys("batch", fields["batch"], ("min", "opt", "max")))
     manifest = Manifest(**fields)
     _check_listed(manifest)
     return manifest
+
+
+def _tensors(field: str, content: Any) -> tuple[TensorSpec, ...]:
+    return tuple(_tensor(f"{field}[{index}]", item) for index, item in enumerate(schema.sequence(field, content)))
 
 
 def _tensor(field: str, content: Any) -> TensorSpec:
@@ -319,12 +384,11 @@ def _tensor(field: str, content: Any) -> TensorSpec:
 
 def _check_listed(manifest: Manifest) -> None:
     """Check that every file that a library opens has a digest, including those that it opens by itself."""
-    graphs = [manifest.engine[role] for role in GRAPHS if role in manifest.engine]
-    needed = [*graphs, LABELS_FILE]
+    needed = [*manifest.graphs, LABELS_FILE]
     if "weights" in manifest.engine:
         needed.append(manifest.engine["weights"])
     elif sidecar := TARGETS[manifest.target].sidecar:
-        needed += [f"{Path(file).stem}{sidecar}" for file in graphs]
+        needed += [f"{Path(file).stem}{sidecar}" for file in manifest.graphs]
     for name in needed:
         if name not in manifest.files:
             raise EngineError(f"field files does not list {name}; rebuild the engine with kdcmae-compile")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kdcmae.bench.run.subjects import Subject
 from kdcmae.errors import ConfigError
+from kdcmae.runtime.facts import require_one_piece
 from kdcmae.runtime.manifest import Manifest
 
 __all__ = ["Peer", "all_peers", "find_peer"]
@@ -60,11 +61,14 @@ class Peer:
         """Open a subject.
 
         Raises:
-            ConfigError: the engine is for another target.
+            ConfigError: the engine is for another target, or in parts.
             KdcmaeError: it is not installed, cannot run here or cannot be loaded.
         """
-        if self.runs is not None and (target := Manifest.read(path).target) != self.runs:
-            raise ConfigError(f"{path} is an engine for {target}; give one for {self.runs}")
+        if self.runs is not None:
+            manifest = Manifest.read(path)
+            if manifest.target != self.runs:
+                raise ConfigError(f"{path} is an engine for {manifest.target}; give one for {self.runs}")
+            require_one_piece(path, manifest)
         subject = self.open(path, threads)
         subject.facts = replace(subject.facts, precision=self.precision or subject.facts.precision)
         return subject

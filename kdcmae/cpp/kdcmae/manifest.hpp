@@ -303,6 +303,8 @@ inline Manifest manifest_of(const Json& content) {
                         });
     require(counts, "precision.products", "an object of counts", products);
   }
+  if (manifest.engine.contains("parts"))
+    fail(ErrorKind::engine, "the engine is in parts, which Python runs and this header does not; build it without --split");
   plain_name("engine.file", field_of(manifest.engine, "file", "engine"));
   for (const char* role : {"frontend", "weights"})
     if (manifest.engine.contains(role)) plain_name(text("engine.", role), manifest.engine[role]);
