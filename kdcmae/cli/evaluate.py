@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from kdcmae.cli.evaluate_gallery import Drawn, Gallery
 from kdcmae.cli.evaluate_setup import COMMON_OPTIONS, PATH, Outcome, Setup, labels_option, modality_option, watched
 from kdcmae.errors import ConfigError
 from kdcmae.extras import TRAIN, require_installed
+from kdcmae.terminal import progress_bar
 
 if TYPE_CHECKING:
     from kdcmae.config import Modality
@@ -117,17 +119,18 @@ def classification(setup: Setup, labels: Path | None, frames: Frames, modality: 
 def retrieval(setup: Setup) -> None:
     """Find a clip's picture by its sound and back, with a pretraining checkpoint or an engine that gives features."""
     from kdcmae.evaluation.details import retrieval_details
-    from kdcmae.evaluation.retrieval import extract_features, retrieve
+    from kdcmae.evaluation.retrieval import CLIPS_PER_CHUNK, extract_features, ranks_of, summarize
 
     predictor = setup.open("features")
     clips = setup.clips(predictor.facts.preprocessing, None)
     features = extract_features(predictor, watched(clips))
-    result = retrieve(features)
-    details = retrieval_details(features, result, clips.ids, most=setup.shown)
+    with progress_bar("rank", math.ceil(len(features.audio) / CLIPS_PER_CHUNK)) as on_chunk:
+        ranks = ranks_of(features, on_chunk=on_chunk)
+    details = retrieval_details(features, ranks, clips.ids, most=setup.shown)
     shown = [clip for example in details["examples"] for clip in (example["clip"], *example["found"])]
     pictures = clips.pictures(shown) if setup.writes_page else {}
     runs_on = predictor.facts.runs_on
-    outcome = Outcome(task="retrieval", runs_on=runs_on, result=result, details=details, pictures=pictures)
+    outcome = Outcome(task="retrieval", runs_on=runs_on, result=summarize(ranks), details=details, pictures=pictures)
     setup.finish(outcome, clips)
 
 

@@ -13,11 +13,11 @@ from kdcmae.evaluation.mistakes import answer, confused_pairs, confusion_cells, 
 from kdcmae.evaluation.retrieval import (
     Direction,
     Features,
-    Retrieval,
+    Ranks,
     best_answers,
-    partner_ranks,
     rank_histogram,
     spread_queries,
+    summarize,
 )
 
 __all__ = ["classification_details", "localization_details", "retrieval_details"]
@@ -56,16 +56,16 @@ def classification_details(
     }
 
 
-def retrieval_details(features: Features, result: Retrieval, clips: Sequence[str], *, most: int) -> dict[str, Any]:
+def retrieval_details(features: Features, ranks: Ranks, clips: Sequence[str], *, most: int) -> dict[str, Any]:
     """Intervals of the recalls, ranks of the right clips, and example queries.
 
     Args:
         features: of the clips.
-        result: the metrics.
+        ranks: of their partners.
         clips: id of each row.
         most: maximum number of examples, half of them in each direction.
     """
-    ranks = partner_ranks(features)
+    result = summarize(ranks)
     examples = []
     for direction, standing in ranks.items():
         queries = spread_queries(standing, most // 2)

@@ -7,7 +7,7 @@ the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
+from kdcmae.evaluation.partner_ranks import CLIPS_PER_CHUNK, Directions, partner_ranks
 from kdcmae.predictors import AUDIO_FEATURES, VIDEO_FEATURES, Predictor, batched_outputs
 from kdcmae.runtime.arrays import Float32
 
 __all__ = [
+    "CLIPS_PER_CHUNK",
     "Direction",
     "Features",
+    "Ranks",
     "Retrieval",
     "best_answers",
     "extract_features",
-    "partner_ranks",
     "rank_histogram",
+    "ranks_of",
     "retrieve",
     "spread_queries",
+    "summarize",
 ]
 
 _RANKS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, 1000), (1001, math.inf))
 
-# Precision of cosines of float32 features; closer values are ties.
-_RESOLUTION = 1e-6
+Ranks = Mapping[str, NDArray[np.int64]]
+"""Rank of every clip's partner, 1 for the best, by direction: ``audio_to_video`` and ``video_to_audio``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,46 +92,48 @@ def extract_features(predictor: Predictor, batches: Iterable[Mapping[str, Any]])
     return Features(*(np.concatenate([part[name] for part in parts]) for name in (AUDIO_FEATURES, VIDEO_FEATURES)))
 
 
-def retrieve(features: Features, *, chunk: int = 1024) -> Retrieval:
-    """Rank every clip's partner among all clips, in both directions.
+def retrieve(features: Features) -> Retrieval:
+    """Recall and median rank of every clip's partner among all clips; see :func:`ranks_of`.
+
+    Raises:
+        DataError: features that are not finite, or without direction (all zero).
+    """
+    return summarize(ranks_of(features))
+
+
+def ranks_of(
+    features: Features, *, chunk: int = CLIPS_PER_CHUNK, on_chunk: Callable[[], object] = lambda: None
+) -> Ranks:
+    """The rank of every clip's partner among all clips; a tie counts against it, so equal features retrieve nothing.
 
     Args:
         features: of at least one clip.
-        chunk: queries compared with all clips at once; memory grows with ``chunk`` x N, not with N x N.
-
-    Returns:
-        Recall and median rank; a tie counts against the partner, so equal features for all clips retrieve nothing.
+        chunk: clips compared with as many others at once; memory does not grow with N x N.
+        on_chunk: called ``ceil(N / chunk)`` times.
 
     Raises:
         DataError: features that are not finite, or without direction (all zero).
     """
-    ranks = partner_ranks(features, chunk=chunk)
+    ranks = partner_ranks(*_directions(features), chunk=chunk, on_chunk=on_chunk)
+    return dict(zip(("audio_to_video", "video_to_audio"), ranks, strict=True))
+
+
+def summarize(ranks: Ranks) -> Retrieval:
+    """Recall and median rank in both directions, and their expectation for a random order."""
+    clips = len(ranks["audio_to_video"])
     return Retrieval(
-        clips=len(features.audio),
+        clips=clips,
         audio_to_video=_direction(ranks["audio_to_video"]),
         video_to_audio=_direction(ranks["video_to_audio"]),
-        chance=_direction(np.arange(1, len(features.audio) + 1)),
+        chance=_direction(np.arange(1, clips + 1)),
     )
-
-
-def partner_ranks(features: Features, *, chunk: int = 1024) -> dict[str, NDArray[np.int64]]:
-    """The rank of every clip's partner among all clips, 1 for the best, by direction.
-
-    Args:
-        features: as for :func:`retrieve`.
-        chunk: queries compared with all clips at once.
-
-    Raises:
-        DataError: features that are not finite, or without direction (all zero).
-    """
-    return {name: _partner_ranks(*sides, chunk) for name, sides in _queries_and_keys(features).items()}
 
 
 def rank_histogram(ranks: NDArray[np.int64]) -> dict[str, int]:
     """Number of clips by the rank of their partner, such as ``"2 to 5"``.
 
     Args:
-        ranks: of :func:`partner_ranks`.
+        ranks: in one direction.
     """
     counts = {}
     for low, high in _RANKS:
@@ -141,7 +147,7 @@ def spread_queries(ranks: NDArray[np.int64], most: int) -> list[int]:
     """Queries evenly spread from the best rank to the worst.
 
     Args:
-        ranks: of :func:`partner_ranks`.
+        ranks: in one direction.
         most: maximum number of queries.
     """
     order = np.argsort(ranks, kind="stable")
@@ -158,35 +164,21 @@ def best_answers(features: Features, direction: str, queries: Sequence[int], bes
         queries: numbers of clips.
         best: number of clips per query.
     """
-    asked, keys = _queries_and_keys(features)[direction]
-    order = np.argsort(-(asked[list(queries)] @ keys.T), axis=1, kind="stable")
-    return [[int(clip) for clip in row[:best]] for row in order]
+    asked, keys = _directions(features) if direction == "audio_to_video" else reversed(_directions(features))
+    wanted, starts = asked.double(list(queries)), range(0, len(keys), CLIPS_PER_CHUNK)
+    parts = [(wanted @ keys.double(slice(start, start + CLIPS_PER_CHUNK)).T).numpy() for start in starts]
+    return [_largest(row, best) for row in np.concatenate(parts, axis=1)]
 
 
-def _queries_and_keys(features: Features) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Directions of length 1, by direction of the search."""
-    audio, video = _directions(features.audio, "audio"), _directions(features.video, "video")
-    return {"audio_to_video": (audio, video), "video_to_audio": (video, audio)}
+def _largest(values: NDArray[np.float64], most: int) -> list[int]:
+    """Places of the largest values, the largest first, and the first of equal ones."""
+    most = min(most, len(values))
+    places = np.flatnonzero(values >= np.partition(values, -most)[-most])
+    return [int(place) for place in places[np.argsort(-values[places], kind="stable")[:most]]]
 
 
-def _directions(features: Float32, name: str) -> NDArray[np.float64]:
-    wide = features.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    unusable = ~np.isfinite(lengths) | (lengths == 0)
-    if unusable.any():
-        raise DataError(f"the {name} features of {unusable.sum()} of {len(wide)} clips are zero or not finite")
-    return wide / lengths
-
-
-def _partner_ranks(queries: NDArray[np.float64], keys: NDArray[np.float64], chunk: int) -> NDArray[np.int64]:
-    """Rank of key i for query i: one more than the other keys that are no further away."""
-    ranks = []
-    for start in range(0, len(queries), chunk):
-        cosines = queries[start : start + chunk] @ keys.T
-        partners = cosines[np.arange(len(cosines)), start + np.arange(len(cosines))]
-        # The count includes the partner itself, so it is the rank.
-        ranks.append(np.count_nonzero(cosines >= partners[:, None] - _RESOLUTION, axis=1))
-    return np.concatenate(ranks)
+def _directions(features: Features) -> tuple[Directions, Directions]:
+    return Directions(features.audio, "audio"), Directions(features.video, "video")
 
 
 def _direction(ranks: NDArray[np.int64]) -> Direction:

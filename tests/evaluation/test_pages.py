@@ -19,7 +19,8 @@ from kdcmae.evaluation.localization import CentreBox, Localization, Scores
 from kdcmae.evaluation.pages import CLIPS_SHOWN, render
 from kdcmae.evaluation.pages.inpainting import PANELS
 from kdcmae.evaluation.pictures import Shown
-from kdcmae.evaluation.retrieval import Features, retrieve
+from kdcmae.evaluation.retrieval import Features, ranks_of
+from kdcmae.evaluation.retrieval import summarize as summarize_ranks
 
 NASTY = "<script>alert('x')</script>&\""
 DRAWN = 2  # clips of a page of panels
@@ -62,8 +63,10 @@ def retrieval() -> tuple[dict[str, Any], Any]:
     rng = np.random.default_rng(0)
     audio = rng.normal(size=(150, 8)).astype(np.float32)
     features = Features(audio, audio + rng.normal(size=audio.shape).astype(np.float32))
-    result, names = retrieve(features), [f"{NASTY} {row}" for row in range(150)]
-    return document("retrieval", result, **retrieval_details(features, result, names, most=16)), thumbnails(names)
+    ranks, names = ranks_of(features), [f"{NASTY} {row}" for row in range(150)]
+    return document(
+        "retrieval", summarize_ranks(ranks), **retrieval_details(features, ranks, names, most=16)
+    ), thumbnails(names)
 
 
 def inpainting() -> tuple[dict[str, Any], Any]:
