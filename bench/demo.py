@@ -67,7 +67,7 @@ def why_chosen(best: Manifest, int8: Manifest) -> str:
 
 
 def _right(predictor: Predictor, clips: Sequence[ClipRecord]) -> int:
-    """How many clips the model gives their own label."""
+    """Number of clips whose best label is one of their own."""
     windowing, correct = windowing_of(predictor.facts), 0
     for clip in clips:
         if clip.video is not None:

@@ -47,7 +47,7 @@ def measure_case(case: Case, clock: Clock, *, seconds: float, rounds: int, seed:
         results |= {result.name: result for result in _check(case)}
         problem = case.timed()
         for direction in case.directions:
-            running = [one for one in problem.contenders if results[one.name].status == "measured"]
+            running = [contender for contender in problem.contenders if results[contender.name].status == "measured"]
             turns = _Turns(case, clock, problem, direction)
             for contender in running:
                 turns.enter(contender)
@@ -72,14 +72,14 @@ def summarize(rounds_us: Sequence[Sequence[float]]) -> Timing:
     Args:
         rounds_us: per round what single calls took.
     """
-    calls = np.concatenate([np.asarray(one, dtype=np.float64) for one in rounds_us])
+    calls = np.concatenate([np.asarray(calls_us, dtype=np.float64) for calls_us in rounds_us])
     p20, median, p80 = np.percentile(calls, (20, 50, 80))
     return Timing(
         median_us=float(median),
         p20_us=float(p20),
         p80_us=float(p80),
         count=len(calls),
-        round_medians_us=tuple(float(np.median(one)) for one in rounds_us),
+        round_medians_us=tuple(float(np.median(calls_us)) for calls_us in rounds_us),
     )
 
 
@@ -87,7 +87,9 @@ def _check(case: Case) -> Iterator[Result]:
     """Whether each contender computes what float64 does, on fresh inputs and poisoned memory."""
     problem = case.checked()
     exact = problem.compared(*problem.exact())
-    results = {one.name: _check_one(one, problem, exact, case.tolerance) for one in problem.contenders}
+    results = {
+        contender.name: _check_one(contender, problem, exact, case.tolerance) for contender in problem.contenders
+    }
     bound = results.get(case.twice or "")
     for result, errors in results.values():
         if bound and result.name == case.subjects[0] and result.status == "measured":
@@ -241,27 +243,27 @@ def _compare(case: Case, results: dict[str, Result], seed: int) -> Iterator[Comp
 def _compare_one(
     direction: Direction, subject: Result, baseline: Baseline, results: dict[str, Result], seed: int
 ) -> Comparison | None:
-    """Against the fastest of the baseline, under the first condition in which all could be timed."""
+    """Comparison with the fastest contender of the baseline, under the first condition in which all were timed."""
     names = [name for name in baseline.among if name != subject.name and results[name].status == "measured"]
     timings = [results[name].timings[direction] for name in (subject.name, *names)]
-    condition = next((str(one) for one in _COMPARED_UNDER if all(str(one) in timing for timing in timings)), None)
+    condition = next((name for name in map(str, _COMPARED_UNDER) if all(name in timing for timing in timings)), None)
     if not names or condition is None:
         return None
-    own, *others = (timing[condition] for timing in timings)
-    fastest = min(range(len(others)), key=lambda index: others[index].median_us)
+    own, *rivals = (timing[condition] for timing in timings)
+    fastest = min(range(len(rivals)), key=lambda index: rivals[index].median_us)
     return Comparison(
         direction=direction,
         condition=condition,
         subject=subject.name,
         baseline=names[fastest],
         against=baseline.name,
-        speed=speed_ratio(others[fastest].round_medians_us, own.round_medians_us, seed=seed),
+        speed=speed_ratio(rivals[fastest].round_medians_us, own.round_medians_us, seed=seed),
         target=baseline.targets.get(direction),
     )
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a contender may end in without ending the run: refusals, memory, CUDA errors, kernels that do not build."""
+    """Errors of a contender that do not end the run: refusals, memory, CUDA errors, kernels that do not build."""
     if importlib.util.find_spec("triton") is None:
         return RuntimeError, KdcmaeError
     from triton.errors import TritonError

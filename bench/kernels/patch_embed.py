@@ -39,14 +39,14 @@ class _Arguments:
 
     @property
     def leaves(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What pretraining differentiates with respect to: its positions are fixed."""
+        """Parameters that pretraining trains; positions are fixed."""
         return self.weight, self.bias, self.modality
 
     def solve(self, embed: Callable[..., Tensor]) -> Tensor:
         return embed(self.pixels, self.weight, self.bias, self.pos_embed, self.modality, self.ids_keep)
 
     def widened(self) -> _Arguments:
-        """In float64, apart from the originals."""
+        """Copies in float64 with gradients of their own."""
         return _Arguments(
             pixels=self.pixels.double(),
             weight=self.weight.detach().double().requires_grad_(),
@@ -113,7 +113,7 @@ def _problem(profile: Profile, parameters: torch.dtype, absent: tuple[str, ...])
 
 
 def _shapes(profile: Profile) -> tuple[tuple[int, ...], ...]:
-    """Of one spectrogram and of one image."""
+    """Shapes of one spectrogram and of one image."""
     return profile.audio_shape, (3, profile.image_size, profile.image_size)
 
 

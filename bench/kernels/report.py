@@ -7,7 +7,7 @@ from functools import partial
 
 from kdcmae.bench.kernels.schema import CaseResult, Comparison, Direction, Report, Result, Timing
 from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
-from kdcmae.bench.report.plain import from_plain
+from kdcmae.bench.report.envelope import from_plain
 from kdcmae.bench.report.publishing import Document, Section
 from kdcmae.bench.report.records import DeviceCeilings
 from kdcmae.bench.report.table import Block, Column, Table, Tone, percent, table

@@ -50,7 +50,7 @@ def run_kernel_benchmark(settings: Settings, *, step: Step, store: Callable[[Rep
     cases = _cases(profile, settings)
     for index, case in enumerate(cases):
         with step(case.name):
-            seconds = budget.share(case.weight, sum(one.weight for one in cases[index:]))
+            seconds = budget.share(case.weight, sum(left.weight for left in cases[index:]))
             result = measure_case(case, clock, seconds=seconds, rounds=settings.rounds, seed=settings.seed)
         report = replace(report, cases=(*report.cases, result))
         store(report)

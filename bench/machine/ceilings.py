@@ -44,7 +44,7 @@ def measure_ceilings(cpus: tuple[int, ...], *, seconds: float) -> Ceilings:
 
 
 def best_ceilings(first: Ceilings, second: Ceilings) -> Ceilings:
-    """The higher of every figure: a slow moment of the machine does not lower what it can do.
+    """The higher of every figure, because a slow moment of the machine does not lower its ceilings.
 
     Args:
         first, second: of the same machine and threads.

@@ -100,7 +100,7 @@ def _probe(cpu: int) -> dict[str, float]:
 
 
 def _products() -> dict[str, float]:
-    """Run in the pinned process: products of one size and of twice the work, in turns."""
+    """Time products of one size and of twice the work in turns; runs in the pinned process."""
     import numpy as np
 
     side = 384

@@ -98,7 +98,7 @@ class EnergyCounter(Protocol):
     source: str
 
     def joules(self) -> float:
-        """What it says now."""
+        """Its present reading."""
 
 
 def energy_counter(powercap: Path = _POWERCAP) -> EnergyCounter | str:
@@ -165,7 +165,7 @@ def gpu_state() -> list[dict[str, Any]]:
 
 
 def _known(ask: Callable[..., Any], *arguments: Any) -> Any:
-    """What NVML answers; None where this GPU does not support the question."""
+    """NVML's answer; None where this GPU does not support the question."""
     try:
         return ask(*arguments)
     except pynvml.NVMLError:

@@ -109,11 +109,11 @@ def _details(report: Report) -> Iterator[Html]:
     """Every table and the agreement of every two subjects, folded away; then the remarks."""
     for shown in tables(report, beside_overview=True):
         yield _folded(shown.title, html_table(shown))
-    for one in report.agreement:
-        if len(one.subjects) > 1:
-            title = f"{one.model}: agreement" if one.model else "agreement"
-            note = tag("p", _agreement_note(one), class_="note")
-            yield _folded(title, note, _matrix(one, rows_of(report, one.model)))
+    for agreement in report.agreement:
+        if len(agreement.subjects) > 1:
+            title = f"{agreement.model}: agreement" if agreement.model else "agreement"
+            note = tag("p", _agreement_note(agreement), class_="note")
+            yield _folded(title, note, _matrix(agreement, rows_of(report, agreement.model)))
     remarks = list(doubts(report))
     if remarks:
         yield section("Remarks", _listed(remarks), wide=True)
@@ -165,22 +165,22 @@ def _lines(rows: Sequence[Row]) -> list[charts.Line]:
     return [charts.Line(label=subject, points=tuple(line)) for subject, line in points.items()]
 
 
-def _matrix(one: Agreement, rows: Sequence[Row]) -> Html:
+def _matrix(agreement: Agreement, rows: Sequence[Row]) -> Html:
     """Differences of two subjects that compute the same model from the same inputs are coloured, others expected."""
     computes = {row.case.subject: (row.modality, row.keep) for row in rows}
     cells: list[list[tuple[str, float | None] | None]] = []
-    for row, subject in enumerate(one.subjects):
+    for row, subject in enumerate(agreement.subjects):
         line: list[tuple[str, float | None] | None] = []
-        for column, other in enumerate(one.subjects):
-            flips, same = one.flips[row][column], computes.get(subject) == computes.get(other)
-            text = f"{flips}\n{one.cosine[row][column]:.4f}"
-            line.append(None if row == column else (text, 4 * flips / one.clips if same else None))
+        for column, other in enumerate(agreement.subjects):
+            flips, same = agreement.flips[row][column], computes.get(subject) == computes.get(other)
+            text = f"{flips}\n{agreement.cosine[row][column]:.4f}"
+            line.append(None if row == column else (text, 4 * flips / agreement.clips if same else None))
         cells.append(line)
-    return matrices.matrix(f"{one.model} agreement", one.subjects, cells)
+    return matrices.matrix(f"{agreement.model} agreement", agreement.subjects, cells)
 
 
-def _agreement_note(one: Agreement) -> str:
+def _agreement_note(agreement: Agreement) -> str:
     return (
-        f"{one.data}: between every two subjects, clips whose best class differs (above) and the smallest cosine of "
-        "their outputs (below). Grey cells compare different tasks: fewer tokens, or one modality."
+        f"{agreement.data}: between every two subjects, clips whose best class differs (above) and the smallest cosine "
+        "of their outputs (below). Grey cells compare different tasks: fewer tokens, or one modality."
     )

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kdcmae.bench.report.envelope import Envelope, Kind, read_document
+from kdcmae.bench.report.envelope import Envelope, Kind, from_plain, read_document
 from kdcmae.bench.report.files import slug
-from kdcmae.bench.report.plain import from_plain
 from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict
 from kdcmae.errors import DataError
 
@@ -258,7 +257,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCheck:
-    """Result of the check of clock and machine before anything was timed.
+    """Result of the check of clock and machine before the first timing.
 
     Args:
         problems: reasons not to trust figures taken now; empty if there are none.
@@ -288,7 +287,7 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCeilings:
-    """What a device does at most, measured in this run.
+    """Highest rates of a device, measured in this run.
 
     Args:
         copy_bytes_per_s: a copy too large for the cache; bytes read plus bytes written.

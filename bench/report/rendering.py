@@ -52,7 +52,7 @@ def _lines(table: Table) -> Iterable[str]:
 
 
 def _line(cells: Iterable[str]) -> str:
-    """A row; a bar in a cell stays a bar."""
+    """A row; bars in cells are escaped."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

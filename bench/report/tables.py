@@ -83,11 +83,14 @@ def quality(report: Report, model: str) -> Quality:
         shares = {subject: accuracy.top1 for subject, accuracy in known.items()}
         return Quality(heading=f"accuracy, {clips} clips", shares=shares)
     reference = next((row.case.subject for row in rows if row.is_reference), "")
-    for one in report.agreement:
-        if one.model == model and reference in one.subjects:
-            flips = one.flips[one.subjects.index(reference)]
-            shares = {subject: 1 - flipped / one.clips for subject, flipped in zip(one.subjects, flips, strict=True)}
-            heading = f"same best class as {reference}, {one.clips} clips"
+    for agreement in report.agreement:
+        if agreement.model == model and reference in agreement.subjects:
+            flips = agreement.flips[agreement.subjects.index(reference)]
+            shares = {
+                subject: 1 - flipped / agreement.clips
+                for subject, flipped in zip(agreement.subjects, flips, strict=True)
+            }
+            heading = f"same best class as {reference}, {agreement.clips} clips"
             return Quality(heading=heading, shares=shares, is_accuracy=False)
     return Quality(heading="accuracy", shares={})
 
@@ -112,7 +115,7 @@ def tables(report: Report, *, beside_overview: bool = False) -> list[Table]:
             table(f"{prefix}clip to label in ms", _TRIP, own("clip to label")),
             table(f"{prefix}cold start in ms", _TRIP, own("cold start")),
         ]
-    return [one for one in shown if one.rows]
+    return [filled for filled in shown if filled.rows]
 
 
 def overview(report: Report, model: str) -> Table:
@@ -148,7 +151,7 @@ def _plain(reason: str) -> str:
 
 
 def _built(row: Row) -> str:
-    """A subject without a latency, and the engine that was built for it all the same."""
+    """A subject without a latency, with size and build time of its engine if there is one."""
     if not (row.artifact_bytes and row.compile_s):
         return row.case.subject
     return f"{row.case.subject} ({row.artifact_bytes / 1e6:.1f} MB built in {row.compile_s:.0f} s)"
@@ -182,18 +185,18 @@ def _speed(row: Row, *, verdict: bool = True) -> str:
 
 
 def _speed_tone(row: Row) -> Tone:
-    """Slower than the reference is a fact, no failure."""
+    """Tone of a speed; being slower than the reference is no failure."""
     verdict = row.speed.verdict if row.speed else ""
     return "good" if verdict == "faster" else "idle" if verdict == "unstable" else ""
 
 
-def _error(found: Parity | SelfTestResult) -> str:
-    text = "not finite" if found.error is None else f"{found.error:.1e}"
-    return text if found.passed else f"{text} FAILED"
+def _error(result: Parity | SelfTestResult) -> str:
+    text = "not finite" if result.error is None else f"{result.error:.1e}"
+    return text if result.passed else f"{text} FAILED"
 
 
-def _passed(found: Parity | SelfTestResult) -> Tone:
-    return "" if found.passed else "bad"
+def _passed(result: Parity | SelfTestResult) -> Tone:
+    return "" if result.passed else "bad"
 
 
 def _status_tone(status: str) -> Tone:

@@ -101,8 +101,8 @@ def agreement(model: str, answers: Mapping[str, Answers], *, data: str) -> Agree
         data=data,
         clips=len(values[0]),
         subjects=names,
-        cosine=tuple(tuple(_cosine(one, other) for other in values) for one in values),
-        flips=tuple(tuple(int((one.argmax(1) != other.argmax(1)).sum()) for other in values) for one in values),
+        cosine=tuple(tuple(_cosine(first, second) for second in values) for first in values),
+        flips=tuple(tuple(int((first.argmax(1) != second.argmax(1)).sum()) for second in values) for first in values),
     )
 
 

@@ -69,7 +69,7 @@ def answers(subject: Subject, data: Path) -> NDArray[np.float32]:
 
 
 def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[float]]:
-    """What each stage from a video file to the outputs takes.
+    """Durations of the stages from a video file to the outputs.
 
     Args:
         subject: takes what a clip becomes.

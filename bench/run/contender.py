@@ -78,7 +78,7 @@ class Contender:
 
     @property
     def facts(self) -> Facts:
-        """Known once loaded."""
+        """Facts of the subject, known once it is loaded."""
         assert self._loaded is not None
         return self._loaded.facts
 
@@ -142,7 +142,7 @@ class Contender:
     def row(self, reference: Contender | None) -> Row:
         """Its row of the report, compared with the reference."""
         latency, loaded = self._latency, self._loaded
-        # A tool's process is out of sight: loading, first inference and memory of ours say nothing about it.
+        # The tool runs in a process of its own: load time, first inference and memory of ours are not the tool's.
         visible = loaded if loaded and loaded.facts.shows_outputs else None
         peer = Source.parse(self.entry.source).peer
         return Row(
@@ -185,13 +185,13 @@ class Contender:
             for name, expected in reference._first.outputs.items()
         ]
         error = max(errors) if np.isfinite(errors).all() else None
-        promised = [one._tolerance for one in (self, reference)]
+        promised = [contender._tolerance for contender in (self, reference)]
         tolerance = sum(filter(None, promised)) if None not in promised else None
         passed = error is not None and (tolerance is None or error <= tolerance)
         return Parity(against=reference.entry.subject, error=error, tolerance=tolerance, passed=passed)
 
     def _comparable(self, reference: Contender) -> bool:
-        """Whether both compute the same, for all to see: a model that keeps fewer tokens is another model."""
+        """Whether both compute the same model from the same inputs and show it; fewer tokens make another model."""
         mine, theirs = self.facts, reference.facts
         same_model = mine.config.get("kept_tokens") == theirs.config.get("kept_tokens")
         seen = mine.shows_outputs and theirs.shows_outputs

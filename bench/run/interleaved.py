@@ -137,7 +137,7 @@ def measure_group(
 
 
 def _accuracies(contenders: Sequence[Contender], step: Step) -> dict[str, Accuracy]:
-    """On AVSynth's test clips, of those that know its labels."""
+    """Accuracies on AVSynth's test clips of the subjects that know its labels."""
     if not any(knows(contender, LABELS.names) for contender in contenders):
         return {}
     from kdcmae.bench.run.clips import write_clips  # it brings a video library along
@@ -171,7 +171,7 @@ def take_turns(contenders: Sequence[Contender], seconds: float, step: Step, yard
                     contender.take_turn(schedule.window_s)
             readings_ms.append(yardstick())
             steady = steady_rounds(readings_ms, enough=schedule.rounds)
-            # A machine that never keeps still for long enough is measured all the same: the intervals will tell.
+            # A machine that is never steady for long enough is measured all the same, and its intervals are wide.
             kept_still = len(steady) >= schedule.rounds
             counted = steady if kept_still else list(range(turn + 1))
             if kept_still and all(contender.settled(counted) for contender in contenders):

@@ -14,7 +14,7 @@ __all__ = ["Source", "check_source", "open_subject"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a name on the command line says; the path alone is needed.
+    """Parts of a subject's name on the command line; only the path is required.
 
     Args:
         peer: None for kdcmae's runtime and for PyTorch eager.

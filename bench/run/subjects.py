@@ -50,7 +50,7 @@ _SEES = {"audio": "audio", "waveform": "audio", "image": "image", "frame": "imag
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known about a subject once it is loaded.
+    """Facts about a subject, known once it is loaded.
 
     Args:
         kind: what runs it, such as ``"openvino"`` or :data:`TORCH_EAGER`.
@@ -112,12 +112,12 @@ class Facts:
 
     @property
     def shows_outputs(self) -> bool:
-        """Whether what it computes can be seen; a process that only times keeps it to itself."""
+        """Whether its outputs are visible; tools that only time an engine do not return them."""
         return self.boundary not in ("library call", "tool")
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Which of ``audio`` and ``image`` it takes, in whatever form."""
+        """Which of ``audio`` and ``image`` it takes, prepared or raw."""
         return tuple(sorted({_SEES[spec.name] for spec in self.inputs if spec.name in _SEES}))
 
     @property
@@ -149,7 +149,7 @@ class Subject(ABC):
         return time_window(lambda: self.run(inputs), seconds)
 
     def self_test(self) -> SelfTest | None:
-        """Its own proof, on data it brings along; None where it brings none."""
+        """Result of its own self-test; None if it has none."""
         return None
 
 
@@ -224,7 +224,7 @@ class EngineSubject(Subject):
 
 
 def engine_facts(folder: Path, manifest: Manifest) -> Facts:
-    """What a manifest says."""
+    """Facts about an engine from its manifest."""
     seconds = manifest.build.get("seconds", {})
     return Facts(
         kind=manifest.target,
@@ -258,7 +258,7 @@ def _kept(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ladder(manifest: Manifest) -> Parity | None:
-    """The last rung that ran."""
+    """Errors of the last rung that ran."""
     rungs = [rung for rung in manifest.parity if rung.get("errors")]
     if not rungs:
         return None

@@ -68,7 +68,7 @@ def plan_rounds(seconds: float, slowest_call_s: float) -> Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency(CallStatistics):
-    """What single calls took, over all windows.
+    """Statistics of single calls over all windows.
 
     Args:
         low_ms, high_ms: the 95 % interval of ``p50_ms``, in which another run is expected too; see :func:`run_ratio`.
@@ -160,7 +160,7 @@ def run_ratio(
     generator = np.random.default_rng(seed)
     logs, over = np.log(np.asarray(windows_ms)), np.log(np.asarray(over_ms))
     means, means_over = (
-        one[generator.integers(len(one), size=(_RESAMPLES, len(one)))].mean(axis=1) for one in (logs, over)
+        drawn[generator.integers(len(drawn), size=(_RESAMPLES, len(drawn)))].mean(axis=1) for drawn in (logs, over)
     )
     low, high = np.quantile(means - means_over, ((1 - confidence) / 2, (1 + confidence) / 2))
     return (
@@ -200,7 +200,7 @@ def speed_ratio(
 
 
 def verdict(speed: SpeedRatio, *, stable: bool) -> Verdict:
-    """What may be said about a speed ratio."""
+    """Verdict on a speed ratio, given whether both latencies behind it are stable."""
     if not stable:
         return "unstable"
     if speed.low > 1:

@@ -40,7 +40,7 @@ class ToolSubject(Subject):
 
     @staticmethod
     def ask(command: list[str]) -> str:
-        """What a command printed.
+        """Run a command and return what it printed.
 
         Raises:
             EngineError: it failed.

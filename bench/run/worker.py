@@ -44,7 +44,7 @@ _EXIT_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A loaded subject, and what loading took, the import of its library included."""
+    """Facts of a loaded subject, and how long loading took, the import of its library included."""
 
     facts: Facts
     load_ms: float
@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstInference:
-    """What the first call after loading took, and what it computed."""
+    """Duration and outputs of the first call after loading."""
 
     outputs: Arrays
     latency_ms: float
@@ -114,7 +114,7 @@ class Session:
         return stages(self._subject, clip, seconds)
 
     def memory(self) -> Memory:
-        """What it needed so far."""
+        """Memory that it has needed so far."""
         return Memory(peak_rss_bytes=host.peak_rss_bytes(), gpu_bytes=gpu_memory_bytes())
 
 

@@ -200,7 +200,7 @@ class _Subject:
 
 
 def _parts(predictor: Predictor, variant: str) -> list[_Part]:
-    """Of an engine, itself and its variants, or the one named; of a checkpoint, its path for each modality."""
+    """An engine and its variants, or the named variant alone; of a checkpoint, its path for each modality."""
     if isinstance(predictor, EnginePredictor):
         engine = predictor.engine
         names = [variant] if variant else ["", *engine.variants]

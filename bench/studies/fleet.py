@@ -10,8 +10,7 @@ from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
-from kdcmae.bench.report.envelope import stamp
-from kdcmae.bench.report.plain import from_plain
+from kdcmae.bench.report.envelope import from_plain, stamp
 from kdcmae.bench.report.rendering import html_table, precision_colour, precision_legend
 from kdcmae.bench.report.table import Column, Table, Tone, megabytes, percent, table
 from kdcmae.cards import BOUNDARIES, SCHEMA_VERSION, DeviceCard
@@ -118,7 +117,7 @@ def fleet_tables(cards: Sequence[DeviceCard]) -> list[Table]:
         ),
     )
     tables.append(table("claims that fail or are open", columns, doubtful))
-    return [one for one in tables if one.rows]
+    return [filled for filled in tables if filled.rows]
 
 
 def _columns(engines: Mapping[str, str]) -> tuple[Column, ...]:
@@ -150,7 +149,7 @@ def render_fleet(cards: Sequence[DeviceCard]) -> str:
         drawn = charts.bars(title, list(_bars(cards, model, engines)), unit="ms")
         legend = precision_legend(card.computes_in for card in cards if card.engine.model == model)
         sections.append(section(title, legend, drawn, note="Median, whisker to the 99th percentile."))
-    sections += [section(one.title, html_table(one), wide=True) for one in fleet_tables(cards)]
+    sections += [section(shown.title, html_table(shown), wide=True) for shown in fleet_tables(cards)]
     sections.append(section("Conditions", tag("ul", *(tag("li", line) for line in conditions)), wide=True))
     return page("kdcmae fleet", [counts], sections)
 

@@ -46,7 +46,7 @@ class HeldOut:
         """Share of the clips whose best class is their label, by the modality that is withheld."""
         withheld: tuple[Missing | None, ...] = (None, "audio", "video")
         scored = {missing: self.scores(predictor, missing=missing) for missing in withheld}
-        return {missing: accuracy(found.scores, found.positives) for missing, found in scored.items()}
+        return {missing: accuracy(answers.scores, answers.positives) for missing, answers in scored.items()}
 
 
 def measure_features(checkpoint: Path, clips: int) -> tuple[Retrieval, Localization]:

@@ -29,7 +29,7 @@ from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.manifest import BatchRange
 
-__all__ = ["SECTION", "KeepSettings", "run_keep_benchmark"]
+__all__ = ["SECTION", "HeldOutExam", "KeepSettings", "run_keep_benchmark"]
 
 _WARM_UP_S, _TIMEOUT_S = 0.5, 300.0
 _ONE = BatchRange(1, 1, 1)
@@ -76,7 +76,7 @@ def run_keep_benchmark(
     exam = None
     if settings.clips:
         with step(f"classify {settings.clips} clips in PyTorch"):
-            exam = _HeldOutExam(classifier, settings.clips)
+            exam = HeldOutExam(classifier, settings.clips)
     study = _Study(classifier, facts, settings, exam, step)
     return {
         **envelope,
@@ -87,7 +87,7 @@ def run_keep_benchmark(
     }
 
 
-class _HeldOutExam:
+class HeldOutExam:
     """An exam on AVSynth's test clips, whose reference is the whole model in PyTorch."""
 
     def __init__(self, classifier: KDCMAEClassifier, clips: int) -> None:
@@ -105,12 +105,12 @@ class _HeldOutExam:
 
 @dataclass(frozen=True)
 class _Study:
-    """What the engines of all targets share."""
+    """Model, settings and exam, which the engines of all targets share."""
 
     classifier: KDCMAEClassifier
     facts: Mapping[str, Any]
     settings: KeepSettings
-    exam: _HeldOutExam | None
+    exam: HeldOutExam | None
     step: Step
 
     def rows(self, target: str, precision: str) -> list[dict[str, Any]]:
@@ -118,7 +118,9 @@ class _Study:
         ways = [TokenKeep(ratio=ratio, by=by) for ratio in self.settings.ratios for by in get_args(KeepBy)]
         keeps = [TokenKeep(ratio=1.0), *ways]
         title, compiled = f"{target} {precision}", CompileSettings(target=target, precision=precision, batch=_ONE)
-        rows: list[dict[str, Any]] = [{"by": one.by if one.ratio < 1 else "all", "ratio": one.ratio} for one in keeps]
+        rows: list[dict[str, Any]] = [
+            {"by": keep.by if keep.ratio < 1 else "all", "ratio": keep.ratio} for keep in keeps
+        ]
         with tempfile.TemporaryDirectory() as folder:
             entries: dict[int, Entry] = {}
             for index, (keep, row) in enumerate(zip(keeps, rows, strict=True)):
@@ -170,8 +172,8 @@ def _timing(row: Row) -> dict[str, Any]:
 
 
 def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
-    """Per target a table of accuracy against latency; of a trained model where there is one."""
-    report = next((one for one in reversed(documents) if one["settings"]["clips"]), documents[-1])
+    """A table of accuracy against latency per target, of a trained model if there is one."""
+    report = next((document for document in reversed(documents) if document["settings"]["clips"]), documents[-1])
     settings = report["settings"]
     clips = ", untrained"
     if settings["clips"]:

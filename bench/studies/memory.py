@@ -112,16 +112,16 @@ def _blocks(documents: Sequence[Document]) -> Iterator[Block]:
 SECTION = Section(name="memory", command="memory", kind="memory", blocks=_blocks)
 
 
-def usage_of(process: int) -> Usage:
-    """Memory of a process and of the programs that it started, in bytes; nothing of one that has ended."""
+def usage_of(number: int) -> Usage:
+    """Memory of a process and of the programs that it started, in bytes; nothing if it has ended."""
     usage = Usage()
     with suppress(psutil.Error):  # a process can end at any time
-        root = psutil.Process(process)
-        for one in (root, *root.children(recursive=True)):
+        root = psutil.Process(number)
+        for process in (root, *root.children(recursive=True)):
             with suppress(psutil.Error):
                 # Until a child starts its own program it has its parent's memory, not memory of its own.
-                if one == root or one.cmdline() != psutil.Process(one.ppid()).cmdline():
-                    memory = one.memory_info()
+                if process == root or process.cmdline() != psutil.Process(process.ppid()).cmdline():
+                    memory = process.memory_info()
                     usage += Usage({"resident": memory.rss, "anonymous": memory.rss - memory.shared})
     return usage
 

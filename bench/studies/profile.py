@@ -149,11 +149,11 @@ def _grouped(spent: Mapping[str, float], kinds: Mapping[str, tuple[str, str]]) -
     for name, ms in spent.items():
         if ms > 0 and name in kinds:
             groups.setdefault(kinds[name], []).append(ms)
-    found = [
+    rows = [
         {"layers": layers, "precision": precision, "count": len(times), "ms": sum(times)}
         for (layers, precision), times in groups.items()
     ]
-    return sorted(found, key=itemgetter("ms"), reverse=True)
+    return sorted(rows, key=itemgetter("ms"), reverse=True)
 
 
 def _kind(info: Any) -> tuple[str, str]:

@@ -40,7 +40,7 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The vendor's attention: the one-line upgrade anybody would give the published code first."""
+    """The vendor's attention, which is the first upgrade of the published code: it takes one line."""
     return F.scaled_dot_product_attention(q, k, v)
 
 

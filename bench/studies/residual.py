@@ -72,12 +72,14 @@ def _compare(
 ) -> Iterator[dict[str, Any]]:
     """Mean error and latency of each stream, and their ratios to the first, with 95 % intervals of pairs."""
     samples = [{name: np.ascontiguousarray(array[i : i + 1]) for name, array in inputs.items()} for i in range(_CLIPS)]
-    errors = {name: _errors(np.concatenate([run(one) for one in samples]), expected) for name, run in runs.items()}
+    errors = {
+        name: _errors(np.concatenate([run(sample) for sample in samples]), expected) for name, run in runs.items()
+    }
     rounds = [
         {name: float(np.median(time_window(partial(run, samples[0]), _WINDOW_S))) for name, run in runs.items()}
         for _ in range(_ROUNDS)
     ]
-    windows_ms = {name: [one[name] for one in rounds] for name in runs}
+    windows_ms = {name: [medians[name] for medians in rounds] for name in runs}
     first = next(iter(runs))
     mean = float(errors[first].mean())
     for name in runs:
@@ -119,7 +121,7 @@ def main(checkpoint: str | Path, output: str | Path | None = None) -> None:
 
 
 def _errors(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Per clip the largest difference of the centred logits, relative to the largest of all."""
+    """The largest difference of the centred logits per clip, relative to the largest logit of all clips."""
     actual, right = (array - array.mean(axis=1, keepdims=True, dtype=np.float64) for array in (logits, expected))
     errors: NDArray[np.float64] = np.abs(actual - right).max(axis=1) / np.abs(right).max()
     return errors

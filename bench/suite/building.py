@@ -82,7 +82,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def torch_source(model: ModelPlan) -> str:
-    """The PyTorch model: a preset, or the shipped checkpoint.
+    """Source of the PyTorch model: a preset, or the shipped checkpoint.
 
     Raises:
         CheckpointError: no checkpoint ships.

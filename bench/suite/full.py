@@ -108,17 +108,17 @@ class _Model:
             with self.step(f"{plan.name}: {engine.name}"):
                 built.append(build_engine(plan, engine, engines / engine.slug))
             if built[-1].status == "measured":
-                # Known of what cannot run here too, such as a TensorRT engine that was built without a GPU.
+                # Also engines that cannot run here have facts, such as a TensorRT engine that was built without a GPU.
                 self._facts[engine.name] = engine_facts(built[-1].folder, Manifest.read(built[-1].folder))
         data, labels = write_clips(self.folder, clips=plan.clips)
         self._side_by_side(built, torch, engines, data, labels)
         if plan.largest_batch > 1:
             with self.step(f"{plan.name}: {REFERENCE}, batches"):
                 self.rows += self._solo(REFERENCE, torch).batches(plan.largest_batch)
-        for one in built:
-            if one.plan.cases and one.status == "measured":
-                with self.step(f"{plan.name}: {one.plan.name}, {', '.join(one.plan.cases)}"):
-                    self._solo_cases(one, data)
+        for engine in built:
+            if engine.plan.cases and engine.status == "measured":
+                with self.step(f"{plan.name}: {engine.plan.name}, {', '.join(engine.plan.cases)}"):
+                    self._solo_cases(engine, data)
         self.rows = [self._completed(row) for row in self.rows]
 
     def against(self, ceilings: Ceilings) -> list[Row]:
@@ -163,9 +163,9 @@ class _Model:
         cache = AnswerCache(self.folder / "answers", data)
         name = f"AVSynth test, {len(labels)} clips"
         with self.step(f"{self.plan.name}: answers to {name}"):
-            answers = {one.entry.subject: cache.answers(one) for one in contenders}
+            answers = {contender.entry.subject: cache.answers(contender) for contender in contenders}
         known = {subject: logits for subject, logits in answers.items() if logits is not None}
-        self._facts |= {one.entry.subject: one.facts for one in contenders}
+        self._facts |= {contender.entry.subject: contender.facts for contender in contenders}
         self._accuracy = accuracies(contenders, known, labels, data=name)
         if known:
             self.agreement = agreement(self.plan.name, known, data=name)
@@ -196,7 +196,7 @@ class _Model:
         self.rows.append(Row(case=case, status=status, reason=reason, **facts))
 
     def _completed(self, row: Row) -> Row:
-        """With what is known of the subject, its accuracy beside its latency, and what the machine allows."""
+        """The row with the facts, the parity and the accuracy of its subject."""
         facts = self._facts.get(row.case.subject)
         if facts is None:
             return row

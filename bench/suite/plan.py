@@ -147,7 +147,7 @@ MODELS: Mapping[str, tuple[EnginePlan, ...]] = {
 
 
 def plan_model(name: str, *, everything: bool = False) -> ModelPlan:
-    """What is built of a model and measured.
+    """Plan of one of the suite's models: its engines and peers, and how long they run.
 
     Args:
         name: one of :data:`MODELS`.

@@ -142,7 +142,7 @@ class Solo:
         return Row(case=case, status="measured" if latency.stable else "unstable", latency=latency)
 
     def _started_ms(self, arguments: Sequence[object], threads: int) -> float:
-        """From here to the moment that the first label is printed."""
+        """Milliseconds from now until a new process prints its first label."""
         start, cpus = time.perf_counter(), host.cpu_numbers()[:threads]
         printed = run_pinned("kdcmae.bench.run.coldstart", *arguments, cpus=cpus, timeout_s=self.settings.timeout_s)
         return (float(printed.split()[0]) - start) * 1e3

@@ -103,10 +103,10 @@ def _notes(report: Document, by_row: Mapping[str, Cells], budgets: Sequence[str]
         yield "\n".join(statements)
 
 
-def _differences(stage: Stage, given: Mapping[str, Any]) -> str:
+def _differences(stage: Stage, settings: Mapping[str, Any]) -> str:
     """Settings that differ from the recipe, each with the value of the recipe."""
     own = _recipe_settings(stage)
-    named = [f"{name} {value} ({own[name]})" for name, value in given.items() if value != own[name]]
+    named = [f"{name} {value} ({own[name]})" for name, value in settings.items() if value != own[name]]
     return ", ".join(named) or "nothing changed"
 
 

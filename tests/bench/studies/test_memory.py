@@ -56,7 +56,8 @@ def test_builds_are_watched_step_by_step(monkeypatch, tmp_path):
     """And one that fails is a row that says why."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    builds = [("--target", "onnx", "--precision", precision) for precision in ("fp32", "int4")]
+    few = ("--proof-clips", "8")
+    builds = [("--target", "onnx", "--precision", precision, *few) for precision in ("fp32", "int4")]
     monkeypatch.setattr(memory, "BUILDS", builds)
     monkeypatch.setenv("FORCE_COLOR", "1")
     readme, output = tmp_path / "README.md", tmp_path / "memory.json"
