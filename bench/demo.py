@@ -32,7 +32,7 @@ _CLIPS = 24  # four of them are for testing
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--output", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=Path("out/demo"))
 def main(output: Path) -> None:
     """Compile, verify, benchmark and use a model on this machine."""
     start = time.perf_counter()

@@ -121,7 +121,6 @@ def _row(change: Change) -> tuple[str, ...]:
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
     default=RESULTS,
-    show_default=True,
     help="Folder of the JSON reports and of the suite's folders.",
 )
 def readme(file: Path | None, results: Path) -> None:

@@ -36,7 +36,6 @@ def _self_check_option(default: str) -> click.decorators.FC:
         "policy",
         type=click.Choice(["refuse", "mark", "skip"]),
         default=default,
-        show_default=True,
         help="If a known sleep and a known matrix product show that the clock is wrong or the machine busy: refuse to "
         "measure, or measure and mark the report. Or skip this check.",
     )
@@ -72,26 +71,14 @@ def _show(report: AnyReport, blocks: Callable[[AnyReport], Iterable[Block]], *, 
 
 @click.command(cls=KdcmaeCommand)
 @click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.option("--batch", type=click.IntRange(1, LARGEST_BATCH), default=1, metavar="N", help="Samples per call.")
 @click.option(
-    "--batch",
-    type=click.IntRange(1, LARGEST_BATCH),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Samples per call.",
-)
-@click.option(
-    "--threads",
-    type=thread_count,
-    metavar="N",
-    help="CPU threads per subject.",
-    show_default="all usable CPUs",
+    "--threads", type=thread_count, metavar="N", help="CPU threads per subject.", show_default="all usable CPUs"
 )
 @click.option(
     "--seconds",
     type=_SOME_SECONDS,
     default=10.0,
-    show_default=True,
     metavar="S",
     help="Timed seconds per subject, in at least ten windows.",
 )
@@ -100,7 +87,6 @@ def _show(report: AnyReport, blocks: Callable[[AnyReport], Iterable[Block]], *, 
     "warm_up_s",
     type=_SECONDS,
     default=1.0,
-    show_default=True,
     metavar="S",
     help="Seconds each subject runs before it is timed.",
 )
@@ -109,7 +95,6 @@ def _show(report: AnyReport, blocks: Callable[[AnyReport], Iterable[Block]], *, 
     "timeout_s",
     type=_SOME_SECONDS,
     default=300.0,
-    show_default=True,
     metavar="S",
     help="Seconds a subject may take for one step before it counts as hung.",
 )
@@ -182,15 +167,10 @@ def run(
     "--work",
     type=_FOLDER,
     default=Path("out/bench"),
-    show_default=True,
     help="Folder of engines, clips and answers; missing engines are compiled.",
 )
 @click.option(
-    "--results",
-    type=_FOLDER,
-    default=RESULTS,
-    show_default=True,
-    help="Folder of the report and its page; with --all its subfolder all.",
+    "--results", type=_FOLDER, default=RESULTS, help="Folder of the report and its page; with --all its subfolder all."
 )
 @_self_check_option("refuse")
 @json_option
@@ -252,7 +232,6 @@ def suite(
     "--minutes",
     type=_SOME_SECONDS,
     default=6.0,
-    show_default=True,
     metavar="M",
     help="Length of the whole run; slow calls can make it longer.",
 )

@@ -83,7 +83,7 @@ def _publish(report: dict[str, Any], file: Path, readme: Path | None, *, as_json
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per row.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, help="Runs per row.")
 @click.option(
     "--row",
     "names",
@@ -92,13 +92,12 @@ def _publish(report: dict[str, Any], file: Path, readme: Path | None, *, as_json
     help="Of the table.",
     show_default="all",
 )
-@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
-@click.option("--threads", type=thread_count, default=1, show_default=True, help="CPU threads per run.")
+@click.option("--processes", type=click.IntRange(min=1), default=2, help="Runs at a time.")
+@click.option("--threads", type=thread_count, default=1, help="CPU threads per run.")
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("out/ablation"),
-    show_default=True,
     help="Folder of the runs. Finished runs are reused, interrupted ones resume.",
 )
 @_publishes("ablation.json")
@@ -136,7 +135,7 @@ def _tell(result: dict[str, Any], done: int, total: int) -> None:
     help="Checkpoint that the engines were compiled from.",
     show_default="the shipped model",
 )
-@click.option("--clips", type=click.IntRange(min=1), default=600, show_default=True, help="Of AVSynth's test split.")
+@click.option("--clips", type=click.IntRange(min=1), default=600, help="Of AVSynth's test split.")
 @_publishes("accuracy.json")
 def accuracy(engines: tuple[str, ...], checkpoint: Path | None, clips: int) -> dict[str, Any]:
     """Accuracy on held-out clips of a checkpoint and of engines compiled from it, and the drop of each.
@@ -164,7 +163,6 @@ def accuracy(engines: tuple[str, ...], checkpoint: Path | None, clips: int) -> d
     "targets",
     multiple=True,
     default=("openvino:int8", "openvino:bf16"),
-    show_default=True,
     metavar="TARGET:PRECISION",
     help="What to build and measure; several times for several.",
 )
@@ -174,10 +172,9 @@ def accuracy(engines: tuple[str, ...], checkpoint: Path | None, clips: int) -> d
     type=Number(0, 1, min_open=True, max_open=True),
     multiple=True,
     default=(0.75, 0.5, 0.35, 0.25),
-    show_default=True,
     help="Share of the tokens; several times for several.",
 )
-@click.option("--clips", type=click.IntRange(min=1), default=480, show_default=True, help="AVSynth test clips.")
+@click.option("--clips", type=click.IntRange(min=1), default=480, help="AVSynth test clips.")
 @_threads_option
 @_publishes("keep-{model[name]}.json")
 def keep(
@@ -225,7 +222,7 @@ def _target(text: str) -> tuple[str, str]:
 
 
 @click.command(cls=KdcmaeCommand)
-@click.option("--preset", type=_PRESET, default="base", show_default=True, help="Of the model.")
+@click.option("--preset", type=_PRESET, default="base", help="Of the model.")
 @_publishes("memory-{preset}.json")
 def memory(preset: str) -> dict[str, Any]:
     """Build an untrained model for every target and precision that a CPU can build, and watch what that takes.
@@ -242,12 +239,7 @@ def memory(preset: str) -> dict[str, Any]:
 @click.argument("engines", nargs=-1, required=True, metavar="ENGINE...", type=click.Path(path_type=Path))
 @_threads_option
 @click.option(
-    "--seconds",
-    type=Number(min=0, min_open=True),
-    default=3.0,
-    show_default=True,
-    metavar="S",
-    help="Of inferences, and of each ceiling.",
+    "--seconds", type=Number(min=0, min_open=True), default=3.0, metavar="S", help="Of inferences, and of each ceiling."
 )
 @_publishes("profile.json")
 def profile(engines: tuple[Path, ...], threads: int | None, seconds: float) -> dict[str, Any]:

@@ -40,7 +40,7 @@ Text = Callable[[Any], str]
 
 @click.command(cls=KdcmaeCommand)
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--clips", type=click.IntRange(min=1), default=1200, show_default=True, help="Of AVSynth's test split.")
+@click.option("--clips", type=click.IntRange(min=1), default=1200, help="Of AVSynth's test split.")
 @click.option("--output", type=click.Path(path_type=Path), default=assets.FOLDER, help="Folder of the package's model.")
 def main(runs: Path, clips: int, output: Path) -> None:
     """Ship the model of RUNS, which has pretrained.json and finetuned.json."""
