@@ -12,7 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdcmae.bench.kernels.case import TOLERANCE, Baseline, Case, Contender, Problem, Profile, kernel_obstacle
 from kdcmae.bench.kernels.schema import Direction, Work
-from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.kernels.attention import reference
 
 __all__ = ["attention_cases"]
@@ -52,7 +51,6 @@ def attention_cases(profile: Profile) -> Iterator[Case]:
             kind="attention",
             samples=profile.sequences,
             dtype=profile.dtype,
-            conditions=(PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD),
             timed=problem,
             checked=problem,
             tolerance=TOLERANCE[profile.dtype],

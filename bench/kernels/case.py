@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdcmae.bench.kernels.schema import Direction, Kind, Work
-from kdcmae.bench.machine.clock import Condition
+from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM, Condition
 
 __all__ = ["TOLERANCE", "Baseline", "Case", "Contender", "Problem", "Profile", "each_tensor", "kernel_obstacle"]
 
@@ -97,15 +97,15 @@ class Case:
         name, kind: in reports.
         samples: sequences or clips per call.
         dtype: of the matrix products.
-        directions: what is timed.
-        conditions: under which it is timed, as far as the device's clock has them.
         timed: builds the problem that is timed.
         checked: builds the problem that is checked: the same, or a smaller one where float64 would not fit.
         tolerance: RMS(error) / RMS(float64 reference) that passes.
-        twice: the subject's errors must also stay below twice those of this contender; None for no such bound.
         subjects: contenders the case is about; the first that was measured is compared with the baselines.
         baselines: to compare it with.
         absent: contenders that cannot run here, and why.
+        directions: what is timed.
+        conditions: under which it is timed, as far as the device's clock has them.
+        twice: the subject's errors must also stay below twice those of this contender; None for no such bound.
         routed_to: what the kernels' table sends this case to.
         work: by direction.
         weight: share of the time the case gets, relative to others.
@@ -115,15 +115,15 @@ class Case:
     kind: Kind
     samples: int
     dtype: torch.dtype
-    directions: tuple[Direction, ...] = ("forward", "backward", "both")
-    conditions: tuple[Condition, ...]
     timed: Callable[[], Problem]
     checked: Callable[[], Problem]
     tolerance: float
-    twice: str | None
     subjects: tuple[str, ...]
     baselines: tuple[Baseline, ...]
     absent: Mapping[str, str]
+    directions: tuple[Direction, ...] = ("forward", "backward", "both")
+    conditions: tuple[Condition, ...] = (PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD)
+    twice: str | None = None
     routed_to: str | None = None
     work: Mapping[Direction, Work] = field(default_factory=dict)
     weight: float = 1.0

@@ -13,7 +13,6 @@ from torch import Tensor
 from kdcmae import masking
 from kdcmae.bench.kernels.case import TOLERANCE, Baseline, Case, Contender, Problem, Profile, kernel_obstacle
 from kdcmae.bench.kernels.schema import Direction, Work
-from kdcmae.bench.machine.clock import GRAPH_COLD, GRAPH_WARM, PLAIN_COLD, PLAIN_WARM
 from kdcmae.bench.studies.published import dense_embed_patches
 from kdcmae.kernels.patch_embed import reference
 
@@ -68,7 +67,6 @@ def patch_embed_cases(profile: Profile) -> Iterator[Case]:
             kind="patch-embedding",
             samples=profile.clips,
             dtype=profile.dtype,
-            conditions=(PLAIN_WARM, PLAIN_COLD, GRAPH_WARM, GRAPH_COLD),
             timed=problem,
             checked=problem,
             tolerance=TOLERANCE[profile.dtype],

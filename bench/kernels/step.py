@@ -42,7 +42,6 @@ def step_cases(profile: Profile, *, compiled: bool) -> Iterator[Case]:
         timed=partial(_problem, profile, profile.step_clips, tuple(absent), compiled),
         checked=partial(_problem, profile, min(_CHECKED_CLIPS, profile.step_clips), tuple(absent), False),
         tolerance=_TOLERANCE[profile.dtype],
-        twice=None,
         subjects=(_KERNELS, _REFERENCE),
         baselines=(
             Baseline(name=_REFERENCE, among=(_REFERENCE,)),

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,34 +42,32 @@ class Entry:
     engine: str | None = None
 
 
+@dataclass(kw_only=True)
 class Contender:
     """A subject, its worker and what is known so far. Once it has failed, its worker is gone and it only has a row.
-
-    Attributes:
-        call_s: what a call took during the warm-up.
 
     Args:
         entry: what takes part.
         worker: of this subject.
         settings: of the benchmark.
         counter: of energy, or why there is none.
+        call_s: duration of a call, measured during the warm-up.
     """
 
-    def __init__(self, entry: Entry, worker: Worker, settings: Settings, counter: EnergyCounter | str) -> None:
-        self.entry = entry
-        self.call_s = 0.0
-        self._worker = worker
-        self._settings = settings
-        self._counter = counter
-        self._joules = 0.0
-        self._status: Status = "measured"
-        self._reason = ""
-        self._loaded: Loaded | None = None
-        self._first: FirstInference | None = None
-        self._self_test: SelfTestResult | None = None
-        self._windows_ms: list[list[float]] = []
-        self._latency: Latency | None = None
-        self._memory = Memory(peak_rss_bytes=None, gpu_bytes=None)
+    entry: Entry
+    worker: Worker
+    settings: Settings
+    counter: EnergyCounter | str
+    call_s: float = 0.0
+    _joules: float = 0.0
+    _status: Status = "measured"
+    _reason: str = ""
+    _loaded: Loaded | None = None
+    _first: FirstInference | None = None
+    _self_test: SelfTestResult | None = None
+    _windows_ms: list[list[float]] = field(default_factory=list)
+    _latency: Latency | None = None
+    _memory: Memory = field(default_factory=Memory)
 
     @property
     def running(self) -> bool:
@@ -85,7 +83,7 @@ class Contender:
     def load(self) -> None:
         """Load the subject."""
         with self._failures_noted():
-            self._loaded = self._worker.ask(Session.load)
+            self._loaded = self.worker.ask(Session.load)
 
     def require_batch(self) -> None:
         """Refuse a batch size that the subject does not take.
@@ -93,15 +91,15 @@ class Contender:
         Raises:
             ConfigError: it does not take the settings'.
         """
-        sizes, batch = self.facts.batch, self._settings.batch
+        sizes, batch = self.facts.batch, self.settings.batch
         if sizes is not None and not sizes.min <= batch <= sizes.max:
             raise ConfigError(f"{self.entry.source} takes batches of {sizes.min} to {sizes.max}, not --batch {batch}")
 
     def check(self) -> None:
         """First inference, whose outputs the parity is about, and self-test."""
         with self._failures_noted():
-            self._first = self._worker.ask(Session.first_inference, self._settings.batch, self._settings.seed)
-            result = self._worker.ask(Session.self_test)
+            self._first = self.worker.ask(Session.first_inference, self.settings.batch, self.settings.seed)
+            result = self.worker.ask(Session.self_test)
             if result is None:
                 return
             self._self_test = _summary(result)
@@ -111,13 +109,13 @@ class Contender:
     def warm_up(self) -> None:
         """Run without counting, and measure a call."""
         with self._failures_noted():
-            self.call_s = float(np.median(self._worker.ask(Session.window, self._settings.warm_up_s))) / 1e3
+            self.call_s = float(np.median(self.worker.ask(Session.window, self.settings.warm_up_s))) / 1e3
 
     def take_turn(self, window_s: float) -> None:
         """Run one window."""
         with self._failures_noted():
             before = self._energy()
-            self._windows_ms.append(self._worker.ask(Session.window, window_s))
+            self._windows_ms.append(self.worker.ask(Session.window, window_s))
             self._joules += self._energy() - before
 
     def settled(self, rounds: Sequence[int]) -> bool:
@@ -127,7 +125,7 @@ class Contender:
     def finish(self, rounds: Sequence[int]) -> None:
         """Sum up the windows of the rounds that count, once every window has run."""
         with self._failures_noted():
-            self._memory = self._worker.ask(Session.memory)
+            self._memory = self.worker.ask(Session.memory)
             counted = [self._windows_ms[number] for number in rounds]
             self._latency = summarize(counted, left_out=len(self._windows_ms) - len(counted))
 
@@ -136,7 +134,7 @@ class Contender:
         if not self.running or self.facts.preprocessing is None:
             return None
         with self._failures_noted():
-            return self._worker.ask(Session.answers, data)
+            return self.worker.ask(Session.answers, data)
         return None
 
     def row(self, reference: Contender | None) -> Row:
@@ -155,7 +153,7 @@ class Contender:
             load_ms=visible.load_ms if visible else None,
             first_inference_ms=self._first.latency_ms if visible and self._first else None,
             latency=latency,
-            throughput_samples_per_s=self._settings.batch / latency.mean_ms * 1e3 if latency else None,
+            throughput_samples_per_s=self.settings.batch / latency.mean_ms * 1e3 if latency else None,
             peak_rss_bytes=self._memory.peak_rss_bytes if visible else None,
             device_memory_bytes=self._memory.gpu_bytes,
             energy=self._energy_per_sample(),
@@ -170,8 +168,8 @@ class Contender:
             model=self.entry.model,
             subject=self.entry.subject,
             boundary=self._loaded.facts.boundary if self._loaded else "host to host",
-            batch=self._settings.batch,
-            threads=self._settings.threads,
+            batch=self.settings.batch,
+            threads=self.settings.threads,
         )
 
     def _parity(self, reference: Contender | None) -> Parity | None:
@@ -201,7 +199,7 @@ class Contender:
         if self._latency is None or reference is None or reference._latency is None:
             return None
         speed = speed_ratio(
-            reference._latency.window_medians_ms, self._latency.window_medians_ms, seed=self._settings.seed
+            reference._latency.window_medians_ms, self._latency.window_medians_ms, seed=self.settings.seed
         )
         stable = self._latency.stable and reference._latency.stable
         return Speed(
@@ -213,15 +211,15 @@ class Contender:
         return self._self_test.tolerance if self._self_test else self.facts.tolerance
 
     def _energy(self) -> float:
-        return 0.0 if isinstance(self._counter, str) else self._counter.joules()
+        return 0.0 if isinstance(self.counter, str) else self.counter.joules()
 
     def _energy_per_sample(self) -> Energy | None:
         if self._latency is None:
             return None
-        if isinstance(self._counter, str):
-            return Energy(joule_per_sample=None, source=self._counter)
-        samples = self._settings.batch * sum(map(len, self._windows_ms))
-        return Energy(joule_per_sample=self._joules / samples, source=self._counter.source)
+        if isinstance(self.counter, str):
+            return Energy(joule_per_sample=None, source=self.counter)
+        samples = self.settings.batch * sum(map(len, self._windows_ms))
+        return Energy(joule_per_sample=self._joules / samples, source=self.counter.source)
 
     @contextmanager
     def _failures_noted(self) -> Iterator[None]:
@@ -232,7 +230,7 @@ class Contender:
         except EngineError as error:
             self._status, self._reason = "failed", str(error)
         if not self.running:
-            self._worker.close()
+            self.worker.close()
 
 
 def _summary(result: SelfTest) -> SelfTestResult:

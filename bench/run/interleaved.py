@@ -119,7 +119,8 @@ def measure_group(
         for entry in entries:
             with step(f"load {entry.subject}"):
                 worker = Worker(entry.source, threads=threads, timeout_s=settings.timeout_s, open_subject=open_subject)
-                contender = Contender(entry, stack.enter_context(closing(worker)), settings, counter)
+                stack.enter_context(closing(worker))
+                contender = Contender(entry=entry, worker=worker, settings=settings, counter=counter)
                 contender.load()
                 contenders.append(contender)
         before([contender for contender in contenders if contender.running])

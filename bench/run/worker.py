@@ -62,8 +62,8 @@ class FirstInference:
 class Memory:
     """Largest resident memory of the process so far; memory in use on the GPU, by all processes."""
 
-    peak_rss_bytes: int | None
-    gpu_bytes: int | None
+    peak_rss_bytes: int | None = None
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
