@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kernels", "peers", "run", "suite"]
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 AnyReport = TypeVar("AnyReport", "Report", "KernelReport")
 
 _MODELS = ("shipped", "base")
@@ -29,7 +30,7 @@ _FILE, _FOLDER = (click.Path(dir_okay=ok, file_okay=not ok, path_type=Path) for 
 _SECONDS, _SOME_SECONDS = Number(min=0), Number(min=0, min_open=True)
 
 
-def _self_check_option(default: str) -> click.decorators.FC:
+def _self_check_option(default: str) -> Callable[[Command], Command]:
     """``--self-check``; by default ``refuse``, ``mark`` or ``skip``."""
     return click.option(
         "--self-check",

@@ -63,11 +63,7 @@ def _case_table(case: CaseResult, ceilings: DeviceCeilings) -> Table:
         Column(title="direction", value=lambda row: row[0], align="left"),
         Column(title="contender", value=lambda row: row[2].name, align="left"),
         Column(title="error", value=lambda row: row[2].error, text=lambda error: f"{error:.1e}"),
-        *(
-            Column(title=condition, value=lambda row, condition=condition: row[1].get(condition), text=_span)
-            for condition in _CONDITIONS
-            if condition in under
-        ),
+        *(_span_column(condition) for condition in _CONDITIONS if condition in under),
         rate(title="GB/s", value=lambda row: _rates(case, row, ceilings).get("bytes")),
         rate(title="TFLOP/s", value=lambda row: _rates(case, row, ceilings).get("flop")),
         Column(
@@ -79,9 +75,13 @@ def _case_table(case: CaseResult, ceilings: DeviceCeilings) -> Table:
     return table(f"{case.name}: {case.samples} per call, {case.dtype}", columns, rows)
 
 
-def _span(timing: Timing) -> str:
+def _span_column(condition: str) -> Column:
     """Median, and 20th to 80th percentile."""
-    return _time_text(timing.median_us, timing.p20_us, timing.p80_us)
+    return Column(
+        title=condition,
+        value=lambda row: row[1].get(condition),
+        text=lambda timing: _time_text(timing.median_us, timing.p20_us, timing.p80_us),
+    )
 
 
 def _rates(
@@ -129,9 +129,9 @@ def _summary(report: Report, *, title: str = "") -> Table:
     columns = (
         left(title="case", value=lambda row: row[0].name),
         left(title="pass", value=lambda row: _PASSES[row[1].direction]),
-        left(title="ours", value=lambda row: f"{row[1].subject} {_rate(*row, row[1].subject)}"),
+        left(title="ours", value=lambda row: f"{row[1].subject} {_rate(row[0], row[1], row[1].subject)}"),
         left(title="against", value=lambda row: row[1], text=_against),
-        left(title="theirs", value=lambda row: _rate(*row, row[1].baseline)),
+        left(title="theirs", value=lambda row: _rate(row[0], row[1], row[1].baseline)),
         Column(title="times as fast (95 % interval)", value=lambda row: row[1].speed, text=_speed),
         Column(title="target", value=lambda row: row[1], text=_target, tone=_tone),
     )

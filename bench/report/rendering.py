@@ -99,7 +99,7 @@ def _cell(cell: Cell) -> str:
 
 def precision_colour(computes_in: str | None) -> int:
     """Number of the page's colour for the narrowest precision that a subject computes in, or for none of them."""
-    return _COLOURED.index(next((name for name in reversed(PRECISIONS) if name in (computes_in or "")), "others"))
+    return _COLOURED.index(next((name for name in reversed(list(PRECISIONS)) if name in (computes_in or "")), "others"))
 
 
 def precision_legend(computed_in: Iterable[str | None]) -> Html:

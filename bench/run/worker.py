@@ -175,7 +175,7 @@ class Worker:
             raise EngineError(f"crashed: {_explain_exit(self._process.exitcode)}") from error
         if isinstance(answer, _Refusal):
             raise (DeviceError if answer.missing_here else EngineError)(answer.message)
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def close(self) -> None:
         """End the process; closing twice is harmless."""

@@ -115,10 +115,10 @@ class _Model:
         if plan.largest_batch > 1:
             with self.step(f"{plan.name}: {REFERENCE}, batches"):
                 self.rows += self._solo(REFERENCE, torch).batches(plan.largest_batch)
-        for engine in built:
-            if engine.plan.cases and engine.status == "measured":
-                with self.step(f"{plan.name}: {engine.plan.name}, {', '.join(engine.plan.cases)}"):
-                    self._solo_cases(engine, data)
+        for compiled in built:
+            if compiled.plan.cases and compiled.status == "measured":
+                with self.step(f"{plan.name}: {compiled.plan.name}, {', '.join(compiled.plan.cases)}"):
+                    self._solo_cases(compiled, data)
         self.rows = [self._completed(row) for row in self.rows]
 
     def against(self, ceilings: Ceilings) -> list[Row]:
@@ -220,7 +220,7 @@ def floor_of(row: Row, facts: Facts, ceilings: Ceilings) -> Floor | None:
 
     The ceilings are the CPU's: what runs elsewhere has none.
     """
-    known = [name for name in reversed(PRECISIONS) if name in facts.computes_in and name in ceilings.flop_per_s]
+    known = [name for name in reversed(list(PRECISIONS)) if name in facts.computes_in and name in ceilings.flop_per_s]
     precision = known[0] if known else None  # the fastest
     timed = row.case.kind in ("latency", "batch") and facts.device == "cpu"
     if not timed or row.latency is None or precision is None or not facts.config or not facts.modalities:
