@@ -22,7 +22,8 @@ from kdcmae.errors import DataError
 from kdcmae.media.container import find_stream, opened, packets_of
 from kdcmae.media.decoding import decodable, require_intact
 from kdcmae.media.extent import Track, require_decoded, survey
-from kdcmae.media.frames import Spread, frames_between
+from kdcmae.media.frame_numbers import frames_between
+from kdcmae.media.frames import Spread
 from kdcmae.media.kinds import Kind
 from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono
 from kdcmae.media.seeking import sought

@@ -19,7 +19,8 @@ from kdcmae.media.clip import decode
 from kdcmae.media.container import find_stream, opened, packets_of
 from kdcmae.media.decoding import decodable, require_intact
 from kdcmae.media.extent import Track, require_decoded, survey
-from kdcmae.media.frames import frames_between, spread_numbers, upright_rgb
+from kdcmae.media.frame_numbers import frames_between, spread_numbers
+from kdcmae.media.frames import upright_rgb
 from kdcmae.media.kinds import KINDS, Modality
 from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono
 from kdcmae.media.seeking import Seeker, seekable

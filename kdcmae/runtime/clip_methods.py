@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.errors import EngineError, EngineInputError
+from kdcmae.media.kinds import Modality
+from kdcmae.media.resampling import SAMPLE_RATE_HZ
+from kdcmae.media.windows import Windowing
 from kdcmae.runtime.arrays import Arrays, Float32
 from kdcmae.runtime.backend import is_whole
 from kdcmae.runtime.batching import by_clip
@@ -21,6 +24,7 @@ from kdcmae.runtime.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from kdcmae.runtime.media_files import Progress
+    from kdcmae.runtime.streaming.stream import Overrun, Stream
 
 __all__ = ["Clip", "ClipMethods"]
 
@@ -39,6 +43,16 @@ class ClipMethods(ABC):
     def labels(self) -> tuple[str, ...]:
         """Class names, in the order of the logits."""
         return self.manifest.labels
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Modalities that the engine also takes without the other one."""
+        return self.manifest.variants
+
+    @property
+    @abstractmethod
+    def manifests(self) -> Mapping[str, Manifest]:
+        """Manifests by variant; the engine itself has an empty name."""
 
     @abstractmethod
     def prepare(
@@ -196,6 +210,59 @@ class ClipMethods(ABC):
 
         self._check_embeds()
         return embed_file(self, path, window_s=window, hop_s=hop, average_frames=average_frames, progress=progress)
+
+    def stream(
+        self,
+        sample_rate: int = SAMPLE_RATE_HZ,
+        hop: float = 0.25,
+        *,
+        window: float | None = None,
+        modality: Modality | None = None,
+        top: int = 5,
+        patience: float = 0.5,
+        deadline: float | None = None,
+        backlog: int = 8,
+        overrun: Overrun = "drop",
+    ) -> Stream:
+        """Label a live stream: push sound and frames as they come, and take scores at every hop.
+
+        Args:
+            sample_rate: of the sound in Hz, where a block does not come with its own.
+            hop: seconds from one window to the next.
+            window: seconds that are scored at once; None for what the model takes.
+            modality: what the stream has: ``audio`` or ``video`` for a variant of the engine; None for what it takes.
+            top: number of labels of each result.
+            patience: seconds that sound and frames are waited for, by each other's timestamps.
+            deadline: seconds after which scores are late; None for a hop.
+            backlog: most windows that wait to be scored.
+            overrun: beyond that, ``drop`` the oldest window, or ``block`` the push.
+
+        Returns:
+            The stream, to be closed, or used in a ``with`` statement.
+
+        Raises:
+            ConfigError: a setting is out of range, or the engine has no such variant.
+            DataError: a sample rate that cannot be resampled.
+            EngineInputError: ``top`` is not a positive whole number.
+            EngineError: the engine is not a classifier.
+        """
+        from kdcmae.runtime.streaming.stream import Stream, StreamSettings
+
+        self._check_classifies(top)
+        windowing = Windowing.of(
+            window, hop, longest=self.preprocessing.audio_samples, sample_rate_hz=self.preprocessing.sample_rate_hz
+        )
+        settings = StreamSettings(
+            sample_rate_hz=sample_rate,
+            windowing=windowing,
+            modality=modality or self.manifest.model["modality"],
+            top=top,
+            patience_s=patience,
+            deadline_s=hop if deadline is None else deadline,
+            backlog=backlog,
+            overrun=overrun,
+        )
+        return Stream(self, settings)
 
     def _outputs(self, clips: Iterable[Clip]) -> list[dict[str, Float32]]:
         """Outputs of each clip, a row per frame."""

@@ -85,11 +85,6 @@ class Engine(ClipMethods):
         return self._reload, ()
 
     @property
-    def variants(self) -> tuple[str, ...]:
-        """Modalities that the engine also takes without the other one."""
-        return self.manifest.variants
-
-    @property
     def manifests(self) -> Mapping[str, Manifest]:
         """Manifests by variant; the engine itself has an empty name."""
         return self._manifests

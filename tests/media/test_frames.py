@@ -10,7 +10,7 @@ import pytest
 from made_grid import require_ffmpeg
 
 from kdcmae.media.clip import read_frames
-from kdcmae.media.frames import spread_numbers
+from kdcmae.media.frame_numbers import spread_numbers
 
 ONE = 1 << 16
 # The eight ways to lay a picture down: (a, b, c, d) of the display matrix, and what it does to an array of rows.
