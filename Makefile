@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONTRACT := build/contract/.downloaded
+WEB := build/cache/.onnxruntime-web
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .PHONY: demo test test-quick check fuzz test-capped test-avx2 test-aarch64 test-cpp test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
@@ -12,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
 
 # A process per core, each with one thread: the tests are many and small.
-test: $(STAMP) $(CONTRACT)
+test: $(STAMP) $(CONTRACT) $(WEB)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # Two minutes' worth, for every save: no long proofs, few builds of engines, and no processes of training or benchmarks.
@@ -134,6 +135,12 @@ $(CONTRACT): $(STAMP)
 	if $(PIP) download --quiet --no-deps --dest $(@D) tensorrt-cu13-bindings==10.16.1.11 && \
 		$(PIP) download --quiet --no-deps --dest $(@D) tensorrt-cu13-bindings==11.4.0.106 torch-tensorrt==2.13.0; \
 	then touch $@; else echo "no network: the contracts with TensorRT's bindings are not tested"; fi
+
+# 14 MB of ONNX Runtime for browsers, with which tests/export runs the page of an engine.
+$(WEB): kdcmae/export/onnxruntime_web.py $(STAMP)
+	mkdir -p $(@D)
+	if KDCMAE_CACHE=$(@D) $(BIN)/python -m kdcmae.export.onnxruntime_web; then touch $@; \
+	else echo "THE PAGE OF AN ENGINE IS NOT TESTED IN A BROWSER: no npm, or no network"; fi
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -8,10 +8,12 @@ PyTorch, and classifies the clips. Every step is the command a user would type, 
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -22,6 +24,7 @@ from kdcmae.compile.latency import describe_speed
 from kdcmae.data.manifest import ClipRecord, read_manifest
 from kdcmae.errors import GateError
 from kdcmae.evaluation.windows import score_clip, windowing_of
+from kdcmae.export.onnxruntime_web import PACKAGE, cached
 from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.predictors import Predictor, open_model
 from kdcmae.runtime.manifest import Manifest
@@ -50,6 +53,16 @@ def main(output: Path) -> None:
     note(f"{_right(open_model(best), clips)} of {len(clips)} right")
     note(f"\nDone in {time.perf_counter() - start:.0f} s. The TensorRT engine was built here; running it takes a GPU.")
     note("Compile your own checkpoint with  kdcmae-compile --target openvino --checkpoint FILE")
+    note(f"See this model in your browser with  {in_browser()}")
+
+
+def in_browser() -> str:
+    """The command that opens the model in a browser, and what it lacks here."""
+    command = str(Path(sys.executable).with_name("kdcmae"))
+    with suppress(ValueError):
+        command = str(Path(command).relative_to(Path.cwd()))
+    lacks = cached() is None and shutil.which("npm") is None
+    return f"{command} demo" + (f"  (install npm first, which fetches {PACKAGE} once)" if lacks else "")
 
 
 def why_chosen(best: Manifest, int8: Manifest) -> str:

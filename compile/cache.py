@@ -25,6 +25,7 @@ from kdcmae.compile.targets import load_target, version_of
 from kdcmae.errors import ConfigError, EngineError, KdcmaeError, one_line
 from kdcmae.files import publishing
 from kdcmae.files.disk import disk_is_full
+from kdcmae.files.user_cache import user_cache
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import Manifest, digest, verify_files
 from kdcmae.runtime.schema import MANIFEST_FILE
@@ -93,8 +94,7 @@ class Cache:
             gigabytes = math.nan
         if not 0 <= gigabytes < math.inf:
             raise ConfigError(f"KDCMAE_CACHE_GB={limit!r} is not a number of gigabytes")
-        folder = os.environ.get("KDCMAE_CACHE")
-        return cls(Path(folder) if folder else _home() / ".cache" / "kdcmae", int(gigabytes * 1e9))
+        return cls(user_cache(), int(gigabytes * 1e9))
 
     def fetch(self, key: str, folder: Path) -> Manifest | None:
         """Put a stored engine into its place; an engine there is replaced.
@@ -260,16 +260,6 @@ class BuildCache:
             kind = "" if isinstance(error, (KdcmaeError, OSError)) else f"{type(error).__name__}: "
             self._note(f"{consequence}: {kind}{one_line(str(error))}")
             return without
-
-
-def _home() -> Path:
-    try:
-        home = Path.home()
-    except RuntimeError:
-        home = Path()
-    if not home.is_absolute():
-        raise ConfigError("this user has no home folder; set KDCMAE_CACHE to a folder that can be written to")
-    return home
 
 
 def _digests(entry: Path) -> dict[str, str]:

@@ -31,9 +31,10 @@ LAYERS = {
     "data": ("data labels", "base media runtime tools model"),
     "evaluation": ("evaluation", "base media runtime tools model data"),
     "training": ("training", "base media runtime tools model data evaluation"),
-    "cli": ("__main__ check cli cpp doctor", "base media runtime tools model data evaluation training"),
+    "export": ("export", "base runtime tools model"),
+    "cli": ("__main__ check cli cpp doctor", "base media runtime tools model data evaluation training export"),
     "compile": ("compile", "base media runtime tools model data evaluation training cli"),
-    "bench": ("bench", "base media runtime kernels tools model data evaluation training cli compile"),
+    "bench": ("bench", "base media runtime kernels tools model data evaluation training export cli compile"),
 }
 
 

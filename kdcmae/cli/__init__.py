@@ -8,7 +8,10 @@ from kdcmae.cli.common import LazyGroup
 
 __all__ = ["main"]
 
-_COMMANDS = ("check", "cpp", "data", "doctor", "evaluate", "finetune", "predict", "pretrain", "recipes")
+_COMMANDS = (
+    *("check", "cpp", "data", "demo", "doctor", "evaluate"),
+    *("export", "finetune", "predict", "pretrain", "recipes"),
+)
 _MODULES = {name: f"kdcmae.cli.{name}" for name in _COMMANDS}
 
 

@@ -37,27 +37,34 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.EOPN
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of linux/fs.h and linux/fcntl.h
 
 
-def check_destination(folder: Path) -> None:
+def check_destination(
+    folder: Path, *, what: str = "an engine", mark: str = "manifest.json", argument: str = "--output"
+) -> None:
     """Refuse a destination that a build must not or cannot replace.
 
     Args:
-        folder: where the engine will be.
+        folder: where the engine, or what else is published, will be.
+        what: what is published, in words.
+        mark: name of a file that every such folder has.
+        argument: how the user names the destination.
 
     Raises:
-        EngineError: it is a file, a place that other things are mounted on, or a folder with something else than an
-            engine in it; or its parent cannot be written to.
+        EngineError: it is a file, a place that other things are mounted on, or a folder with something else in it; or
+            its parent cannot be written to.
     """
     if folder.name in ("", ".."):
-        raise EngineError(f"{folder} has no name of its own to be replaced by; choose a folder in it as --output")
+        raise EngineError(f"{folder} has no name of its own to be replaced by; choose a folder in it as {argument}")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise EngineError(f"{folder} is not a folder; choose another --output")
+        raise EngineError(f"{folder} is not a folder; choose another {argument}")
     if os.path.ismount(folder):
-        raise EngineError(f"{folder} is a mounted volume, which cannot be replaced; choose a folder in it as --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
-        raise EngineError(f"{folder} holds files that are not an engine; choose another --output or empty it")
+        raise EngineError(
+            f"{folder} is a mounted volume, which cannot be replaced; choose a folder in it as {argument}"
+        )
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise EngineError(f"{folder} holds files that are not {what}; choose another {argument} or empty it")
     parent = next(parent for parent in Path(os.path.abspath(folder)).parents if parent.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise EngineError(f"cannot write to {parent}: it is read-only for this user; choose another --output")
+        raise EngineError(f"cannot write to {parent}: it is read-only for this user; choose another {argument}")
 
 
 @contextmanager

@@ -53,6 +53,8 @@ LONG = {
     "kdcmae finetune --data avsynth:1200": "trains for minutes; the helps' examples of that command run",
     "kdcmae finetune --data out/avsynth/train.jsonl --validation": "trains; the helps' examples of that command run",
     "kdcmae evaluate classification out/finetuned": "needs a run's checkpoint; the helps' examples of that command run",
+    "kdcmae demo": "serves until Ctrl-C; tests/export starts it",
+    "kdcmae export web": "needs onnxruntime-web, which tests/export has",
     "torchrun": "starts eight processes",
 }
 """Examples that are only parsed, by how their lines begin, and why."""

@@ -1,0 +1,1 @@
+"""Engines in other forms than their own folder: a page for browsers."""
