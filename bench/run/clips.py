@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.bench.run.inputs import avsynth_clips, prepared
 from kdcmae.bench.run.subjects import Subject
 from kdcmae.errors import ConfigError
 from kdcmae.media.clip import read_clip
@@ -24,7 +25,7 @@ _FEWEST_TRIPS = 3
 
 
 def write_clips(folder: Path, *, clips: int) -> tuple[Path, tuple[str, ...]]:
-    """Write AVSynth's first test clips, undecoded by any codec, for :func:`answers`.
+    """Write AVSynth's first test clips for :func:`answers`.
 
     Args:
         folder: where the file is stored; an existing file of this version is used.
@@ -33,20 +34,18 @@ def write_clips(folder: Path, *, clips: int) -> tuple[Path, tuple[str, ...]]:
     Returns:
         An ``.npz`` file, and the label of each clip.
     """
-    from kdcmae.data.avsynth.memory import AVSynth
     from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 
-    data = AVSynth("test", clips=clips)
+    raw, labels = avsynth_clips(clips)
     path = folder / f"avsynth-{AVSYNTH_VERSION}-test-{clips}.npz"
     if not path.is_file():
-        raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
             waveforms=np.stack([clip.waveform for clip in raw if clip.waveform is not None]),
             frames=np.stack([clip.frames[0] for clip in raw]),
         )
-    return path, tuple(record.labels[0] for record in data.records)
+    return path, labels
 
 
 def answers(subject: Subject, data: Path) -> NDArray[np.float32]:
@@ -58,12 +57,10 @@ def answers(subject: Subject, data: Path) -> NDArray[np.float32]:
     Raises:
         ConfigError: it takes inputs of its own, or hides its outputs.
     """
-    facts, preprocessing = subject.facts, _preprocessing(subject)
-    names = [spec.name for spec in facts.inputs]
+    facts = subject.facts
     with np.load(data) as arrays:
-        pairs = list(zip(arrays["waveforms"], arrays["frames"], strict=True))
-    rows = [from_clip(names, preprocessing, waveform, 16_000, [frame]) for waveform, frame in pairs]
-    inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        clips = [(sound, [frame]) for sound, frame in zip(arrays["waveforms"], arrays["frames"], strict=True)]
+    inputs = prepared([spec.name for spec in facts.inputs], _preprocessing(subject), clips)
     sizes = (1, _MOST_ROWS) if facts.batch is None else (facts.batch.min, facts.batch.max)
     return next(iter(in_batches(subject.run, inputs, sizes).values()))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,12 @@ from numpy.typing import NDArray
 from kdcmae.bench.run.subjects import Facts
 from kdcmae.runtime import feeding
 from kdcmae.runtime.examples import example_inputs
-from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
+from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ, Preprocessing
 
-__all__ = ["made_inputs"]
+if TYPE_CHECKING:
+    from kdcmae.data.reading import RawClip
+
+__all__ = ["avsynth_clips", "made_inputs", "prepared"]
 
 
 def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any]]:
@@ -29,10 +33,31 @@ def made_inputs(facts: Facts, batch: int, *, seed: int) -> dict[str, NDArray[Any
     names = [spec.name for spec in facts.inputs]
     if facts.preprocessing is None or not set(names) <= {"audio", "image", *feeding.RAW}:
         return example_inputs(facts.inputs, batch, seed=seed)
+    clips, _ = avsynth_clips(batch, seed=seed)
+    return prepared(names, facts.preprocessing, ((clip.waveform, clip.frames) for clip in clips))
+
+
+def avsynth_clips(clips: int, *, seed: int = 0) -> tuple[list[RawClip], tuple[str, ...]]:
+    """AVSynth's first test clips, with sound and middle frame, undecoded by any codec; and the label of each."""
     from kdcmae.data.avsynth.memory import AVSynth
     from kdcmae.media.frame_numbers import MIDDLE_FRAME
 
-    data = AVSynth("test", clips=batch, seed=seed)
-    clips = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
-    rows = [feeding.from_clip(names, facts.preprocessing, clip.waveform, SAMPLE_RATE_HZ, clip.frames) for clip in clips]
+    data = AVSynth("test", clips=clips, seed=seed)
+    raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
+    return raw, tuple(record.labels[0] for record in data.records)
+
+
+def prepared(
+    names: Sequence[str],
+    preprocessing: Preprocessing,
+    clips: Iterable[tuple[NDArray[np.float32] | None, Sequence[NDArray[np.uint8]] | None]],
+) -> dict[str, NDArray[Any]]:
+    """Inputs of a model, a row per clip.
+
+    Args:
+        names: of the inputs.
+        preprocessing: of the model.
+        clips: waveform at 16 kHz and one frame of each; None for a part that the model does without.
+    """
+    rows = [feeding.from_clip(names, preprocessing, sound, SAMPLE_RATE_HZ, frames) for sound, frames in clips]
     return {name: np.concatenate([row[name] for row in rows]) for name in names}

@@ -14,18 +14,16 @@ from numpy.typing import NDArray
 from kdcmae.bench.report.envelope import machine, stamp
 from kdcmae.bench.report.publishing import Document, Section
 from kdcmae.bench.report.table import Block, Column, percent, table
+from kdcmae.bench.run.inputs import avsynth_clips, prepared
 from kdcmae.bench.run.subjects import VARIANT
 from kdcmae.config import MODALITY_INPUTS
-from kdcmae.data.avsynth.memory import AVSynth
 from kdcmae.data.avsynth.scene import AVSYNTH_VERSION
 from kdcmae.data.reading import RawClip
 from kdcmae.errors import DataError
 from kdcmae.evaluation.exam import Answers, Exam
-from kdcmae.media.frame_numbers import MIDDLE_FRAME
 from kdcmae.predictors import EnginePredictor, Predictor, batched_logits, open_model
-from kdcmae.runtime.feeding import RAW, from_clip, sources
+from kdcmae.runtime.feeding import RAW, sources
 from kdcmae.runtime.manifest import Manifest
-from kdcmae.runtime.preprocessing import SAMPLE_RATE_HZ
 
 __all__ = ["SECTION", "USES", "Use", "measure_accuracy"]
 
@@ -89,11 +87,10 @@ def measure_accuracy(
         KdcmaeError: a model cannot be opened or run.
     """
     envelope = stamp("accuracy")
-    data = AVSynth("test", clips=clips)
-    raw = [data.read(record, "audiovisual", [MIDDLE_FRAME]) for record in data.records]
+    raw, labels = avsynth_clips(clips)
     on_subject(str(reference))
     whole = _Subject(str(reference))
-    labels, classes = [record.labels[0] for record in data.records], whole.predictor.facts.labels
+    classes = whole.predictor.facts.labels
     exams = {
         use: Exam.of_labels(labels, classes, reference=whole.logits(use, raw))
         for use in USES
@@ -181,9 +178,7 @@ class _Subject:
     def logits(self, use: Use, raw: Sequence[RawClip]) -> NDArray[np.float32]:
         """(N, C) answers; the clips become what this model takes of them."""
         names, preprocessing = self.serves[use.inputs].inputs, self.predictor.facts.preprocessing
-        parts = (use.of(clip) for clip in raw)
-        rows = [from_clip(names, preprocessing, sound, SAMPLE_RATE_HZ, frames) for sound, frames in parts]
-        return batched_logits(self.predictor, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+        return batched_logits(self.predictor, prepared(names, preprocessing, map(use.of, raw)))
 
     def row(self, use: Use, exam: Exam, answers: Answers) -> dict[str, Any]:
         """A row of the report: one use, beside the checkpoint in the same use."""

@@ -67,7 +67,7 @@ def test_an_engine_s_own_batch_sizes_are_kept(solo):
 
 
 def test_instances_run_at_the_same_time_on_their_own_cpus(solo, monkeypatch):
-    monkeypatch.setattr("kdcmae.host.cpu_numbers", lambda *_: (0, 1))
+    monkeypatch.setattr("kdcmae.host.cpu_numbers", lambda *_, **__: (0, 1))
     rows = solo("an engine").threads()
     assert [(row.case.instances, row.case.threads) for row in rows] == [(1, 1), (1, 2), (2, 1)]
     assert all(row.latency.count >= 6 for row in rows)
