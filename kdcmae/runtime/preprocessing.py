@@ -21,6 +21,7 @@ from kdcmae.errors import ConfigError, DataError
 from kdcmae.media.resampling import MONO, SAMPLE_RATE_HZ, Mono, resample
 from kdcmae.media.windows import FRAME_LENGTH, FRAME_SHIFT
 from kdcmae.runtime.arrays import Float32, Float64
+from kdcmae.runtime.blas import one_thread
 
 __all__ = [
     "FRAME_LENGTH",
@@ -249,8 +250,10 @@ def fbank(waveform: NDArray[Any]) -> Float32:
     out = np.empty((len(windows), MEL_BINS), dtype=np.float32)
     for start in range(0, len(windows), _FRAMES_PER_PRODUCT):
         chunk = slice(start, start + _FRAMES_PER_PRODUCT)
-        real, imaginary = np.split(windows[chunk].astype(np.float64) @ kernel.T, 2, axis=1)
-        out[chunk] = np.log(np.maximum((real**2 + imaginary**2) @ mel, LOG_FLOOR))
+        with one_thread():
+            real, imaginary = np.split(windows[chunk].astype(np.float64) @ kernel.T, 2, axis=1)
+            energies = (real**2 + imaginary**2) @ mel
+        out[chunk] = np.log(np.maximum(energies, LOG_FLOOR))
     return out
 
 
@@ -298,8 +301,9 @@ def prepare_image(frame: NDArray[np.uint8], preprocessing: Preprocessing) -> Flo
     height, width, _ = frame.shape
     rows, columns = resize_crop_bands(height, width, preprocessing.image_size)
     planes = frame.transpose(2, 0, 1).astype(np.float32, order="C")
-    wide = np.concatenate([planes[:, :, band.used] @ band.matrix.T for band in columns], axis=2).clip(0, 255)
-    square = np.concatenate([band.matrix @ wide[:, band.used] for band in rows], axis=1).clip(0, 255)
+    with one_thread():
+        wide = np.concatenate([planes[:, :, band.used] @ band.matrix.T for band in columns], axis=2).clip(0, 255)
+        square = np.concatenate([band.matrix @ wide[:, band.used] for band in rows], axis=1).clip(0, 255)
     mean = np.array(preprocessing.image_mean, dtype=np.float32)[:, None, None]
     std = np.array(preprocessing.image_std, dtype=np.float32)[:, None, None]
     return np.asarray(((square / 255 - mean) / std)[None], dtype=np.float32)
