@@ -11,7 +11,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "documents": ("compare", "fleet", "readme", "report"),
     "measuring": ("kernels", "peers", "run", "suite"),
-    "studies": ("ablation", "accuracy", "keep", "memory", "profile"),
+    "studies": ("ablation", "accuracy", "keep", "memory", "profile", "throughput"),
 }
 _PLACES = ((name, f"kdcmae.bench.cli.{module}:{name}") for module, names in _COMMANDS.items() for name in names)
 

@@ -30,6 +30,7 @@ _SECTIONS: dict[Kind, str] = {
     "keep": "studies.keep",
     "memory": "studies.memory",
     "residual": "studies.residual",
+    "throughput": "studies.throughput",
 }
 _COLOURS = {"slower": "red", "less accurate": "red", "lost": "red", "unstable": "yellow", "faster": "green"}
 _REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -1,4 +1,4 @@
-"""The studies: ``kdcmae-bench ablation``, ``accuracy``, ``keep``, ``memory`` and ``profile``.
+"""The studies: ``kdcmae-bench ablation``, ``accuracy``, ``keep``, ``memory``, ``profile`` and ``throughput``.
 
 Each measures one thing, writes its report into the folder of results, and shows its part of the documentation.
 """
@@ -19,7 +19,7 @@ from kdcmae.bench.studies.ablation.plan import ROWS
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
 from kdcmae.errors import ConfigError
 
-__all__ = ["ablation", "accuracy", "keep", "memory", "profile"]
+__all__ = ["ablation", "accuracy", "keep", "memory", "profile", "throughput"]
 
 Study = Callable[..., dict[str, Any]]
 
@@ -253,3 +253,28 @@ def profile(engines: tuple[Path, ...], threads: int | None, seconds: float) -> d
     from kdcmae.bench.studies.profile import profile_engines
 
     return profile_engines(engines, threads=threads, seconds=seconds, step=Steps())
+
+
+@click.command(cls=KdcmaeCommand)
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.option(
+    "--seconds",
+    type=Number(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Of every way of calling it.",
+)
+@_publishes("throughput-{engine}.json")
+def throughput(engine: Path, seconds: float) -> dict[str, Any]:
+    """Show how many clips per second an engine computes for one caller and for many, with streams and without.
+
+    The ways of calling it take turns. One of them is OpenVINO's benchmark_app with its throughput hint on the same
+    file, which is what the library can do without Python's part.
+
+    \b
+    kdcmae-bench throughput out/ov
+    """
+    from kdcmae.bench.studies.throughput import measure_throughput
+
+    return measure_throughput(engine, seconds=seconds, step=Steps())

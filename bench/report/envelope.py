@@ -25,7 +25,7 @@ __all__ = ["SCHEMA_VERSION", "Envelope", "Kind", "from_plain", "machine", "read_
 SCHEMA_VERSION = 5
 
 Kind = Literal[
-    "benchmark", "kernels", "ablation", "accuracy", "keep", "memory", "profile", "residual", "fleet"
+    "benchmark", "kernels", "ablation", "accuracy", "keep", "memory", "profile", "residual", "fleet", "throughput"
 ]  # fmt: skip
 """Subject of a document; ``benchmark`` is a run of the suite or of ``kdcmae-bench SUBJECT...``."""
 
