@@ -20,7 +20,7 @@ from kdcmae.extras import is_installed
 from kdcmae.runtime.capabilities import not_native, require_device, require_tools
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.cuda import Driver, describe_driver
-from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.openvino_library import openvino_core
 from kdcmae.runtime.precisions import PRECISIONS
 from kdcmae.runtime.targets import TARGETS
 

@@ -122,7 +122,7 @@ def _int8(threads: int, seconds: float, side: int) -> tuple[float, str]:
     import openvino as ov
     from openvino import opset13 as ops
 
-    from kdcmae.runtime.openvino import openvino_core
+    from kdcmae.runtime.openvino_library import openvino_core
 
     generator = np.random.default_rng(0)
     values = ops.parameter([side, side], np.float32)

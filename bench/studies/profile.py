@@ -21,7 +21,8 @@ from kdcmae.progress import Step
 from kdcmae.runtime.examples import example_inputs
 from kdcmae.runtime.facts import require_one_piece
 from kdcmae.runtime.manifest import Manifest, verify_files
-from kdcmae.runtime.openvino import compile_native, is_attention, openvino_core
+from kdcmae.runtime.openvino import compile_native, is_attention
+from kdcmae.runtime.openvino_library import openvino_core
 from kdcmae.runtime.precisions import named
 
 __all__ = ["SECTION", "profile_engines"]

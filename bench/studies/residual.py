@@ -32,7 +32,8 @@ from kdcmae.compile.models import EngineModel
 from kdcmae.compile.targets import aoti_package
 from kdcmae.evaluation.paired import mean_interval
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import compile_native, openvino_core
+from kdcmae.runtime.openvino import compile_native
+from kdcmae.runtime.openvino_library import openvino_core
 from kdcmae.timing import time_window
 
 __all__ = ["SECTION", "main", "measure_residual"]

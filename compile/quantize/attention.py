@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino_library import import_openvino
 
 __all__ = ["balance_scores", "score_products", "separate_products"]
 

@@ -31,7 +31,8 @@ from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import import_library
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.metrics import Kind, compare
-from kdcmae.runtime.openvino import HINTS, compile_native, import_openvino, native_precision, openvino_core
+from kdcmae.runtime.openvino import HINTS, compile_native, native_precision
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips

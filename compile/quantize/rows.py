@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino_library import import_openvino
 
 __all__ = ["split_short_blocks"]
 

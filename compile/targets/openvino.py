@@ -23,14 +23,8 @@ from kdcmae.errors import EngineError
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.metrics import Kind
-from kdcmae.runtime.openvino import (
-    HINTS,
-    Pipeline,
-    compile_native,
-    import_openvino,
-    openvino_core,
-    read_execution,
-)
+from kdcmae.runtime.openvino import HINTS, Pipeline, compile_native, read_execution
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips

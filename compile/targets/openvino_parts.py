@@ -9,7 +9,7 @@ from typing import Any
 
 from kdcmae.compile.cutting import GraphPart, find_border, handed_spec
 from kdcmae.runtime.manifest import TensorSpec
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 __all__ = ["cut_model"]
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from kdcmae.errors import DeviceError, EngineError
-from kdcmae.extras import to_run
 from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.backend import (
     Backend,
@@ -28,13 +25,13 @@ from kdcmae.runtime.backend import (
     check_tensors,
     engine_option,
     engine_threads,
-    import_library,
     limited_threads,
     require_same_or_newer,
 )
 from kdcmae.runtime.cpu import Cpu, this_cpu
 from kdcmae.runtime.execution import Execution
 from kdcmae.runtime.manifest import Manifest
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 from kdcmae.runtime.precisions import FLOATING, PRECISIONS, named
 
 __all__ = [
@@ -42,10 +39,8 @@ __all__ = [
     "OpenVINOBackend",
     "Pipeline",
     "compile_native",
-    "import_openvino",
     "is_attention",
     "native_precision",
-    "openvino_core",
     "read_execution",
 ]
 
@@ -64,33 +59,6 @@ _DTYPES = {
     "i32": "int32",
     "i64": "int64",
 }
-
-
-def import_openvino() -> ModuleType:
-    """Import OpenVINO without its usage telemetry.
-
-    Importing ``openvino`` reports the import to Intel unless the telemetry package is absent, so it is made to look
-    absent in this process. If an app has imported OpenVINO before, the app's choice stands.
-
-    Raises:
-        MissingDependencyError: OpenVINO is not installed.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return import_library("openvino", install=to_run("openvino"))
-
-
-@functools.cache
-def openvino_core() -> Any:
-    """The one ``openvino.Core`` of this process.
-
-    A Core with a CPU plugin replaces its thread's stack for signals, and restores the previous one when it ends. If
-    two of them do not end in the opposite order, an unmapped stack remains, and the next signal that Python handles,
-    such as the SIGCHLD that PyTorch's loaders use, is a segmentation fault.
-
-    Raises:
-        MissingDependencyError: OpenVINO is not installed.
-    """
-    return import_openvino().Core()
 
 
 def read_execution(*compiled: Any) -> Execution:

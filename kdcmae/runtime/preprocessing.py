@@ -203,13 +203,15 @@ def fbank_matrices() -> tuple[Float64, Float64]:
     Source: Kaldi's ``compute-fbank-feats`` with ``--htk-compat``; a frame's steps up to its spectrum are linear.
     """
     taps = np.arange(FRAME_LENGTH)
-    remove_dc = np.eye(FRAME_LENGTH) - 1 / FRAME_LENGTH
-    emphasise = np.eye(FRAME_LENGTH)
-    emphasise[taps, np.maximum(taps - 1, 0)] -= PREEMPHASIS
     window = 0.5 - 0.5 * np.cos(2 * np.pi * taps / (FRAME_LENGTH - 1))
     bins = np.arange(FFT_LENGTH // 2 + 1)
     angles = 2 * np.pi * np.outer(bins, taps) / FFT_LENGTH
-    kernel = np.concatenate([np.cos(angles), -np.sin(angles)]) * window @ emphasise @ remove_dc
+    kernel = np.concatenate([np.cos(angles), -np.sin(angles)]) * window
+    # Of each sample, pre-emphasis takes a part of the one before it away; the first has only itself.
+    before = kernel[:, 1:].copy()
+    kernel[:, 0] *= 1 - PREEMPHASIS
+    kernel[:, :-1] -= PREEMPHASIS * before
+    kernel -= kernel.mean(axis=1, keepdims=True)  # a frame's own mean has no effect
 
     corners = np.linspace(_mel(LOW_FREQUENCY_HZ), _mel(HIGH_FREQUENCY_HZ), MEL_BINS + 2)
     position = _mel(bins * SAMPLE_RATE_HZ / FFT_LENGTH)[:, None]

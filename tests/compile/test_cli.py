@@ -18,7 +18,7 @@ from kdcmae.runtime import load_engine
 from kdcmae.runtime.capabilities import executed_as
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.manifest import BatchRange, Manifest, verify_files
-from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.openvino_library import openvino_core
 
 
 @pytest.mark.parametrize(("precision", "batch"), [("fp32", "1"), ("fp16", "1:2:4"), ("bf16", "2")])

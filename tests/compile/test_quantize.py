@@ -34,7 +34,8 @@ from kdcmae.evaluation.paired import Loss, unseen_loss
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.cpu import describe_cpu, this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import HINTS, openvino_core, read_execution
+from kdcmae.runtime.openvino import HINTS, read_execution
+from kdcmae.runtime.openvino_library import openvino_core
 
 BATCH = BatchRange(1, 2, 4)
 CLIPS = "avsynth:4"

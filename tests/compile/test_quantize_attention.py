@@ -17,7 +17,8 @@ from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.ranking import linear_layers
 from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.manifest import BatchRange
-from kdcmae.runtime.openvino import HINTS, import_openvino, openvino_core
+from kdcmae.runtime.openvino import HINTS
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 BATCH = BatchRange(1, 1, 1)
 BLOCKS = 3  # one audio, one video and one unified block

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdcmae.compile.quantize.rows import split_short_blocks
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 WIDTH = 8
 

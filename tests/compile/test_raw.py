@@ -27,7 +27,7 @@ from kdcmae.data.clip import read_clip
 from kdcmae.data.synthetic import demo_clip
 from kdcmae.runtime import feeding, load_engine
 from kdcmae.runtime.manifest import BatchRange, Manifest
-from kdcmae.runtime.openvino import openvino_core
+from kdcmae.runtime.openvino_library import openvino_core
 from kdcmae.runtime.precisions import GATES
 from kdcmae.runtime.preprocessing import prepare_audio, prepare_image
 

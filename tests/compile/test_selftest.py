@@ -31,7 +31,8 @@ from kdcmae.runtime.cpu import this_cpu
 from kdcmae.runtime.execution import differences_known
 from kdcmae.runtime.golden import GOLDEN_FILE, read_golden
 from kdcmae.runtime.manifest import BatchRange, Manifest
-from kdcmae.runtime.openvino import import_openvino, native_precision, openvino_core
+from kdcmae.runtime.openvino import native_precision
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 from kdcmae.runtime.precisions import GATES
 from kdcmae.runtime.preprocessing import Preprocessing
 

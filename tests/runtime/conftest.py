@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 from kdcmae.runtime.preprocessing import Preprocessing
 
 LABELS = ("barking", "singing", "engine, idling")

@@ -14,7 +14,8 @@ from kdcmae.errors import EngineError
 from kdcmae.runtime import load_engine
 from kdcmae.runtime.cpu import CAP_VARIABLE, this_cpu
 from kdcmae.runtime.manifest import TensorSpec
-from kdcmae.runtime.openvino import OpenVINOBackend, compile_native, import_openvino, openvino_core, read_execution
+from kdcmae.runtime.openvino import OpenVINOBackend, compile_native, read_execution
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 
 def with_precision(precision: Any) -> dict[str, Any]:
@@ -128,7 +129,24 @@ def test_half_precision_outputs_come_back_as_float32(tiny: Any) -> None:
     ids=["off", "an app's own choice"],
 )
 def test_importing_openvino_sends_no_telemetry(before: str, after: str) -> None:
-    script = f"import sys\n{before}\nfrom kdcmae.runtime.openvino import import_openvino\nimport_openvino()\n{after}"
+    script = (
+        f"import sys\n{before}\nfrom kdcmae.runtime.openvino_library import import_openvino\nimport_openvino()\n{after}"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_converter_of_openvino_is_imported_when_it_is_first_used() -> None:
+    script = """
+import sys
+from kdcmae.runtime.openvino_library import import_openvino
+
+openvino = import_openvino()
+assert "openvino.tools.ovc" not in sys.modules
+assert not hasattr(openvino, "no_such_name")
+from openvino import convert_model
+assert convert_model is sys.modules["openvino.tools.ovc"].convert_model
+"""
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
 

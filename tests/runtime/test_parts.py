@@ -18,7 +18,7 @@ from kdcmae.runtime import load_engine
 from kdcmae.runtime.execution import Execution, summed
 from kdcmae.runtime.facts import require_one_piece
 from kdcmae.runtime.manifest import BatchRange, Manifest, TensorSpec
-from kdcmae.runtime.openvino import import_openvino, openvino_core
+from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 NAMES = ("audio", "image")
 ONE = BatchRange(1, 1, 1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from kdcmae.runtime.openvino import import_openvino
+from kdcmae.runtime.openvino_library import import_openvino
 from kdcmae.runtime.precisions import FLOATING, GATES, PRECISIONS, QUANTIZED, PrecisionRecord, gate_for, named
 from kdcmae.runtime.tensorrt import import_tensorrt
 

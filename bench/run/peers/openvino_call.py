@@ -47,7 +47,8 @@ PEER = Peer(
 
 def main(folder: Path, threads: int, seconds: float) -> None:
     """Print the latency of each call of one window in ms, as a JSON array."""
-    from kdcmae.runtime.openvino import compile_native, import_openvino, openvino_core
+    from kdcmae.runtime.openvino import compile_native
+    from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
     manifest = Manifest.read(folder)
     properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
