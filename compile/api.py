@@ -93,8 +93,8 @@ def _arguments(command: click.Command, options: Mapping[str, Any]) -> Iterator[s
             if value:
                 yield flag
         elif value is not None:
-            for one in value if option.multiple and isinstance(value, (list, tuple)) else [value]:
-                yield from (flag, _word(one))
+            for item in value if option.multiple and isinstance(value, (list, tuple)) else [value]:
+                yield from (flag, _word(item))
 
 
 def _word(value: Any) -> str:

@@ -94,8 +94,8 @@ def _compare(model: EngineModel, expected: Expected) -> _Finding:
     kinds = models.kinds(model)
     if expected.classes:
         name = model.outputs[0].name
-        found = compare_first(computed[name][0], expected.classes, kind=kinds[name], tie=_TIE)
-        return _Finding(comparison=_comparison(expected, {name: found}))
+        compared = compare_first(computed[name][0], expected.classes, kind=kinds[name], tie=_TIE)
+        return _Finding(comparison=_comparison(expected, {name: compared}))
     outputs = {
         name: compare(computed[name], array, kind=kinds[name], tie=_TIE) for name, array in expected.outputs.items()
     }
@@ -106,7 +106,7 @@ def _compare(model: EngineModel, expected: Expected) -> _Finding:
     return _Finding(
         comparison=_comparison(expected, outputs),
         prepared=expected.prepared or not model.labels,
-        permuted=bool(model.labels) and all(found.error <= _MAX_ERROR for found in in_order.values()),
+        permuted=bool(model.labels) and all(compared.error <= _MAX_ERROR for compared in in_order.values()),
     )
 
 
@@ -118,7 +118,7 @@ def _comparison(expected: Expected, outputs: Mapping[str, OutputComparison]) -> 
 def _problem(rung: Rung, findings: Sequence[_Finding]) -> str:
     """What is out of its limit, in words; empty where nothing is."""
     exact = [finding.comparison for finding in findings if finding.prepared]
-    error = max((error for one in exact for error in one.errors.values()), default=0.0)
+    error = max((error for comparison in exact for error in comparison.errors.values()), default=0.0)
     distance = _distance(findings)
     if rung.agreement is not None and rung.agreement < _MIN_AGREEMENT:
         problem = f"only {rung.agreement:.0%} of the first classes are the same (at least {_MIN_AGREEMENT:.0%} must be)"
@@ -137,10 +137,10 @@ def _problem(rung: Rung, findings: Sequence[_Finding]) -> str:
 def _distance(findings: Sequence[_Finding]) -> float:
     """Mean distance of the scores over clips that the user's code prepared itself."""
     apart = [
-        found.distance or 0.0
+        output.distance or 0.0
         for finding in findings
         if not finding.prepared
-        for found in finding.comparison.outputs.values()
+        for output in finding.comparison.outputs.values()
     ]
     return float(np.mean(apart or [0.0]))
 

@@ -66,9 +66,9 @@ def compare_latency(
     turns: list[tuple[float, float]] = []
     end = time.perf_counter() + _COMPARED_S
     while len(turns) < _TURNS or time.perf_counter() < end:
-        one, another = (float(np.median(window(call, _WINDOW_S))) for call in (run, other))
-        turns.append((one, another))
-    speeds = [another / one for one, another in turns]
+        first_ms, second_ms = (float(np.median(window(call, _WINDOW_S))) for call in (run, other))
+        turns.append((first_ms, second_ms))
+    speeds = [second_ms / first_ms for first_ms, second_ms in turns]
     median_ms, against_ms = (float(np.median(column)) for column in zip(*turns, strict=True))
     low, speed, high = (float(value) for value in np.percentile(speeds, (25, 50, 75)))
     return {

@@ -157,7 +157,7 @@ class Rung:
     def outputs(self) -> dict[str, OutputComparison]:
         """Every output, over the samples of all cases."""
         names = self.comparisons[0].outputs if self.comparisons else ()
-        return {name: pooled([one.outputs[name] for one in self.comparisons]) for name in names}
+        return {name: pooled([comparison.outputs[name] for comparison in self.comparisons]) for name in names}
 
     @property
     def errors(self) -> dict[str, float]:
@@ -193,12 +193,12 @@ class Rung:
             before: compared on the samples that both ran.
             allowance: error that chance, or rounding that begins here, may add.
         """
-        earlier = {one.case: one.outputs for one in before.comparisons}
+        earlier = {comparison.case: comparison.outputs for comparison in before.comparisons}
         for name in self.outputs:
             pairs = [
-                (one.outputs[name].errors, earlier[one.case][name].errors)
-                for one in self.comparisons
-                if name in earlier.get(one.case, {})
+                (comparison.outputs[name].errors, earlier[comparison.case][name].errors)
+                for comparison in self.comparisons
+                if name in earlier.get(comparison.case, {})
             ]
             error, lower = (
                 max((float(pair[side][: min(map(len, pair))].max(initial=0.0)) for pair in pairs),
@@ -227,7 +227,7 @@ class Rung:
             "seconds": self.seconds,
             "note": self.note,
             "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
-            "cases": [one.to_dict() for one in self.comparisons],
+            "cases": [comparison.to_dict() for comparison in self.comparisons],
         }
 
 

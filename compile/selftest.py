@@ -287,7 +287,7 @@ class _Computed:
         ]
         return dataclasses.replace(
             self.kept(golden, count),
-            inputs={name: np.concatenate([one[name] for one in prepared]) for name in golden.inputs},
+            inputs={name: np.concatenate([clip[name] for clip in prepared]) for name in golden.inputs},
             reference={name: array[numbers] for name, array in self.samples.outputs.items()},
         )
 
@@ -297,10 +297,10 @@ class _Computed:
         assert kept.clips is not None
         numbers = _chosen(self.clips, self.within, count)
         reference = {**kept.clips.reference, **{name: _single(rows[numbers]) for name, rows in self.outputs.items()}}
-        found = self.engine.infer(dict(golden.inputs))
+        outputs = self.engine.infer(dict(golden.inputs))
         return dataclasses.replace(
             kept,
-            reference={name: _single(found[name]) for name in golden.reference},
+            reference={name: _single(outputs[name]) for name in golden.reference},
             clips=dataclasses.replace(kept.clips, reference=reference),
         )
 

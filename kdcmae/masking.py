@@ -151,7 +151,7 @@ def _noise(batch: int, length: int, generator: Generators) -> Tensor:
         return torch.rand(batch, length)
     if isinstance(generator, torch.Generator):
         return torch.rand(batch, length, generator=generator, device=generator.device)
-    return torch.stack([torch.rand(length, generator=one, device=one.device) for one in generator])
+    return torch.stack([torch.rand(length, generator=source, device=source.device) for source in generator])
 
 
 def _drawn(batch: int, length: int, count: int, generator: Generators) -> Tensor:

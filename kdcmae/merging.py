@@ -51,20 +51,20 @@ class PatchGroups(nn.Module):
         """(B, T, F) or (B, 3, H, W) float32 -> (B, n, L) int64: 1 where a patch belongs to a group."""
         patches = patch_grid(pixels.float(), self.patch_size).flatten(3).flatten(1, 2)[:, self.order]
         seeds, others = patches[:, : self.seeds], patches[:, self.seeds :]
-        alone = self.count - self.seeds
+        rest = self.count - self.seeds
         # Nearest by |a - b|^2 = |a|^2 - 2ab + |b|^2; |a|^2 is the same for every seed b.
         products = others @ seeds.transpose(1, 2)
         lengths = seeds.square().sum(dim=2).unsqueeze(1)
         likeness = (2 * products + -1.0 * lengths) * (1 / patches.shape[2]) + self._bias()
         best, seed = likeness.max(dim=2)
         best = best + others.square().mean(dim=2) * -1.0
-        stay = (best * -1.0).topk(alone, dim=1).indices
-        stays = (stay.unsqueeze(2) == torch.arange(others.shape[1], device=pixels.device)).long()  # (B, alone, others)
+        stay = (best * -1.0).topk(rest, dim=1).indices
+        stays = (stay.unsqueeze(2) == torch.arange(others.shape[1], device=pixels.device)).long()  # (B, rest, others)
         joins = seed.unsqueeze(1) == torch.arange(self.seeds, device=pixels.device).unsqueeze(1)
         # A comparison, because OpenVINO miscomputes one minus a sum of whole numbers.
         joins = (joins & (stays.float().sum(dim=1, keepdim=True) < 0.5)).long()
         themselves = torch.eye(self.seeds, dtype=torch.int64, device=pixels.device).expand(pixels.shape[0], -1, -1)
-        nobody = torch.zeros(alone, self.seeds, dtype=torch.int64, device=pixels.device).expand(pixels.shape[0], -1, -1)
+        nobody = torch.zeros(rest, self.seeds, dtype=torch.int64, device=pixels.device).expand(pixels.shape[0], -1, -1)
         groups = torch.cat([torch.cat([themselves, joins], dim=2), torch.cat([nobody, stays], dim=2)], dim=1)
         return groups[:, :, self.order.argsort()]
 

@@ -153,7 +153,7 @@ def _usage(cubin: bytes) -> tuple[int, int]:
         report = subprocess.run(
             [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", report)
-    if found is None:
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    if usage is None:
         raise GateError(f"cuobjdump reported no resources: {report!r}")
-    return int(found[1]), int(found[2])
+    return int(usage[1]), int(usage[2])

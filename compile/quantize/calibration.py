@@ -103,7 +103,7 @@ class Clips:
         Raises:
             DataError: a clip with a label that no class has.
         """
-        return np.stack([classes.multi_hot(found) for found in self.labels]) > 0
+        return np.stack([classes.multi_hot(labels) for labels in self.labels]) > 0
 
 
 def load_clips(

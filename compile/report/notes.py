@@ -58,17 +58,17 @@ def what_stays_float32(precision: Mapping[str, Any]) -> list[str]:
     Args:
         precision: a manifest's section.
     """
-    found = precision.get("in_float32")
-    if not found:
+    in_float32 = precision.get("in_float32")
+    if not in_float32:
         return []
-    asked, limit = precision["asked"], found["limit"]
+    asked, limit = precision["asked"], in_float32["limit"]
     lines = []
-    for part in found["parts"]:
+    for part in in_float32["parts"]:
         why = f"without it outputs are out of their gate in {asked}"
         if part["exceeds"]:
             why = f"it reaches {part['largest']:.3g} on the inputs of the proof, and {asked} ends at {limit:.0f}"
         lines.append(f"{part['name']} stays float32: {why}")
-    return [*lines, _cost(asked, found.get("speed"))]
+    return [*lines, _cost(asked, in_float32.get("speed"))]
 
 
 def _broken(facts: Mapping[str, Any]) -> str:

@@ -114,11 +114,11 @@ def _proof(manifest: Manifest) -> Html:
     missing = not_proved(manifest)
     _, cases = clip_cases_of(manifest.parity)
     rows = [
-        (f"{output}, {measure}", case["case"], *(_number(found[measure][name], style) for name in QUANTILES))
+        (f"{output}, {measure}", case["case"], *(_number(comparison[measure][name], style) for name in QUANTILES))
         for case in cases
-        for output, found in case["outputs"].items()
+        for output, comparison in case["outputs"].items()
         for measure, style in (("error", ".1e"), ("cosine", ".6f"), ("distance", ".2%"))
-        if measure in found
+        if measure in comparison
     ]
     header = ("per clip", "clips", "least#", "5 %#", "25 %#", "middle#", "75 %#", "95 %#", "most#")
     return section(
@@ -215,15 +215,15 @@ def _precision(precision: Mapping[str, Any]) -> Html:
 
 
 def _latency(build: Mapping[str, Any]) -> Html:
-    found = build.get("latency")
-    if not found:
+    latency = build.get("latency")
+    if not latency:
         return section("Latency", _missing("not measured", "kdcmae-bench FOLDER"))
     measured = tag(
         "p",
-        f"median {_ms(found['median_ms'])}, nine in ten within {_ms(found['p90_ms'])}, at batch {found['batch']}",
+        f"median {_ms(latency['median_ms'])}, nine in ten within {_ms(latency['p90_ms'])}, at batch {latency['batch']}",
     )
-    load = f"with a load of {found['load']:.1f} before them" if "load" in found else "on the machine below"
-    how = f"{found['runs']} runs right after the build, {load}; to measure with care: "
+    load = f"with a load of {latency['load']:.1f} before them" if "load" in latency else "on the machine below"
+    how = f"{latency['runs']} runs right after the build, {load}; to measure with care: "
     speed = build.get("speed")
     beside = tag("p", describe_speed("The quantised graph", speed)) if speed else ""
     return section("Latency", measured, beside, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
@@ -240,13 +240,13 @@ def _missing(what: str, command: str) -> Html:
 
 
 def _sensitivity(precision: Mapping[str, Any]) -> Html:
-    found = precision.get("sensitivity")
+    sensitivity = precision.get("sensitivity")
     title = "Sensitivity of layers to quantisation"
-    if not found:
+    if not sensitivity:
         return section(
             title, _missing("not measured", "kdcmae-compile --target openvino --precision int8 --max-drop POINTS")
         )
-    ranked = sorted(found.items(), key=lambda item: -item[1])
+    ranked = sorted(sensitivity.items(), key=lambda item: -item[1])
     rows = [Bar(label=layer, value=value, text=f"{value:.2e}") for layer, value in ranked]
     return section(f"{title}, most sensitive first", bars(title, rows, unit=""))
 

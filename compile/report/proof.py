@@ -41,8 +41,8 @@ def proved(manifest: Manifest) -> list[str]:
         lines.append(f"{line}.")
     rung = next(rung for rung in reversed(manifest.parity) if rung["name"] == name)
     for case in cases:
-        for output, found in case["outputs"].items():
-            lines.extend(_numbers(case["case"], output, found, rung.get("gate") or {}))
+        for output, comparison in case["outputs"].items():
+            lines.extend(_numbers(case["case"], output, comparison, rung.get("gate") or {}))
     products = manifest.precision.get("products", {})
     if products:
         executed = ", ".join(f"{count} in {precision}" for precision, count in products.items())

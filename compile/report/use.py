@@ -30,14 +30,14 @@ def snippet(manifest: Manifest) -> str:
     """A Python program that runs the engine; its working directory is the engine folder."""
     needed = sources(spec.name for spec in manifest.inputs)
     sound, frame = (name if name in needed else None for name in ("waveform", "frame"))
-    given = f"{'sound' if sound else None}, 16_000, {'frame' if frame else None}"
+    arguments = f"{'sound' if sound else None}, 16_000, {'frame' if frame else None}"
     code = _START + (_SOUND if sound else "") + (_FRAME if frame else "")
     if manifest.labels:
         return code + (
-            f"for prediction in engine.classify({given}):\n"
+            f"for prediction in engine.classify({arguments}):\n"
             '    print(f"{prediction.label}: {prediction.score:.2f}")\n'
         )
-    frames = given.replace("frame", "[frame]")
+    frames = arguments.replace("frame", "[frame]")
     return (
         code
         + f"for name, features in engine.infer(engine.prepare({frames})).items():\n    print(name, features.shape)\n"

@@ -122,11 +122,13 @@ def _signals(run: Run) -> Iterator[None]:
 def _logging() -> Iterator[None]:
     """Print log messages of the package as notes of the command."""
     logger, notes = logging.getLogger("kdcmae"), _Notes(logging.WARNING)
+    level = logger.level  # a command may raise it
     logger.addHandler(notes)
     try:
         yield
     finally:
         logger.removeHandler(notes)
+        logger.setLevel(level)
 
 
 class _Notes(logging.Handler):

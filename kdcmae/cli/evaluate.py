@@ -259,5 +259,5 @@ def _mistakes(
     from kdcmae.evaluation.details import classification_details
 
     details = classification_details(scored, result, clips.ids, several=several, most=setup.shown)
-    worst = [one["clip"] for one in details["examples"]]
+    worst = [example["clip"] for example in details["examples"]]
     return details, clips.pictures(worst) if setup.writes_page else {}

@@ -40,5 +40,5 @@ def command(modality: str | None, linear_probe: bool, overrides: tuple[str, ...]
     Recipes: audioset20k-finetune, audioset2m-finetune, vggsound-finetune, avsynth-finetune; `kdcmae recipes` says
     what each sets.
     """
-    given = [*([f"modality={modality}"] if modality else []), *(["trained=head"] if linear_probe else [])]
-    start("finetune", overrides=(*given, *overrides), **options)
+    settings = [*([f"modality={modality}"] if modality else []), *(["trained=head"] if linear_probe else [])]
+    start("finetune", overrides=(*settings, *overrides), **options)

@@ -55,21 +55,21 @@ def show(clip: ScoredClip, top: int) -> None:
         _show_windows(clip)
         say(f"mean of {count} windows:")
     best = clip.best(clip.scores.mean(axis=0), top)
-    rows = [(found["label"], f"{found['score']:.4f}", bar(found["score"])) for found in best]
+    rows = [(prediction["label"], f"{prediction['score']:.4f}", bar(prediction["score"])) for prediction in best]
     say(table(("label", "score", ""), rows, right=(1,)))
     say(f"decoded in {clip.decode_ms:.0f} ms, classified in {clip.model_ms:.0f} ms")
 
 
 def _show_windows(clip: ScoredClip) -> None:
-    found = runs(clip.scores.argmax(axis=1).tolist()) if len(clip.spans) > _ROWS else None
-    spans = found or [(number, number + 1) for number in range(len(clip.spans))]
+    spells = runs(clip.scores.argmax(axis=1).tolist()) if len(clip.spans) > _ROWS else None
+    spans = spells or [(number, number + 1) for number in range(len(clip.spans))]
     rows = []
     for first, end in spans[:_ROWS]:
         highest = clip.scores[first:end].max(axis=0)
         number = int(clip.scores[first].argmax())
         time_shown = f"{clock(clip.spans[first][0])} - {clock(clip.spans[end - 1][1])}"
         rows.append((time_shown, clip.labels[number], f"{highest[number]:.4f}", bar(float(highest[number]))))
-    say(table(("time", "label", "score" if found is None else "highest", ""), rows, right=(2,)))
+    say(table(("time", "label", "score" if spells is None else "highest", ""), rows, right=(2,)))
     if len(spans) > _ROWS:
         say(f"and {len(spans) - _ROWS} more; --json and --timeline have all")
 

@@ -69,15 +69,15 @@ def check_clips(
     """
     problems: list[Problem] = []
     check = partial(_check, labels, shortest_s, silence_db)
-    for found in map_in_processes(check, records, processes=processes):
-        problems += found
+    for of_clip in map_in_processes(check, records, processes=processes):
+        problems += of_clip
         on_clip()
     return problems
 
 
 def _check(labels: LabelMap | None, shortest_s: float, silence_db: float, record: ClipRecord) -> list[Problem]:
-    found = itertools.chain(_label_problems(record, labels), _content_problems(record, shortest_s, silence_db))
-    return [Problem(clip_id=record.id, kind=kind, detail=detail) for kind, detail in found]
+    details = itertools.chain(_label_problems(record, labels), _content_problems(record, shortest_s, silence_db))
+    return [Problem(clip_id=record.id, kind=kind, detail=detail) for kind, detail in details]
 
 
 def _label_problems(record: ClipRecord, labels: LabelMap | None) -> Iterator[tuple[ProblemKind, str]]:

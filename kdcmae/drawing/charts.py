@@ -277,7 +277,7 @@ def _apart(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[
     it is beside its point.
     """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    found = []
+    places = []
     for (x, y), text in zip(points, texts, strict=True):
         width = CHARACTER * len(text)
         steps = [(9.0, 4.0), (-9.0 - width, 4.0), (-width / 2, -9.0)]
@@ -291,8 +291,8 @@ def _apart(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[
         else:
             left, bottom = x + 9, y + 4
         taken.append((left - 1, bottom - 10, left + width + 1, bottom + 1))
-        found.append((left, bottom))
-    return found
+        places.append((left, bottom))
+    return places
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

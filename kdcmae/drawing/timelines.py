@@ -147,12 +147,12 @@ def clock(seconds: float) -> str:
 
 def runs(values: Sequence[int]) -> list[tuple[int, int]]:
     """First and one past the last place of each run of equal values."""
-    found, place = [], 0
+    spells, place = [], 0
     for _, group in groupby(values):
         end = place + len(list(group))
-        found.append((place, end))
+        spells.append((place, end))
         place = end
-    return found
+    return spells
 
 
 def time_ticks(duration_s: float, most: int) -> list[float]:

@@ -157,10 +157,8 @@ def summarize(reconstructions: Iterable[Reconstruction], *, norm_pix: bool) -> I
     Raises:
         DataError: no clips, or errors that are not finite.
     """
-    errors = [
-        torch.stack([part for modality in (one.audio, one.image) for part in (modality.error, modality.constant_error)])
-        for one in reconstructions
-    ]
+    modalities = ((batch.audio, batch.image) for batch in reconstructions)
+    errors = [torch.stack([part for side in pair for part in (side.error, side.constant_error)]) for pair in modalities]
     if not errors:
         raise DataError("no clips to evaluate")
     per_clip = torch.cat(errors, dim=1).double()
@@ -177,11 +175,11 @@ def summarize(reconstructions: Iterable[Reconstruction], *, norm_pix: bool) -> I
     )
 
 
-def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
+def draw_reconstruction(reconstruction: Reconstruction, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
     """Draw one clip: original, masked and filled in.
 
     Args:
-        one: the batch.
+        reconstruction: the batch.
         row: of the clip in it.
         preprocessing: of the clips.
 
@@ -189,7 +187,7 @@ def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocess
         ``sound original``, ``sound masked`` and ``sound filled in``, without the clip's padding, and the same of
         ``frame``.
     """
-    given = one.audio.given[row].numpy()
+    given = reconstruction.audio.given[row].numpy()
     held = slice(held_frames(given, preprocessing))
     lowest, highest = brightness(given[held])
     seconds = len(given[held]) * preprocessing.frame_shift / preprocessing.sample_rate_hz
@@ -200,8 +198,8 @@ def draw_reconstruction(one: Reconstruction, row: int, preprocessing: Preprocess
     def draw_frame(values: Tensor) -> Shown:
         return Shown(image_picture(values.numpy(), preprocessing))
 
-    sounds = _panels(one.audio, row, draw_sound, one.audio.removed[row, held].T.flip(0))
-    frames = _panels(one.image, row, draw_frame, one.image.removed[row, 0])
+    sounds = _panels(reconstruction.audio, row, draw_sound, reconstruction.audio.removed[row, held].T.flip(0))
+    frames = _panels(reconstruction.image, row, draw_frame, reconstruction.image.removed[row, 0])
     return {f"{kind} {name}": shown for kind, drawn in (("sound", sounds), ("frame", frames)) for name, shown in drawn}
 
 
@@ -213,18 +211,18 @@ def joined(pictures: Mapping[str, Shown]) -> dict[str, Picture]:
     }
 
 
-def clip_errors(one: Reconstruction, row: int) -> dict[str, float]:
+def clip_errors(reconstruction: Reconstruction, row: int) -> dict[str, float]:
     """The errors of one clip, with the names of the mean errors.
 
     Args:
-        one: the batch.
+        reconstruction: the batch.
         row: of the clip in it.
     """
     return {
-        "audio_mse": float(one.audio.error[row]),
-        "video_mse": float(one.image.error[row]),
-        "audio_constant_mse": float(one.audio.constant_error[row]),
-        "video_constant_mse": float(one.image.constant_error[row]),
+        "audio_mse": float(reconstruction.audio.error[row]),
+        "video_mse": float(reconstruction.image.error[row]),
+        "audio_constant_mse": float(reconstruction.audio.constant_error[row]),
+        "video_constant_mse": float(reconstruction.image.constant_error[row]),
     }
 
 

@@ -186,17 +186,17 @@ def summarize(heats: Iterable[Heat]) -> Localization:
     mask in the place of annotators' boxes.
     """
     own, other, box_ious, centre_hits = _Tally(), _Tally(), [], []
-    for one in heats:
-        if one.mask is None:
+    for located in heats:
+        if located.mask is None:
             raise DataError("the clips have no masks of the sounding object to compare with")
-        if not one.heat.isfinite().all():
+        if not located.heat.isfinite().all():
             raise DataError("the heat is not finite; the checkpoint or a clip is damaged")
-        seen = one.mask.flatten(1).any(dim=1)
+        seen = located.mask.flatten(1).any(dim=1)
         if not seen.any():
             continue
-        mask = one.mask[seen].numpy()
-        own.add(one.heat[seen].numpy(), mask)
-        other.add(one.other_heat[seen].numpy(), mask)
+        mask = located.mask[seen].numpy()
+        own.add(located.heat[seen].numpy(), mask)
+        other.add(located.other_heat[seen].numpy(), mask)
         boxes = _centre_boxes(mask.shape[-1])
         box_ious.append(np.stack([_iou(box, mask) for box in boxes], axis=1))
         centre_hits.append(mask[:, mask.shape[1] // 2, mask.shape[2] // 2])
@@ -236,38 +236,38 @@ class _Tally:
         return _scores(np.concatenate(self._ious), np.concatenate(self._hits))
 
 
-def draw_heat(one: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
+def draw_heat(located: Heat, row: int, preprocessing: Preprocessing) -> dict[str, Shown]:
     """Draw one clip: the frame, and the heat over it with its region outlined; and the object, if known.
 
     Args:
-        one: the batch.
+        located: the batch.
         row: of the clip in it.
         preprocessing: of the images.
 
     Returns:
         ``frame`` and ``heat``.
     """
-    frame = image_picture(one.image[row].numpy(), preprocessing)
-    heat = one.heat[row].numpy()
+    frame = image_picture(located.image[row].numpy(), preprocessing)
+    heat = located.heat[row].numpy()
     panels = {"frame": frame, "heat": outlined(overlaid(frame, heat), heat >= _REGION, REGION_COLOUR)}
-    if one.mask is not None:
-        object_ = one.mask[row].numpy()
+    if located.mask is not None:
+        object_ = located.mask[row].numpy()
         panels = {name: outlined(panel, object_, OBJECT_COLOUR) for name, panel in panels.items()}
     return {name: Shown(panel) for name, panel in panels.items()}
 
 
-def clip_scores(one: Heat, row: int) -> dict[str, Any]:
+def clip_scores(located: Heat, row: int) -> dict[str, Any]:
     """How well one clip's heat matches its object: ``iou`` and ``peak_on_object``; None where there is no object.
 
     Args:
-        one: the batch.
+        located: the batch.
         row: of the clip in it.
     """
-    if one.mask is None or not one.mask[row].any():
+    if located.mask is None or not located.mask[row].any():
         return {"iou": None, "peak_on_object": None}
-    found = _Tally()
-    found.add(one.heat[row : row + 1].numpy(), one.mask[row : row + 1].numpy())
-    return found.first()
+    tally = _Tally()
+    tally.add(located.heat[row : row + 1].numpy(), located.mask[row : row + 1].numpy())
+    return tally.first()
 
 
 def _iou(region: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.float64]:

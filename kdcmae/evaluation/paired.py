@@ -94,7 +94,7 @@ def paired_loss(metric: Metric, reference: Scores, other: Scores, positives: Pos
         raise DataError(f"{np.count_nonzero(~positives.any(axis=1))} of {len(positives)} clips have no label")
     if metric == "top-1":
         right = [100 * correctness(scores, positives) for scores in (reference, other)]
-        values = [float(found.mean()) for found in right]
+        values = [float(answers.mean()) for answers in right]
         lost = right[0] - right[1]
         low, high = mean_interval(lost, seed=seed)
     else:

@@ -143,7 +143,9 @@ class ClipWindows:
             end_s = start_s + self._windowing.length / SAMPLE_RATE_HZ
             spread = spread_numbers(*frames_between(shown_s, start_s, end_s))
             wanted.append([spread[number] for number in self._numbers])
-        pictures = _pictures(self._path, track, sorted({number for one in wanted for number in one}), self._threads)
+        pictures = _pictures(
+            self._path, track, sorted({number for frames in wanted for number in frames}), self._threads
+        )
         kept: dict[int, NDArray[np.uint8]] = {}
         for numbers in wanted:
             kept = {number: picture for number, picture in kept.items() if number >= min(numbers)}

@@ -105,8 +105,8 @@ class PretrainingTask:
             for name, values in rows.items()
             if name not in (_AUDIO, _VIDEO, "index")
         }
-        found = retrieve(Features(rows[_AUDIO], rows[_VIDEO]))
-        recall = (found.audio_to_video.recall_at_1 + found.video_to_audio.recall_at_1) / 2
+        retrieved = retrieve(Features(rows[_AUDIO], rows[_VIDEO]))
+        recall = (retrieved.audio_to_video.recall_at_1 + retrieved.video_to_audio.recall_at_1) / 2
         return Validation(metrics={**metrics, "recall_at_1": recall})
 
     def blank(self) -> dict[str, Tensor]:

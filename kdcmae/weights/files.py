@@ -248,12 +248,12 @@ class _PlainUnpickler(pickle.Unpickler):
     """Reads only tensors and plain data; torch loads their storages."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module, name))
-        if found is None and module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            found = getattr(torch, name)
-        if found is None:
+        allowed = _ALLOWED.get((module, name))
+        if allowed is None and module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            allowed = getattr(torch, name)
+        if allowed is None:
             raise _ForbiddenNameError(f"{module}.{name}")
-        return found
+        return allowed
 
 
 _plain = SimpleNamespace(Unpickler=_PlainUnpickler, __name__="plain data")

@@ -57,8 +57,8 @@ def choose_weights(tree: Any, weights: Weights | None, path: str | os.PathLike[s
     sets = {place: _without_counters(state) for place, state in _sets(tree, "")}
     if not sets:
         raise CheckpointError(f"{path} is not a state dict: it holds {_described(tree)}, and no tensors by name")
-    found = [(kind, place) for place, state in sets.items() for kind in sorted({_renamed(name)[0] for name in state})]
-    kinds = [(_kind_of(place, kind), kind, place) for kind, place in found]
+    places = [(kind, place) for place, state in sets.items() for kind in sorted({_renamed(name)[0] for name in state})]
+    kinds = [(_kind_of(place, kind), kind, place) for kind, place in places]
     fitting = [(kind, place) for chosen, kind, place in kinds if weights in (None, chosen)]
     if len(fitting) != 1:
         held = listed(

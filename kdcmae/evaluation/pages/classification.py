@@ -77,7 +77,10 @@ def _confusion(document: Document) -> Iterator[Html]:
         yield _matrix(confusion["labels"], confusion["cells"])
     pairs = document["confused"]
     if pairs:
-        rows = [(one["label"], one["predicted"], f"{one['clips']} ({percent(one['share'])})") for one in pairs]
+        rows = [
+            (mistake["label"], mistake["predicted"], f"{mistake['clips']} ({percent(mistake['share'])})")
+            for mistake in pairs
+        ]
         shown = table(("class", "taken for", "clips#"), rows)
         several = "" if confusion is not None else " A clip of several classes counts for each of them."
         yield section("Most frequent errors", shown, note=f"Clips, and their share of those of the class.{several}")
@@ -85,8 +88,8 @@ def _confusion(document: Document) -> Iterator[Html]:
 
 def _matrix(labels: Sequence[str], cells: Sequence[Mapping[str, int]]) -> Html:
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    for found in cells:
-        counts[found["class"], found["predicted"]] = found["clips"]
+    for count in cells:
+        counts[count["class"], count["predicted"]] = count["clips"]
     note = "A row per class, a column per predicted class; a stronger colour for a larger share of the row."
     if len(labels) <= matrices.MOST_CELLS:
         drawn = matrices.confusion("confusion matrix", labels, counts.tolist())
@@ -134,13 +137,13 @@ def _worst(document: Document, pictures: Pictures) -> Iterator[Html]:
     if not examples:
         return
     shown = []
-    for one in examples:
-        caption = tag("figcaption", tag("b", one["clip"]))
+    for example in examples:
+        caption = tag("figcaption", tag("b", example["clip"]))
         expected = tag(
-            "p", tag("span", "expected ", class_="soft"), tag("span", _answers(one["labels"]), class_="good")
+            "p", tag("span", "expected ", class_="soft"), tag("span", _answers(example["labels"]), class_="good")
         )
-        given = tag("p", tag("span", "predicted ", class_="soft"), _answers(one["predicted"]))
-        shown.append(tag("figure", caption, strip(one["clip"], pictures), expected, given, class_="clip"))
+        answer = tag("p", tag("span", "predicted ", class_="soft"), _answers(example["predicted"]))
+        shown.append(tag("figure", caption, strip(example["clip"], pictures), expected, answer, class_="clip"))
     yield section(
         "Clips with the largest errors",
         tag("div", *shown, class_="gallery"),
@@ -150,7 +153,7 @@ def _worst(document: Document, pictures: Pictures) -> Iterator[Html]:
 
 
 def _answers(answers: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(f"{one['label']} {one['score']:.3f}" for one in answers)
+    return ", ".join(f"{answer['label']} {answer['score']:.3f}" for answer in answers)
 
 
 def _all_classes(document: Document) -> Html:

@@ -25,7 +25,7 @@ def render(document: Document, pictures: Pictures) -> str:
         document: the report, with ``examples``.
         pictures: of the examples: ``sound original``, ``frame masked`` and so on.
     """
-    shown = [_clip(one, pictures) for one in document["examples"] if one["clip"] in pictures]
+    shown = [_clip(example, pictures) for example in document["examples"] if example["clip"] in pictures]
     settings = document["settings"]
     said = (
         f"{settings['mask_ratio']:.0%} of the patches are removed, of the sound by a {_MASKS[settings['mask']]} mask. "
@@ -57,10 +57,10 @@ def _bars(document: Document) -> Html:
     return section("Against one constant per clip", charts.bars("errors", rows, unit="MSE"), note=said)
 
 
-def _clip(one: Mapping[str, Any], pictures: Pictures) -> Html:
-    clip, own = one["clip"], pictures[one["clip"]]
+def _clip(example: Mapping[str, Any], pictures: Pictures) -> Html:
+    clip, own = example["clip"], pictures[example["clip"]]
     errors = ", ".join(
-        f"MSE of the {kind} {number(one[f'{name}_mse'])} (one constant {number(one[f'{name}_constant_mse'])})"
+        f"MSE of the {kind} {number(example[f'{name}_mse'])} (one constant {number(example[f'{name}_constant_mse'])})"
         for kind, name in (("sound", "audio"), ("frame", "video"))
     )
     seconds = own[f"sound {PANELS[0]}"].seconds or 0.0

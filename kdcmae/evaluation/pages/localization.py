@@ -22,7 +22,9 @@ def render(document: Document, pictures: Pictures) -> str:
         pictures: of the examples: ``frame`` and ``heat``.
     """
     has_masks = document["result"] is not None
-    shown = [_clip(one, pictures, has_masks=has_masks) for one in document["examples"] if one["clip"] in pictures]
+    shown = [
+        _clip(example, pictures, has_masks=has_masks) for example in document["examples"] if example["clip"] in pictures
+    ]
     said = "The frame as the model sees it, and brighter where it goes better with the sound than the rest does."
     if has_masks:
         said += " The sounding object is outlined in green, the heat's region (at least half its range) in white."
@@ -59,11 +61,11 @@ def _figures(document: Document) -> list[Html]:
     ]
 
 
-def _clip(one: Mapping[str, Any], pictures: Pictures, *, has_masks: bool) -> Html:
-    clip, own = one["clip"], pictures[one["clip"]]
+def _clip(example: Mapping[str, Any], pictures: Pictures, *, has_masks: bool) -> Html:
+    clip, own = example["clip"], pictures[example["clip"]]
     scored = ": the object is not in the frame" if has_masks else ""
-    if one["iou"] is not None:
-        scored = f": IoU {one['iou']:.2f}, peak {'on' if one['peak_on_object'] else 'off'} the object"
+    if example["iou"] is not None:
+        scored = f": IoU {example['iou']:.2f}, peak {'on' if example['peak_on_object'] else 'off'} the object"
     panels = [
         frame_panel(title, own[kind], f"{kind} of {clip}")
         for kind, title in (("frame", "Frame"), ("heat", "Heat over it"))

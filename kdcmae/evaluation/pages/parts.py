@@ -184,7 +184,7 @@ def skipped_sections(skipped: Sequence[Mapping[str, str]]) -> list[Html]:
     """The clips that could not be used and why; no section if there are none."""
     if not skipped:
         return []
-    rows = [(charts.cut(one["clip"], _LONGEST_NAME), one["reason"]) for one in skipped[:_SKIPPED_SHOWN]]
+    rows = [(charts.cut(clip["clip"], _LONGEST_NAME), clip["reason"]) for clip in skipped[:_SKIPPED_SHOWN]]
     more = f" The first {_SKIPPED_SHOWN} of {len(skipped)}." if len(skipped) > _SKIPPED_SHOWN else ""
     said = f"They count in no figure above.{more}"
     return [section("Clips that were skipped", table(("clip", "reason"), rows), note=said, wide=True)]

@@ -58,20 +58,20 @@ def _ranks(document: Document) -> Iterator[Html]:
 
 def _examples(document: Document, pictures: Pictures) -> Iterator[Html]:
     for direction, (title, asked, found) in DIRECTIONS.items():
-        examples = [one for one in document["examples"] if one["direction"] == direction]
+        examples = [example for example in document["examples"] if example["direction"] == direction]
         if examples:
-            shown = [_example(one, pictures, asked, found) for one in examples]
+            shown = [_example(example, pictures, asked, found) for example in examples]
             said = "From the best rank to the worst: the query, and the five nearest below it. The right one is framed."
             yield section(f"{title}: examples", tag("div", *shown, class_="gallery"), note=said, wide=True)
 
 
-def _example(one: Mapping[str, Any], pictures: Pictures, asked: str, found: str) -> Html:
-    query = one["clip"]
-    stands = tag("span", f" right one at rank {one['rank']}", class_="good" if one["rank"] == 1 else "soft")
+def _example(example: Mapping[str, Any], pictures: Pictures, asked: str, found: str) -> Html:
+    query = example["clip"]
+    stands = tag("span", f" right one at rank {example['rank']}", class_="good" if example["rank"] == 1 else "soft")
     caption = tag("figcaption", tag("b", query), stands)
-    answers = list(enumerate(one["found"], start=1))
-    if query not in one["found"]:
-        answers.append((one["rank"], query))
+    answers = list(enumerate(example["found"], start=1))
+    if query not in example["found"]:
+        answers.append((example["rank"], query))
     own = {kind: shown for kind, shown in pictures.get(query, {}).items() if kind == asked}
     drawn = [
         _answer(rank, clip, pictures.get(clip, {}).get(found), f"{found} of {clip}", right=clip == query)
