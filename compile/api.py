@@ -41,7 +41,6 @@ def compile_model(
         model: path of a checkpoint; a model of this process, which stays as it is; the content of a checkpoint, as
             ``torch.load`` gives it; or None for the model that ships with the package.
         target: a name of :data:`kdcmae.runtime.targets.TARGETS`; may be left out where ``budget_ms`` is given.
-        output: the engine folder.
         progress: gets a record when a step begins, advances or ends.
         options: those of ``kdcmae-compile``, with underscores in the place of hyphens: ``precision="int8"``,
             ``calibration="clips.jsonl"``, ``max_drop=1.0``, ``no_cache=True``. A list gives an option several times.

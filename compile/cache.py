@@ -73,7 +73,6 @@ class Cache:
 
     Args:
         folder: of the entries; made when the first one is stored.
-        limit_bytes: of all entries together.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -99,10 +98,6 @@ class Cache:
     def fetch(self, key: str, folder: Path) -> Manifest | None:
         """Put a stored engine into its place; an engine there is replaced.
 
-        Args:
-            key: of the engine.
-            folder: where it goes.
-
         Returns:
             Its manifest; None where there is none, or where it was damaged and is dropped.
 
@@ -127,8 +122,6 @@ class Cache:
         """Keep a copy of an engine folder, and drop the least recently used entries that leave it no room.
 
         Args:
-            key: of the engine.
-            folder: a published engine folder.
             manifest: of that engine: where another build has replaced it since, nothing is kept.
 
         Raises:
@@ -141,7 +134,6 @@ class Cache:
         """Copy the files of an entry into a folder.
 
         Args:
-            key: of the entry.
             folder: where they go; holds none of them afterwards where the entry was damaged.
 
         Returns:
@@ -175,7 +167,6 @@ class Cache:
         """Keep copies of files, and drop the least recently used entries that leave them no room.
 
         Args:
-            key: of the entry.
             files: of different names; what is larger than the whole cache is not kept.
             keep: whether the folder of the copies, once they are there, is worth keeping.
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kdcmae.compile import models
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Case
+from kdcmae.compile.quantize.listed import spread
 from kdcmae.compile.references import concatenated, outputs_of
 from kdcmae.compile.settings import MOST_CLIPS
 from kdcmae.data.avsynth.memory import AVSynth
@@ -59,7 +60,6 @@ _UNTRAINED_WORK = 350_000_000
 
 # (S,) at SAMPLE_RATE_HZ, and (H, W, 3); None of what the model has no input for
 RawClip = tuple[NDArray[np.float32] | NDArray[np.int16] | None, NDArray[np.uint8] | None]
-Record = TypeVar("Record")
 
 
 def proof(
@@ -114,8 +114,6 @@ def cut_note(model: EngineModel, batch: BatchRange, *, of: Sequence[Case], ran: 
 
     Args:
         model, batch: as for :func:`batch_cases`.
-        of: all cases.
-        ran: those of the rung.
     """
     largest = _affordable(model, batch.max, batch)
     notes = [f"largest batch run here: {largest} of {batch.max}"] if largest < batch.max else []
@@ -138,7 +136,6 @@ def clip_cases(
 
     Args:
         model: whose preprocessing they go through.
-        batch: sizes the engine takes.
         paths: media files, folders, manifests or shards.
         wanted: number of clips that made ones fill up to; by default as many as a build affords, 64 at most.
 
@@ -195,18 +192,13 @@ def own_clips(model: EngineModel, paths: Sequence[Path], most: int) -> list[RawC
     Raises:
         DataError: a clip that cannot be read.
     """
-    records = _spread([record for path in paths for record in named_clips(path)], MOST_CLIPS)
+    records = spread([record for path in paths for record in named_clips(path)], MOST_CLIPS)
     clips: list[RawClip] = []
-    for record in _spread(records, most):
+    for record in spread(records, most):
         with clip_boundary(record.id):
             clip = reader_for(model.preprocessing)(record, models.modality_of(model), (MIDDLE_FRAME,))
             clips.append((clip.waveform, clip.frames[0] if len(clip.frames) else None))
     return clips
-
-
-def _spread(records: Sequence[Record], most: int) -> list[Record]:
-    places = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int)
-    return [records[place] for place in places]
 
 
 def _of_clips(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcmae.compile.parity import finite
 from kdcmae.errors import KdcmaeError
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
@@ -26,9 +27,6 @@ _INCIDENTAL = ("created", "build.seconds", "build.peak_rss_bytes", "files.manife
 
 def differences(one: Path, other: Path) -> list[dict[str, Any]]:
     """The facts in which two engines differ, sizes of their files included.
-
-    Args:
-        one, other: engine folders.
 
     Returns:
         Rows of ``field``, ``one`` and ``other``; None where an engine lacks the field. Build times are left out.
@@ -47,9 +45,6 @@ def differences(one: Path, other: Path) -> list[dict[str, Any]]:
 def compare_outputs(one: Path, other: Path) -> dict[str, Any]:
     """Run both engines on the first one's golden inputs.
 
-    Args:
-        one, other: engine folders.
-
     Returns:
         ``outputs``: error and cosine per output, of the second against the first, logits around their mean; ``note``
         says why there are none.
@@ -65,7 +60,7 @@ def compare_outputs(one: Path, other: Path) -> dict[str, Any]:
     compared = {name: compare(actual[name], expected[name], kind=kinds[name], tie=0.0) for name in shared}
     return {
         "outputs": {
-            name: {"error": _finite(comparison.error), "cosine": comparison.cosine}
+            name: {"error": finite(comparison.error), "cosine": comparison.cosine}
             for name, comparison in compared.items()
         },
         "note": "" if shared else "outputs not compared: the engines have none in common",
@@ -92,7 +87,3 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}[{inner.get('name', inner.get('layers', index))}]", inner)
     else:
         yield prefix, list(value) if isinstance(value, tuple) else value
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -29,7 +29,6 @@ def diagnose(
         scratch: an empty folder.
         engine: the engine's files by their names in the manifest's engine section, to look at instead of at a fresh
             export; empty for an export.
-        step: shows progress.
 
     Returns:
         The stages compared, the last of them with the first layer that is out of its gate where there is any.

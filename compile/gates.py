@@ -51,7 +51,6 @@ def check_claims(settings: CompileSettings, declared: Mapping[str, int], built: 
     claim itself remains to be checked there.
 
     Args:
-        settings: of the build.
         declared: matrix products by precision in the graph that the library got.
         built: what the library made of it.
 
@@ -75,9 +74,7 @@ def _to_be_checked(claim: Claim, here: Claim, settings: CompileSettings, floatin
     """A claim that only the processor that the engine is for can check.
 
     Args:
-        claim: of the engine there.
         here: of the same layers on this machine, where it holds.
-        settings: of the build.
         floating: the precision of what is not quantised in a quantised engine, there.
     """
     besides = claim.besides
@@ -98,7 +95,6 @@ def claims(
     """What is claimed of an engine, class by class, beside what it executes.
 
     Args:
-        settings: of the build.
         declared: matrix products by precision in the graph that the library got.
         built: what the library made of it.
         executes: what a processor executes for a precision, where it is another than the one that the engine is for.

@@ -36,7 +36,6 @@ class GraphPrecision:
 
     Args:
         body: what is lowered, with its weights.
-        settings: of the build.
         peaks: of the model.
         wider: finds what else to leave in float32, as :func:`kdcmae.compile.layer_errors.wider` does.
     """
@@ -87,7 +86,6 @@ class GraphPrecision:
         Args:
             error: of the build so far.
             ladder: as far as it got.
-            gate: of the graph.
             behind_frontend: from the inputs of a case to those of the body.
             reload: makes the model again, whose weights may have been freed; None where nothing can.
 

@@ -18,9 +18,6 @@ __all__ = ["inspect_engine"]
 def inspect_engine(folder: Path) -> dict[str, Any]:
     """What an engine is, from its manifest and the bytes of its file.
 
-    Args:
-        folder: the engine folder.
-
     Returns:
         ``manifest`` (as stored), ``sizes`` (bytes per file) and ``graph``: the format, and operations by type and
         precision where the format can be read; ``frontend`` likewise where that is a file of its own. Of an engine in

@@ -25,7 +25,6 @@ def measure_latency(infer: Callable[[Arrays], Any], inputs: Arrays) -> dict[str,
     """Run one batch again and again for one short window.
 
     Args:
-        infer: runs one batch.
         inputs: by name, the batch first.
 
     Returns:
@@ -82,12 +81,7 @@ def compare_latency(
 
 
 def describe_speed(precision: str, speed: Mapping[str, Any]) -> str:
-    """One sentence on what :func:`compare_latency` measured.
-
-    Args:
-        precision: of the first engine.
-        speed: as measured.
-    """
+    """One sentence on what :func:`compare_latency` measured."""
     times = f"{speed['speed']:.2f} times as fast ({speed['speed_low']:.2f}-{speed['speed_high']:.2f})"
     measured = f"{speed['median_ms']:.3g} ms against {speed['against_ms']:.3g}, in turns"
     if speed["speed_low"] > 1:

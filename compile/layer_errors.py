@@ -80,9 +80,7 @@ def compare_layers(
     Args:
         model: with its weights.
         values: the outputs of modules as the stage in question computes them.
-        inputs: one batch.
         gate: what every layer has to stay within; cosine counts where it has no largest error.
-        stage: its name.
         among: names of the layers to compare; all where None.
     """
     order = [name for name in layer_order(model, inputs) if among is None or name in among]
@@ -104,10 +102,8 @@ def wider(model: EngineModel, precision: Precision, kept: InFloat32, inputs: Arr
 
     Args:
         model: float32, with its weights.
-        precision: of the rest.
         kept: what is float32 already.
         inputs: one batch on which it is out of the gate.
-        gate: of a layer's output.
 
     Returns:
         None where nothing more can help, or so much has to stay that the engine is none of that precision.

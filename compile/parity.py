@@ -22,7 +22,7 @@ from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.metrics import Kind, OutputComparison, compare, pooled
 from kdcmae.runtime.precisions import GATES, QUANTIZED, Gate
 
-__all__ = ["TOLERANCE", "Case", "Comparison", "Ladder", "Rung", "cosine", "relative_error"]
+__all__ = ["TOLERANCE", "Case", "Comparison", "Ladder", "Rung", "cosine", "finite", "relative_error"]
 
 # Largest error relative to the largest reference value, of the precisions that promise one.
 TOLERANCE: Mapping[str, float] = {name: gate.max_error for name, gate in GATES.items() if gate.max_error is not None}
@@ -123,7 +123,7 @@ class Comparison:
             "batch": self.batch,
             "samples": next(iter(self.outputs.values())).samples,
             "clips": self.clips,
-            "errors": {name: _finite(error) for name, error in self.errors.items()},
+            "errors": {name: finite(error) for name, error in self.errors.items()},
             "cosines": {name: output.cosine for name, output in self.outputs.items() if output.cosines.size},
             "agreement": agreement,
             "strict": strict,
@@ -218,7 +218,7 @@ class Rung:
         return {
             "name": self.name,
             "status": self.status,
-            "errors": {name: _finite(error) for name, error in self.errors.items()},
+            "errors": {name: finite(error) for name, error in self.errors.items()},
             "cosines": self.cosines,
             "agreement": self.agreement,
             "strict": self.strict,
@@ -286,12 +286,10 @@ class Ladder:
         """Run one stage and compare its outputs.
 
         Args:
-            name: of the rung.
             run: from inputs to outputs, by name.
             gate: what every output has to stay within.
             allowance: error that this stage may add to twice that of the last stage that ran; the gate's own by
                 default.
-            note: how it ran.
             cases: other cases than all of them.
         """
         start = time.perf_counter()
@@ -363,5 +361,6 @@ class Ladder:
         )
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A value as JSON can hold it: None for NaN and infinities."""
     return value if np.isfinite(value) else None

@@ -21,9 +21,6 @@ __all__ = ["preflight", "require_possible", "require_tools"]
 def require_possible(settings: CompileSettings) -> None:
     """Fail within a fraction of a second where a build cannot end well; no library is imported.
 
-    Args:
-        settings: what to build.
-
     Raises:
         ConfigError: the target cannot do what is asked.
         MissingDependencyError: the target's library, or what exports, proves or quantises its graph, is not installed.
@@ -46,7 +43,6 @@ def preflight(settings: CompileSettings, folder: Path) -> targets.Target:
     """Fail before any work is done where a build cannot end well; the libraries it needs are imported.
 
     Args:
-        settings: what to build.
         folder: where the engine would go.
 
     Returns:

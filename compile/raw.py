@@ -27,9 +27,6 @@ def with_raw_inputs(model: EngineModel) -> EngineModel:
 
     It takes ``waveform`` and ``samples`` in place of ``audio``, and ``frame`` in place of ``image``. What it must
     compute is what the model computes behind the preprocessing in numpy, which apps run in front of other engines.
-
-    Args:
-        model: of prepared inputs.
     """
     inputs = _raw_specs(model)
     whole = _Raw(model)

@@ -68,12 +68,7 @@ class Trial:
 
 
 class Workshop:
-    """What a search does with candidates on this machine: it builds, times, questions and publishes them.
-
-    Args:
-        settings: of the search.
-        step: shows progress.
-    """
+    """What a search does with candidates on this machine: it builds, times, questions and publishes them."""
 
     def __init__(self, settings: SearchSettings, step: Step) -> None:
         self._settings, self._step = settings, step
@@ -126,9 +121,6 @@ class Search:
 
     Args:
         load: share of the tokens -> the model, such as :func:`kdcmae.compile.cli.model.load_model` gives.
-        settings: what is wanted.
-        step: shows progress.
-        workshop: what handles the candidates.
 
     Attributes:
         trials: the candidates so far.
@@ -152,9 +144,6 @@ class Search:
 
     def run(self, folder: Path) -> Manifest:
         """Build candidates until one is good enough, and publish that.
-
-        Args:
-            folder: where the engine goes.
 
         Returns:
             Its manifest, with the search under ``build``.

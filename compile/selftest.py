@@ -114,7 +114,6 @@ class Samples:
         """The content of ``golden.npz``.
 
         Args:
-            settings: of the build.
             executed: precisions of this machine and of the one that the engine is for.
         """
         limits = {name: _limits(gate) for name, gate in GATES.items()}
@@ -144,7 +143,6 @@ class Samples:
         Args:
             engine: as an app loads it, or :func:`remembering` what it computed before.
             golden: what it is tested with.
-            settings: of the build.
 
         Returns:
             What it passed with, and how that differs from six made clips, in words; empty where it does not.

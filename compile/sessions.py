@@ -19,7 +19,6 @@ def open_session(
     """Load an ONNX file for checks on the CPU with ONNX Runtime.
 
     Args:
-        path: the file.
         disabled: optimisers that ONNX Runtime must not apply.
         floating: compute products of dequantised operands in float32.
         sparing: spare memory rather than time.

@@ -33,7 +33,6 @@ def detached(tensor: Any, folder: Path) -> Any:
 
     Args:
         tensor: an ``onnx.TensorProto``.
-        folder: of its graph's file.
     """
     from onnx import TensorProto, external_data_helper
 
@@ -51,7 +50,6 @@ def read_values(tensor: Any, folder: Path) -> NDArray[Any]:
 
     Args:
         tensor: an ``onnx.TensorProto``.
-        folder: of its graph's file.
     """
     from onnx import numpy_helper
 
@@ -60,11 +58,7 @@ def read_values(tensor: Any, folder: Path) -> NDArray[Any]:
 
 
 class WeightsFile:
-    """A new file of byte strings, each there once.
-
-    Args:
-        path: the file.
-    """
+    """A new file of byte strings, each there once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

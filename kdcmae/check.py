@@ -54,7 +54,6 @@ def check_engine(
     Call it in a fresh process, because load time and peak memory are those of the process.
 
     Args:
-        folder: the engine folder.
         seconds: duration of timing single calls, after a warm-up.
         step: shows progress; a context manager per named step.
         device: device to use instead of the one that the engine was built for, in its library's spelling.

@@ -139,8 +139,6 @@ def init_classifier(
 
     Args:
         pretrained: such as from :func:`load_pretrained`; it shares no memory with the classifier.
-        num_classes: width of the head.
-        modality: what will be finetuned.
         overrides: other fields of :class:`~kdcmae.config.ClassifierConfig`, such as ``labels=``,
             ``multi_label=`` or ``audio_length=`` (positions are trimmed or interpolated).
 
@@ -202,7 +200,6 @@ def save_checkpoint(
     """Write one safetensors file with the weights and the resolved configuration, atomically.
 
     Args:
-        model: to save.
         path: the file; an existing one is replaced only once the new one is complete.
         dtype: of the stored tensors; loading always gives float32.
         facts: further metadata of the file, which loading ignores.

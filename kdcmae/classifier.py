@@ -40,7 +40,6 @@ class KDCMAEClassifier(Encoder):
 
         Args:
             name: ``base``, ``small`` or ``tiny``.
-            num_classes: width of the head.
             modality: ``audiovisual``, ``audio`` or ``video``.
             overrides: other fields of :class:`~kdcmae.config.ClassifierConfig`.
 

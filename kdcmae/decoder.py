@@ -17,11 +17,7 @@ __all__ = ["AutoEncoder", "patchify_audio", "patchify_image", "unpatchify_audio"
 
 
 class AutoEncoder(Encoder):
-    """The encoder with the joint decoder; flat module names, as in the published checkpoints.
-
-    Args:
-        config: sizes of both halves.
-    """
+    """The encoder with the joint decoder; flat module names, as in the published checkpoints."""
 
     def __init__(self, config: PretrainingConfig) -> None:
         super().__init__(config)

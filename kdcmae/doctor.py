@@ -164,7 +164,6 @@ def _precisions(target: str, *, has_library: bool) -> tuple[dict[str, str], dict
     """Reasons by precision why engines cannot be built here, and why they do not execute in it here.
 
     Args:
-        target: name of the target.
         has_library: its library loads, so that it can be asked what executes.
     """
     record = TARGETS[target]

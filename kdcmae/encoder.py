@@ -18,11 +18,7 @@ __all__ = ["Encoder"]
 
 
 class Encoder(nn.Module):
-    """Patch embeddings, modality-specific blocks and the unified blocks with their norms.
-
-    Args:
-        config: sizes.
-    """
+    """Patch embeddings, modality-specific blocks and the unified blocks with their norms."""
 
     assumed: str = ""
     """Assumptions of the checkpoint loader about input normalisation, in words; empty without any."""

@@ -75,7 +75,6 @@ def require_installed(*modules: str, install: str) -> None:
     """Raise now if a later import would fail. Imports nothing.
 
     Args:
-        modules: names of the modules.
         install: the extra that installs them.
 
     Raises:

@@ -110,9 +110,7 @@ class KeptPatchEmbed(nn.Module):
     """A patch embedding that chooses its patches.
 
     Args:
-        embed: embeds them.
         choose: (B, T, F) or (B, 3, H, W) float32 -> (B, n) int64.
-        keep: the settings.
     """
 
     def __init__(self, embed: PatchEmbed, choose: UniformChoice | EnergyChoice, keep: TokenKeep) -> None:

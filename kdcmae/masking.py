@@ -112,8 +112,6 @@ def structured_views(
         batch: samples B.
         grid: (frequency rows, time columns).
         mask_ratio: share of tokens removed.
-        views: how many.
-        generator: source of randomness.
         axes: ``time``, ``frequency`` or ``time_frequency``. The last removes 0.7 * mask_ratio of the columns
             and of the rows, and then random tokens or none until exactly n are kept.
 

@@ -87,7 +87,6 @@ class MergedClassifier(KDCMAEClassifier):
 
     Args:
         config: of the classifier; its weights are loaded afterwards.
-        audio_groups, video_groups: of the two modalities.
         ratio: share of tokens after merging.
     """
 

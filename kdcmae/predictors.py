@@ -100,7 +100,6 @@ class EnginePredictor:
     """A compiled engine; needs no torch.
 
     Args:
-        engine: loaded.
         task: what it is opened for.
 
     Raises:
@@ -146,7 +145,6 @@ class CheckpointPredictor:
 
     Args:
         module: in evaluation mode, on any device.
-        name: shown to people.
         batch_size: most samples per call.
     """
 

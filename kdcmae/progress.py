@@ -145,11 +145,7 @@ class Steps:
 
 @contextmanager
 def observed(report: Report) -> Iterator[None]:
-    """Hand every record of this process to a second callback too, whichever command it runs.
-
-    Args:
-        report: gets the records.
-    """
+    """Hand every record of this process to a second callback too, whichever command it runs."""
     _observers.append(report)
     try:
         yield

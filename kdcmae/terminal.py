@@ -68,7 +68,6 @@ def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> Non
     Args:
         text: may hold styles, and anything that a file or a library says.
         stream: stdout where None.
-        end: what follows it.
     """
     _write(_printable(text, _encoding(stream or sys.stdout)) + end, stream or sys.stdout)
 
@@ -102,7 +101,6 @@ def style(text: str, kind: str) -> str:
     """A text in a style, where the output is a terminal.
 
     Args:
-        text: what to show.
         kind: ``bold``, ``red``, ``green`` or ``yellow``; as it is where empty.
     """
     return f"{_STYLES[kind]}{text}{_END}" if kind else text
@@ -110,10 +108,6 @@ def style(text: str, kind: str) -> str:
 
 def _printable(text: str, encoding: str) -> str:
     """A text as a terminal may get it.
-
-    Args:
-        text: any.
-        encoding: of the stream.
 
     Returns:
         The same text with control characters as escapes, styles as escape sequences, and without characters that the

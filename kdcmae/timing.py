@@ -23,7 +23,6 @@ def time_window(
     long is no different from the others, and counts.
 
     Args:
-        call: what to time.
         seconds: length of the window; the call that crosses its end is the last, so there is at least one.
         clock: gives seconds.
 

@@ -49,7 +49,6 @@ def require_clips(model: Mapping[str, Any], clips: QuantizationSettings, *, meas
     Args:
         model: the options that choose it.
         clips: to calibrate on and to measure on.
-        measured: accuracy is measured.
 
     Returns:
         What to say of the clips that it is calibrated on; empty where there is nothing to say.

@@ -122,7 +122,6 @@ def load_model(
     """The model that the options choose.
 
     Args:
-        checkpoint, task, preset, random_weights, labels, inputs, keep, keep_by: as the options say.
         trained: how the model compares with the user's own code, where that is known.
         settings: ``modality``, ``multi_label``, ``num_heads``, ``weights`` and the statistics of the inputs, None or
             False where not given.
@@ -152,7 +151,6 @@ def compared_with_trained(expectation: Expectation, model_options: Mapping[str, 
     Args:
         expectation: where the user's outputs come from.
         model_options: what :func:`load_model` takes.
-        step: shows progress.
 
     Returns:
         The rung "trained", passed.

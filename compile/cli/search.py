@@ -58,10 +58,7 @@ def search(
     """Search, and publish the winner.
 
     Args:
-        settings: what is wanted.
-        folder: where the engine goes.
         model_options: what :func:`load_model` takes.
-        step: shows progress.
         say_in_passing: gets a line that says what is searched.
         show: gets the search and the folder when it is over; None for the folder where nothing fits.
 
@@ -85,9 +82,7 @@ def show_search(search: Search, folder: Path | None, *, as_json: bool) -> None:
     """Print what was tried and what won.
 
     Args:
-        search: what is over.
         folder: of the winner; None where nothing fits.
-        as_json: print one JSON object.
     """
     accuracy = None if folder is None or search.accuracy is None else search.accuracy.to_dict()
     if as_json:

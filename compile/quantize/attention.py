@@ -16,7 +16,7 @@ import numpy as np
 
 from kdcmae.runtime.openvino_library import import_openvino
 
-__all__ = ["balance_scores", "score_products", "separate_products"]
+__all__ = ["balance_scores", "behind", "score_products", "separate_products"]
 
 _MOVES = ("Reshape", "Transpose")  # these only move data
 _LEVELS = 256
@@ -47,7 +47,6 @@ def score_products(model: Any, products: Collection[str]) -> set[str]:
 
     Args:
         model: an ``openvino.Model``.
-        products: names of linear products.
     """
     return {
         scores.get_friendly_name()
@@ -66,7 +65,7 @@ def balance_scores(model: Any) -> None:
     """
     for scores in _scores(model):
         for value in scores.input_values():
-            quantize = _behind(value.get_node(), _MOVES)
+            quantize = behind(value.get_node(), _MOVES)
             if quantize.get_type_name() == "FakeQuantize":
                 _balance(quantize)
     model.validate_nodes_and_infer_types()
@@ -127,10 +126,11 @@ def _separate(split: Any, add: Any, product: Any) -> dict[str, str]:
 
 def _origin(node: Any) -> Any:
     """The product that a query or a key comes from: before its bias, its scale and its change of layout."""
-    return _behind(node, (*_MOVES, "Multiply", "Add"))
+    return behind(node, (*_MOVES, "Multiply", "Add"))
 
 
-def _behind(node: Any, kinds: Collection[str]) -> Any:
+def behind(node: Any, kinds: Collection[str]) -> Any:
+    """The first node, on the way to a node's inputs, that is of none of these kinds."""
     while node.get_type_name() in kinds:
         node = node.input_value(0).get_node()
     return node

@@ -13,9 +13,8 @@ from typing import IO, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcmae.compile.models import EngineModel
+from kdcmae.compile.models import EngineModel, modality_of
 from kdcmae.compile.quantize.listed import ListedClips, list_calibration
-from kdcmae.config import Modality
 from kdcmae.data.broken import BrokenClipError, BrokenClips, clip_boundary
 from kdcmae.data.manifest import ClipRecord, LabelMap
 from kdcmae.data.reading import Reader, reader_for
@@ -115,7 +114,6 @@ def load_clips(
         model: whose inputs they become.
         data: as of :func:`~kdcmae.compile.quantize.listed.list_data`.
         batch: sizes the graph takes; batches have its smallest.
-        split: of AVSynth.
         evaluation: as of :func:`~kdcmae.compile.quantize.listed.list_calibration`: what accuracy is measured on.
 
     Raises:
@@ -130,7 +128,6 @@ def prepare_clips(model: EngineModel, clips: ListedClips, batch: BatchRange) -> 
 
     Args:
         model: whose inputs they become.
-        clips: to read.
         batch: sizes the graph takes; batches have its smallest.
 
     Raises:
@@ -162,16 +159,9 @@ def prepare_clips(model: EngineModel, clips: ListedClips, batch: BatchRange) -> 
     )
 
 
-def _modality(model: EngineModel) -> Modality:
-    sources = feeding.sources(spec.name for spec in model.inputs)
-    if sources == {"waveform"}:
-        return "audio"
-    return "video" if sources == {"frame"} else "audiovisual"
-
-
 def _feed(model: EngineModel, record: ClipRecord, read: Reader, room: IO[bytes]) -> Feed:
     with clip_boundary(record.id):
-        clip = read(record, _modality(model), (MIDDLE_FRAME,))
+        clip = read(record, modality_of(model), (MIDDLE_FRAME,))
         frames = list(clip.frames) or None
         names = [spec.name for spec in model.inputs]
         made = feeding.from_clip(names, model.preprocessing, clip.waveform, SAMPLE_RATE_HZ, frames)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,7 +33,10 @@ __all__ = [
     "list_calibration",
     "list_data",
     "require_labels",
+    "spread",
 ]
+
+Record = TypeVar("Record")
 
 CALIBRATED = 300
 """Clips of a manifest that a graph is calibrated on: more teach no better ranges."""
@@ -71,7 +75,6 @@ def list_data(data: str | Path, *, split: str, most: int) -> ListedClips:
 
     Args:
         data: ``avsynth`` or ``avsynth:CLIPS``, a manifest, a shard, or a folder of shards or of clips.
-        split: of AVSynth.
         most: clips of anything else that are used, spread evenly over it.
 
     Raises:
@@ -82,7 +85,7 @@ def list_data(data: str | Path, *, split: str, most: int) -> ListedClips:
     if made is not None:
         return ListedClips(source=f"AVSynth {split}", records=made.records, listed=len(made.records), read=made.read)
     records = list_clips(data)
-    return ListedClips(source=name_of(data), records=_spread(records, most), listed=len(records), read=None)
+    return ListedClips(source=name_of(data), records=spread(records, most), listed=len(records), read=None)
 
 
 def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | None) -> ListedClips:
@@ -90,7 +93,6 @@ def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | N
 
     Args:
         data: as of :func:`list_data`.
-        split: of AVSynth.
         evaluation: what accuracy is measured on; where it is the same data, the half of it that chooses calibrates.
             None where accuracy is not measured.
 
@@ -111,16 +113,14 @@ def list_calibration(data: str | Path, *, split: str, evaluation: str | Path | N
             f"{clips.source}: none of {len(measured)} clips is left to calibrate on, because they report the accuracy; "
             "give --calibration other clips, or --evaluation at least two"
         )
-    return dataclasses.replace(clips, records=_spread(left, CALIBRATED))
+    return dataclasses.replace(clips, records=spread(left, CALIBRATED))
 
 
 def require_labels(clips: ListedClips, classes: LabelMap | None, *, model: str) -> None:
     """Refuse clips whose labels do not fit a model's classes.
 
     Args:
-        clips: to measure on.
         classes: of the model; None if they have no names.
-        model: its name, for people.
 
     Raises:
         DataError: clips without labels, or with labels that the model does not have; says how to go on.
@@ -166,7 +166,6 @@ def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> s
     Args:
         data: the clips that it is calibrated on.
         names: its classes; none of a model that does not classify.
-        model: its name, for people.
     """
     if not names_avsynth(data) or not set(names).isdisjoint(LABELS.names):
         return ""
@@ -176,7 +175,8 @@ def calibration_note(data: str | Path, names: Sequence[str], *, model: str) -> s
     )
 
 
-def _spread(records: Sequence[ClipRecord], most: int) -> list[ClipRecord]:
+def spread(records: Sequence[Record], most: int) -> list[Record]:
+    """At most so many of the records, evenly spread over all."""
     places = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int)
     return [records[place] for place in places]
 

@@ -19,7 +19,6 @@ def products_of(graph: Any, layers: Iterable[str]) -> dict[str, str]:
 
     Args:
         graph: an ``onnx.GraphProto`` as torch's exporter writes it: each node says which module it comes from.
-        layers: names of modules.
 
     Raises:
         EngineError: a graph without any of them, such as one that lost what the exporter wrote.

@@ -78,8 +78,6 @@ def quantize(
     Args:
         graph: the float ONNX graph.
         target: the ``.xml`` to write, its ``.bin`` beside it.
-        clips: to learn ranges from.
-        layers: names of linear layers.
         kinds: what each output is for.
         saturates: for processors whose integer products saturate.
         scores: the products of queries and keys too, for processors that multiply them on integers.
@@ -126,7 +124,6 @@ def closest(
 
     Args:
         candidates: each with its outputs per batch; the next one is made only if none was close so far.
-        expected: outputs per batch.
         kinds: what each output is for.
     """
     best, closeness = None, -1.0
@@ -239,18 +236,12 @@ _MOVES = ("Reshape", "Transpose", "VariadicSplit", "Concat", "Convert", "Multipl
 
 def _is_stored(node: Any) -> bool:
     """A constant, behind whatever only moves, scales or rounds it."""
-    return bool(_behind(node, (*_MOVES, "FakeQuantize")).get_type_name() == "Constant")
+    return bool(attention.behind(node, (*_MOVES, "FakeQuantize")).get_type_name() == "Constant")
 
 
 def _is_quantized(node: Any) -> bool:
     """A FakeQuantize, or stored int8 weights being scaled, behind whatever only moves data."""
-    node = _behind(node, _MOVES)
+    node = attention.behind(node, _MOVES)
     if node.get_type_name() == "Constant":
         return bool(node.get_element_type().to_string() in ("i8", "u8"))
     return bool(node.get_type_name() == "FakeQuantize")
-
-
-def _behind(node: Any, kinds: Sequence[str]) -> Any:
-    while node.get_type_name() in kinds:
-        node = node.input_value(0).get_node()
-    return node

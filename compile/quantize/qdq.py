@@ -48,7 +48,6 @@ def quantize(
         graph: the float ONNX graph.
         target: the file to write, its weights in ``<name>.data`` beside it.
         clips: to learn the largest activations from.
-        layers: names of linear layers.
         precision: ``int8`` or ``fp8``.
         saturates: for processors whose products of signed int8 weights saturate; TensorRT does not take such a graph.
 
@@ -120,7 +119,6 @@ class _Pairs:
 
     Args:
         graph: an ``onnx.GraphProto``.
-        folder: where its weights are.
         precision: ``int8`` or ``fp8``.
         file: what the quantised weights go to.
         unsigned: store int8 weights with a zero point of 128.

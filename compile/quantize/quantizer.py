@@ -62,7 +62,6 @@ class Quantizer:
     Args:
         model: the float32 model.
         settings: of the build; the target decides how a graph is quantised.
-        step: shows progress.
         evaluate: opens the clips that accuracy is measured on.
 
     Raises:

@@ -53,11 +53,7 @@ def accuracy_line(accuracy: Mapping[str, Any]) -> str:
 
 
 def what_stays_float32(precision: Mapping[str, Any]) -> list[str]:
-    """What of an engine in half precision stays float32, why and at what cost, in words; nothing for other engines.
-
-    Args:
-        precision: a manifest's section.
-    """
+    """What of an engine in half precision stays float32, why and at what cost, in words; nothing for other engines."""
     in_float32 = precision.get("in_float32")
     if not in_float32:
         return []

@@ -30,7 +30,6 @@ def write(manifest: Manifest, folder: Path) -> None:
     """Write ``report.html`` into an engine folder.
 
     Args:
-        manifest: what the page shows.
         folder: the engine folder, complete but for this page and the final manifest.
     """
     sizes = {name: size for name, size in file_sizes(folder).items() if name != REPORT_FILE}
@@ -41,7 +40,6 @@ def render(manifest: Manifest, sizes: Mapping[str, int]) -> str:
     """The page as HTML.
 
     Args:
-        manifest: of the engine.
         sizes: bytes of its files by name.
     """
     name = f"{manifest.model['name']} for {manifest.target}, {manifest.precision['asked']}"

@@ -105,7 +105,6 @@ def _few_clips(cases: Sequence[Mapping[str, Any]], *, more_run: bool) -> Iterato
     """What few clips say of the classes of new ones; nothing where they are many, or have no classes.
 
     Args:
-        cases: of clips.
         more_run: the stage that ran them runs as many as are asked for.
     """
     total = sum(case["samples"] for case in cases)

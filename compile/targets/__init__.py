@@ -231,7 +231,6 @@ class Target:
         """How its graphs are quantised: here Q/DQ pairs in ONNX.
 
         Args:
-            settings: of the build.
             kinds: what each output is for, by name.
 
         Raises:
@@ -258,7 +257,6 @@ class Target:
 
         Args:
             graph: float, or what :meth:`quantization` wrote.
-            precision: of its matrix products.
         """
         return open_session(graph, sparing=False)
 

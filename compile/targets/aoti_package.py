@@ -69,7 +69,6 @@ def compile_package(program: ExportedProgram, path: Path, device: str) -> None:
     Args:
         program: on the CPU; it is used up. While the C++ compiler needs memory too, its weights are mapped from a file,
             and they are taken out of it before packing, which holds two copies of its own.
-        path: the package to write.
         device: that it is for, ``"cpu"`` or ``"cuda"``.
 
     Raises:

@@ -149,7 +149,6 @@ def graph_values(path: Path, precision: str) -> Values:
     """Values of an IR, or of an ONNX file, by their names, as the CPU plugin computes them here.
 
     Args:
-        path: the file.
         precision: that the plugin is asked for.
     """
 

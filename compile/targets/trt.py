@@ -214,7 +214,6 @@ def plan_kernels(trt: ModuleType, logger: Any, plan: Path) -> dict[str, int]:
     Args:
         trt: the module of the flavour that built it.
         logger: :func:`kdcmae.runtime.tensorrt.error_logger`'s.
-        plan: the file.
 
     Returns:
         By precision; empty without a GPU to load the plan on, and where the plan holds only the names of its layers.

@@ -47,7 +47,6 @@ class Gallery:
 
     Args:
         setup: says how many, and where the files go.
-        clips: of the evaluation.
     """
 
     def __init__(self, setup: Setup, clips: EvaluationClips) -> None:

@@ -31,7 +31,6 @@ def described(clip: ScoredClip, top: int) -> dict[str, Any]:
     """A clip as JSON: the mean over its windows, and each of them.
 
     Args:
-        clip: to describe.
         top: labels of each.
     """
     windows = [
@@ -117,7 +116,6 @@ def write_timeline(path: Path, clip: ScoredClip, model: str) -> None:
 
     Args:
         path: a PNG or HTML file.
-        clip: to draw.
         model: name of the model.
 
     Raises:

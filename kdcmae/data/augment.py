@@ -51,7 +51,6 @@ class Augmentation:
 
         Args:
             features: (T, 128) normalised.
-            rng: to draw from.
             silence: value of masked features: that of padding.
         """
         masked = spec_augment(
@@ -73,7 +72,6 @@ def spec_augment(
 
     Args:
         features: (T, F).
-        rng: to draw from.
         frequency_mask, time_mask: widths are drawn below these.
         value: of masked features.
 

@@ -24,12 +24,7 @@ Broken = tuple[str, str]
 
 
 class BrokenClipError(DataError):
-    """A clip of a dataset cannot be used.
-
-    Args:
-        clip_id: which one.
-        reason: why, in one line.
-    """
+    """A clip of a dataset cannot be used."""
 
     def __init__(self, clip_id: str, reason: str) -> None:
         super().__init__(f"clip {clip_id!r}: {reason}")
@@ -43,9 +38,6 @@ class BrokenClipError(DataError):
 @contextmanager
 def clip_boundary(clip_id: str) -> Iterator[None]:
     """Turn any error while a clip is read into a :class:`BrokenClipError`: files fail in unforeseeable ways.
-
-    Args:
-        clip_id: which clip is read.
 
     Raises:
         BrokenClipError: any error; the message names the type of an error of another library.
@@ -75,9 +67,7 @@ class BrokenClips:
     Each rank of a training run counts its own clips; the loop adds the counts of the other ranks when it saves.
 
     Args:
-        clips: in the dataset.
         limit: largest share of them that may be broken.
-        fix: advice for the error.
     """
 
     def __init__(

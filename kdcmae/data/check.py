@@ -60,11 +60,9 @@ def check_clips(
     """Read every clip to its end; of those longer than :data:`LONGEST_S`, decode the start and ten frames.
 
     Args:
-        records: of the clips.
         labels: the classes; None leaves labels unchecked.
         shortest_s: sound shorter than this is a problem.
         silence_db: sound that nowhere reaches this level, in dB of full scale, is a problem.
-        processes: number of reader processes.
         on_clip: called after each clip.
     """
     problems: list[Problem] = []

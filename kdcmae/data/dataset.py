@@ -103,8 +103,6 @@ class SampleMaker:
         """One sample; all its random choices are drawn from ``rng``.
 
         Args:
-            record: the clip.
-            rng: to draw from.
             partner: draws the clip to mix it with.
 
         Raises:
@@ -146,7 +144,6 @@ class ClipDataset(Dataset[Sample]):
     """Samples of a list of clips.
 
     Args:
-        records: the clips.
         labels: the classes; None for samples without a target.
         settings: how clips become samples.
         read: gets a clip's sound and frames; from its files by default.

@@ -69,12 +69,10 @@ def extract(
 
     Args:
         records: of videos, in files or in shards.
-        folder: made if need be.
         image_size: frames are resized to this short side and cropped to a square, as published; small ones are
             only cropped.
         seconds: of each clip that are extracted, from its start, its sound and its frames: what the model hears.
         mono: how several channels become one.
-        processes: number of decoder processes.
         on_clip: called after each clip.
 
     Raises:

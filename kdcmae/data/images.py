@@ -89,7 +89,6 @@ def encode_image(picture: NDArray[np.uint8], kind: Literal["jpeg", "png"], *, qu
 
     Args:
         picture: (H, W, 3) uint8 RGB, or for PNG (H, W) uint8 grey levels.
-        kind: of file.
         quantiser: of a JPEG, from 2 for the best picture to 31 for the smallest file.
 
     Raises:

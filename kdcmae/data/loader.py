@@ -100,7 +100,6 @@ class ClipLoader:
     """The batches of this rank, of any epoch. Made by :func:`training_loader` and :func:`evaluation_loader`.
 
     Args:
-        dataset: of the clips.
         guarded: the same, with broken clips caught.
         sampler: the batches of this rank.
         broken_limit: largest share of the clips that may be broken.
@@ -186,7 +185,6 @@ def training_loader(
     """Batches that keep their size: in the place of a broken clip another one is drawn.
 
     Args:
-        dataset: of the clips.
         sampler: the batches of this rank; ``drop_last=True`` gives every rank as many of them.
         workers: processes that prepare batches ahead.
         pin_memory: for fast copies to a GPU.

@@ -74,7 +74,6 @@ def read_record(
     """Read a clip: decode its video, or its extracted sound and frames, or what a shard holds. See :class:`Reader`.
 
     Args:
-        record: the clip.
         modality: whether sound, frames or both are read.
         frame_numbers: of the clip's ten frames.
         seconds: of the clip, from the start of its sound; None for all of it. Frames that were extracted stay those

@@ -78,7 +78,6 @@ class Balanced:
 
     Args:
         weights: (clips,) positive, such as :func:`balance_weights` gives.
-        seed: of the draws.
     """
 
     def __init__(self, weights: NDArray[np.float64], *, seed: int) -> None:
@@ -119,9 +118,7 @@ class BatchSampler:
     parts are the batch of a single process with the same global batch size.
 
     Args:
-        order: of the epoch.
         batch_size: clips per batch on this rank.
-        rank, world_size: of this process.
         drop_last: leave out the last, incomplete global batch, so that all ranks have as many batches of as many
             clips; otherwise it is split too, and the last ranks may have none of it.
 

@@ -66,10 +66,8 @@ class ShardLoader:
     runs out of clips starts over with its shards.
 
     Args:
-        shards: the tar files.
         labels: the classes; None for batches without a target.
         dataset: how clips become samples.
-        settings: how shards are streamed.
 
     Raises:
         ConfigError: fewer shards than readers, or not one full batch.

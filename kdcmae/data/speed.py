@@ -42,7 +42,6 @@ def measure_speed(loader: ClipLoader, *, seconds: float) -> LoaderSpeed:
     """Draw batches for some time and discard them.
 
     Args:
-        loader: of training batches.
         seconds: to measure for, at least one batch.
 
     Raises:

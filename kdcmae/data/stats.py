@@ -50,7 +50,6 @@ def spectrogram_stats(
         records: of the clips; use those the model trains on.
         audio_frames: of the model.
         mono: how the model's preprocessing makes one channel of several.
-        processes: number of reader processes.
         on_clip: called after each clip.
 
     Raises:

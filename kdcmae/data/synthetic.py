@@ -34,7 +34,6 @@ def write_clip(
         waveform: (S,) floating point in [-1, 1], mono.
         sample_rate_hz: one that AAC knows, such as 16000, 44100 or 48000.
         frames: at least one (H, W, 3) uint8 RGB, all of one size, H and W even; taken one at a time.
-        fps: frames per second.
 
     Raises:
         DataError: frames or waveform of another shape or dtype, or a sample rate the encoder refuses.
@@ -54,7 +53,6 @@ def demo_clip(path: str | os.PathLike[str], seconds: float = 4.0, seed: int = 0)
 
     Args:
         path: of the MP4 file; its folder exists.
-        seconds: length.
         seed: picks the colours, the path of the disc and the range of the tone.
     """
     fps, sample_rate_hz = 25, 48_000

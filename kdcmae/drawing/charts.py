@@ -95,7 +95,6 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str, logarithmic: bool = Fals
     Args:
         title: for screen readers.
         rows: from top to bottom.
-        unit: of the values.
         logarithmic: the axis begins a power of ten below the smallest value; zero has no bar.
     """
     marks = [value for row in rows for value in (row.value, row.high, row.limit) if value]
@@ -132,7 +131,6 @@ def stacked(title: str, rows: Mapping[str, Mapping[str, float]], *, unit: str) -
     Args:
         title: for screen readers.
         rows: stages by name and length, by the label of the bar.
-        unit: of the lengths.
     """
     stages = list(dict.fromkeys(stage for row in rows.values() for stage in row))
     totals = [sum(row.values()) for row in rows.values()]
@@ -160,7 +158,6 @@ def lines(title: str, series: Sequence[Line], *, x_label: str, y_label: str) -> 
 
     Args:
         title: for screen readers.
-        series: the lines.
         x_label, y_label: of the axes, units included.
     """
     xs = [x for line in series for x, _ in line.points]
@@ -187,7 +184,6 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
 
     Args:
         title: for screen readers.
-        points: to draw.
         x_label, y_label: of the axes, units included.
     """
     axes = _Axes(_span([point.x for point in points], zero=True), _span([point.y for point in points]), 0)
@@ -215,7 +211,6 @@ def spectrogram(title: str, source: str, *, seconds: float, marks: Mapping[str, 
     Args:
         title: for screen readers.
         source: of the picture, such as a data URI; it fills the plot.
-        seconds: of sound it shows.
         marks: positions on the frequency axis, from 0 at its foot to 1, by their text.
     """
     width, height, left, top, foot = 344, 150, 42, 6, 30

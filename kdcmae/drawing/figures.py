@@ -33,8 +33,6 @@ def confusion_figure(title: str, labels: Sequence[str], counts: NDArray[np.integ
     """Confusion matrix: a row per true class, a column per predicted one, darker for a larger share of the row.
 
     Args:
-        title: above it.
-        labels: a name per class.
         counts: (C, C) clips.
 
     Returns:
@@ -69,8 +67,6 @@ def lines_figure(title: str, series: Sequence[Line], *, x_label: str, y_label: s
     """Lines over numbers such as epochs, with a legend; points that are not finite are left out.
 
     Args:
-        title: above them.
-        series: the lines.
         x_label, y_label: of the axes, units included.
     """
     width, height, left, right, bottom = 760, 420, 70, 20, 50
@@ -105,11 +101,7 @@ def lines_figure(title: str, series: Sequence[Line], *, x_label: str, y_label: s
 
 
 def timeline_figure(timeline: Timeline) -> Picture:
-    """A clip's scores over time: a row per class, darker for a higher score from 0 to 1.
-
-    Args:
-        timeline: to draw.
-    """
+    """A clip's scores over time: a row per class, darker for a higher score from 0 to 1."""
     left, width, row, top = 220, 900, 30, 70
     bottom = top + row * len(timeline.labels)
     canvas = Image.new("RGB", (left + width + 40, bottom + 40), _PAPER)

@@ -136,7 +136,6 @@ def tag(name: str, /, *children: str, **attributes: str) -> Html:
     """An element.
 
     Args:
-        name: of the element.
         children: text, which is escaped, and :class:`Html`, which is not.
         attributes: ``class_`` stands for ``class``, other underscores for hyphens.
     """
@@ -153,7 +152,6 @@ def section(title: str, *content: str, note: str = "", wide: bool = False) -> Ht
     """A titled box of the page.
 
     Args:
-        title: its heading.
         content: text and :class:`Html`.
         note: one plain sentence below the heading.
         wide: it takes the whole width of a page in columns.
@@ -205,7 +203,6 @@ def page(title: str, facts: Sequence[str], sections: Iterable[Html]) -> str:
     """A whole page in columns, as far as the window is wide enough.
 
     Args:
-        title: its heading.
         facts: lines below the heading, such as the machine and the versions.
         sections: in order.
     """
@@ -217,7 +214,6 @@ def document(title: str, *content: str) -> str:
     """A whole page.
 
     Args:
-        title: of the window.
         content: of the body, text and :class:`Html`.
     """
     head = tag(

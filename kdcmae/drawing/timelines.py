@@ -63,11 +63,9 @@ class Timeline:
         """Select the drawn data.
 
         Args:
-            title: name of the clip.
             model: name of the model.
             spans: of the windows, start and end in seconds.
             scores: (windows, classes).
-            labels: of the classes.
         """
         import numpy as np
 
@@ -156,12 +154,7 @@ def runs(values: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def time_ticks(duration_s: float, most: int) -> list[float]:
-    """Round times from the start to the end of a clip.
-
-    Args:
-        duration_s: of the clip.
-        most: steps between them.
-    """
+    """Round times from the start to the end of a clip."""
     step = next((step for step in _STEPS_S if duration_s / step <= most), math.ceil(duration_s / most / 3600) * 3600)
     return [number * step for number in range(math.floor(duration_s / step + 1e-9) + 1)]
 

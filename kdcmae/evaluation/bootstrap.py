@@ -21,7 +21,6 @@ def clip_weights(positives: Positives, sets: tuple[int, int], *, seed: int = 0) 
     Args:
         positives: (N, C); more labels give fewer samples, because :func:`weighted_map` takes longer.
         sets: fewest and most samples.
-        seed: of the draws.
 
     Returns:
         (B, N) whole numbers, each row adding up to N.

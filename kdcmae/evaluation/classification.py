@@ -87,7 +87,6 @@ def score_clips(
 
     Args:
         predictor: a checkpoint or an engine.
-        batches: of clips.
         missing: withhold this modality from an audiovisual model.
 
     Raises:
@@ -116,10 +115,6 @@ def score_clips(
 
 def summarize(scored: ScoredClips, labels: tuple[str, ...]) -> Classification:
     """Measure scores against labels.
-
-    Args:
-        scored: the clips.
-        labels: a name per class.
 
     Raises:
         DataError: scores that are not finite.

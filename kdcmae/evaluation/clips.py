@@ -55,8 +55,6 @@ class EvaluationClips:
             ``avsynth[:CLIPS]``.
         labels: the classes; None for batches without a target.
         dataset: how clips become samples.
-        loader: how they are read.
-        split: of AVSynth.
 
     Raises:
         DataError: neither of them, or, with ``labels``, a clip without labels or with an unknown one.

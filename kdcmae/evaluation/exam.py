@@ -44,7 +44,6 @@ class Exam:
         """An exam on clips with one label each.
 
         Args:
-            labels: one per clip.
             classes: of the models, in the order of their logits.
             reference: answers of the reference model.
 

@@ -118,8 +118,6 @@ def inpaint(model: KDCMAE, batches: Iterable[Mapping[str, Tensor]], masks: MaskS
     Args:
         model: in evaluation mode. One trained with ``norm_pix`` predicts patches without their mean and contrast;
             its pictures take both from the removed patches.
-        batches: of clips.
-        masks: which patches are removed.
     """
     device = model.mask_token.device
     for batch in batches:
@@ -179,9 +177,7 @@ def draw_reconstruction(reconstruction: Reconstruction, row: int, preprocessing:
     """Draw one clip: original, masked and filled in.
 
     Args:
-        reconstruction: the batch.
         row: of the clip in it.
-        preprocessing: of the clips.
 
     Returns:
         ``sound original``, ``sound masked`` and ``sound filled in``, without the clip's padding, and the same of
@@ -215,7 +211,6 @@ def clip_errors(reconstruction: Reconstruction, row: int) -> dict[str, float]:
     """The errors of one clip, with the names of the mean errors.
 
     Args:
-        reconstruction: the batch.
         row: of the clip in it.
     """
     return {

@@ -148,7 +148,6 @@ def localize(model: KDCMAE, batches: Iterable[Mapping[str, Tensor]]) -> Iterator
 
     Args:
         model: in evaluation mode.
-        batches: of clips.
     """
     device = model.mask_token.device
     before: Tensor | None = None
@@ -240,9 +239,7 @@ def draw_heat(located: Heat, row: int, preprocessing: Preprocessing) -> dict[str
     """Draw one clip: the frame, and the heat over it with its region outlined; and the object, if known.
 
     Args:
-        located: the batch.
         row: of the clip in it.
-        preprocessing: of the images.
 
     Returns:
         ``frame`` and ``heat``.
@@ -260,7 +257,6 @@ def clip_scores(located: Heat, row: int) -> dict[str, Any]:
     """How well one clip's heat matches its object: ``iou`` and ``peak_on_object``; None where there is no object.
 
     Args:
-        located: the batch.
         row: of the clip in it.
     """
     if located.mask is None or not located.mask[row].any():

@@ -75,7 +75,6 @@ def top_accuracy(scores: Scores, positives: Positives, best: int) -> float:
     Args:
         scores: (N, C).
         positives: (N, C) bool; clips without a label do not count.
-        best: number of best classes.
 
     Returns:
         In [0, 1]; a class that ties with others has the last rank among them. NaN if no clip has a label, or if there

@@ -19,7 +19,6 @@ def worst_rows(scored: ScoredClips, most: int) -> list[int]:
     """Rows of labelled clips whose best class is wrong, the largest error first.
 
     Args:
-        scored: the clips.
         most: maximum number of rows.
 
     Returns:
@@ -33,13 +32,7 @@ def worst_rows(scored: ScoredClips, most: int) -> list[int]:
 
 
 def answer(scored: ScoredClips, row: int, labels: Sequence[str]) -> dict[str, Any]:
-    """One clip's labels and the best classes for it, with the score of each.
-
-    Args:
-        scored: the clips.
-        row: of the clip.
-        labels: a name per class.
-    """
+    """One clip's labels and the best classes for it, with the score of each."""
     scores = scored.scores[row]
     best = np.argsort(-scores, kind="stable")[:_BEST]
     own = np.flatnonzero(scored.positives[row])
@@ -55,7 +48,6 @@ def confusion_cells(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[st
 
     Args:
         counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
-        labels: a name per class.
 
     Returns:
         The ``labels`` and the ``cells``: ``class`` and ``predicted``, both numbers of labels from 0, and ``clips``.
@@ -72,8 +64,6 @@ def confused_pairs(counts: NDArray[np.int64], labels: Sequence[str], most: int =
 
     Args:
         counts: (C, C), as :func:`~kdcmae.evaluation.metrics.confusion_matrix` gives them.
-        labels: a name per class.
-        most: maximum number of pairs.
     """
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     shares = errors / np.maximum(counts.sum(axis=1, keepdims=True), 1)

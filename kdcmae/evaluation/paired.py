@@ -82,7 +82,6 @@ def paired_loss(metric: Metric, reference: Scores, other: Scores, positives: Pos
     """Measure two models on the same clips.
 
     Args:
-        metric: to measure.
         reference, other: (N, C) scores or logits of the two.
         positives: (N, C) bool; each clip has a label.
         seed: of the resampling; equal inputs give equal intervals.
@@ -122,7 +121,6 @@ def mean_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float,
     Args:
         values: (N,), one per clip; few distinct values, such as 1 where only the reference is right, -1 where only the
             other model is, else 0.
-        seed: of the resampling.
     """
     # A resample is a multinomial over the kinds: its mean only needs their counts.
     kinds, counts = np.unique(values, return_counts=True)

@@ -68,7 +68,6 @@ def pooled_features(encoder: KDCMAEClassifier, batches: Iterable[Mapping[str, Te
     Args:
         encoder: in evaluation mode; its head is not used. For a pretraining model, see
             :func:`kdcmae.checkpoints.init_classifier`.
-        batches: of labelled clips.
 
     Raises:
         DataError: no clips, or features that are not finite.
@@ -126,10 +125,6 @@ def fit_ridge(data: LabelledFeatures) -> LinearProbe:
 
 def probe(train: LabelledFeatures, held_out: LabelledFeatures, labels: tuple[str, ...]) -> tuple[Probe, ScoredClips]:
     """Fit on some clips and measure on others.
-
-    Args:
-        train, held_out: of one encoder.
-        labels: a name per class.
 
     Returns:
         The result, and the scores of the held-out clips.

@@ -47,7 +47,6 @@ class ScoredClip:
 
         Args:
             scores: (classes,).
-            top: how many.
         """
         return [{"label": label, "score": score} for label, score in map(astuple, best(scores, self.labels, top))]
 
@@ -69,7 +68,6 @@ def score_clip(
 
     Args:
         predictor: the model.
-        path: the clip.
         windowing: in samples at 16 kHz.
         frame_numbers: which of each window's ten frames to use; their scores are averaged.
         progress: called before the first window, and after each.

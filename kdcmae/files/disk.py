@@ -32,9 +32,6 @@ def disk_is_full(error: BaseException | None) -> bool:
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Write a file; a full disk becomes one line, whatever library it surfaces in.
 
-    Args:
-        path: of the file.
-
     Raises:
         DiskFullError: there is no space left for it.
     """

@@ -108,7 +108,6 @@ def publish(partial: Path, folder: Path) -> None:
 
     Args:
         partial: what :func:`staging` gave, or a folder in it, complete. It may hold the old engine afterwards.
-        folder: the destination.
 
     Raises:
         OSError: the destination cannot be replaced; it is unchanged.

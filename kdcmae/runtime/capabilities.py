@@ -39,7 +39,6 @@ def require_capable(target: str, *, precision: str, device: str = "", cpu: Cpu |
     """Refuse a combination that a target cannot build, before any work.
 
     Args:
-        target: name of the target.
         precision: precision of the matrix products.
         device: ``cpu`` or ``cuda``; the target's default if empty.
         cpu: processor that the engine is for; None for this machine's.
@@ -64,9 +63,7 @@ def executed_as(target: str, precision: str, *, cpu: Cpu) -> str:
     """The precision in which matrix products execute; ``precision`` itself if the target executes it natively.
 
     Args:
-        target: name of the target.
         precision: precision of the products; quantised ones execute natively on every processor.
-        cpu: processor that executes them.
     """
     return TARGETS[target].load_backend().executed_as(precision, cpu) if precision in FLOATING else precision
 
@@ -80,7 +77,6 @@ def execution_differences(
     not on the one that the engine is for.
 
     Args:
-        manifest: manifest of the engine.
         execution: what its library reports; if that is nothing, the answer follows from the processor.
         device: device that it runs on, in the library's spelling; the CPU if empty.
         cpu: processor that it runs on; None for this machine's.
@@ -124,7 +120,6 @@ def fastest_floating(target: str, *, cpu: Cpu, device: str = "") -> tuple[str, s
     """The fastest floating precision that matrix products execute in natively, and the reason in words.
 
     Args:
-        target: name of the target.
         cpu: processor that the engine is for.
         device: ``cpu`` or ``cuda``; the target's default if empty.
     """
@@ -139,7 +134,6 @@ def not_native(target: str, *, cpu: Cpu) -> dict[str, str]:
     """Precisions that do not execute natively, each with the precision that executes instead.
 
     Args:
-        target: name of the target.
         cpu: processor that the engine is for.
     """
     executed = {name: executed_as(target, name, cpu=cpu) for name in PRECISIONS}
@@ -150,7 +144,6 @@ def require_native(target: str, *, precision: str, execute_as: str, cpu: Cpu) ->
     """Refuse a precision that does not execute natively, before any work, unless ``execute_as`` accepts the substitute.
 
     Args:
-        target: name of the target.
         precision: precision of the matrix products.
         execute_as: precision that they may execute in instead; empty if none is accepted.
         cpu: processor that the engine is for.
@@ -176,7 +169,6 @@ def require_device(target: str, device: str = "") -> None:
     """Refuse a target that can only be built on a machine with its device, if this machine has none.
 
     Args:
-        target: name of the target.
         device: ``cpu`` or ``cuda``; the target's default if empty.
 
     Raises:
@@ -190,7 +182,6 @@ def require_tools(target: str, *, precision: str = "") -> None:
     """Refuse a target if its library, or a tool that building needs, is not installed. Imports nothing.
 
     Args:
-        target: name of the target.
         precision: precision of the matrix products; if empty, tools that only some precisions need are not checked.
 
     Raises:

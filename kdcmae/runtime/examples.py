@@ -19,8 +19,6 @@ def example_inputs(specs: tuple[TensorSpec, ...], batch: int, *, seed: int = 0) 
     A waveform is white noise in [-1, 1], and all of it is sound.
 
     Args:
-        specs: inputs to create.
-        batch: batch size.
         seed: seed of numpy's default generator.
     """
     generator = np.random.default_rng(seed)

@@ -60,7 +60,6 @@ def read_with_facts(folder: str | Path, variant: str = "") -> Manifest:
     """:meth:`Manifest.read` with a check of the facts about the build, for tools that show them.
 
     Args:
-        folder: the engine folder.
         variant: one of the folder's variants; empty for the engine itself.
 
     Raises:
@@ -107,7 +106,6 @@ def _check(field: str, value: Any, kind: Any) -> None:
 
     Args:
         field: path of the field in the manifest.
-        value: value from the JSON.
         kind: a type, a tuple of types, a list of one kind for lists of it, or a mapping of kinds by name for objects.
     """
     if isinstance(kind, _Needed):

@@ -60,7 +60,6 @@ def from_clip(
     """The inputs of one clip, one row per frame.
 
     Args:
-        names: names of the inputs.
         preprocessing: the model's preprocessing.
         waveform: (S,) or (channels, S), floating point in [-1, 1] or integers at full scale; None if no input needs it.
         sample_rate_hz: sample rate of the waveform.
@@ -105,10 +104,6 @@ def listed(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
 
 def completed(feed: Arrays, inputs: tuple[TensorSpec, ...]) -> Arrays:
     """Pad a waveform that is shorter than its input, and add ``samples``, the number of samples that are sound.
-
-    Args:
-        feed: arrays from the caller.
-        inputs: inputs of the engine.
 
     Returns:
         The completed feed; the same object if there is nothing to add.

@@ -57,7 +57,6 @@ def of_one_publication(folder: Path, read: Callable[[Publication], Result]) -> R
     """Read several files of a folder, and read them again if another engine was published in between.
 
     Args:
-        folder: the engine folder.
         read: reads the files; raises if :meth:`Publication.holds` says that they belong to two engines.
 
     Returns:
@@ -81,9 +80,6 @@ def file_sizes(folder: Path) -> dict[str, int]:
     """Sizes of the files of an engine folder in bytes by name, sorted. Links are followed.
 
     Hidden files are left out, because they do not belong to the engine: Kubernetes volumes have some.
-
-    Args:
-        folder: the engine folder.
     """
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 

@@ -77,11 +77,7 @@ class Clips:
         return len(next(iter(self.reference.values())))
 
     def of(self, numbers: Sequence[int]) -> Clips:
-        """A selection of the clips, without the engine's own outputs.
-
-        Args:
-            numbers: indices of the clips.
-        """
+        """A selection of the clips, without the engine's own outputs."""
         return dataclasses.replace(
             self,
             waveforms=None if self.waveforms is None else self.waveforms[list(numbers)],
@@ -113,7 +109,6 @@ class Clips:
 
         Args:
             executed: number of matrix products by precision on this machine.
-            cpu: this machine's processor.
             same_libraries: the engine's library is the release that built it.
         """
         if not self.built or dict(executed) != dict(self.products) or self.cpu_class not in CLASSES:
@@ -163,7 +158,6 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     """Read the file of a loaded engine.
 
     Args:
-        path: path of the file.
         manifest: manifest of the engine, with the names of its tensors and the digest of the file.
 
     Raises:

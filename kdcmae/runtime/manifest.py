@@ -237,7 +237,6 @@ class Manifest:
         """Read and check the manifest of an engine folder; :func:`verify_files` checks the other files.
 
         Args:
-            folder: the engine folder.
             variant: one of the folder's variants; empty for the engine itself.
 
         Raises:
@@ -322,7 +321,6 @@ def verify_files(folder: str | Path, manifest: Manifest) -> None:
     Links are followed, because caches and container volumes store the files elsewhere.
 
     Args:
-        folder: the engine folder.
         manifest: its manifest, from :meth:`Manifest.read`.
 
     Raises:

@@ -111,8 +111,6 @@ def run_file(
     """Outputs of a model for every window of a file, in order.
 
     Args:
-        model: takes the windows.
-        path: of the file.
         windowing: in samples at 16 kHz.
         frame_numbers: which of each window's ten frames are run.
         progress: called before the first window, and after each.

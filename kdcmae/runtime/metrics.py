@@ -168,7 +168,6 @@ class Limits:
 
         Args:
             comparison: comparison with this ``tie``.
-            name: name of the output.
         """
         where = "" if comparison.kind == "features" else ", centred,"
         if not np.isfinite(comparison.errors).all():  # even an outlier must be finite
@@ -196,7 +195,6 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], *, kind: Kind, tie: fl
 
     Args:
         actual, expected: (N, classes) logits, or (N, ...) features, N at least 1.
-        kind: use of the output.
         tie: the reference's numerical noise, as in :class:`Limits`.
 
     Returns:

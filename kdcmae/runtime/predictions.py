@@ -108,8 +108,6 @@ def best(likelihood: NDArray[Any], labels: Sequence[str], top: int) -> tuple[Pre
 
     Args:
         likelihood: (classes,) scores.
-        labels: names of the classes.
-        top: how many.
     """
     chosen = np.argsort(-likelihood, kind="stable")[:top]
     return tuple(Prediction(labels[number], float(likelihood[number])) for number in chosen)

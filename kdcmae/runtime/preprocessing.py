@@ -373,8 +373,6 @@ def resize_crop_matrix(size_in: int, size_resized: int, size_out: int) -> Float6
     """Matrix of antialiased bicubic resizing (a = -0.5) and centre crop in one direction.
 
     Args:
-        size_in: pixels before.
-        size_resized: pixels after resizing.
         size_out: pixels kept in the centre.
 
     Returns:

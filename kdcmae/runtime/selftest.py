@@ -119,7 +119,6 @@ def examine(engine: Engine, golden: Golden, variant: str) -> _Findings:
     """Test an engine, or a variant of it.
 
     Args:
-        engine: the loaded engine.
         golden: the variant's inputs, clips and reference outputs.
         variant: name of the variant; empty for the engine itself.
 
@@ -198,7 +197,6 @@ def outputs_of_clips(engine: Engine, manifest: Manifest, clips: Clips) -> tuple[
     Args:
         engine: engine that takes the clips.
         manifest: manifest of the engine, or of the variant that takes them.
-        clips: the clips.
 
     Returns:
         The outputs, NaN for clips on which the engine failed, and the failures in words.
@@ -224,7 +222,6 @@ def within(outputs: Outputs, clips: Clips, manifest: Manifest) -> NDArray[np.boo
     Args:
         outputs: outputs from :func:`outputs_of_clips`.
         clips: the clips that they belong to.
-        manifest: manifest of the engine.
 
     Returns:
         (N,) bool.

@@ -120,7 +120,6 @@ def spread(model: nn.Module, parallel: Parallelism, device: torch.device) -> Spr
     Args:
         model: on the CPU; changed in place. No device ever holds all of a sharded model.
         parallel: across ranks.
-        device: of this rank.
 
     Raises:
         ConfigError: sharding without other ranks.

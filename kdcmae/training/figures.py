@@ -31,7 +31,6 @@ class FigureTracker:
 
     Args:
         log: the metrics log of the run, written before the epoch is drawn.
-        steps_per_epoch: of the optimiser.
         criterion: which curve tells the best epoch.
         measured: names of the metrics with a curve, beside the learning rate.
         trained: label of the training curve.
@@ -109,8 +108,6 @@ def curves_picture(
     """Curves of the metrics and the learning rate over epochs, one below the other.
 
     Args:
-        lines: of a metrics log.
-        steps_per_epoch: of the optimiser.
         criterion: the title of its metric tells the best epoch.
         measured: names of metrics, the criterion's among them.
         training: label of the training curve.
@@ -142,7 +139,6 @@ def confusion_picture(confusion: Confusion, title: str) -> Picture:
 
     Args:
         confusion: of at least one clip. Of many classes, those confused most often are shown.
-        title: above the matrix.
     """
     from kdcmae.drawing.figures import confusion_figure
 

@@ -25,10 +25,7 @@ class KeptWeights:
     """Tracks the best epoch and the average; the first rank writes files.
 
     Args:
-        model: of the run.
         criterion: tells which epoch is best.
-        settings: of the run.
-        folder: of the run.
     """
 
     def __init__(

@@ -46,8 +46,6 @@ class Trainer:
     """Trains a model, or resumes the run in the same folder.
 
     Args:
-        run: to train.
-        device: of this process.
         resume: continue from the state in the run's folder, if there is one.
         progress: stream for progress lines; None prints none and draws no pictures.
 

@@ -41,7 +41,6 @@ def learning_rate(settings: TrainingSettings, *, epoch: int, step: int) -> float
     """The encoder's learning rate.
 
     Args:
-        settings: of the run.
         epoch: finished epochs.
         step: finished optimiser steps.
     """

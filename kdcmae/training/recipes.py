@@ -186,7 +186,6 @@ def rescaled(training: TrainingSettings, epochs: int) -> TrainingSettings:
     """The same schedule over another number of epochs: what happens at two thirds of the run still does.
 
     Args:
-        training: of a recipe.
         epochs: at least 1.
     """
 

@@ -39,7 +39,6 @@ def load_run_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a state back to the CPU.
 
     Args:
-        path: of the state.
         mapped: read tensors when they are used, from the file, which must not change until then.
 
     Raises:

@@ -44,7 +44,6 @@ class ClipSource(Protocol):
         Args:
             labels: the classes; None for batches without a target.
             data: how clips become samples.
-            settings: of the run.
 
         Raises:
             ConfigError: the ranks cannot share a batch evenly, or there are too few clips for one.

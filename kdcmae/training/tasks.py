@@ -66,7 +66,6 @@ class PretrainingTask:
 
     Args:
         module: the model itself, which knows its masks.
-        seed: of the masks.
     """
 
     headline: tuple[str, ...] = ("reconstruction", "contrastive", "distillation")
@@ -125,7 +124,6 @@ class FinetuningTask:
     """Labelled clips, scored by binary or softmax cross-entropy, as the classifier's scores are.
 
     Args:
-        module: the classifier itself.
         label_smoothing: share of a target's mass that is spread over all classes.
     """
 

@@ -79,7 +79,6 @@ class MetricsLog:
     """A JSON Lines file with one object per logged step; values that are not finite are null.
 
     Args:
-        path: of the file.
         resume_step: lines of later steps, which a killed run wrote after its last saved state, are dropped.
     """
 
@@ -122,7 +121,6 @@ class TensorBoardTracker:
     """Scalars and pictures for TensorBoard.
 
     Args:
-        folder: of the event files.
         resume_step: entries of later steps, from a killed run, are hidden.
     """
 

@@ -96,11 +96,9 @@ def validate(
     """Validate a model, with the same random choices in every call.
 
     Args:
-        task: to validate.
         spread: the distributed model.
         source: of this rank's clips. Each rank reads a part of them, and all ranks return the same.
         moved: moves a batch to the model's device.
-        precision: context to compute in.
 
     Raises:
         TrainingError: the model's outputs for some clips are not finite.

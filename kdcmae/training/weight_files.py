@@ -109,8 +109,6 @@ def stored_best(folder: Path, model: KDCMAE | KDCMAEClassifier, *, epoch: int) -
     """The weights of the best epoch in a run's folder.
 
     Args:
-        folder: of the run.
-        model: of the run.
         epoch: the best one as the run's state has it, from 1. A run that was killed after it wrote the weights of
             another one and before it saved its state does not know that one.
 

@@ -66,7 +66,6 @@ def table_of(
 
     Args:
         kernel: name of the kernel package.
-        device_name: as CUDA gives it.
         architecture: compute capability times ten.
         files: content of table files by name without suffix; None for the shipped ones.
     """

@@ -35,9 +35,7 @@ def generate(
     Args:
         folder: created if missing; files of an earlier run are replaced.
         clips: number of clips; a larger number begins with the same clips.
-        seed: of the data set.
         split: ``train``, ``valid`` or ``test``.
-        processes: number of processes.
         on_clip: called after each clip.
 
     Returns:

@@ -32,8 +32,6 @@ class AVSynth:
 
     Args:
         split: ``train``, ``valid`` or ``test``.
-        clips: how many.
-        seed: of the data set.
 
     Raises:
         ConfigError: more clips than fit into memory.

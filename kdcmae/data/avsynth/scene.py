@@ -86,7 +86,6 @@ def draw_scene(split: str, index: int, *, seed: int) -> Scene:
     Args:
         split: ``train``, ``valid`` or ``test``; each has a stream of its own.
         index: of the clip; classes take turns.
-        seed: of the data set.
     """
     stream = (AVSYNTH_VERSION, seed, SPLITS.index(split), index)
     rng = np.random.default_rng(stream)

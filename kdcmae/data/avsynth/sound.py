@@ -45,7 +45,6 @@ def tone(performance: Performance, time_s: Float64, rng: np.random.Generator) ->
     """The waveform of a performance.
 
     Args:
-        performance: what is played.
         time_s: (S,) evenly spaced from 0.
         rng: for the noise of a noisy sound.
 

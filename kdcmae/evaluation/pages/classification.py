@@ -29,7 +29,6 @@ def render(document: Document, pictures: Pictures) -> str:
     Args:
         document: the report, with ``intervals``, ``confused`` and ``examples``, and with ``confusion`` where each clip
             has one class.
-        pictures: of the examples.
     """
     result = document["result"]
     probe = "classification" in result

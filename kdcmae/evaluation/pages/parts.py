@@ -57,8 +57,6 @@ def task_page(title: str, document: Document, sections: Iterable[Html]) -> str:
     """The page of a task.
 
     Args:
-        title: of it.
-        document: the report.
         sections: of the page, before the skipped clips.
     """
     model, data = document["model"], document["data"]
@@ -82,8 +80,6 @@ def headline(value: float | None, words: str, ends: Sequence[float] | None) -> H
     """The headline metric, a share.
 
     Args:
-        value: of it.
-        words: what it is.
         ends: of its 95 % interval.
     """
     between = f", 95 % interval {interval(ends)}" if ends is not None else ""
@@ -117,7 +113,6 @@ def uri(shown: Shown, *, most: int = THUMBNAIL) -> str:
     """A picture as a data URI.
 
     Args:
-        shown: the picture.
         most: bytes of its JPEG file, if the coarsest quality allows it.
     """
     pixels = np.ascontiguousarray(shown.picture)
@@ -137,7 +132,6 @@ def picture(shown: Shown, said: str, kind: str = "", *, most: int = THUMBNAIL) -
     """A picture of a clip.
 
     Args:
-        shown: the picture.
         said: to screen readers.
         kind: class of the style sheet.
         most: bytes, see :func:`uri`.
