@@ -84,7 +84,7 @@ def _fetched() -> Iterator[Path]:
         raise BrokenDependencyError(f"npm is not installed, which fetches {PACKAGE} once; install npm, or {_FIX}")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            command = [npm, "pack", PACKAGE, "--silent", "--ignore-scripts", "--fetch-retries=1"]
+            command = [npm, "pack", PACKAGE, "--loglevel=error", "--ignore-scripts", "--fetch-retries=1"]
             subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=_PATIENCE_S)
         except subprocess.TimeoutExpired as error:
             raise BrokenDependencyError(f"npm did not fetch {PACKAGE} within {_PATIENCE_S} s; {_FIX}") from error

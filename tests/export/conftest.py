@@ -40,15 +40,23 @@ def fetched() -> Path:
 
 @pytest.fixture
 def write_clip(tmp_path: Path) -> Callable[..., Path]:
-    """Writes clips of one colour with noise: MP4 with H.264 and AAC, or WebM with VP9 and Opus."""
+    """Writes clips of one colour with noise: MP4 with H.264 and AAC, or WebM with VP9 and Opus.
+
+    ``codec`` is another one for the picture.
+    """
 
     def write(
-        name: str, *, seconds: float = 1.0, sound: bool = True, colour: tuple[int, int, int] = (0, 200, 0)
+        name: str,
+        *,
+        seconds: float = 1.0,
+        sound: bool = True,
+        colour: tuple[int, int, int] = (0, 200, 0),
+        codec: str = "",
     ) -> Path:
         path, codecs = tmp_path / name, {".mp4": ("libx264", "aac"), ".webm": ("libvpx-vp9", "libopus")}
         video, audio = codecs[path.suffix]
         with av.open(str(path), "w") as container:
-            picture = container.add_stream(video, rate=10, width=64, height=48, pix_fmt="yuv420p")
+            picture = container.add_stream(codec or video, rate=10, width=64, height=48, pix_fmt="yuv420p")
             tones = container.add_stream(audio, rate=48000, layout="stereo") if sound else None
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), colour, np.uint8))
             for number in range(round(10 * seconds)):

@@ -6,12 +6,13 @@ import itertools
 import json
 import re
 import shutil
+import wave
 from pathlib import Path
 
 import chromium
 import numpy as np
 import pytest
-from loudness_engine import LABELS, PREPROCESSING
+from loudness_engine import LABELS, PREPROCESSING, write_engine
 from serving_pages import running
 
 from kdcmae.export.web import export_page
@@ -142,9 +143,10 @@ def test_camera_and_microphone_are_labelled_until_they_are_stopped(page):
         (lambda write, folder: write("silent.mp4", sound=False), "silent.mp4 has no sound"),
         (lambda write, folder: write("silent.webm", sound=False), "silent.webm has no sound"),
         (lambda write, folder: write("short.mp4", seconds=0.1).rename(folder / "cut.mp4"), ""),
+        (lambda write, folder: write("old.mp4", codec="mpeg4"), "The picture of old.mp4 is missing, or in a codec"),
         (lambda write, folder: shutil.copy(__file__, folder / "text.mp4"), "missing, or in a codec that this browser"),
     ],
-    ids=["mp4", "webm", "short", "text"],
+    ids=["mp4", "webm", "short", "codec", "text"],
 )
 def test_a_clip_that_cannot_be_used_is_refused_in_words(page, write_clip, tmp_path, make, reason):
     path = Path(make(write_clip, tmp_path))
@@ -235,6 +237,32 @@ def test_an_engine_that_computes_something_else_is_refused(chrome, folder, tmp_p
         chrome.wait(ERROR)
     assert "The self-test failed, so this engine is not used here: outputs of the clips" in chrome.text("#error")
     assert chrome.evaluate(f"!({READY})")
+
+
+def test_an_engine_of_sound_takes_sound_files(chrome, fetched, tmp_path):
+    engine = write_engine(tmp_path / "engine", raw=("waveform", "samples"))
+    exported = export_page(engine, tmp_path / "page", runtime=fetched).folder
+    with wave.open(str(tmp_path / "noise.wav"), "wb") as file:
+        file.setparams((1, 2, 22050, 0, "NONE", ""))
+        file.writeframes(np.random.default_rng(0).integers(-20000, 20000, 11025, dtype=np.int16).tobytes())
+    with running(exported) as url:
+        chrome.visit(url)
+        chrome.wait(f"{READY} || {ERROR}")
+        assert answer(chrome, tmp_path / "noise.wav").startswith("noise.wav: loud, ")
+        assert chrome.evaluate("document.getElementById('picture').hidden")
+        assert chrome.console == []
+
+
+def test_an_engine_of_pictures_whose_weights_are_in_a_file_beside_it(chrome, fetched, write_clip, tmp_path):
+    engine = write_engine(tmp_path / "engine", raw=("frame",), weights_beside=True)
+    exported = export_page(engine, tmp_path / "page", runtime=fetched).folder
+    assert (exported / "model.onnx.data").is_file()
+    with running(exported) as url:
+        chrome.visit(url)
+        chrome.wait(f"{READY} || {ERROR}")
+        assert answer(chrome, write_clip("silent.mp4", sound=False)).startswith("silent.mp4: green, ")
+        assert chrome.evaluate("document.getElementById('sound').hidden")
+        assert chrome.console == []
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ export async function openClip(file, needed) {
 async function decodedSound(file) {
   const buffer = await file.arrayBuffer();
   const { sound, rate = FREQUENT_RATE } = describe(buffer);
-  if (sound === false) throw new ClipError(`${file.name} has no sound, and this engine needs sound and picture.`);
+  if (sound === false) throw new ClipError(`${file.name} has no sound, which this engine needs.`);
   try {
     // A context of the file's own rate decodes without resampling.
     const decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(buffer);

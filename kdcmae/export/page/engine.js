@@ -28,6 +28,7 @@ export async function loadEngine(report) {
   ort.env.wasm.wasmPaths = new URL("./onnxruntime/", import.meta.url).href;
   const session = await ort.InferenceSession.create(files[facts.model], {
     executionProviders: ["wasm"],
+    logSeverityLevel: 3, // errors; its warnings are about graph clean-up
     externalData: facts.weights.map((path) => ({ path, data: files[path] })),
   });
   const engine = new Engine(facts, ort, session);

@@ -8,6 +8,7 @@ const MAP = [[0, 0, 4], [80, 18, 123], [182, 54, 121], [251, 136, 97], [252, 253
 
 export const $ = (id) => document.getElementById(id);
 
+const short = (value, digits) => value.toExponential(digits).replace("-", "\u2011"); // which no line ends at
 const percent = (score) => `${(100 * score).toFixed(score < 0.0995 ? 1 : 0)} %`;
 
 /** The best labels, best first, as [index, score]. */
@@ -67,8 +68,8 @@ export function showSound(sound, { fbank_mean: mean, fbank_std: std }) {
 /** The facts of an engine and of its self-test, as a list of terms. */
 export function showFacts(facts, test) {
   const tested = test.passed
-    ? `passed: ${test.clips} clips, ${test.decided} must keep their class; largest difference ${test.error.toExponential(1)} of the logits' spread` +
-      (facts.selftest.limits.max_error === null ? "" : `, allowed ${facts.selftest.limits.max_error.toExponential(0)}`)
+    ? `passed: ${test.clips} clips, ${test.decided} must keep their class; largest difference ${short(test.error, 1)} of the logits' spread` +
+      (facts.selftest.limits.max_error === null ? "" : `, allowed ${short(facts.selftest.limits.max_error, 0)}`)
     : `failed: ${test.problems.join("; ")}`;
   const rows = {
     Model: `${facts.name}, ${(facts.parameters / 1e6).toFixed(2)} million parameters, ${facts.labels.length} labels`,
