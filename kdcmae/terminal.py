@@ -21,7 +21,7 @@ from typing import TextIO
 
 import click
 
-__all__ = ["bar", "line", "note", "progress_bar", "progress_console", "say", "status", "style", "table"]
+__all__ = ["bar", "line", "note", "progress_bar", "progress_console", "redrawn", "say", "status", "style", "table"]
 
 _GAP = "  "
 _SECONDS_BETWEEN_LINES = 30  # of progress, where nobody watches
@@ -90,6 +90,22 @@ def status(text: str) -> None:
     stream = progress_console.file
     if clear := _clear(stream):
         _write(clear + _printable(text, _encoding(stream)), stream)
+
+
+def redrawn(lines: Sequence[str], before: int) -> int:
+    """Print lines on stdout in the place of those that were printed before.
+
+    Args:
+        lines: to print; they may be styled.
+        before: number of lines that they replace, the last ones of a terminal; 0 at first.
+
+    Returns:
+        Number of lines now.
+    """
+    up, stream = f"\x1b[{before}A" if before else "", sys.stdout
+    shown = "".join(f"{_clear(stream)}{_printable(text, _encoding(stream))}\n" for text in lines)
+    _write(f"{up}{shown}\x1b[J", stream)
+    return len(lines)
 
 
 def line(text: str) -> str:

@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 _COMMANDS = (
     *("check", "cpp", "data", "demo", "doctor", "evaluate"),
-    *("export", "finetune", "predict", "pretrain", "recipes"),
+    *("export", "finetune", "listen", "predict", "pretrain", "recipes"),
 )
 _MODULES = {name: f"kdcmae.cli.{name}" for name in _COMMANDS}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdcmae.errors import DataError
 from kdcmae.media.resampling import Mono, Resampler, to_mono
 
-__all__ = ["MonoSound"]
+__all__ = ["MonoSound", "channels_of"]
 
 _MOST_PLANES = 8  # PyAV 18 reads beyond the list of planes where it is full
 _BLOCK = 1 << 16  # samples before resampling: decoders give a thousand at a time, and each call has its cost
@@ -62,7 +62,7 @@ class MonoSound:
             self._needed = _BLOCK if self._limit is None else self._resampler.needed(self._limit - self.count)
             self._room = min(_BLOCK, self._needed)
         self.heard_s += frame.samples / frame.sample_rate
-        self._held.append(_channels(frame))
+        self._held.append(channels_of(frame))
         self._room -= frame.samples
         if self._room <= 0:
             self._resample()
@@ -92,7 +92,7 @@ class MonoSound:
             self._take(wanted)
 
 
-def _channels(frame: av.AudioFrame) -> NDArray[Any]:
+def channels_of(frame: av.AudioFrame) -> NDArray[Any]:
     """(channels, S), of the decoder's type."""
     channels = frame.layout.nb_channels
     if frame.format.is_planar and channels < _MOST_PLANES:

@@ -55,6 +55,7 @@ LONG = {
     "kdcmae evaluate classification out/finetuned": "needs a run's checkpoint; the helps' examples of that command run",
     "kdcmae demo": "serves until Ctrl-C; tests/export starts it",
     "kdcmae export web": "needs onnxruntime-web, which tests/export has",
+    "kdcmae listen out/ov --camera": "needs a camera and a microphone",
     "torchrun": "starts eight processes",
 }
 """Examples that are only parsed, by how their lines begin, and why."""
