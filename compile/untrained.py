@@ -18,7 +18,7 @@ def untrained_classifier(preset: str, **overrides: Any) -> KDCMAEClassifier:
     """A classifier with seeded random weights, in evaluation mode; the same weights every time.
 
     Args:
-        preset: ``base``, ``small`` or ``tiny``.
+        preset: a key of :data:`~kdcmae.config.PRESETS`.
         overrides: fields of :class:`~kdcmae.config.ClassifierConfig`; as many classes as labels, or AudioSet's.
     """
     overrides.setdefault("num_classes", len(overrides.get("labels", ())) or AUDIOSET_CLASSES)
@@ -31,7 +31,7 @@ def untrained_autoencoder(preset: str, **overrides: Any) -> KDCMAE:
     """A pretraining model, likewise.
 
     Args:
-        preset: ``base``, ``small`` or ``tiny``.
+        preset: a key of :data:`~kdcmae.config.PRESETS`.
         overrides: fields of :class:`~kdcmae.config.PretrainingConfig`.
     """
     with torch.random.fork_rng(devices=()):

@@ -39,7 +39,7 @@ class KDCMAEClassifier(Encoder):
         """A freshly initialised model.
 
         Args:
-            name: ``base``, ``small`` or ``tiny``.
+            name: a key of :data:`~kdcmae.config.PRESETS`.
             modality: ``audiovisual``, ``audio`` or ``video``.
             overrides: other fields of :class:`~kdcmae.config.ClassifierConfig`.
 
@@ -55,17 +55,22 @@ class KDCMAEClassifier(Encoder):
         """One name per class."""
         return self.config.label_names
 
-    def forward(self, audio: Tensor | None = None, image: Tensor | None = None) -> Tensor:
+    def forward(
+        self, audio: Tensor | None = None, image: Tensor | None = None, *, with_feature: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, num_classes); the finetuned modality and the given inputs determine the path.
 
         Args:
             audio: (B, T, 128) normalised fbank, or None.
             image: (B, 3, 224, 224) normalised, or None.
+            with_feature: give the (B, D) feature before the head too.
 
         Raises:
             DataError: no input, or not the input of an audio-only or video-only model.
         """
-        return self.mlp_head(self.pooled(audio, image))
+        feature = self.pooled(audio, image)
+        logits = self.mlp_head(feature)
+        return (logits, feature) if with_feature else logits
 
     def pooled(self, audio: Tensor | None = None, image: Tensor | None = None) -> Tensor:
         """The (B, D) feature before the head; the arguments of :meth:`forward`."""

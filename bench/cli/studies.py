@@ -17,6 +17,7 @@ from kdcmae.bench.cli.documents import sections
 from kdcmae.bench.report.files import RESULTS, write_json
 from kdcmae.bench.studies.ablation.plan import ROWS
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
+from kdcmae.config import PRESETS
 from kdcmae.errors import ConfigError
 
 __all__ = ["ablation", "accuracy", "keep", "memory", "profile", "throughput"]
@@ -25,7 +26,7 @@ Study = Callable[..., dict[str, Any]]
 
 _DEFAULT = Path()  # of --readme without a value
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_PRESET = click.Choice(["base", "small", "tiny"])
+_PRESET = click.Choice(list(PRESETS))
 
 _threads_option = click.option(
     "--threads", type=thread_count, metavar="N", help="CPU threads.", show_default="all usable CPUs"

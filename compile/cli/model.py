@@ -12,6 +12,7 @@ import click
 from kdcmae.cli.common import Number, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.compile.cli.classes import named_classes
+from kdcmae.config import PRESETS
 from kdcmae.files.text import name_of
 from kdcmae.labels import read_class_names
 from kdcmae.predictors import open_model
@@ -40,7 +41,7 @@ _OPTIONS = (
         show_default=True,
         help="Logits of a finetuned model, or pooled features of a pretrained one, for retrieval.",
     ),
-    click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="A model size, with --random-weights."),
+    click.option("--preset", type=click.Choice(list(PRESETS)), help="A model size, with --random-weights."),
     click.option("--random-weights", is_flag=True, help="Compile an untrained model of the --preset's size."),
     click.option("--labels", type=_PATH, help="Class names: one per line, or index,mid,display_name."),
     click.option(

@@ -86,7 +86,7 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
 
 def _training() -> Iterator[str]:
     yield "## Training runs\n"
-    yield "`--set KEY=VALUE` of `kdcmae pretrain` and `kdcmae finetune` sets any of these.\n"
+    yield "`--set KEY=VALUE` of `kdcmae pretrain`, `finetune` and `distill` sets any of these.\n"
     for stage in get_args(Stage):
         yield f"### Settings of kdcmae {stage}\n"
         settings = settings_of(stage)

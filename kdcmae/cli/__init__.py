@@ -9,7 +9,7 @@ from kdcmae.cli.common import LazyGroup
 __all__ = ["main"]
 
 _COMMANDS = (
-    *("check", "cpp", "data", "demo", "doctor", "evaluate"),
+    *("check", "cpp", "data", "demo", "distill", "doctor", "evaluate"),
     *("export", "finetune", "listen", "predict", "pretrain", "recipes"),
 )
 _MODULES = {name: f"kdcmae.cli.{name}" for name in _COMMANDS}

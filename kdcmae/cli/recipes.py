@@ -22,7 +22,7 @@ __all__ = ["command", "settings_document", "settings_text"]
 @click.argument("name", metavar="[RECIPE]", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List the recipes of `kdcmae pretrain` and `kdcmae finetune`, and every setting with its unit and meaning.
+    """List the recipes of `kdcmae pretrain`, `finetune` and `distill`, and every setting with its unit and meaning.
 
     With a RECIPE: its value of every setting, which --set KEY=VALUE changes.
 

@@ -1,4 +1,4 @@
-"""Shared by ``kdcmae pretrain`` and ``kdcmae finetune``: options, start and report of a run."""
+"""Shared by ``kdcmae pretrain``, ``finetune`` and ``distill``: options, start and report of a run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
 from kdcmae.cli.recipes import settings_document, settings_text
+from kdcmae.config import PRESETS
 from kdcmae.errors import MissingDependencyError
 from kdcmae.extras import TRAIN, is_installed, require_installed
 from kdcmae.terminal import say
@@ -45,7 +46,7 @@ _OPTIONS = (
     ),
     click.option("--checkpoint", type=_PATH, help="Weights to start from."),
     weights_option,
-    click.option("--preset", type=click.Choice(["base", "small", "tiny"]), help="Size of a fresh model."),
+    click.option("--preset", type=click.Choice(list(PRESETS)), help="Size of a fresh model."),
     click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the schedule follows."),
     click.option("--batch-size", type=click.IntRange(min=1), help="Clips per optimiser step, over all GPUs together."),
     click.option("--lr", type=Number(min=0, min_open=True), help="Learning rate, before it decays."),
@@ -157,9 +158,9 @@ def _train(stage: Stage, asked: Request, place: torch.device, name: str) -> tupl
     """Assemble a run and train; the trainer is released on return, before the process group ends."""
     from kdcmae.collectives import rank
     from kdcmae.training.loop import Trainer
-    from kdcmae.training.runs import finetuning_run, pretraining_run
+    from kdcmae.training.runs import RUNS
 
-    run, transfer = (pretraining_run if stage == "pretrain" else finetuning_run)(asked)
+    run, transfer = RUNS[stage](asked)
     trainer = Trainer(run, device=place, resume=asked.resume, progress=sys.stderr)
     if rank() == 0:
         _announce(trainer, name, transfer)
@@ -186,6 +187,7 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
     """Print what is about to run."""
     from kdcmae.collectives import world_size
     from kdcmae.normalisation import STATISTICS, described
+    from kdcmae.training.distillation import DistillationTask
     from kdcmae.training.recipes import RECIPES
 
     run, settings = trainer.run, trainer.settings
@@ -197,6 +199,9 @@ def _announce(trainer: Trainer, recipe_name: str, transfer: Transfer | None) -> 
     )
     every = [name for names in STATISTICS.values() for name in names]
     note(f"inputs normalised with {described(run.model.config, every)}")
+    if isinstance(run.task, DistillationTask):
+        weights = sum(parameter.numel() for parameter in run.task.teacher.parameters())
+        note(f"its teacher has {weights / 1e6:.1f} M parameters and {run.task.teacher.config.num_classes} classes")
     if transfer is not None:
         note(f"took {len(transfer.taken)} tensors from the checkpoint")
         for names, what in ((transfer.fresh, "fresh"), (transfer.left, "not used")):

@@ -13,14 +13,28 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdcmae.config import PRESETS, ClassifierConfig, PretrainingConfig
 from kdcmae.data.augment import Augmentation
+from kdcmae.errors import ConfigError
 from kdcmae.normalisation import STATISTICS
 from kdcmae.runtime.preprocessing import Preprocessing
 from kdcmae.training.recipes import Recipe, Stage
-from kdcmae.training.settings import FinetuningSettings, TrainingSettings, parse_overrides
+from kdcmae.training.settings import DistillationSettings, FinetuningSettings, TrainingSettings, parse_overrides
 
 __all__ = ["Setting", "differences", "kinds_of", "parse_settings", "settings_of", "shown_value"]
 
-_FROM_THE_DATA = frozenset({"num_classes", "labels"})  # fields of a classifier that no setting changes
+_CLASSES = ("num_classes", "labels")
+_STATISTICS = tuple(name for names in STATISTICS.values() for name in names)
+
+_TEACHERS = (*_CLASSES, "modality", "multi_label", "audio_length", "mel_bins", "image_size")
+
+TAUGHT = (*_TEACHERS, *_STATISTICS)
+"""Fields of a configuration that a student has from its teacher: its inputs and its classes."""
+
+# Fields that no setting changes, by stage, and where they come from.
+_FROM_ELSEWHERE: Mapping[Stage, tuple[tuple[str, ...], str]] = {
+    "pretrain": ((), ""),
+    "finetune": (_CLASSES, "the classes of the data; use --labels FILE"),
+    "distill": (_TEACHERS, "the teacher, whose inputs and classes a student has; leave it out"),
+}
 _ENTRY = re.compile(r"^    (\w+(?:, \w+)*)(?: \(([^)]+)\))?: (.*)")
 _ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
 
@@ -50,11 +64,14 @@ def parse_settings(stage: Stage, pairs: Iterable[str]) -> dict[str, dict[str, An
     """Sort ``key=value`` texts by the part of a run that they set; see :func:`parse_overrides`.
 
     Raises:
-        ConfigError: not such a text or setting, or statistics of the inputs that no model can have.
+        ConfigError: not such a text or setting, a field that comes from elsewhere, or statistics of the inputs that no
+            model can have.
     """
     overrides = parse_overrides(pairs, kinds_of(stage))
-    statistics = {name for names in STATISTICS.values() for name in names}
-    Preprocessing.from_dict({name: value for name, value in overrides["model"].items() if name in statistics})
+    names, source = _FROM_ELSEWHERE[stage]
+    if stated := [name for name in names if name in overrides["model"]]:
+        raise ConfigError(f"{stated[0]} comes from {source}")
+    Preprocessing.from_dict({name: value for name, value in overrides["model"].items() if name in _STATISTICS})
     return overrides
 
 
@@ -63,13 +80,15 @@ def kinds_of(stage: Stage) -> dict[str, type]:
     training, model = {
         "pretrain": (TrainingSettings, PretrainingConfig),
         "finetune": (FinetuningSettings, ClassifierConfig),
+        "distill": (DistillationSettings, ClassifierConfig),
     }[stage]
     return {"training": training, "model": model, "augmentation": Augmentation}
 
 
 def settings_of(stage: Stage) -> list[Setting]:
     """Every setting of a stage, part by part."""
-    return [setting for part, kind in kinds_of(stage).items() for setting in _settings(part, kind)]
+    kinds, (fixed, _) = kinds_of(stage), _FROM_ELSEWHERE[stage]
+    return [setting for part, kind in kinds.items() for setting in _settings(part, kind) if setting.name not in fixed]
 
 
 def differences(recipe: Recipe) -> dict[str, Any]:
@@ -92,8 +111,6 @@ def shown_value(value: Any) -> str:
 def _settings(part: str, kind: type) -> Iterator[Setting]:
     described, hints = _described(kind), get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        if field.name in _FROM_THE_DATA:
-            continue
         unit, meaning = described.get(field.name, ("", ""))
         default = None if field.default is dataclasses.MISSING else field.default
         yield Setting(

@@ -11,13 +11,14 @@ from torch import Tensor
 from kdcmae import config as configs
 from kdcmae.checkpoints import Transfer, init_classifier, load_pretrained, read_tensors, transfer
 from kdcmae.classifier import KDCMAEClassifier
-from kdcmae.config import PretrainingConfig
+from kdcmae.config import ClassifierConfig, PretrainingConfig
 from kdcmae.errors import CheckpointError
 from kdcmae.normalisation import STATISTICS
 from kdcmae.pretraining import KDCMAE
+from kdcmae.training.catalogue import TAUGHT
 from kdcmae.weights.sets import Weights
 
-__all__ = ["start_finetuning", "start_pretraining", "tensors_from_mae"]
+__all__ = ["start_distillation", "start_finetuning", "start_pretraining", "tensors_from_mae"]
 
 
 def start_pretraining(
@@ -80,6 +81,33 @@ def start_finetuning(
     if path is None:
         return KDCMAEClassifier.from_preset(preset, **{**sizes, **overrides}), None
     return init_classifier(load_pretrained(path, weights=weights, **_unstated(overrides)), **overrides)
+
+
+def start_distillation(
+    teacher: ClassifierConfig,
+    path: str | os.PathLike[str] | None,
+    *,
+    preset: str,
+    sizes: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    weights: Weights | None = None,
+) -> tuple[KDCMAEClassifier, Transfer | None]:
+    """A student, with the inputs and classes of its teacher.
+
+    Args:
+        teacher: configuration of the teacher.
+        path, preset, sizes, weights: as :func:`start_finetuning` takes them.
+        overrides: other fields of :class:`~kdcmae.config.ClassifierConfig`.
+
+    Returns:
+        The student in float32 on the CPU, and a record of what came from the file.
+
+    Raises:
+        CheckpointError: not such a file, or tensors that do not fit (listed).
+        ConfigError: an unknown preset or field, or a value out of range.
+    """
+    taught = {name: getattr(teacher, name) for name in TAUGHT}
+    return start_finetuning(path, preset=preset, sizes=sizes, overrides={**overrides, **taught}, weights=weights)
 
 
 def _unstated(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kdcmae.errors import ConfigError
-from kdcmae.training.settings import FinetuningSettings, TrainingSettings
+from kdcmae.training.settings import DistillationSettings, FinetuningSettings, TrainingSettings
 
 __all__ = ["RECIPES", "SCHEDULE", "Recipe", "Stage", "find", "recipe", "rescaled"]
 
-Stage = Literal["pretrain", "finetune"]
+Stage = Literal["pretrain", "finetune", "distill"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,41 @@ RECIPES: Mapping[str, Recipe] = {
         ),
         preset="tiny",
         sizes=_AVSYNTH_SIZES,
+    ),
+    # A student starts from nothing, so that it learns faster and longer than a finetuned model does. The teacher
+    # answers for the very clips that the student sees, mixed and masked as they are.
+    "vggsound-distill": Recipe(
+        stage="distill",
+        about="a student of the edge preset, for clips of any data set",
+        training=DistillationSettings(
+            learning_rate=5e-4,
+            batch_size=48,
+            epochs=30,
+            decay_start_epoch=15,
+            decay_every_epochs=3,
+            warmup_steps=500,
+            clip_grad_norm=5.0,
+            average_from_epoch=28,
+        ),
+        preset="edge",
+        augmentation=_FINETUNING_AUGMENTATION,
+    ),
+    "avsynth-distill": Recipe(
+        stage="distill",
+        about="AVSynth, a student with a sixth of the shipped model's weights",
+        training=DistillationSettings(
+            learning_rate=2e-3,
+            batch_size=16,
+            epochs=12,
+            decay_start_epoch=8,
+            decay_every_epochs=1,
+            warmup_steps=50,
+            clip_grad_norm=5.0,
+            average_from_epoch=11,
+            workers=0,
+        ),
+        preset="tiny",
+        sizes={"embed_dim": 64, "specific_depth": 1},
     ),
 }
 

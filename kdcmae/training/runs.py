@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from kdcmae import config as configs
-from kdcmae.checkpoints import Transfer
+from kdcmae.checkpoints import Transfer, load_classifier
 from kdcmae.collectives import rank
-from kdcmae.config import EncoderConfig, PretrainingConfig
+from kdcmae.config import ClassifierConfig, EncoderConfig, PretrainingConfig
 from kdcmae.data.augment import Augmentation
 from kdcmae.data.avsynth.naming import names_avsynth
 from kdcmae.data.dataset import DatasetSettings
@@ -22,18 +22,20 @@ from kdcmae.data.manifest import LabelMap
 from kdcmae.data.statistics import KeptStatistics
 from kdcmae.errors import ConfigError
 from kdcmae.normalisation import described, differing
-from kdcmae.training.catalogue import parse_settings
-from kdcmae.training.initialise import start_finetuning, start_pretraining
+from kdcmae.runtime.manifest import digest
+from kdcmae.training.catalogue import TAUGHT, parse_settings
+from kdcmae.training.distillation import DistillationTask
+from kdcmae.training.initialise import start_distillation, start_finetuning, start_pretraining
 from kdcmae.training.loop import STATE_FILE
-from kdcmae.training.recipes import SCHEDULE, Recipe, rescaled
+from kdcmae.training.recipes import SCHEDULE, Recipe, Stage, rescaled
 from kdcmae.training.resume import stored_identity
 from kdcmae.training.run import Run
-from kdcmae.training.settings import HELD_OUT, FinetuningSettings, TrainingSettings
+from kdcmae.training.settings import HELD_OUT, DistillationSettings, FinetuningSettings, TrainingSettings
 from kdcmae.training.sources import ClipSource, kept_statistics, open_source
 from kdcmae.training.tasks import FinetuningTask, PretrainingTask
 from kdcmae.weights.sets import Weights
 
-__all__ = ["Request", "finetuning_run", "pretraining_run"]
+__all__ = ["RUNS", "Request", "distillation_run", "finetuning_run", "pretraining_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Request:
         data: a manifest, a shard, a folder of shards, or ``avsynth[:CLIPS]``.
         validation: clips to measure on after each epoch, given as ``data``; None for none, or AVSynth's own.
         output: folder of the run.
+        teacher: for distillation, a finetuned checkpoint to learn from.
         checkpoint: to start from; None for fresh weights.
         weights: which set of weights, if the checkpoint has two.
         preset: size of a fresh model; None for the recipe's.
@@ -60,6 +63,7 @@ class Request:
     data: str
     validation: str | None = None
     output: Path
+    teacher: Path | None = None
     checkpoint: Path | None = None
     weights: Weights | None = None
     preset: str | None = None
@@ -146,8 +150,6 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
         KdcmaeError: a setting, the data or the checkpoint cannot be used.
     """
     overrides = parse_settings("finetune", request.overrides)
-    if given := overrides["model"].keys() & {"num_classes", "labels"}:
-        raise ConfigError(f"{given.pop()} comes from the classes of the data; use --labels FILE")
     settings = _settings(request, overrides["training"])
     kept = kept_statistics(request.data)
     assert isinstance(settings, FinetuningSettings)
@@ -171,6 +173,70 @@ def finetuning_run(request: Request) -> tuple[Run, Transfer | None]:
     data = DatasetSettings(preprocessing=model.config.preprocessing, modality=model.config.modality)
     sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=labels)
     return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
+
+
+def distillation_run(request: Request) -> tuple[Run, Transfer | None]:
+    """A run that teaches a student, and a record of what came from the student's checkpoint.
+
+    Raises:
+        KdcmaeError: a setting, the data, the teacher or the checkpoint cannot be used.
+    """
+    overrides = parse_settings("distill", request.overrides)
+    settings = _settings(request, overrides["training"])
+    assert isinstance(settings, DistillationSettings)
+    assert request.teacher is not None
+    statistics = {name: value for name, value in overrides["model"].items() if name in TAUGHT}
+    teacher = load_classifier(request.teacher, **statistics)
+    clips = open_source(request.data, split="train")
+    if not clips.has_labels and settings.teacher_weight < 1:
+        if rank() == 0:
+            logger.warning("no clip of %s has a label: the student learns from the teacher alone", request.data)
+        settings = dataclasses.replace(settings, teacher_weight=1.0)
+    alone = settings.teacher_weight == 1
+    labels = _taught_labels(request, teacher.config, needed=not alone or request.validation is not None)
+    torch.manual_seed(settings.seed)
+    model, transfer = start_distillation(
+        configs.replace(teacher.config, labels=labels.names),
+        request.checkpoint,
+        weights=request.weights,
+        preset=request.preset or request.recipe.preset,
+        sizes=request.recipe.sizes if request.preset is None else {},
+        overrides={**request.recipe.model, **overrides["model"]},
+    )
+    task = DistillationTask(model, teacher, settings)
+    data = DatasetSettings(preprocessing=model.config.preprocessing, modality=model.config.modality)
+    sources = _sources(request, settings, overrides["augmentation"], clips, data, labels=labels, labelled=not alone)
+    sources["identity"]["teacher"] = digest(request.teacher)
+    return Run(model=model, task=task, settings=settings, output=request.output, **sources), transfer
+
+
+def _taught_labels(request: Request, teacher: ClassifierConfig, *, needed: bool) -> LabelMap:
+    """The teacher's classes; a file of them says by which ids the clips may name them.
+
+    Raises:
+        ConfigError: the file has other classes, or names are ``needed`` and neither it nor the teacher has some.
+    """
+    if request.labels is None:
+        if needed and not teacher.labels:
+            raise ConfigError(
+                f"{request.teacher} does not name its {teacher.num_classes} classes, which the labels of clips are; "
+                "give --labels FILE, or set teacher_weight=1 and leave --validation out"
+            )
+        return LabelMap(teacher.label_names, teacher.label_names)
+    labels = LabelMap.read(request.labels)
+    if len(labels) != teacher.num_classes or (teacher.labels and labels.names != teacher.labels):
+        raise ConfigError(
+            f"{request.labels} has other classes than {request.teacher}, which a student shares; leave --labels out"
+        )
+    return labels
+
+
+RUNS: Mapping[Stage, Callable[[Request], tuple[Run, Transfer | None]]] = {
+    "pretrain": pretraining_run,
+    "finetune": finetuning_run,
+    "distill": distillation_run,
+}
+"""How the run of each stage is built; it comes with a record of what came from the checkpoint."""
 
 
 def _settings(request: Request, given: dict[str, Any]) -> TrainingSettings:
@@ -200,15 +266,16 @@ def _sources(
     data: DatasetSettings,
     *,
     labels: LabelMap | None,
+    labelled: bool = True,
 ) -> dict[str, Any]:
-    """``train``, ``validation`` and ``identity`` of a run."""
+    """``train``, ``validation`` and ``identity`` of a run; only where ``labelled``, the labels are trained on too."""
     varied = dataclasses.replace(
         data,
         frames="random",
         augmentation=Augmentation(**{**request.recipe.augmentation, **augmentation}),
         seed=settings.seed,
     )
-    train = clips.training(labels, varied, settings)
+    train = clips.training(labels if labelled else None, varied, settings)
     validation, measured = None, None
     held_out = request.validation or ("avsynth" if names_avsynth(request.data) else None)
     if held_out is not None:

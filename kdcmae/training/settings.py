@@ -15,6 +15,7 @@ from kdcmae.errors import ConfigError
 
 __all__ = [
     "HELD_OUT",
+    "DistillationSettings",
     "FinetuningSettings",
     "Parallelism",
     "Precision",
@@ -144,6 +145,31 @@ class FinetuningSettings(TrainingSettings):
             f"head_learning_rate_factor={self.head_learning_rate_factor} must be positive",
         )
         _require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing} must be in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationSettings(FinetuningSettings):
+    """One distillation run: a student learns what its teacher answers.
+
+    Args:
+        teacher_weight (share of the loss): that compares answers with the teacher's; the rest compares them with the
+            labels, which 1 does not need.
+        teacher_temperature: divides both models' logits before they are compared; above 1 the classes that the teacher
+            holds unlikely count more.
+        feature_weight: in the loss, of how differently the two models see which clips are alike.
+    """
+
+    teacher_weight: float = 0.9
+    teacher_temperature: float = 2.0
+    feature_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 < self.teacher_weight <= 1, f"teacher_weight={self.teacher_weight} must be above 0 and at most 1")
+        _require(
+            self.teacher_temperature > 0, f"teacher_temperature={self.teacher_temperature} must be a positive number"
+        )
+        _require(self.feature_weight >= 0, f"feature_weight={self.feature_weight} must not be negative")
 
 
 HELD_OUT = "validation.clips"

@@ -38,6 +38,10 @@ class ClipSource(Protocol):
             ConfigError: none given, and the clips do not list theirs.
         """
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether a clip may have a label."""
+
     def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         """Training batches; the last, incomplete batch of an epoch is left out.
 
@@ -119,6 +123,10 @@ class ClipList:
     def classes(self, given: LabelMap | None) -> LabelMap:
         return given or self.labels or LabelMap.of_records(self.records)
 
+    @property
+    def has_labels(self) -> bool:
+        return any(record.labels for record in self.records)
+
     def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         dataset = ClipDataset(self.records, labels, data, self.read)
         order: Order = Shuffled(len(dataset), seed=settings.seed)
@@ -157,6 +165,10 @@ class Shards:
         if given is None:
             raise ConfigError(f"the classes of {self.paths[0].parent} are not known beforehand; use --labels FILE")
         return given
+
+    @property
+    def has_labels(self) -> bool:
+        return True  # nobody looked into the shards
 
     def training(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         if _balanced(settings):

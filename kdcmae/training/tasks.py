@@ -139,8 +139,7 @@ class FinetuningTask:
     def score(self, model: nn.Module, batch: Batch, draw: int) -> Score:
         logits = model(**{name: batch[name] for name in self.config.inputs}).float()
         loss = self._loss(logits, batch["target"], self.label_smoothing)
-        hit = batch["target"].gather(1, logits.argmax(dim=1, keepdim=True)) > 0
-        return Score(loss, {"loss": loss.detach(), "accuracy": hit.float().mean()})
+        return Score(loss, {"loss": loss.detach(), "accuracy": self._hits(logits, batch["target"])})
 
     def observe(self, model: nn.Module, batch: Batch, draw: int) -> dict[str, Tensor]:
         return {"logits": model(**{name: batch[name] for name in self.config.inputs}), "target": batch["target"]}
@@ -165,6 +164,11 @@ class FinetuningTask:
 
     def pictures(self, batch: Batch) -> dict[str, Picture]:
         return {}
+
+    @staticmethod
+    def _hits(logits: Tensor, target: Tensor) -> Tensor:
+        """Share of clips whose best class is one of theirs."""
+        return (target.gather(1, logits.argmax(dim=1, keepdim=True)) > 0).float().mean()
 
     def _loss(self, logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy against smoothed targets, which may be mixed or multi-hot."""

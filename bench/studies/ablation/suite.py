@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -28,11 +28,12 @@ from kdcmae.predictors import open_model
 from kdcmae.training.loop import Trainer
 from kdcmae.training.recipes import Recipe, Stage, recipe
 from kdcmae.training.run import Run
-from kdcmae.training.runs import Request, finetuning_run, pretraining_run
+from kdcmae.training.runs import RUNS, Request
 
 __all__ = ["Cell", "run_ablation", "run_cell"]
 
 _RESULT_FILE = "result.json"
+_STAGES: tuple[Stage, ...] = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Cell:
         budgets = {name: value for name, value in asdict(self.settings).items() if name != "seeds"}
         facts = {
             "avsynth_version": AVSYNTH_VERSION,
-            "recipes": [asdict(_recipe(stage)) for stage in get_args(Stage)],
+            "recipes": [asdict(_recipe(stage)) for stage in _STAGES],
             "row": asdict(self.row),
             "seed": self.seed,
             "settings": budgets,
@@ -210,8 +211,7 @@ def _trained(
         checkpoint=checkpoint,
         overrides=tuple(f"{name}={value}" for name, value in overrides.items()),
     )
-    assemble = {"pretrain": pretraining_run, "finetune": finetuning_run}[stage]
-    run: Run = assemble(request)[0]
+    run: Run = RUNS[stage](request)[0]
     # The held-out clips are measured on once, at the end: nothing here chooses by them.
     run = dataclasses.replace(run, validation=None)
     return Trainer(run, device=torch.device("cpu"), resume=True, progress=None).fit().weights
