@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from kdcmae.cli.common import KdcmaeCommand, note
-from kdcmae.errors import GateError
 from kdcmae.terminal import say
 
 __all__ = ["command"]
@@ -57,17 +56,13 @@ def command(engine: Path | None, output: Path, port: int, opens: bool, runtime: 
 
 
 def _shipped(folder: Path) -> Path:
-    """The engine of the shipped model for browsers, built where it is not there.
-
-    Raises:
-        GateError: the build failed, which has said why.
-    """
+    """The engine of the shipped model for browsers, built where there is none; a failed build ends the command."""
     if not (folder / "manifest.json").is_file():
         note(f"$ kdcmae-compile --target onnx --inputs raw --output {folder}")
         program = [sys.executable, "-m", "kdcmae.compile", "--target", "onnx", "--inputs", "raw"]
         done = subprocess.run([*program, "--output", str(folder)], check=False, stdout=sys.stderr)
         if done.returncode:
-            raise GateError(f"the engine of the page could not be built (exit code {done.returncode}, see above)")
+            raise SystemExit(done.returncode)  # it has said why
     return folder
 
 

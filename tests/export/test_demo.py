@@ -12,8 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kdcmae.bench.demo import in_browser
+from kdcmae.cli import main
 from kdcmae.export import serving
 
 
@@ -53,6 +55,21 @@ def test_it_serves_on_another_port_where_one_is_taken_and_ends_with_ctrl_c(demo)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors
+
+
+def test_a_build_that_fails_ends_it_with_the_code_of_the_build(monkeypatch, fetched, tmp_path):
+    started = []
+
+    def run(command, **_):
+        started.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr("kdcmae.cli.demo.subprocess.run", run)
+    result = CliRunner().invoke(main, ["demo", "--output", str(tmp_path), "--onnxruntime-web", str(fetched)])
+    assert result.exit_code == 3
+    ((_, _, module, *options),) = started
+    assert (module, options[-1]) == ("kdcmae.compile", str(tmp_path / "onnx-raw"))
+    assert result.stdout == ""
 
 
 def test_modules_and_webassembly_have_the_types_that_browsers_run(tmp_path):

@@ -7,7 +7,7 @@ const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 1
 export function unfit() {
   if (typeof WebAssembly !== "object") return "This browser has no WebAssembly, which the engine needs.";
   if (!WebAssembly.validate(new Uint8Array(SIMD))) {
-    return "This browser's WebAssembly has no SIMD, which the engine needs. Use Chrome 91, Firefox 89, Safari 16.4 or later.";
+    return "This browser's WebAssembly has no SIMD, which the engine needs. Use a current Chrome, Firefox or Safari.";
   }
   return "";
 }

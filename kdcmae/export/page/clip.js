@@ -20,7 +20,10 @@ export async function openClip(file, needed) {
   if (!needed.frame) return { ...sound, duration: sound.channels[0].length / sound.rate, frameAt: async () => undefined };
   const video = await openVideo(file);
   const duration = sound.channels.length ? sound.channels[0].length / sound.rate : video.duration;
-  return { ...sound, duration, frameAt: (seconds) => frameAt(video, seconds, file.name) };
+  if (!Number.isFinite(duration)) throw new ClipError(`${file.name} does not say how long it is. Convert it to MP4 first.`);
+  let before = Promise.resolve(); // a video seeks to one place at a time
+  const inTurn = (seconds) => (before = before.catch(() => {}).then(() => frameAt(video, seconds, file.name)));
+  return { ...sound, duration, frameAt: inTurn };
 }
 
 async function decodedSound(file) {

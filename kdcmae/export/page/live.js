@@ -40,9 +40,7 @@ export class Live {
     await this.audio.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
     const recorder = new AudioWorkletNode(this.audio, "recorder");
     recorder.port.onmessage = ({ data }) => {
-      this.kept.copyWithin(0, data.length);
-      this.kept.set(data, this.kept.length - data.length);
-      this.count += data.length;
+      for (const sample of data) this.kept[this.count++ % this.kept.length] = sample;
     };
     this.audio.createMediaStreamSource(this.stream).connect(recorder);
   }
@@ -52,7 +50,10 @@ export class Live {
     const clip = { rate: this.rate };
     if (this.audio) {
       if (this.count < this.rate / 2) return undefined;
-      clip.sound = this.kept.slice(Math.max(0, this.kept.length - this.count));
+      const next = this.count % this.kept.length, older = this.count < this.kept.length ? 0 : this.kept.length - next;
+      clip.sound = new Float32Array(older + next);
+      clip.sound.set(this.kept.subarray(next, next + older));
+      clip.sound.set(this.kept.subarray(0, next), older);
     }
     if (this.video.srcObject) clip.frame = pixels(this.video);
     return clip;

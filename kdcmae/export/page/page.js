@@ -13,7 +13,8 @@ let client, facts, needed;
 let live = null; // the running camera
 let turn = 0; // of what is shown: work for an earlier clip stops when another one comes
 let shown = null; // {clip, scores, span} on the screen, which can be explained
-let parts = []; // the windows of the clip
+let parts = []; // the windows of the clip: their scores, and where they are
+let cut = null; // gives the sound and the frame of a window of the clip
 
 const say = (text) => ($("status").textContent = text);
 const fail = (error) => {
@@ -56,18 +57,22 @@ async function useFile(file) {
   const clip = await openClip(file, needed);
   const { channels, rate, duration } = clip;
   const sound = needed.sound ? await client.call("prepare", { channels, rate }) : null;
-  const total = sound?.length ?? Math.round(duration * facts.rate), starts = windowStarts(total, facts.window);
+  const total = sound?.length ?? Math.round(duration * facts.rate);
+  cut = async ([from, to]) => ({
+    sound: sound?.slice(from, to),
+    rate: facts.rate,
+    // The middle frame, a little later than where it begins, because a frame is shown from its time on.
+    frame: await clip.frameAt((from + to) / 2 / facts.rate + 0.001),
+  });
+  const starts = windowStarts(total, facts.window);
   for (const [number, from] of starts.entries()) {
     if (mine !== turn) return;
     say(`Part ${number + 1} of ${starts.length}`);
-    const span = [from, Math.min(from + facts.window, total)];
-    // The middle frame, a little later than where it begins, because a frame is shown from its time on.
-    const frame = await clip.frameAt((span[0] + span[1]) / 2 / facts.rate + 0.001);
-    const part = { sound: sound?.slice(...span), rate: facts.rate, frame };
+    const span = [from, Math.min(from + facts.window, total)], part = await cut(span);
     const { scores, ms } = await client.call("classify", part);
     if (mine !== turn) return;
-    parts.push({ clip: part, scores, ms, span });
-    show(parts.length - 1);
+    parts.push({ scores, ms, span });
+    show(part, parts.at(-1));
   }
   summary(file.name);
 }
@@ -80,20 +85,27 @@ function summary(name) {
   say(`${name}: ${choose(0)}${several ? `, by the mean of ${parts.length} parts` : ""}`);
 }
 
-/** Show a part of the clip, or for 0 the mean of the labels of all of them; returns the best label in words. */
+/** Show the labels of a part of the clip, or for 0 the mean of all of them; returns the best label in words. */
 function choose(value) {
   const [from, to] = value ? parts[value - 1].span.map(seconds) : [];
   $("span").value = value ? `${from} to ${to} s` : "all of it";
   $("window").setAttribute("aria-valuetext", $("span").value);
-  if (value) return show(value - 1);
-  return showLabels(facts.labels.map((_, k) => parts.reduce((sum, { scores }) => sum + scores[k], 0) / parts.length), facts.labels);
+  const of = value ? [parts[value - 1]] : parts;
+  return showLabels(facts.labels.map((_, k) => of.reduce((sum, { scores }) => sum + scores[k], 0) / of.length), facts.labels);
 }
 
-function show(number) {
-  const { clip, scores, ms, span } = parts[number];
+/** Show the part that the slider is at, as soon as its frame is there. */
+async function chosen(value) {
+  choose(value);
+  if (!value) return;
+  const part = parts[value - 1], mine = turn, clip = await cut(part.span);
+  if (mine === turn && Number($("window").value) === value) show(clip, part);
+}
+
+function show(clip, { scores, ms, span }) {
   if (clip.frame) $("frame-caption").textContent = `Frame at ${seconds((span[0] + span[1]) / 2)} s`;
   if (clip.sound) $("sound-caption").textContent = `Sound from ${seconds(span[0])} to ${seconds(span[1])} s`;
-  return display(clip, scores, ms);
+  display(clip, scores, ms);
 }
 
 /** Show what the engine got and what it said; returns the best label in words. */
@@ -150,11 +162,8 @@ async function explain() {
 
 /** Run something that a person asked for; what goes wrong is shown, unless something else has begun. */
 async function run(action, ...given) {
-  try {
-    await action(...given);
-  } catch (error) {
-    fail(error);
-  }
+  const work = action(...given), mine = turn;
+  await work.catch((error) => mine === turn && fail(error));
 }
 
 $("file").onchange = ({ target }) => {
@@ -164,7 +173,7 @@ $("file").onchange = ({ target }) => {
 };
 $("live").onclick = () => run(useCamera);
 $("explain").onclick = () => run(explain);
-$("window").oninput = ({ target }) => choose(Number(target.value));
+$("window").oninput = ({ target }) => run(chosen, Number(target.value));
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
