@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,16 +16,23 @@ from kdcmae.cli.common import KdcmaeCommand, Number, note, thread_count
 from kdcmae.cli.ending import Run
 from kdcmae.errors import ConfigError
 from kdcmae.extras import VIDEO, require_installed
+from kdcmae.media.kinds import KINDS, Kind, Modality
 from kdcmae.terminal import bar, line, redrawn, say, style, table
 
 if TYPE_CHECKING:
     from kdcmae.media.capture import Source
-    from kdcmae.media.kinds import Kind
     from kdcmae.runtime import Engine
     from kdcmae.runtime.streaming.results import StreamResult, StreamStatistics
     from kdcmae.runtime.streaming.stream import Stream
 
 __all__ = ["command"]
+
+_OF_DEVICES: dict[tuple[bool, bool], Modality] = {
+    (True, True): "audiovisual",
+    (True, False): "video",
+    (False, True): "audio",
+}
+"""What there is, by whether there are a camera and a microphone."""
 
 _FILE_PATIENCE_S = 10.0  # files may hold seconds of sound between their frames; nothing of them comes late
 
@@ -36,6 +43,12 @@ _FILE_PATIENCE_S = 10.0  # files may hold seconds of sound between their frames;
 @click.option("--pipe", is_flag=True, help="Standard input: Matroska, or what --format says.")
 @click.option("--camera", metavar="DEVICE", help="A camera by ffmpeg's name, such as /dev/video0.")
 @click.option("--microphone", metavar="DEVICE", help="A microphone by ffmpeg's name, such as default.")
+@click.option(
+    "--modality",
+    type=click.Choice(["audiovisual", "audio", "video"]),
+    help="What a file or a pipe has, where the engine has a variant for that.",
+    show_default="what the engine takes",
+)
 @click.option("--hop", type=Number(min=0, min_open=True), default=0.25, help="Seconds from one result to the next.")
 @click.option(
     "--window",
@@ -62,6 +75,7 @@ def command(
     pipe: bool,
     camera: str | None,
     microphone: str | None,
+    modality: Modality | None,
     hop: float,
     window: float | None,
     top: int,
@@ -92,8 +106,8 @@ def command(
     settings = dict(_option(text) for text in options)
     live = file is None and not pipe
     with load_engine(engine, threads=threads) as loaded:
-        modality = _modality(loaded, camera=not live or camera is not None, microphone=not live or bool(microphone))
-        sources = _sources(_kinds(modality), file, camera, microphone, format_, settings)
+        if live:
+            modality = _modality(loaded, camera=camera is not None, microphone=microphone is not None)
         stream = loaded.stream(
             hop=hop,
             window=window,
@@ -102,6 +116,8 @@ def command(
             patience=0.5 if live else _FILE_PATIENCE_S,
             overrun="drop" if live or (file is not None and pace) else "block",
         )
+        kinds = KINDS[modality or loaded.manifest.model["modality"]]
+        sources = _sources(kinds, file, camera, microphone, format_, settings)
         show = _JsonLines() if as_json else _Display(top)
         try:
             with stream, capturing(stream, sources, pace=pace):
@@ -119,10 +135,14 @@ def _listen(stream: Stream, show: _JsonLines | _Display, seconds: float | None) 
             return
 
 
-def _modality(engine: Engine, *, camera: bool, microphone: bool) -> Any:
-    """What the stream has of what the engine takes."""
-    modality = engine.manifest.model["modality"]
-    wanted = {(True, True): "audiovisual", (True, False): "video", (False, True): "audio"}[camera, microphone]
+def _modality(engine: Engine, *, camera: bool, microphone: bool) -> Modality:
+    """What the devices have of what the engine takes.
+
+    Raises:
+        ConfigError: the engine takes more.
+    """
+    modality: Modality = engine.manifest.model["modality"]
+    wanted: Modality = _OF_DEVICES[camera, microphone]
     if wanted == modality or wanted in engine.variants:
         return wanted
     if wanted == "audiovisual":
@@ -132,12 +152,6 @@ def _modality(engine: Engine, *, camera: bool, microphone: bool) -> Any:
         f"{engine.folder} takes {modality} input: add {missing} DEVICE, or rebuild it with --modalities "
         f"to take {wanted} alone"
     )
-
-
-def _kinds(modality: str) -> tuple[Kind, ...]:
-    from kdcmae.media.kinds import KINDS
-
-    return KINDS[modality]  # type: ignore[index]
 
 
 def _sources(

@@ -257,3 +257,13 @@ def test_what_parts_execute_is_added_up() -> None:
         products={"fp32": 2, "int8": 4},
         attention={"bf16": 1},
     )
+
+
+def test_a_stream_runs_the_encoders_of_what_changed(folder: Path) -> None:
+    with load_engine(folder) as engine, engine.stream(hop=0.25, window=1.0, backlog=100) as stream:
+        for second in range(4):  # a frame per second, and silence
+            stream.push_frame(np.full((32, 40, 3), 50 * second, np.uint8), float(second))
+            stream.push_audio(np.zeros(16000, np.float32), float(second))
+        stream.finish()
+        assert len(list(stream)) == 13
+        assert engine.encoder_runs == {"audio": 1, "video": 4}

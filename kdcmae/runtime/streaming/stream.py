@@ -295,7 +295,7 @@ class Stream:
         sound_is_same, picture_is_same = self._prepare_sound(window), window.picture is self._last_picture
         self._last_picture = window.picture
         feed: Arrays = {**self._last_sound, **(window.picture.inputs if window.picture else {})}
-        # Not through batches where one row is enough: those copy, and an engine knows an unchanged input by its array.
+        # An engine in parts skips the encoder of an input that did not change.
         outputs = engine.infer(feed) if batch.min == 1 else in_batches(engine.infer, feed, (batch.min, batch.max))
         logits = outputs[engine.manifest.outputs[0].name]
         likelihood = clip_scores(logits, engine.manifest.scores, f"engine {engine.folder}")
