@@ -235,7 +235,7 @@ class ClipMethods(ABC):
             patience: seconds that sound and frames are waited for, by each other's timestamps.
             deadline: seconds after which scores are late; None for a hop.
             backlog: most windows that wait to be scored.
-            overrun: beyond that, ``drop`` the oldest window, or ``block`` the push.
+            overrun: beyond that, ``drop`` the oldest window, or ``block`` the push until another thread takes results.
 
         Returns:
             The stream, to be closed, or used in a ``with`` statement.

@@ -40,8 +40,8 @@ class PictureTrack:
     """The frames of a stream.
 
     A window shows the middle one of its frames, as in ``kdcmae predict``, but which one that is shows only when the
-    window is over, half a window later. Frames near the middle of a window are kept: there are two per hop, whatever
-    the camera's rate.
+    window is over, half a window later. Frames near the middle of a window are kept, at most four per hop whatever the
+    camera's rate.
 
     Args:
         window_s: length of a window in seconds.
@@ -116,9 +116,11 @@ class PictureTrack:
 
     def _is_near_a_middle(self, time_s: float, period_s: float) -> bool:
         """Whether a frame may be the middle one of a window, which lies from half a period before the window's middle
-        to a period after it; or nothing was kept for a hop."""
+        to a period after it; or nothing was kept for a hop, or there are few frames in a hop at all."""
         before = bisect_left(self._held, time_s, key=_time)
-        if self.origin_s is None or not before or time_s - self._held[before - 1].time_s >= self._hop_s - period_s / 2:
+        if self.origin_s is None or not before or 4 * period_s >= self._hop_s:
+            return True
+        if time_s - self._held[before - 1].time_s >= self._hop_s - period_s / 2:
             return True
         after_middle_s = (time_s - self.origin_s - self._window_s / 2 + 0.75 * period_s) % self._hop_s
         return after_middle_s <= 2 * period_s
