@@ -13,6 +13,7 @@ import chromium
 import numpy as np
 import pytest
 from loudness_engine import LABELS, PREPROCESSING, write_engine
+from PIL import Image
 from serving_pages import running
 
 from kdcmae.export.web import export_page
@@ -165,8 +166,13 @@ def test_it_fits_phones_and_desktops_light_and_dark(page, write_clip, tmp_path):
     for width, dark in itertools.product((390, 1400), (False, True)):
         page.look(width=width, dark=dark)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        ground = page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", ground))) < 200) is dark
+        page.screenshot(tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as picture:
+            red, green, blue = np.asarray(picture.convert("RGB"), dtype=np.int64).transpose(2, 0, 1)
+        assert red.shape[1] == width
+        assert bool(np.median(red) < 60) is dark, "the ground"
+        assert 0.02 < ((green > 150) & (red < 60) & (blue < 60)).mean() < 0.3, "the frame of the clip"
+        assert ((red > 150) & (green < 140) & (blue < 160)).mean() > 0.005, "the loud parts of the spectrogram"
 
 
 def test_the_resampler_is_that_of_python(page):
