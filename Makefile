@@ -7,7 +7,7 @@ CONTRACT := build/contract/.downloaded
 WEB := build/cache/.onnxruntime-web
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test test-quick check fuzz test-capped test-avx2 test-aarch64 test-cpp test-pythons test-gpu bench bench-all bench-gpu assets docs picture clean
+.PHONY: demo test test-quick check fuzz test-capped test-avx2 test-aarch64 test-cpp test-pythons test-gpu bench bench-all bench-gpu assets docs surfaces picture clean
 
 demo: $(STAMP)
 	$(BIN)/python -m kdcmae.bench.demo
@@ -123,6 +123,10 @@ assets: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/tools/settings.py
 	$(BIN)/python docs/tools/expect.py
+
+# The table of docs/embed.md: how far every way of running the shipped model is from PyTorch, on CLIPS and a made clip.
+surfaces: $(STAMP)
+	$(BIN)/python docs/tools/surfaces.py $(CLIPS)
 
 # docs/demo.svg: the demo, run and recorded.
 picture: $(STAMP)

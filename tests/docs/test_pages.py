@@ -12,7 +12,10 @@ import click
 import expect
 import pytest
 import settings
+import surfaces
 from help_examples import EVERY, PAGES, PROGRAMS, ROOT, other_lines
+
+from kdcmae.runtime.targets import TARGETS
 
 DOCS = ROOT / "docs"
 SOURCES = ("kdcmae", "compile", "bench", "kernels")
@@ -91,6 +94,14 @@ def test_the_readme_is_read_in_three_minutes_and_its_figures_are_measured() -> N
 
 def test_the_page_of_settings_is_up_to_date() -> None:
     assert (DOCS / "settings.md").read_text(encoding="utf-8") == settings.document(), "run: make docs"
+
+
+def test_the_table_of_surfaces_has_every_target() -> None:
+    text = (DOCS / "embed.md").read_text(encoding="utf-8")
+    rows = text.partition(surfaces.BEGIN)[2].partition(surfaces.END)[0]
+    places = re.findall(r"^\| (Python|C\+\+|browser) \| ([\w-]+)", rows, re.MULTILINE)
+    assert {target for place, target in places if place == "Python"} == set(TARGETS), "run: make surfaces"
+    assert {place for place, _ in places} == {"Python", "C++", "browser"}
 
 
 def messages() -> str:
