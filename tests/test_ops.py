@@ -45,15 +45,20 @@ def test_auto_is_the_default_and_takes_the_reference_on_a_cpu():
     )
 
 
-def test_auto_takes_the_kernel_for_cuda_tensors_where_triton_is(cuda_tensor, monkeypatch):
-    monkeypatch.setattr(ops, "_TRITON_INSTALLED", True)
-    assert ops._takes_kernel(cuda_tensor())
-    monkeypatch.setattr(ops, "_TRITON_INSTALLED", False)
-    assert not ops._takes_kernel(cuda_tensor())
+@pytest.fixture
+def triton(monkeypatch):
+    """Installs Triton, or removes it."""
+    return lambda installed: monkeypatch.setattr(ops, "_TRITON_INSTALLED", installed)
 
 
-def test_auto_takes_the_reference_for_what_the_kernels_lack(cuda_tensor, monkeypatch):
-    monkeypatch.setattr(ops, "_TRITON_INSTALLED", True)
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_takes_the_kernel_for_cuda_tensors_where_triton_is(installed, cuda_tensor, triton):
+    triton(installed)
+    assert ops._takes_kernel(cuda_tensor()) is installed
+
+
+def test_auto_takes_the_reference_for_what_the_kernels_lack(cuda_tensor, triton, monkeypatch):
+    triton(True)
     assert not ops._takes_kernel(cuda_tensor(torch.float64))
     wants_gradient = cuda_tensor(requires_grad=True)
     assert ops._takes_kernel(wants_gradient)
@@ -97,8 +102,8 @@ def test_unknown_backend():
     assert ops.backend() == "auto"
 
 
-def test_triton_where_it_is_not_installed(monkeypatch):
-    monkeypatch.setattr(ops, "_TRITON_INSTALLED", False)
+def test_triton_where_it_is_not_installed(triton):
+    triton(False)
     with pytest.raises(MissingDependencyError, match="triton is not installed"):
         ops.set_backend("triton")
 

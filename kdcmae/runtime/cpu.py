@@ -12,7 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,10 @@ class Cpu:
             return f"a CPU of class {known}"
         return f"{name} ({known})" if known else name
 
+    def capped(self, cap: str) -> Cpu:
+        """The processor without what a cap of oneDNN excludes: nothing, if oneDNN does not know the cap."""
+        return replace(self, features=self.features - (_CAPPED - _CAPS.get(cap.upper(), _CAPPED)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for manifests."""
         return {
@@ -163,9 +167,9 @@ class Cpu:
 def this_cpu() -> Cpu:
     """This machine's processor, without the instructions that :data:`CAP_VARIABLE` excludes."""
     machine = platform.machine()
-    features = host.cpu_features() - _forbidden(os.environ.get(CAP_VARIABLE, ""))
-    return Cpu(machine={"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine), features=features,
-               name=host.cpu_name())  # fmt: skip
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    cpu = Cpu(machine=machine, features=host.cpu_features(), name=host.cpu_name())
+    return cpu.capped(os.environ.get(CAP_VARIABLE, ""))
 
 
 def describe_cpu(text: str) -> Cpu:
@@ -196,8 +200,3 @@ def _from_diagnosis(document: Mapping[str, Any]) -> Cpu:
     if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
         raise TypeError("cpu_features")
     return Cpu(machine=str(facts["machine"]), features=frozenset(features), name=str(facts["cpu"]))
-
-
-def _forbidden(cap: str) -> frozenset[str]:
-    """Features that a cap of oneDNN excludes; none if oneDNN does not know the cap."""
-    return _CAPPED - _CAPS.get(cap.upper(), _CAPPED)

@@ -96,3 +96,9 @@ def accepted(native: dict[str, str]) -> dict[str, tuple[str, ...]]:
         precision: ("--precision", precision, *(() if precision in (executed, "int8") else ("--execute-as", executed)))
         for precision, executed in native.items()
     }
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of more than 0.1 MB have their weights beside them, as those of more than 2 GB do."""
+    monkeypatch.setattr("kdcmae.compile.export.LARGEST_FILE_BYTES", 100_000)

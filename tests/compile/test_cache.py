@@ -168,6 +168,13 @@ def test_what_a_killed_build_left_in_the_cache_leaves_with_the_next(engine, tmp_
     assert [path.name for path in cache.folder.iterdir()] == ["0" * 64]
 
 
+@pytest.fixture
+def quick(engine, monkeypatch):
+    """Builds that copy an engine built before."""
+    cli = importlib.import_module("kdcmae.compile.cli.build")
+    monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
+
+
 FAILURES = (
     OSError(errno.EROFS, os.strerror(errno.EROFS)), PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
     EngineError("cannot write"), ConfigError("wrong"), RuntimeError("no home folder"), KeyError("uid"),
@@ -192,9 +199,7 @@ def test_whatever_fails_in_the_cache_is_one_note(place, failure, engine, tmp_pat
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_a_build_ends_as_without_a_cache(failure, engine, checkpoint, run, tmp_path, fails, monkeypatch):
-    cli = importlib.import_module("kdcmae.compile.cli.build")
-    monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
+def test_a_build_ends_as_without_a_cache(failure, quick, checkpoint, run, tmp_path, fails):
     fails("kdcmae.compile.cache.cache_key", failure)
     result = run("--target", "openvino", "--checkpoint", checkpoint, "--output", tmp_path / "engine")
     assert result.exit_code == 0, result.stderr
@@ -208,9 +213,7 @@ def rebuilt(engine, folder):
 
 
 @pytest.mark.parametrize("variable", ["KDCMAE_CACHE", "KDCMAE_CACHE_GB", "HOME"])
-def test_a_build_without_a_usable_cache_says_so_once(variable, engine, checkpoint, run, tmp_path, fails, monkeypatch):
-    cli = importlib.import_module("kdcmae.compile.cli.build")
-    monkeypatch.setattr(cli, "_build", lambda model, variants, settings, folder, *_: rebuilt(engine, folder))
+def test_a_build_without_a_usable_cache_says_so_once(variable, quick, checkpoint, run, tmp_path, fails, monkeypatch):
     (tmp_path / "file").touch()
     if variable == "HOME":
         monkeypatch.delenv("KDCMAE_CACHE")

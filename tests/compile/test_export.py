@@ -102,8 +102,7 @@ def test_a_static_graph_has_its_batch_baked_in(tmp_path):
     assert [axis.dim_value for axis in image.type.tensor_type.shape.dim] == [3, 3, 64, 64]
 
 
-def test_weights_too_large_for_one_file_go_beside_it(checkpoint, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "LARGEST_FILE_BYTES", 100_000)
+def test_weights_too_large_for_one_file_go_beside_it(checkpoint, run, tmp_path, small_files):
     folder = tmp_path / "engine"
     result = run("--target", "onnx", "--checkpoint", checkpoint, "--output", folder)
     assert result.exit_code == 0, result.stderr

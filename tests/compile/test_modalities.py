@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kdcmae.checkpoints import save_checkpoint
-from kdcmae.compile import export, modalities, models
+from kdcmae.compile import modalities, models
 from kdcmae.compile.cli.options import parse_modalities
 from kdcmae.compile.modalities import compile_modalities, with_input_of
 from kdcmae.compile.models import classifier_model, feature_model
@@ -175,8 +175,7 @@ def test_raw_engines_share_the_weights_of_their_frontends_too(checkpoint, run, t
         assert engine.classify(waveform, 16000, frame) != engine.classify(waveform, 16000, None)
 
 
-def test_weights_beside_their_graphs_are_shared_too(checkpoint, smallest, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "LARGEST_FILE_BYTES", 100_000)
+def test_weights_beside_their_graphs_are_shared_too(checkpoint, smallest, run, tmp_path, small_files):
     folder = tmp_path / "engine"
     result = run("--target", "onnx", "--checkpoint", checkpoint, "--modalities", "audiovisual,audio,video", "--output",
                  folder, "--no-cache")  # fmt: skip

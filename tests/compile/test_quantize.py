@@ -362,12 +362,11 @@ def test_activations_are_smoothed_only_where_they_have_outliers(outliers, classi
     assert min(cosines(model, open_graph(path, floating=True), clips)) > 0.995
 
 
-def test_the_quantised_graph_is_made_once(model, graph, monkeypatch, tmp_path):
+def test_the_quantised_graph_is_made_once(model, graph, tmp_path):
     for name in ("first", "second"):
         shutil.copytree(graph.parent, tmp_path / name)
     path, report = quantizer(model).quantize(tmp_path / "first" / "graph.onnx")
     assert not report.reused
-    monkeypatch.setattr(qdq, "quantize", lambda *_, **__: pytest.fail("made again"))
     again, report = quantizer(model).quantize(tmp_path / "second" / "graph.onnx")
     assert report.reused
     assert again.read_bytes() == path.read_bytes()
@@ -376,10 +375,10 @@ def test_the_quantised_graph_is_made_once(model, graph, monkeypatch, tmp_path):
 def test_without_the_cache_the_graph_is_made_again_and_not_kept(model, graph, monkeypatch, tmp_path):
     for name in ("first", "second"):
         shutil.copytree(graph.parent, tmp_path / name)
-    monkeypatch.setattr("kdcmae.compile.quantize.store.keep", lambda *_: pytest.fail("kept"))
-    monkeypatch.setattr("kdcmae.compile.quantize.store.fetch", lambda *_: pytest.fail("taken"))
+    monkeypatch.setenv("KDCMAE_CACHE", str(tmp_path / "cache"))
     for name in ("first", "second"):
         assert not quantizer(model, reuse=False).quantize(tmp_path / name / "graph.onnx")[1].reused
+    assert not (tmp_path / "cache").exists()
 
 
 def test_settings_out_of_range():

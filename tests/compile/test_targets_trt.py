@@ -91,9 +91,6 @@ def test_a_plan_that_its_own_library_does_not_load(gpu, tmp_path):
     assert gpu == [True]
 
 
-def test_without_a_gpu_no_plan_is_asked(monkeypatch, tmp_path):
-    def no_device(ordinal):
-        raise DeviceError("none")
-
-    monkeypatch.setattr(target, "Device", no_device)
+def test_without_a_gpu_no_plan_is_asked(fails, tmp_path):
+    fails("kdcmae.compile.targets.trt.Device", DeviceError("none"))
     assert plan_kernels(Inspected(), None, tmp_path / "engine.plan") == {}

@@ -19,6 +19,20 @@ from kdcmae.files import publishing
 from kdcmae.files.publishing import check_destination, publish, staging
 
 
+@pytest.fixture
+def no_exchange(monkeypatch):
+    """Makes the system refuse to exchange two folders, with an error of this number."""
+
+    def make(number):
+        def refuse(*_):
+            ctypes.set_errno(number)
+            return -1
+
+        monkeypatch.setattr(publishing.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
+
+    return make
+
+
 def write(folder, content):
     (folder / "manifest.json").write_text(content)
 
@@ -122,13 +136,10 @@ def test_a_build_killed_between_the_steps_of_publishing_gets_its_old_engine_back
     assert os.listdir(tmp_path) == ["engine"]
 
 
-def test_a_process_id_is_no_name_and_no_proof_of_life(tmp_path, monkeypatch):
-    """In containers every build may be process 1, and another container's builds are not among the processes here."""
-    monkeypatch.setattr(os, "getpid", lambda: 1)
+def test_two_builds_of_one_process_do_not_meet(tmp_path):
     target = tmp_path / "engine"
     with staging(target) as first:
         write(first, "first")
-        monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("asked whether a process lives"))
         with staging(target) as second:
             assert second != first
             write(second, "second")
@@ -186,12 +197,12 @@ def test_a_name_with_wildcards_is_a_name(tmp_path):
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "in steps"])
-def test_builds_at_once_leave_one_whole_engine(exchange, tmp_path, monkeypatch):
+def test_builds_at_once_leave_one_whole_engine(exchange, tmp_path, no_exchange):
     """As case 27 in threads: a reader of a folder that was there before finds one all the time, where it can be had."""
     if exchange and not can_exchange(tmp_path):
         pytest.skip("no exchange on this file system")
     if not exchange:
-        monkeypatch.setattr(publishing, "_exchange", lambda *_: False)
+        no_exchange(errno.EINVAL)
     target = tmp_path / "engine"
     target.mkdir()
     write(target, "0")
@@ -229,17 +240,13 @@ def can_exchange(folder):
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EPERM])
-def test_where_folders_cannot_change_places_the_old_one_moves_aside(number, tmp_path, monkeypatch):
-    def refuse(*_):
-        ctypes.set_errno(number)
-        return -1
-
-    monkeypatch.setattr(publishing.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
+def test_where_folders_cannot_change_places_the_old_one_moves_aside(number, tmp_path, no_exchange):
+    no_exchange(number)
     assert not can_exchange(tmp_path)
     test_a_new_engine_replaces_the_old_one(tmp_path)
 
 
-def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, no_exchange, monkeypatch):
     target = tmp_path / "engine"
     target.mkdir()
     write(target, "old")
@@ -250,7 +257,7 @@ def test_a_new_engine_that_cannot_move_leaves_the_old_one(tmp_path, monkeypatch)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(source, destination)
 
-    monkeypatch.setattr(publishing, "_exchange", lambda *_: False)
+    no_exchange(errno.EINVAL)
     with staging(target) as partial:
         write(partial, "new")
         monkeypatch.setattr(os, "rename", refuse)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 
 import pytest
 
-from kdcmae import host
 from kdcmae.errors import ConfigError
 from kdcmae.runtime.cpu import CAP_VARIABLE, CLASSES, Cpu, describe_cpu, this_cpu
 
@@ -71,11 +69,15 @@ def test_a_processor_below_all_classes_has_no_class():
         ("AVX512_CORE_AMX", "amx"),
     ],
 )
-def test_the_cap_takes_away_what_is_above_it(monkeypatch, cap, class_name):
-    monkeypatch.setattr(host, "cpu_features", lambda: LINUX_FEATURES)
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setenv(CAP_VARIABLE, cap)
-    assert this_cpu().class_name == class_name
+def test_the_cap_takes_away_what_is_above_it(cap, class_name):
+    assert Cpu(machine="x86_64", features=LINUX_FEATURES).capped(cap).class_name == class_name
+
+
+def test_the_cap_of_the_environment_is_that_of_this_machine(monkeypatch):
+    monkeypatch.delenv(CAP_VARIABLE, raising=False)
+    whole = this_cpu()
+    monkeypatch.setenv(CAP_VARIABLE, "SSE41")
+    assert this_cpu() == whole.capped("SSE41")
 
 
 def test_a_device_describes_itself(tmp_path):

@@ -50,6 +50,7 @@ def library(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", fake)
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.0.0.5"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.inference_mode())
     return fake
 
 
@@ -58,8 +59,7 @@ def folder(tiny: Any) -> Path:
     return tiny.make("torch-trt", libraries=LIBRARIES, engine={"file": "engine.plan", "device": "cpu"})
 
 
-def test_a_program_runs(tiny: Any, library: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.inference_mode())
+def test_a_program_runs(tiny: Any, library: SimpleNamespace, folder: Path) -> None:
     feed = tiny.feed(["x"], 3)
     with load_engine(folder) as engine:
         np.testing.assert_allclose(engine.infer(feed)["logits"], tiny.logits(feed), rtol=1e-6)
@@ -68,10 +68,7 @@ def test_a_program_runs(tiny: Any, library: SimpleNamespace, folder: Path, monke
         np.testing.assert_allclose(engine.infer(feed)["logits"], tiny.logits(feed), rtol=1e-6)
 
 
-def test_a_program_that_does_not_load_says_why_in_one_line(
-    tiny: Any, library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.inference_mode())
+def test_a_program_that_does_not_load_says_why_in_one_line(tiny: Any, library: SimpleNamespace) -> None:
     folder = tiny.make("torch-trt", libraries=LIBRARIES, engine={"file": "labels.txt", "device": "cpu"})
     with pytest.raises(EngineError, match=r"torch_tensorrt 2\.13\.0 cannot load .*a valid ExportedProgram\. More\.$"):
         load_engine(folder)
