@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from kdcmae.compile import cases, export, gates, layers, memory, models, parts, 
 from kdcmae.compile.engine_facts import engine_manifest
 from kdcmae.compile.frontend import ExportedFrontend
 from kdcmae.compile.half import GraphPrecision
-from kdcmae.compile.latency import compare_latency, measure_latency
+from kdcmae.compile.latency import measure_latency
 from kdcmae.compile.models import EngineModel
 from kdcmae.compile.parity import Case, Ladder
 from kdcmae.compile.peaks import watched
@@ -26,11 +25,13 @@ from kdcmae.compile.sessions import open_session
 from kdcmae.compile.settings import CompileSettings
 from kdcmae.compile.stages import ROUNDED, Run, Stage
 from kdcmae.compile.targets import BuildRequest, BuiltEngine, LayerRequest
+from kdcmae.compile.tuning import beside_float, tuned
+from kdcmae.compile.variants import Tuning
 from kdcmae.errors import GateError
 from kdcmae.files import publishing
 from kdcmae.progress import Step
 from kdcmae.runtime import load_engine
-from kdcmae.runtime.capabilities import fastest_floating
+from kdcmae.runtime.arrays import Arrays
 from kdcmae.runtime.execution import Claim, differences_known
 from kdcmae.runtime.golden import GOLDEN_FILE
 from kdcmae.runtime.manifest import Manifest, verify_files
@@ -108,7 +109,9 @@ class Build:
         built: what the target built; None before.
         claims: what is claimed of the precisions that it executes.
         quantization: what was quantised; None where nothing was.
+        tuning: which variant of the graph it is and why; None where there was no choice.
         latency, speed: of the engine, as far as it was timed.
+        quantizer: makes quantised graphs; None where nothing is quantised.
     """
 
     def __init__(
@@ -144,8 +147,9 @@ class Build:
         self.speed: dict[str, Any] = {}
         self.built: BuiltEngine | None = None
         quantizes = settings.precision in QUANTIZED and engine is None
-        self._quantizer = Quantizer(self.body, settings, step) if quantizes else None
+        self.quantizer = Quantizer(self.body, settings, step) if quantizes else None
         self.quantization: QuantizationReport | None = None
+        self.tuning: Tuning | None = None
         self._lowered: nn.Module | None = None
         self._graph: Path | None = None  # what the target got
         self._float_graph: Path | None = None  # to time beside it
@@ -177,18 +181,20 @@ class Build:
                 program = None
             if not (self._looked_at and self.target.ships_graph):
                 yield from self._onnx_stage(graph)
-        if graph is not None and self._quantizer is not None:
+        if graph is not None and self.quantizer is not None:
             self._float_graph = graph
-            graph, self.quantization = self._quantizer.quantize(graph)
+            graph, self.quantization = self.quantizer.quantize(graph)
             yield self._quantized_stage(graph)
         if self._layers is not None:
             values = self.target.layer_values(self._layers)
             if values is not None:
                 yield Stage(name="engine", gate=self.settings.gate({self.settings.claimed()}), values=values)
             return
-        request = self._request(program, graph)
-        program = None
-        yield self._engine_stage(request, declared)
+        if graph is not None:
+            floating = self._float_graph if self.quantization else None
+            graph, self.tuning = tuned(self, graph, floating or graph, declared)
+        request, program = self.request(program, graph), None
+        yield self.engine_stage(request, declared)
         yield from self._artifact_stage()
 
     def climb(self, stage: Stage) -> None:
@@ -203,6 +209,11 @@ class Build:
             note = "; ".join(filter(None, (note, cut)))
         with self.step(f"verify {stage.title}"):
             self.ladder.climb(dataclasses.replace(stage, cases=ran, note=note))
+
+    def smallest_feed(self) -> Arrays:
+        """Inputs of the smallest batch, as the graph takes them."""
+        inputs = min(self.cases, key=lambda case: case.batch).inputs
+        return dict(inputs if self.frontend is None else self.frontend.run(inputs))
 
     def restart(self, error: GateError, reload: Callable[[], EngineModel] | None) -> None:
         """Start again with more of the model in float32.
@@ -297,8 +308,8 @@ class Build:
         note = f"{self.quantization.method}; executed in float32"
         return Stage(name="quantized", gate=gate, run=run, computes=frozenset({ROUNDED}), note=note)
 
-    def _request(self, program: ExportedProgram | None, graph: Path | None) -> BuildRequest:
-        """What the target gets."""
+    def request(self, program: ExportedProgram | None, graph: Path | None) -> BuildRequest:
+        """What the target gets: the program, or a graph."""
         return BuildRequest(
             program=program,
             graph=graph,
@@ -313,8 +324,13 @@ class Build:
             frontend=None if self.frontend is None else self.frontend.graph,
         )
 
-    def _engine_stage(self, request: BuildRequest, declared: Mapping[str, int]) -> Stage:
-        """Build the engine and check what it executes."""
+    def engine_stage(self, request: BuildRequest, declared: Mapping[str, int]) -> Stage:
+        """Build the engine and check what it executes.
+
+        Args:
+            request: for the target.
+            declared: matrix products by precision in the exported program.
+        """
         memory.trim()
         with self.step(f"build {self.target.name} engine"):
             built = parts.build_engine(self.target, request, self.model.outputs, split=self.settings.split)
@@ -336,7 +352,7 @@ class Build:
         assert built is not None
         assert self.samples is not None
         if self._graph is not None and not built.unrunnable:
-            self._compare_speed(self._graph)
+            self.speed = beside_float(self, self._graph, self._float_graph)
         for folder in ("graph", "throughout"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         memory.trim()
@@ -359,25 +375,6 @@ class Build:
                 self.ladder.remark(note)
                 engine.reuse_encodings(False)
                 self.latency = measure_latency(engine.infer, min(self.cases, key=lambda case: case.batch).inputs)
-
-    def _compare_speed(self, graph: Path) -> None:
-        """Time the graph in turns with the float one in the fastest precision, or with the one all in half."""
-        settings = self.settings
-        if self._float_graph is None or not self.target.record.runs_on_cpu_only or settings.elsewhere:
-            return
-        memory.trim()
-        precision, against = settings.precision, f"{settings.precision} throughout"
-        if self.quantization is not None:
-            precision, _ = fastest_floating(self.target.name, cpu=settings.cpu)
-            against = precision
-        with self.step(f"time it beside {against}"):
-            inputs = min(self.cases, key=lambda case: case.batch).inputs
-            feed = dict(inputs if self.frontend is None else self.frontend.run(inputs))
-            run, other = (
-                partial(self.target.open_graph(path, name), feed)
-                for path, name in ((graph, settings.precision), (self._float_graph, precision))
-            )
-            self.speed = compare_latency(run, other, against=against)
 
     def _behind_frontend(self, run: Run) -> Run:
         """What runs the body, from the model's own inputs."""

@@ -1,4 +1,4 @@
-"""Cache of engines and quantised graphs, by everything that went into them.
+"""Cache of engines, quantised graphs and measured choices, by everything that went into them.
 
 The files of an entry are copied out, never linked, so that editing them cannot change the cache; and the copies are
 checked against the digests they were stored with, so that a damaged entry is dropped and made again. A failure of the
@@ -38,7 +38,7 @@ _LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")  # of every
 _SOURCES = ("kdcmae", "kdcmae.compile", "kdcmae.kernels")
 _SUFFIXES = (".py", ".json", ".csv", ".txt")  # weights count with the model that they are of
 _FILES, _DIGESTS = "files", "sha256.json"  # of an entry
-_KEY = re.compile(r"(quantized-)?[0-9a-f]{64}")
+_KEY = re.compile(r"(quantized-|tuned-)?[0-9a-f]{64}")
 _NO_FAST_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 

@@ -61,6 +61,7 @@ def engine_manifest(build: Build, seconds: Mapping[str, float]) -> Manifest:
             "seconds": dict(seconds),
             "peak_rss_bytes": host.peak_rss_bytes(),
             **({"latency": build.latency} if build.latency else {}),
+            **({} if build.tuning is None else {"variants": build.tuning.to_dict()}),
             **({"speed": build.speed} if build.speed and build.quantization else {}),
             "host": {**host.describe_host(), "torch": torch.__version__},
         },

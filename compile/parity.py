@@ -264,6 +264,10 @@ class Ladder:
         self._computed = stage.computes
         gates.require_passed(rung, quantized=quantized)
 
+    def try_out(self, stage: Stage) -> None:
+        """What :meth:`climb` does, without remembering the rung."""
+        dataclasses.replace(self, rungs=list(self.rungs)).climb(stage)
+
     def _may_add(self, stage: Stage) -> float:
         """Error that a stage may add to that of the last one: chance, and the rounding that begins with it."""
         begins = stage.computes - self._computed - {"fp32"}

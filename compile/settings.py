@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kdcmae.compile.targets import load_target
 from kdcmae.errors import ConfigError
@@ -37,7 +38,8 @@ class QuantizationSettings:
         max_drop: what the upper end of the 95 % interval of the accuracy lost on them must not exceed, in percentage
             points of top-1, or of mAP for a multi-label model; None to measure nothing here.
         searched: a search measures the engine on ``evaluation`` afterwards.
-        reuse: take a graph that was quantised before from the cache, and keep this one there.
+        reuse: take a graph that was quantised before, or the variant that was the fastest, from the cache, and keep
+            this one there.
     """
 
     calibration: str | Path = "avsynth:32"
@@ -103,6 +105,8 @@ class CompileSettings:
         store_clips: the self-test may keep some of ``clips`` in the engine's folder, where no made clip tells enough.
         device: ``cpu`` or ``cuda``, for a target that builds for several; the target's default where empty.
         split: in parts: an encoder per modality, and what joins them.
+        tune: ``on`` times the variants of the graph where the engine is for this machine; otherwise, and with
+            ``table``, the variant is the one of the committed measurements; ``off`` builds the plain graph.
         quantization: of int8 and fp8.
     """
 
@@ -118,6 +122,7 @@ class CompileSettings:
     store_clips: bool = True
     device: str = ""
     split: bool = False
+    tune: Literal["on", "table", "off"] = "off"
     quantization: QuantizationSettings = field(default_factory=QuantizationSettings)
 
     def __post_init__(self) -> None:

@@ -27,6 +27,9 @@ from browser import browser, look_at  # noqa: F401 - fixtures
 # other conftests may import it, so this comes first.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# What a build gives must not depend on how busy the machine is.
+os.environ.setdefault("KDCMAE_TUNE", "off")
+
 # A shell starts what runs in its background with Ctrl-C ignored, and tests' own processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -30,7 +30,7 @@ from kdcmae.compile.cli.search import search, search_settings, show_search
 from kdcmae.compile.cli.sections import SECTIONS
 from kdcmae.compile.latency import describe_speed
 from kdcmae.compile.preflight import preflight, require_possible
-from kdcmae.compile.report.notes import clip_lines, how_rungs_ran, what_stays_float32
+from kdcmae.compile.report.notes import clip_lines, how_rungs_ran, variant_lines, what_stays_float32
 from kdcmae.compile.report.proof import not_proved, proved
 from kdcmae.compile.settings import CompileSettings, Expectation, QuantizationSettings
 from kdcmae.config import Modality
@@ -56,6 +56,17 @@ _budget_option = click.option(
 )
 
 
+_tune_option = click.option(
+    "--tune",
+    type=click.Choice(["on", "table", "off"]),
+    default="on",
+    show_default=True,
+    envvar="KDCMAE_TUNE",
+    help="Time the variants of the graph on this machine and take the fastest that passes. With table, or for another "
+    "CPU, the variant is the one that was the fastest where its class was measured; with off it is the plain graph.",
+)
+
+
 def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add every option of a build; the command gets what :func:`build` takes, in groups."""
     groups = (
@@ -66,6 +77,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         proof_options,
         expect_options,
         _budget_option,
+        _tune_option,
     )
     for group in reversed(groups):
         command = group(command)
@@ -111,6 +123,7 @@ def build(
     proof: dict[str, Any],
     expectation: Expectation | None,
     budget_ms: float | None,
+    tune: Literal["on", "table", "off"],
     show_search: Callable[[Search, Path | None], None] = lambda search, folder: None,
     **model_options: Any,
 ) -> Path:
@@ -119,7 +132,7 @@ def build(
     Args:
         steps: makes what shows progress, from the seconds that are expected.
         say_in_passing: gets notes, a line each.
-        engine, destination, quantization, proof, expectation, budget_ms: groups of options.
+        engine, destination, quantization, proof, expectation, budget_ms, tune: groups of options.
         show_search: gets what a search found and the engine's folder, or None where nothing fits.
         model_options: what :func:`load_model` takes.
 
@@ -132,7 +145,7 @@ def build(
     """
     require_acting(BUILD_RULES)
     wanted = QuantizationSettings(**quantization, reuse=destination.cached)
-    settings = CompileSettings(**engine, quantization=wanted, **proof)
+    settings = CompileSettings(**engine, tune=tune, quantization=wanted, **proof)
     settings.gate(set())  # a limit out of range is wrong use: say so before any work
     require_files(model_options, settings.clips, expectation)
     searched = None if budget_ms is None else search_settings(settings, budget_ms)
@@ -266,6 +279,8 @@ def _report(folder: Path, manifest: Manifest) -> None:
         say(f"           {line}")
     for title, line in clip_lines(manifest.precision):
         say(f"{title + ':':<10} {line}")
+    for line in variant_lines(manifest.build):
+        say(f"variant:   {line}")
     if speed := manifest.build.get("speed"):
         say(f"speed:     {describe_speed(manifest.precision['asked'], speed)}")
     say(f"engine:    {folder} ({_megabytes(folder)}, {libraries})")

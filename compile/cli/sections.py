@@ -10,7 +10,7 @@ __all__ = ["SECTIONS"]
 SECTIONS: Sections = {
     "What to build": (
         *("target", "machine", "checkpoint", "weights", "preset", "random_weights", "task", "modality", "modalities"),
-        *("labels", "multi_label", "inputs", "batch", "split", "keep", "keep_by", "num_heads", "device"),
+        *("labels", "multi_label", "inputs", "batch", "split", "keep", "keep_by", "num_heads", "device", "tune"),
         *NAMES,
     ),
     "Precision": ("precision", "execute_as", "budget_ms", "calibration", "max_drop", "evaluation"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from kdcmae.runtime.openvino_library import import_openvino
 
-__all__ = ["balance_scores", "behind", "score_products", "separate_products"]
+__all__ = ["balance_scores", "behind", "release_scores", "score_products", "separate_products"]
 
 _MOVES = ("Reshape", "Transpose")  # these only move data
 _LEVELS = 256
@@ -69,6 +69,26 @@ def balance_scores(model: Any) -> None:
             if quantize.get_type_name() == "FakeQuantize":
                 _balance(quantize)
     model.validate_nodes_and_infer_types()
+
+
+def release_scores(model: Any) -> int:
+    """Undo what :func:`balance_scores` did: queries and keys stay in floating point, and so does their product.
+
+    Args:
+        model: an ``openvino.Model``; changed in place.
+
+    Returns:
+        How many queries and keys were quantised.
+    """
+    released = 0
+    for scores in _scores(model):
+        for value in scores.input_values():
+            quantize = behind(value.get_node(), _MOVES)
+            if quantize.get_type_name() == "FakeQuantize":
+                for reader in quantize.output(0).get_target_inputs():
+                    reader.replace_source_output(quantize.input_value(0))
+                released += 1
+    return released
 
 
 def _balance(quantize: Any) -> None:

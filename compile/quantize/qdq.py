@@ -27,7 +27,7 @@ from kdcmae.runtime.precisions import PRECISIONS
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
 
-__all__ = ["declared_products", "method", "quantize"]
+__all__ = ["Stored", "declared_products", "method", "quantize"]
 
 _UNSIGNED_ZERO = 128
 
@@ -66,7 +66,7 @@ def quantize(
         for node in model.graph.node:
             if node.name in chosen:
                 nodes += pairs.activations(node.input[0], largest[node.input[0]])
-                nodes += pairs.weights(node.input[1])
+                nodes += pairs.dequantized_weights(node.input[1])
                 node.input[0], node.input[1] = pairs.dequantized(node.input[0]), pairs.dequantized(node.input[1])
             nodes.append(node)
         del model.graph.node[:]
@@ -76,18 +76,18 @@ def quantize(
 
 
 def declared_products(graph: Path, precision: str) -> dict[str, int]:
-    """Matrix products of a Q/DQ graph by precision.
+    """Matrix products of a quantised graph by precision.
 
     Args:
-        graph: what :func:`quantize` wrote.
+        graph: with Q/DQ pairs, as :func:`quantize` writes it, or with products of integers.
         precision: of the quantised ones; all others are float32.
     """
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
     scaled = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
-    quantized = sum(scaled.issuperset(node.input[:2]) for node in products)
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "MatMulInteger")]
+    quantized = sum(node.op_type == "MatMulInteger" or scaled.issuperset(node.input[:2]) for node in products)
     return {precision: quantized, "fp32": len(products) - quantized}
 
 
@@ -114,8 +114,8 @@ def _largest_activations(graph: Path, names: list[str], clips: Clips) -> dict[st
     return dict(zip(names, map(float, largest), strict=True))
 
 
-class _Pairs:
-    """Adds Q/DQ pairs to a graph, each tensor once.
+class Stored:
+    """Stores the weights of a graph in 8 bits, each once.
 
     Args:
         graph: an ``onnx.GraphProto``.
@@ -134,6 +134,59 @@ class _Pairs:
         self._offset = _UNSIGNED_ZERO if unsigned else None
         self._initializers: Mapping[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         self._done: set[str] = set()
+
+    def weights(self, name: str) -> tuple[str, str, str]:
+        """Store a weight (in, out), with one scale per output, and name what is stored, its scales and its zeros."""
+        stored = f"{name}.quantized"
+        if not self._first(name):
+            return stored, *_scale_names(name)
+        values = read_values(self._initializers[name], self._folder)
+        scales = np.maximum(np.abs(values).max(axis=0), 1e-8).astype(np.float32) / np.float32(self._largest)
+        self._add(self._stored(values / scales, self._offset), stored)
+        return stored, *self._scales(name, scales, self._offset)
+
+    def keep_others(self) -> None:
+        """Store what stays in floating point, and remove the weights that nothing reads any more."""
+        read = {name for node in self._graph.node for name in node.input}
+        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
+        for tensor in kept:
+            if tensor.name in self._initializers:
+                moved = detached(tensor, self._folder)
+                self._file.move(moved)
+                tensor.CopyFrom(moved)
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def _first(self, name: str) -> bool:
+        new = name not in self._done
+        self._done.add(name)
+        return new
+
+    def _scales(self, name: str, scales: NDArray[np.float32], offset: int | None = None) -> tuple[str, str]:
+        scale, zero = _scale_names(name)
+        self._add(scales, scale)
+        self._add(self._stored(np.zeros_like(scales), offset), zero)
+        return scale, zero
+
+    def _stored(self, values: NDArray[np.float32], offset: int | None = None) -> NDArray[Any]:
+        """Rounded to the type of the stored numbers, or to unsigned bytes around an offset."""
+        import onnx
+
+        if offset is not None:
+            return (np.rint(values) + offset).astype(np.uint8)
+        kind = onnx.helper.tensor_dtype_to_np_dtype(self._type)
+        return (np.rint(values) if kind == np.int8 else values).astype(kind)
+
+    def _add(self, values: NDArray[Any], name: str) -> None:
+        from onnx import numpy_helper
+
+        tensor = numpy_helper.from_array(values, name)
+        self._file.move(tensor)
+        self._graph.initializer.append(tensor)
+
+
+class _Pairs(Stored):
+    """Adds Q/DQ pairs to a graph, each tensor once. Arguments as of :class:`Stored`."""
 
     @staticmethod
     def dequantized(name: str) -> str:
@@ -157,59 +210,15 @@ class _Pairs:
             ),
         ]
 
-    def weights(self, name: str) -> list[Any]:
-        """Store a weight (in, out) in 8 bits, with one scale per output."""
+    def dequantized_weights(self, name: str) -> list[Any]:
+        """Store a weight and dequantise it."""
         from onnx import helper
 
-        if not self._first(name):
+        if name in self._done:
             return []
-        values = read_values(self._initializers[name], self._folder)
-        scales = np.maximum(np.abs(values).max(axis=0), 1e-8).astype(np.float32) / np.float32(self._largest)
-        self._add(self._stored(values / scales, self._offset), f"{name}.quantized")
-        scale, zero = self._scales(name, scales, self._offset)
-        node = helper.make_node(
-            "DequantizeLinear",
-            [f"{name}.quantized", scale, zero],
-            [self.dequantized(name)],
-            name=f"{name}.dequantize",
-            axis=1,
-        )
-        return [node]
+        inputs, outputs = list(self.weights(name)), [self.dequantized(name)]
+        return [helper.make_node("DequantizeLinear", inputs, outputs, name=f"{name}.dequantize", axis=1)]
 
-    def keep_others(self) -> None:
-        """Store what stays in floating point, and remove the weights that nothing reads any more."""
-        read = {name for node in self._graph.node for name in node.input}
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
-        for tensor in kept:
-            if tensor.name in self._initializers:
-                moved = detached(tensor, self._folder)
-                self._file.move(moved)
-                tensor.CopyFrom(moved)
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
 
-    def _first(self, name: str) -> bool:
-        new = name not in self._done
-        self._done.add(name)
-        return new
-
-    def _scales(self, name: str, scales: NDArray[np.float32], offset: int | None = None) -> tuple[str, str]:
-        self._add(scales, f"{name}.scale")
-        self._add(self._stored(np.zeros_like(scales), offset), f"{name}.zero")
-        return f"{name}.scale", f"{name}.zero"
-
-    def _stored(self, values: NDArray[np.float32], offset: int | None = None) -> NDArray[Any]:
-        """Rounded to the type of the stored numbers, or to unsigned bytes around an offset."""
-        import onnx
-
-        if offset is not None:
-            return (np.rint(values) + offset).astype(np.uint8)
-        kind = onnx.helper.tensor_dtype_to_np_dtype(self._type)
-        return (np.rint(values) if kind == np.int8 else values).astype(kind)
-
-    def _add(self, values: NDArray[Any], name: str) -> None:
-        from onnx import numpy_helper
-
-        tensor = numpy_helper.from_array(values, name)
-        self._file.move(tensor)
-        self._graph.initializer.append(tensor)
+def _scale_names(name: str) -> tuple[str, str]:
+    return f"{name}.scale", f"{name}.zero"

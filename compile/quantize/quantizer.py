@@ -120,13 +120,25 @@ class Quantizer:
             EngineError: the graph cannot be quantised.
         """
         chosen = self._chosen(graph)
+        return chosen.graph, self.confirmed(chosen.graph, chosen.report)
+
+    def confirmed(self, graph: Path, report: QuantizationReport) -> QuantizationReport:
+        """The report with the accuracy on the clips that did not choose the layers; the same where none is limited.
+
+        Args:
+            graph: what :meth:`quantize` gave, or a variant of it.
+            report: of the former.
+
+        Raises:
+            GateError: accuracy drops by more than the budget.
+        """
         if self._evaluation is None:
-            return chosen.graph, chosen.report
+            return report
         with self._step("accuracy on the other clips"):
-            accuracy = self._evaluation.report(self._run(chosen.graph))
+            accuracy = self._evaluation.report(self._run(graph))
         if problem := accuracy.problem(self._budget):
             raise GateError(f"accuracy: {problem}")
-        return chosen.graph, replace(chosen.report, accuracy=accuracy)
+        return replace(report, accuracy=accuracy)
 
     def _run(self, graph: Path) -> Run:
         return self._target.run_quantized(graph, floating=self._floating)

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdcmae.runtime.openvino_library import import_openvino
 
-__all__ = ["split_short_blocks"]
+__all__ = ["join_short_blocks", "split_short_blocks"]
 
 _BLOCK = 64
 _SHORT = 16  # rows; a last block with more is not split
@@ -36,6 +36,32 @@ def split_short_blocks(model: Any) -> int:
             cut += 1
     model.validate_nodes_and_infer_types()
     return cut
+
+
+def join_short_blocks(model: Any) -> int:
+    """Undo :func:`split_short_blocks`.
+
+    Args:
+        model: an ``openvino.Model``; changed in place.
+
+    Returns:
+        How many layers had been split.
+    """
+    joined = 0
+    for split in [op for op in model.get_ops() if op.get_type_name() == "VariadicSplit"]:
+        chain = [next(iter(split.output(0).get_target_inputs())).get_node()]
+        while chain[-1].get_type_name() in ("MatMul", "Add", "Gelu", "Multiply", "FakeQuantize"):
+            chain.append(next(iter(chain[-1].output(0).get_target_inputs())).get_node())
+        *chain, concat = chain
+        if not chain or concat.get_type_name() != "Concat":
+            continue
+        value = split.input_value(0)
+        for op in chain:
+            value = _again(op, value)
+        for reader in concat.output(0).get_target_inputs():
+            reader.replace_source_output(value)
+        joined += 1
+    return joined
 
 
 def _chain(gelu: Any) -> list[Any] | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["accuracy_line", "clip_lines", "how_rungs_ran", "what_stays_float32"]
+from kdcmae.compile.variants import CONTROL, PLAIN, Tuning
+
+__all__ = ["accuracy_line", "clip_lines", "how_rungs_ran", "variant_lines", "what_stays_float32"]
 
 _SHOWN = 3  # broken clips that a line names
 
@@ -65,6 +67,36 @@ def what_stays_float32(precision: Mapping[str, Any]) -> list[str]:
             why = f"it reaches {part['largest']:.3g} on the inputs of the proof, and {asked} ends at {limit:.0f}"
         lines.append(f"{part['name']} stays float32: {why}")
     return [*lines, _cost(asked, in_float32.get("speed"))]
+
+
+def variant_lines(build: Mapping[str, Any]) -> list[str]:
+    """Which variant of the graph an engine is and why, in words; nothing for a target without variants.
+
+    Args:
+        build: a manifest's section.
+    """
+    if "variants" not in build:
+        return []
+    tuning = Tuning.from_dict(build["variants"])
+    speeds = {timing.variant: timing for timing in tuning.timings}
+    if not speeds:
+        return []
+    origin = {
+        "measured": "measured by this build",
+        "cache": f"measured before on a CPU of class {tuning.cpu_class}",
+        "table": f"measured on {tuning.measured_on}, of class {tuning.cpu_class}",
+    }[tuning.origin]
+    noise = speeds[CONTROL]
+    control = f"the plain one beside itself {noise.speed_low:.2f}-{noise.speed_high:.2f}; {origin}"
+    if tuning.chosen == PLAIN:
+        names = ", ".join(name for name in speeds if name not in (PLAIN, CONTROL))
+        lines = [f"plain: none of {names} was faster and passed ({control})"]
+    else:
+        best = speeds[tuning.chosen]
+        times = f"{best.speed:.2f} times as fast ({best.speed_low:.2f}-{best.speed_high:.2f}) as the plain graph"
+        lines = [f"{tuning.chosen}, {times} ({control})"]
+    failed = [timing for timing in tuning.timings if timing.problem]
+    return lines + [f"{timing.variant} was faster and is not taken: {timing.problem}" for timing in failed]
 
 
 def _broken(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcmae.compile.latency import describe_speed
-from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran, what_stays_float32
+from kdcmae.compile.report.notes import accuracy_line, clip_lines, how_rungs_ran, variant_lines, what_stays_float32
 from kdcmae.compile.report.proof import QUANTILES, clip_cases_of, not_proved, proved
 from kdcmae.compile.report.use import use
 from kdcmae.drawing.charts import Bar, Point, bars, scatter
@@ -224,7 +224,27 @@ def _latency(build: Mapping[str, Any]) -> Html:
     how = f"{latency['runs']} runs right after the build, {load}; to measure with care: "
     speed = build.get("speed")
     beside = tag("p", describe_speed("The quantised graph", speed)) if speed else ""
-    return section("Latency", measured, beside, tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft"))
+    how_to = tag("p", how, tag("code", "kdcmae-bench FOLDER"), class_="soft")
+    return section("Latency", measured, beside, how_to, *_variants(build))
+
+
+def _variants(build: Mapping[str, Any]) -> Iterator[Html]:
+    """The variants of the graph that were timed."""
+    timings = build.get("variants", {}).get("timings", ())
+    if not timings:
+        return
+    rows = [
+        (
+            timing["variant"],
+            _ms(timing["median_ms"]),
+            f"{timing['speed']:.2f}",
+            f"{timing['speed_low']:.2f} to {timing['speed_high']:.2f}",
+        )
+        for timing in timings
+    ]
+    header = ("graph", "median#", "times as fast#", "half of the turns#")
+    yield table(header, rows, caption="Variants of the graph, in turns")
+    yield from (tag("p", line) for line in variant_lines(build))
 
 
 def _ms(value: float) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kdcmae.compile.models import EngineModel
     from kdcmae.compile.quantize.calibration import Clips
     from kdcmae.compile.settings import CompileSettings
+    from kdcmae.compile.variants import Variant
     from kdcmae.runtime.metrics import Kind
 
 __all__ = [
@@ -185,6 +186,11 @@ class Target:
     def record(self) -> TargetRecord:
         """What the runtime knows of the target."""
         return TARGETS[self.name]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Other forms of its graphs, which may be faster on some processors; none here."""
+        return ()
 
     def require(self) -> None:
         """Import the library.

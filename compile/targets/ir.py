@@ -90,4 +90,5 @@ def _mark(layer: Element) -> None:
         info = Element("rt_info")
         position = next(i for i, child in enumerate(layer) if child.tag in ("input", "output"))
         layer.insert(position, info)
-    ElementTree.SubElement(info, "attribute", {"name": "precise", "version": "0"})
+    if info.find("attribute[@name='precise']") is None:
+        ElementTree.SubElement(info, "attribute", {"name": "precise", "version": "0"})

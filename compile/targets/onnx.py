@@ -21,6 +21,7 @@ from kdcmae.runtime.onnx import profile_execution
 
 if TYPE_CHECKING:
     from kdcmae.compile.settings import CompileSettings
+    from kdcmae.compile.variants import Variant
 
 __all__ = ["TARGET", "OnnxRuntime"]
 
@@ -35,6 +36,13 @@ class OnnxRuntime(Target):
     ships_graph = True
     cannot_split = ""
     searched = ("fp32", "int8")
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Another form of its int8 graphs."""
+        from kdcmae.compile.quantize.dynamic import VARIANT
+
+        return (VARIANT,)
 
     def require(self) -> None:
         require_onnxruntime()

@@ -29,6 +29,7 @@ from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 if TYPE_CHECKING:
     from kdcmae.compile.quantize.calibration import Clips
     from kdcmae.compile.settings import CompileSettings
+    from kdcmae.compile.variants import Variant
 
 __all__ = ["TARGET", "OpenVino", "graph_values"]
 
@@ -40,6 +41,13 @@ class OpenVino(Target):
     cannot_split = ""
     searched = ("fp32", "bf16", "int8")
     tools = ("nncf",)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Other forms of its IRs."""
+        from kdcmae.compile.targets.openvino_variants import VARIANTS
+
+        return VARIANTS
 
     def require(self) -> None:
         import_openvino()

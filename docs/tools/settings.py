@@ -44,6 +44,7 @@ JSON object on stdout and nothing else there; progress and messages go to stderr
 | --- | --- |
 | `KDCMAE_CACHE` | folder of the engine cache; `~/.cache/kdcmae` where it is not set |
 | `KDCMAE_CACHE_GB` | largest size of that cache in GB; 10 where it is not set |
+| `KDCMAE_TUNE` | `off` does what `--tune off` does, for builds that must not depend on a measurement |
 | `KDCMAE_TRACEBACK` | `1` does what `--traceback` does |
 | `ONEDNN_MAX_CPU_ISA` | newest instructions that oneDNN (OpenVINO, PyTorch) and kdcmae may use, such as `AVX2` |
 """

@@ -43,8 +43,8 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
-# Operators into which ONNX Runtime fuses a product of dequantised operands.
-_INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+# Operators into which ONNX Runtime fuses a product of dequantised operands, or of operands rounded at run time.
+_INTEGER_PRODUCTS = ("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
 _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", *_INTEGER_PRODUCTS)
 _FLOATING = named("onnxruntime", FLOATING)
 

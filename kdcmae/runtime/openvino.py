@@ -42,6 +42,7 @@ __all__ = [
     "is_attention",
     "native_precision",
     "read_execution",
+    "widen",
 ]
 
 # Precision hints of OpenVINO by precision.
@@ -142,12 +143,19 @@ def compile_native(model: Any, device: str, hint: str, properties: Mapping[str, 
     if _may_be_cpu(device):
         hint = HINTS[native_precision(_FLOATING[hint], cpu)]
         if native_precision("bf16", cpu) != "bf16":
-            _widen(model)
+            widen(model)
     return openvino_core().compile_model(model, device, {**properties, "INFERENCE_PRECISION_HINT": hint})
 
 
-def _widen(model: Any) -> None:
-    """Replace bfloat16 types in a model by float32, because a precision hint does not change them."""
+def widen(model: Any) -> bool:
+    """Replace bfloat16 types in a model by float32, because a precision hint does not change them.
+
+    Args:
+        model: an ``openvino.Model``; changed in place.
+
+    Returns:
+        Whether there were any.
+    """
     opset = importlib.import_module("openvino.opset13")
     changed = False
     for op in model.get_ordered_ops():
@@ -163,6 +171,7 @@ def _widen(model: Any) -> None:
                 reader.replace_source_output(wide.output(0))
     if changed:
         model.validate_nodes_and_infer_types()
+    return changed
 
 
 def is_attention(kind: str, names: str) -> bool:

@@ -11,7 +11,7 @@ from kdcmae.compile.export import export_onnx, export_program
 from kdcmae.compile.lowering import lower
 from kdcmae.compile.models import EngineModel, examples
 from kdcmae.compile.quantize import openvino
-from kdcmae.compile.quantize.attention import balance_scores, score_products, separate_products
+from kdcmae.compile.quantize.attention import balance_scores, release_scores, score_products, separate_products
 from kdcmae.compile.quantize.calibration import load_clips
 from kdcmae.compile.quantize.nodes import products_of
 from kdcmae.compile.quantize.ranking import linear_layers
@@ -105,6 +105,9 @@ def test_queries_and_keys_are_rounded_symmetrically_where_they_are_made(network,
         assert op.input_value(0).get_node().get_type_name() in ("Add", "Multiply")  # a bias, or the scale of the scores
         low, high = (float(op.input_value(port).get_node().data) for port in (1, 2))
         assert (low, high) == (-3.0, pytest.approx(3.0 * 127 / 128))
+    assert release_scores(network) == 2 * BLOCKS
+    assert "FakeQuantize" not in kinds(network)
+    assert release_scores(network) == 0
 
 
 def test_scores_run_on_integers(model, graph, tmp_path):

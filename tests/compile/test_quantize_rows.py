@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcmae.compile.quantize.rows import split_short_blocks
+from kdcmae.compile.quantize.rows import join_short_blocks, split_short_blocks
 from kdcmae.runtime.openvino_library import import_openvino, openvino_core
 
 WIDTH = 8
@@ -50,6 +50,19 @@ def test_a_short_last_block_is_cut_off_and_nothing_changes(rows, smooth):
     assert parts == [rows % 64, rows - rows % 64]
     different = np.abs(run(model, rows) - before) > 1e-3  # a sum in another order may round the other way
     assert different.mean() < 0.01
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_joining_undoes_the_cut(smooth):
+    model = layer(196, smooth=smooth)
+    before = run(model, 196)
+    assert join_short_blocks(model) == 0
+    split_short_blocks(model)
+    assert join_short_blocks(model) == 1
+    kinds = [op.get_type_name() for op in model.get_ordered_ops()]
+    assert "VariadicSplit" not in kinds
+    assert kinds.count("MatMul") == 2
+    assert np.array_equal(run(model, 196), before)
 
 
 @pytest.mark.parametrize("rows", [8, 64, 98, 128, 512])
