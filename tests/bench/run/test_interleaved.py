@@ -133,9 +133,9 @@ def test_a_reference_that_breaks_leaves_no_ratios(run_fakes):
 
 
 def test_one_that_hangs_is_stopped(run_fakes):
-    report = run_fakes("an engine", "hang at load", timeout_s=5)
-    assert [row.status for row in report.rows[1:]] == ["failed"]
-    assert "no answer within 5 s" in report.rows[1].reason
+    (row,) = run_fakes("hang at load", timeout_s=0.5).rows
+    assert row.status == "failed"
+    assert "no answer within 0.5 s" in row.reason
 
 
 def test_different_outputs_fail_the_gate_but_are_timed(run_fakes):
