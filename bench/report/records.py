@@ -15,10 +15,12 @@ from typing import Any, Literal
 from kdcmae.bench.report.envelope import Envelope, Kind, from_plain, read_document
 from kdcmae.bench.report.files import slug
 from kdcmae.bench.run.timing import Latency, SpeedRatio, Verdict
-from kdcmae.errors import DataError
+from kdcmae.errors import DataError, DeviceError
 
 __all__ = [
     "BOUNDARIES",
+    "LEFT_OUT",
+    "NOT_HERE",
     "Accuracy",
     "Agreement",
     "Boundary",
@@ -36,6 +38,7 @@ __all__ = [
     "Settings",
     "Speed",
     "Status",
+    "failure_of",
     "read_report",
     "report_of",
 ]
@@ -52,6 +55,14 @@ BOUNDARIES: Mapping[str, str] = {
 
 CaseKind = Literal["latency", "batch", "threads", "cold start", "clip to label"]
 Status = Literal["measured", "unstable", "failed", "not measured"]
+
+NOT_HERE, LEFT_OUT = "not measured on this hardware: ", "left out of the suite: "
+"""Beginnings of the reasons why a row is not measured."""
+
+
+def failure_of(error: Exception) -> tuple[Status, str]:
+    """Status and reason of a row whose measurement ended in an error."""
+    return ("not measured", f"{NOT_HERE}{error}") if isinstance(error, DeviceError) else ("failed", str(error))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kdcmae.bench.report.records import CaseKind, Parity, Report, Row, SelfTestResult
+from kdcmae.bench.report.records import LEFT_OUT, NOT_HERE, CaseKind, Parity, Report, Row, SelfTestResult
 from kdcmae.bench.report.table import Column, Table, Tone, interval, megabytes, percent, table
 from kdcmae.bench.run.timing import Latency
 from kdcmae.drawing.charts import number
@@ -147,7 +147,7 @@ def absent(report: Report, model: str) -> list[str]:
 
 def _plain(reason: str) -> str:
     """A reason without the words that the heading of the list says already."""
-    return reason.removeprefix("not measured on this hardware: ").removeprefix("left out of the suite: ")
+    return reason.removeprefix(NOT_HERE).removeprefix(LEFT_OUT)
 
 
 def _built(row: Row) -> str:

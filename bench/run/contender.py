@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcmae.bench.machine.state import EnergyCounter
-from kdcmae.bench.report.records import Case, Energy, Parity, Row, SelfTestResult, Settings, Speed, Status
+from kdcmae.bench.report.records import Case, Energy, Parity, Row, SelfTestResult, Settings, Speed, Status, failure_of
 from kdcmae.bench.run.sources import Source
 from kdcmae.bench.run.subjects import Facts
 from kdcmae.bench.run.timing import Latency, settled, speed_ratio, summarize, verdict
@@ -225,10 +225,8 @@ class Contender:
     def _failures_noted(self) -> Iterator[None]:
         try:
             yield
-        except DeviceError as error:
-            self._status, self._reason = "not measured", f"not measured on this hardware: {error}"
-        except EngineError as error:
-            self._status, self._reason = "failed", str(error)
+        except (DeviceError, EngineError) as error:
+            self._status, self._reason = failure_of(error)
         if not self.running:
             self.worker.close()
 

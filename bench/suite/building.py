@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcmae.bench.report.records import Status
+from kdcmae.bench.report.records import NOT_HERE, Status
 from kdcmae.bench.suite.plan import EnginePlan, ModelPlan
 from kdcmae.compile.cache import cache_key
 from kdcmae.doctor import require_target
@@ -66,7 +66,7 @@ def build_engine(model: ModelPlan, plan: EnginePlan, folder: Path) -> Built:
 
 
 def _missing_here(plan: EnginePlan, folder: Path, reason: str) -> Built:
-    return Built(plan=plan, folder=folder, status="not measured", reason=f"not measured on this hardware: {reason}")
+    return Built(plan=plan, folder=folder, status="not measured", reason=f"{NOT_HERE}{reason}")
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdcmae.bench.report.records import CaseKind
+from kdcmae.bench.report.records import LEFT_OUT, CaseKind
 from kdcmae.bench.run.peers import all_peers
 from kdcmae.bench.run.subjects import VARIANT
 from kdcmae.runtime.capabilities import executed_as
@@ -175,7 +175,7 @@ def plan_model(name: str, *, everything: bool = False) -> ModelPlan:
         torch="preset:base" if large else None,
         engines=tuple(engine for engine in engines if engine.name not in left_out),
         peers={subject: source for subject, source in peers.items() if subject not in left_out},
-        left_out={subject: f"left out of the suite: {why}" for subject, why in left_out.items()},
+        left_out={subject: f"{LEFT_OUT}{why}" for subject, why in left_out.items()},
         seconds=3.5 if large else 2.2,
         clips=8 if large else 96,
         largest_batch=2 if large else 64,

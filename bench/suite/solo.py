@@ -16,7 +16,7 @@ import numpy as np
 from kdcmae import host
 from kdcmae.bench.machine.state import run_pinned
 from kdcmae.bench.machine.yardstick import Yardstick, apart
-from kdcmae.bench.report.records import Case, Row, Settings
+from kdcmae.bench.report.records import Case, Row, Settings, failure_of
 from kdcmae.bench.run.contender import Entry
 from kdcmae.bench.run.sources import open_subject
 from kdcmae.bench.run.subjects import Facts
@@ -172,10 +172,9 @@ class Solo:
             rows = measure()
             after = self.yardstick()
             return [_in_state(row, before, after) for row in rows]
-        except DeviceError as error:
-            return [Row(case=case, status="not measured", reason=f"not measured on this hardware: {error}")]
-        except (EngineError, subprocess.TimeoutExpired) as error:
-            return [Row(case=case, status="failed", reason=str(error))]
+        except (DeviceError, EngineError, subprocess.TimeoutExpired) as error:
+            status, reason = failure_of(error)
+            return [Row(case=case, status=status, reason=reason)]
 
 
 def _in_state(row: Row, before_ms: float, after_ms: float) -> Row:
