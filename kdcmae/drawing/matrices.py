@@ -41,9 +41,9 @@ def matrix(title: str, labels: Sequence[str], cells: Sequence[Sequence[tuple[str
             if badness:
                 parts.append(f'<rect class="lost" style="opacity:{min(1.0, badness):.2f}" {place}/>')
             rows = text.split("\n")
-            for index, label in enumerate(rows):
+            for index, line in enumerate(rows):
                 at = top + side / 2 + 3 + 13 * (index - (len(rows) - 1) / 2)
-                parts.append(svg_text(x + (side - 2) / 2, at, label, "cell middle"))
+                parts.append(svg_text(x + (side - 2) / 2, at, line, "cell middle"))
             parts.append("</g>")
     return svg(title, left + side * len(labels), head + side * len(labels), parts, fixed=True)
 

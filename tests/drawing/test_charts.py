@@ -144,6 +144,12 @@ def test_marked_points_are_joined_from_left_to_right():
     assert first < second
 
 
+def test_every_cell_of_a_matrix_is_said_with_its_row_and_column():
+    drawn = matrices.matrix("", ["a", "b", "c"], [[None, ("1\n2", None), ("3", 0.0)], [None] * 3, [None] * 3])
+    assert "<title>a and b: 1, 2</title>" in drawn
+    assert "<title>a and c: 3</title>" in drawn
+
+
 def test_a_cell_of_a_confusion_matrix_is_as_dark_as_its_share_of_the_row():
     tree = parsed(matrices.confusion("x", ["a", "b"], [[3, 1], [0, 2]]))
     heats = [one.get("style") for one in tree.iter("rect") if one.get("class") == "heat"]
