@@ -21,7 +21,8 @@ from kdcmae.media.container import find_stream, opened, packets_of
 from kdcmae.media.decoding import decodable, require_intact
 from kdcmae.media.frames import upright_rgb
 from kdcmae.media.kinds import Kind
-from kdcmae.media.sound import channels_of
+from kdcmae.media.resampling import Mono, to_mono
+from kdcmae.media.sound import channel_weights, channels_of
 
 __all__ = ["Captured", "Source", "camera", "captured", "media_file", "microphone", "pipe"]
 
@@ -81,7 +82,7 @@ class Captured:
     Args:
         time_s: of its start, by the source's own clock.
         duration_s: of a block of sound; 0 for a frame.
-        samples: (channels, S), of the decoder's type; None for a frame.
+        samples: (channels, S), one or two channels; None for a frame.
         sample_rate_hz: of the samples.
         frame: returns (H, W, 3) uint8 RGB; None for sound.
     """
@@ -187,8 +188,12 @@ def _has_format(name: str) -> bool:
     return any(name in names.split(",") for names in av.formats_available)
 
 
-def captured(source: Source) -> Iterator[Captured]:
+def captured(source: Source, mono: Mono = "mean") -> Iterator[Captured]:
     """What a source delivers, in the order in which it is decoded.
+
+    Args:
+        source: what to read.
+        mono: how more than two channels become one; fewer stay as they are.
 
     Raises:
         DataError: the source has no such stream, or is damaged.
@@ -208,7 +213,7 @@ def captured(source: Source) -> Iterator[Captured]:
                         if frame.time is not None:
                             yield Captured(time_s=frame.time, frame=partial(upright_rgb, frame, size))
                     else:
-                        samples, rate_hz = channels_of(frame), frame.sample_rate
+                        samples, rate_hz = _few_channels(frame, mono), frame.sample_rate
                         start_s = heard_s if frame.time is None else frame.time
                         heard_s = start_s + samples.shape[1] / rate_hz
                         yield Captured(
@@ -221,3 +226,11 @@ def captured(source: Source) -> Iterator[Captured]:
             return
         except av.FFmpegError as error:
             raise DataError(f"{source.name}: is damaged or went away: {error.strerror}") from error
+
+
+def _few_channels(frame: av.AudioFrame, mono: Mono) -> NDArray[Any]:
+    """One or two channels: of more, as in a file, the front ones have more weight, which only their layout tells."""
+    samples = channels_of(frame)
+    if len(samples) <= 2:
+        return samples
+    return to_mono(samples, mono, weights=channel_weights(frame.layout.name, len(samples)))[None]

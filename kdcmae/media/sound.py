@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdcmae.errors import DataError
 from kdcmae.media.resampling import Mono, Resampler, to_mono
 
-__all__ = ["MonoSound", "channels_of"]
+__all__ = ["MonoSound", "channel_weights", "channels_of"]
 
 _MOST_PLANES = 8  # PyAV 18 reads beyond the list of planes where it is full
 _BLOCK = 1 << 16  # samples before resampling: decoders give a thousand at a time, and each call has its cost
@@ -58,7 +58,7 @@ class MonoSound:
         if source != self._source:  # streams may change it on the way, a resampler takes only one
             self.finish()
             self._source, self._resampler = source, Resampler(frame.sample_rate)
-            self._weights = _weights(frame.layout.name, frame.layout.nb_channels)
+            self._weights = channel_weights(frame.layout.name, frame.layout.nb_channels)
             self._needed = _BLOCK if self._limit is None else self._resampler.needed(self._limit - self.count)
             self._room = min(_BLOCK, self._needed)
         self.heard_s += frame.samples / frame.sample_rate
@@ -105,7 +105,7 @@ def channels_of(frame: av.AudioFrame) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=64)
-def _weights(layout: str, channels: int) -> NDArray[np.float64] | None:
+def channel_weights(layout: str, channels: int) -> NDArray[np.float64] | None:
     """Weight of each channel in the mean, as in ``ffmpeg -ac 1``, which gives more weight to front channels.
 
     Returns:

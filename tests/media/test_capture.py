@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,21 @@ def test_a_file_gives_all_its_sound_and_frames_in_time(tmp_path: Path) -> None:
     np.testing.assert_allclose(resample(samples, sound[0].sample_rate_hz), read_waveform(path), atol=1e-6)
     for before, after in pairwise(sound):
         assert after.time_s == pytest.approx(before.time_s + before.duration_s, abs=0.002)
+
+
+@pytest.mark.parametrize(("channels", "rate_hz"), [(1, 8000), (2, 44100), (6, 48000)])
+def test_sound_of_any_rate_and_channels_is_that_of_its_file(channels: int, rate_hz: int, tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    sound = np.random.default_rng(0).integers(-8000, 8000, (rate_hz, channels)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(sound.tobytes())
+    pieces = list(capture.captured(capture.media_file(path, ("audio",))))
+    samples = np.concatenate([piece.samples for piece in pieces if piece.samples is not None], axis=1)
+    assert len(samples) == {1: 1, 2: 2, 6: 1}[channels]
+    np.testing.assert_allclose(resample(samples, rate_hz), read_waveform(path), atol=1e-6)
 
 
 def test_raw_samples_in_a_pipe_need_their_format(tmp_path: Path) -> None:

@@ -49,8 +49,12 @@ def capturing(
         from kdcmae.media.capture import captured
 
         try:
-            placed = _as_it_comes(captured(source), began_s, clock) if source.is_device else captured(source)
-            for piece in placed if source.is_device or not pace else _paced(placed, pace, clock, stopped):
+            pieces = captured(source, stream.mono)
+            if source.is_device:
+                pieces = _as_it_comes(pieces, began_s, clock)
+            elif pace:
+                pieces = _paced(pieces, pace, clock, stopped)
+            for piece in pieces:
                 if stopped.is_set():
                     return
                 _push(stream, piece)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import ConfigError, EngineInputError
 from kdcmae.media.kinds import Modality
-from kdcmae.media.resampling import SAMPLE_RATE_HZ, Resampler
+from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono, Resampler
 from kdcmae.media.windows import Window, Windowing
 from kdcmae.runtime import feeding
 from kdcmae.runtime.arrays import Arrays
@@ -214,6 +214,11 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def mono(self) -> Mono:
+        """How several channels become one."""
+        return self._engine.preprocessing.mono
 
     @property
     def statistics(self) -> StreamStatistics:
