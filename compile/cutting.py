@@ -91,14 +91,14 @@ def find_border(nodes: Iterable[Node], groups: Mapping[str, tuple[str, ...]], ou
         if union:
             read.update((name, union) for name in given if name)
     owners = {name: next(iter(read[name])) if len(read.get(name, ())) == 1 else JOINT for name in outputs}
-    parts = (*groups, JOINT) if any(handed.values()) else tuple(groups)
-    by_part = {part: tuple(name for name in outputs if owners[name] == part) for part in parts}
+    names = (*groups, JOINT) if any(handed.values()) else tuple(groups)
+    by_part = {part: tuple(name for name in outputs if owners[name] == part) for part in names}
     for part in groups:
         if not handed[part] and not by_part[part]:
             raise EngineError(f"--split: the graph has nothing that reads {part} only; build it without --split")
     return Border(
         groups=groups,
-        handed={part: tuple(names) for part, names in handed.items()},
+        handed={part: tuple(values) for part, values in handed.items()},
         outputs=by_part,
         joint=frozenset(name for name, of in read.items() if len(of) > 1),
     )

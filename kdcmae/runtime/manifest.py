@@ -210,8 +210,8 @@ class Manifest:
         for index, part in enumerate(parts):
             field = f"engine.parts[{index}]"
             schema.check_mapping(field, part)
-            names = ("name", "file", *(("frontend",) if "frontend" in part else ()), "inputs", "outputs")
-            schema.keys(field, part, names)
+            optional = ("frontend",) if "frontend" in part else ()
+            schema.keys(field, part, ("name", "file", *optional, "inputs", "outputs"))
             schema.check_text(f"{field}.name", part["name"])
         names = [part["name"] for part in parts]
         schema.require(len(set(names)) == len(names), "engine.parts", "parts of different names", names)
