@@ -22,6 +22,7 @@ from kdcmae.assets import default_checkpoint
 from kdcmae.errors import EngineError
 from kdcmae.export.onnxruntime_web import FILES, VERSION, onnxruntime_web
 from kdcmae.files import publishing
+from kdcmae.runtime.facts import require_one_piece
 from kdcmae.runtime.feeding import RAW
 from kdcmae.runtime.folders import Publication, of_one_publication
 from kdcmae.runtime.golden import GOLDEN_FILE, Golden, read_golden
@@ -58,6 +59,7 @@ def check_engine(engine: Path) -> Manifest:
 
     Raises:
         EngineError: no engine folder, or an engine that browsers cannot run, with the command that builds one.
+        ConfigError: an engine in parts.
     """
     manifest = Manifest.read(engine)
     names = {spec.name for spec in manifest.inputs}
@@ -66,6 +68,7 @@ def check_engine(engine: Path) -> Manifest:
             f"{engine} is for {manifest.target}, inputs {', '.join(sorted(names))}: a page needs onnx and raw ones; "
             f"build it with: kdcmae-compile --target onnx --inputs raw{_model_option(manifest)} --output {engine}-web"
         )
+    require_one_piece(engine, manifest)
     if not manifest.labels:
         raise EngineError(f"{engine} computes features and no labels, which a page cannot show; export a classifier")
     return manifest

@@ -222,6 +222,11 @@ def test_a_batch_that_no_memory_holds_is_refused(driver, engine, tmp_path, write
     assert "no array has the shape" in found["error"]
 
 
+def test_an_engine_in_parts_is_refused_in_one_line(driver, copy):
+    _edit_manifest(copy, lambda content: content["engine"].update(parts=[]))
+    assert "the engine is in parts" in driver("self-test", copy, code=2)["error"]
+
+
 def test_deeply_nested_json_is_refused(driver, copy):
     path, depth = copy / "manifest.json", 200_000
     path.write_text(path.read_text().replace('"parity": [', f'"parity": [{"[" * depth}{"]" * depth},', 1))

@@ -83,6 +83,20 @@ def test_another_engine_is_refused_with_the_command_that_builds_one(shipped, raw
     assert not (tmp_path / "page").exists()
 
 
+def test_an_engine_in_parts_is_refused(raw_engine, tmp_path):
+    manifest = Manifest.read(raw_engine)
+    *sound, frame = ({**vars(spec), "shape": list(spec.shape)} for spec in manifest.inputs)
+    (logits,) = ({**vars(spec), "shape": list(spec.shape)} for spec in manifest.outputs)
+    tokens = {**logits, "name": "tokens"}
+    parts = [
+        {"name": "audio", "file": "model.onnx", "inputs": sound, "outputs": [tokens]},
+        {"name": "joint", "file": "model.onnx", "inputs": [tokens, frame], "outputs": [logits]},
+    ]
+    engine = write_engine(tmp_path / "engine", engine={**manifest.engine, "parts": parts})
+    result = export(engine, tmp_path / "page")
+    assert (result.exit_code, "give an engine that was built without --split" in result.stderr) == (2, True)
+
+
 def test_a_damaged_engine_and_a_folder_of_other_files_are_refused(runtime, tmp_path):
     engine = write_engine(tmp_path / "engine")
     (engine / "model.onnx").write_bytes(b"damaged")
