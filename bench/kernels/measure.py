@@ -91,7 +91,8 @@ def _check(case: Case) -> Iterator[Result]:
         contender.name: _check_one(contender, problem, exact, case.tolerance) for contender in problem.contenders
     }
     bound = results.get(case.twice or "")
-    for result, errors in results.values():
+    for checked, errors in results.values():
+        result = checked
         if bound and result.name == case.subjects[0] and result.status == "measured":
             allowed = [min(case.tolerance, 2 * error) for error in bound[1]]
             right = all(error <= most for error, most in zip(errors, allowed, strict=True))

@@ -95,7 +95,8 @@ def _split(chain: list[Any], rows: tuple[int, int]) -> None:
     axis = ops.constant(np.int64(1))
     parts = ops.variadic_split(chain[0].input_value(0), axis, ops.constant(np.array(rows, dtype=np.int64)))
     results = []
-    for value in parts.outputs():
+    for part in parts.outputs():
+        value = part
         for op in chain:
             value = _again(op, value)
         results.append(value)

@@ -72,7 +72,7 @@ def with_large_stream(classifier, scale=2.0**15):
     for block in blocks_of(changed):
         scaled += [*block.attn.proj.parameters(), *block.mlp.fc2.parameters()]
     for parameter in scaled:
-        parameter *= scale
+        parameter.mul_(scale)
     return changed
 
 

@@ -20,9 +20,9 @@ def manifest(engine):
 def changed(manifest: Manifest, case: dict, **facts) -> Manifest:
     """The same with other facts of clips in the last rung, and of the model."""
     parity = json.loads(json.dumps(manifest.parity))
-    for one in parity[-1]["cases"]:
-        if one["clips"]:
-            one |= case
+    for proved_on in parity[-1]["cases"]:
+        if proved_on["clips"]:
+            proved_on.update(case)
     return dataclasses.replace(manifest, parity=parity, model={**manifest.model, **facts})
 
 
