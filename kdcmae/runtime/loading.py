@@ -45,8 +45,8 @@ def load_engine(
         streams: number of calls of :meth:`Engine.infer` and the methods that use it that run at the same time. By
             default each call has all threads, which is fastest for a caller who waits for it. More streams divide the
             threads among them: each call takes longer, and there are more of them per second. ``"auto"`` is as many
-            streams as the library finds best for that. :attr:`Engine.streams` says how many there are: on a GPU, and
-            where the library runs calls only one after another, there is one.
+            streams as the library finds best for that. :attr:`Engine.streams` says how many there are: one, if the
+            library runs calls only one after another.
         strict: raise an error if the library reports that the engine, or a variant when it is first needed, executes
             in another precision here than its manifest claims. By default that is a warning of the logger
             ``kdcmae.runtime``.
