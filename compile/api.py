@@ -62,14 +62,11 @@ def compile_model(
         try:
             context = command.make_context("compile_model", list(_arguments(command, named)))
             with context:
-                folder = build(partial(Steps, progress), _log.info, **grouped(**_values(context)))
+                values = {name: value for name, value in context.params.items() if name != "as_json"}
+                folder = build(partial(Steps, progress), _log.info, **grouped(**values))
         except click.UsageError as error:
             raise ConfigError(error.format_message()) from error
     return load_engine(folder)
-
-
-def _values(context: click.Context) -> dict[str, Any]:
-    return {name: value for name, value in context.params.items() if name != "as_json"}
 
 
 def _arguments(command: click.Command, options: Mapping[str, Any]) -> Iterator[str]:

@@ -117,7 +117,8 @@ def _of_arrays(model: EngineModel, place: str, file: Path) -> dict[str, NDArray[
                 array = np.asarray(stored[spec.name], dtype=np.float32)
                 arrays[spec.name] = array if array.ndim == len(spec.shape) else array[np.newaxis]
     except Exception as error:
-        raise DataError(f"{place}: {file} cannot be read as arrays {_names(model)}: {error}") from error
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise DataError(f"{place}: {file} cannot be read as arrays {names}: {error}") from error
     for spec in model.inputs:
         if arrays[spec.name].shape != (1, *spec.shape[1:]):
             raise DataError(
@@ -229,7 +230,3 @@ def _on_behalf(expectation: Expectation, folder: Path) -> Iterator[None]:
 def _shape(value: Any) -> str:
     """Shape of an array, or the type's name of anything else."""
     return str(tuple(value.shape)) if hasattr(value, "shape") else type(value).__name__
-
-
-def _names(model: EngineModel) -> str:
-    return ", ".join(spec.name for spec in model.inputs)

@@ -70,7 +70,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a compiled kernel takes: registers per thread, spilled bytes per thread, shared bytes per block."""
+    """Resources of a compiled kernel: registers per thread, spilled bytes per thread, shared bytes per block."""
 
     name: str
     architecture: int
@@ -80,7 +80,7 @@ class Resources:
 
     @property
     def fault(self) -> str | None:
-        """Why this must not ship, or None."""
+        """Reason why this must not ship, or None."""
         limit = SHARED_MEMORY_BYTES[self.architecture]
         if self.spilled_bytes:
             return f"{self.name} on sm_{self.architecture} spills {self.spilled_bytes} bytes per thread"

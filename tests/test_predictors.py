@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,16 @@ def test_a_folder_that_is_no_engine_is_called_none(tmp_path: Path) -> None:
     for options in ({"engine": False}, {"num_heads": 2}, {}):
         with pytest.raises(EngineError, match=r"has no manifest\.json; give a checkpoint file, or an engine folder"):
             open_model(tmp_path, **options)
+
+
+def test_checkpoints_are_opened_here_alone() -> None:
+    """Training starts from files and writes them; everything else gets a model from open_model."""
+    root = Path(__file__).parents[1]
+    callers = {
+        path.relative_to(root).as_posix()
+        for folder in ("kdcmae", "compile", "bench")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"import .*load_(classifier|pretrained)", path.read_text(encoding="utf-8"))
+    }
+    training = {"kdcmae/training/initialise.py", "kdcmae/training/weight_files.py"}
+    assert callers == {"kdcmae/__init__.py", "kdcmae/predictors.py", *training}

@@ -47,7 +47,7 @@ _OPTIONS = (
     click.option(
         "--modality",
         type=click.Choice(["audiovisual", "audio", "video"]),
-        help="What was finetuned.",
+        help="Modality that was finetuned.",
         show_default="what the file says",
     ),
     click.option("--multi-label", is_flag=True, help="Scores are independent sigmoids (AudioSet), not one softmax."),

@@ -88,14 +88,14 @@ engine_options = _group(
     click.option(
         "--target",
         type=click.Choice(TARGETS),
-        help="What to compile for; --budget-ms alone needs none, and takes openvino.",
+        help="Library to compile for; --budget-ms alone needs none, and takes openvino.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["auto", *PRECISIONS]),
         default="auto",
         show_default=True,
-        help="Of the matrix products; auto is the fastest floating one that the machine multiplies natively.",
+        help="Precision of the matrix products; auto is the fastest floating one that the machine multiplies natively.",
     ),
     click.option(
         "--for",
@@ -105,7 +105,9 @@ engine_options = _group(
         show_default="this machine's",
     ),
     click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size, or a range."),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="That aoti compiles for.", show_default="cpu"),
+    click.option(
+        "--device", type=click.Choice(["cpu", "cuda"]), help="Device that aoti compiles for.", show_default="cpu"
+    ),
     click.option(
         "--split",
         is_flag=True,

@@ -18,7 +18,6 @@ from kdcmae.errors import (
     GateError,
     MissingDependencyError,
 )
-from kdcmae.runtime.engine import SelfTest
 from kdcmae.runtime.facts import read_with_facts
 from kdcmae.runtime.folders import file_sizes
 from kdcmae.runtime.loading import load_engine
@@ -60,7 +59,8 @@ def _checks(engine: Path, manifest: Manifest) -> list[dict[str, Any]]:
     checks += _precision(manifest.precision.get("claims", ()))
     try:
         with load_engine(engine) as loaded:
-            return [*checks, _self_test(loaded.self_test())]
+            result = loaded.self_test()
+        return [*checks, _check("self-test", "passed" if result.passed else "failed", str(result))]
     except (BrokenDependencyError, DeviceError, EngineVersionError, MissingDependencyError) as error:
         return [*checks, _check("self-test", "skipped", str(error))]
     except EngineError as error:
@@ -79,10 +79,6 @@ def _precision(claims: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         yield _check("precision", "passed", f"{held}: as the build left it" if unchecked else "as the build left it")
     if unchecked:
         yield _check("precision", "skipped", f"{unchecked}: not checked where it was built")
-
-
-def _self_test(result: SelfTest) -> dict[str, Any]:
-    return _check("self-test", "passed" if result.passed else "failed", str(result))
 
 
 def _check(name: str, status: str, found: str) -> dict[str, Any]:

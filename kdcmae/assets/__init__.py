@@ -12,13 +12,13 @@ __all__ = ["FOLDER", "checkpoint", "default_checkpoint"]
 FOLDER = Path(__file__).parent
 
 
-def checkpoint(kind: Literal["classifier", "pretrained"]) -> Path:
+def checkpoint(kind: Literal["classifier", "pretrained"], folder: Path = FOLDER) -> Path:
     """The file of the finetuned classifier, or of the pretrained model that it started from.
 
     Raises:
         CheckpointError: this installation has no such file.
     """
-    path = FOLDER / f"{kind}.safetensors"
+    path = folder / f"{kind}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"this installation ships no {path.name}; name a checkpoint")
     return path

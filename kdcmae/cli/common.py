@@ -35,7 +35,7 @@ __all__ = [
 weights_option = click.option(
     "--weights",
     type=click.Choice(["model", "ema"]),
-    help="Of a checkpoint that holds both: the weights as trained, or their moving average.",
+    help="Weights to take from a checkpoint that holds both: those as trained, or their moving average.",
     show_default="the only ones there",
 )
 

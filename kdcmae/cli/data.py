@@ -37,7 +37,7 @@ _mono_option = click.option(
     type=click.Choice(["mean", "left"]),
     default="mean",
     show_default=True,
-    help="What becomes of several channels; the published extraction takes the left one.",
+    help="How several channels become one; the published extraction takes the left one.",
 )
 
 
@@ -54,7 +54,7 @@ def command() -> None:
 @command.command(name="synth")
 @click.argument("folder", metavar="OUT", type=_PATH)
 @click.option("--clips", type=click.IntRange(min=12), default=600, show_default=True, help="In all three splits.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the data set.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data set.")
 @_processes_option
 @json_option
 def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) -> None:
@@ -86,11 +86,13 @@ def synth(folder: Path, clips: int, seed: int, processes: int, as_json: bool) ->
 @command.command(name="extract")
 @click.argument("data", metavar="CLIPS", type=_PATH)
 @click.argument("folder", metavar="OUT", type=_PATH)
-@click.option("--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Of the frames.")
+@click.option(
+    "--image-size", type=click.IntRange(min=16), default=224, show_default=True, help="Side of the frames in pixels."
+)
 @click.option(
     "--seconds",
     type=Number(min=0, min_open=True),
-    help="Of each clip, from its start: its sound, and the time its frames are spread over.",
+    help="Length taken of each clip, from its start: its sound, and the time its frames are spread over.",
     show_default="10.255, what the published models hear",
 )
 @_mono_option
@@ -162,7 +164,11 @@ def extract_videos(
 @command.command(name="stats")
 @click.argument("data", metavar="CLIPS", type=_PATH)
 @click.option(
-    "--audio-frames", type=click.IntRange(min=1), default=1024, show_default=True, help="That the model takes."
+    "--audio-frames",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Frames of sound that the model takes.",
 )
 @_mono_option
 @click.option("--write", is_flag=True, help="Keep them beside the clips, where training finds them.")

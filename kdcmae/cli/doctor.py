@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -35,17 +34,13 @@ def command(target: str | None, as_json: bool) -> None:
     """
     diagnosis = diagnose()
     if as_json:
-        print_json(_document(diagnosis))
+        print_json({"schema_version": 1, **dataclasses.asdict(diagnosis)})
     else:
         _print(diagnosis)
     if target is not None:
         require_target(target)
     if diagnosis.problems:
         raise SystemExit(1)
-
-
-def _document(diagnosis: Diagnosis) -> dict[str, Any]:
-    return {"schema_version": 1, **dataclasses.asdict(diagnosis)}
 
 
 def _print(diagnosis: Diagnosis) -> None:

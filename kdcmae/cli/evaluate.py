@@ -79,7 +79,7 @@ def _shipped() -> Path:
 
 @_task("classification", model=_model_or_shipped)
 @labels_option
-@click.option("--frames", type=click.Choice(["middle", "all"]), default="middle", help="Of each clip.")
+@click.option("--frames", type=click.Choice(["middle", "all"]), default="middle", help="Frames of each clip to score.")
 @modality_option
 @click.option("--missing", type=click.Choice(["audio", "video"]), help="Withhold it from an audiovisual model.")
 def classification(setup: Setup, labels: Path | None, frames: Frames, modality: Modality | None, missing: Any) -> None:
@@ -139,11 +139,15 @@ def retrieval(setup: Setup) -> None:
     "--mask",
     type=click.Choice(["random", "time", "frequency", "time_frequency"]),
     default="random",
-    help="Of the sound.",
+    help="Pattern of the removed patches of sound.",
 )
 @click.option("--mask-ratio", type=Number(0, 1), default=0.75, show_default=True, help="Share of patches removed.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the masks.")
-@click.option("--norm-pix/--no-norm-pix", default=None, help="What a published checkpoint was trained to predict.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the masks.")
+@click.option(
+    "--norm-pix/--no-norm-pix",
+    default=None,
+    help="Whether a published checkpoint was trained to predict normalised patches.",
+)
 def inpainting(setup: Setup, mask: Any, mask_ratio: float, seed: int, norm_pix: bool | None) -> None:
     """Error of a pretraining checkpoint on removed patches, and pictures of what it fills in.
 

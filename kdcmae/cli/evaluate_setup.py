@@ -187,7 +187,9 @@ COMMON_OPTIONS = (
     click.option(
         "--broken-limit", type=Number(0, 1), default=0.01, show_default=True, help="Share of clips that may fail."
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of a checkpoint."),
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device of a checkpoint."
+    ),
     click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide"),
     weights_option,
     statistics_options,
@@ -203,7 +205,7 @@ labels_option = click.option(
 modality_option = click.option(
     "--modality",
     type=click.Choice(["audiovisual", "audio", "video"]),
-    help="What a checkpoint sees.",
+    help="Modality of a checkpoint.",
     show_default="what its file says",
 )
 

@@ -20,7 +20,7 @@ __all__ = ["command"]
 @click.option(
     "--modality",
     type=click.Choice(["audiovisual", "audio", "video"]),
-    help="What the model takes.",
+    help="Inputs of the model.",
     show_default="audiovisual",
 )
 @click.option("--linear-probe", is_flag=True, help="Train the head alone, over a frozen encoder.")

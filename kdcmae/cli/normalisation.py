@@ -55,7 +55,7 @@ def statistics_options(command: Command) -> Command:
     command = click.option(
         "--mono",
         type=click.Choice(["mean", "left"]),
-        help="What became of several channels in the sound that a checkpoint learned from; published: left.",
+        help="How several channels became one in the sound that a checkpoint learned from; published: left.",
         show_default=_DEFAULT,
     )(command)
     for field, (metavar, text) in reversed(_OPTIONS.items()):

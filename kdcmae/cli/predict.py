@@ -46,7 +46,7 @@ _MODEL_SUFFIXES = {"", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", 
 @click.option(
     "--modality",
     type=click.Choice(["audiovisual", "audio", "video"]),
-    help="What a checkpoint sees.",
+    help="Modality of a checkpoint.",
     show_default="what its file says",
 )
 @click.option("--num-heads", type=int, help="Attention heads of a checkpoint.", show_default="each 64 wide")

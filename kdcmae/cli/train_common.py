@@ -63,7 +63,7 @@ _OPTIONS = (
         help="Change any setting; may be repeated. --set help lists all.",
     ),
     click.option("--resume", is_flag=True, help="Go on where the run in --output stopped."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device to train on."),
     json_option,
 )
 

@@ -132,7 +132,9 @@ class ClipList:
         order: Order = Shuffled(len(dataset), seed=settings.seed)
         if _balanced(settings) and labels is not None:
             order = Balanced(balance_weights(self.records, labels), seed=settings.seed)
-        return training_loader(dataset, _sampler(order, settings, drop_last=True), **_reading(settings))
+        share = _share(settings)
+        sampler = BatchSampler(order, batch_size=share, rank=rank(), world_size=world_size(), drop_last=True)
+        return training_loader(dataset, sampler, **_reading(settings))
 
     def validation(self, labels: LabelMap | None, data: DatasetSettings, settings: TrainingSettings) -> BatchSource:
         dataset = ClipDataset(self.records, labels, data, self.read)
@@ -205,10 +207,6 @@ def _reading(settings: TrainingSettings) -> dict[str, Any]:
         "pin_memory": torch.cuda.is_available(),
         "broken_limit": settings.broken_limit,
     }
-
-
-def _sampler(order: Order, settings: TrainingSettings, *, drop_last: bool) -> BatchSampler:
-    return BatchSampler(order, batch_size=_share(settings), rank=rank(), world_size=world_size(), drop_last=drop_last)
 
 
 def _share_that_fits(clips: int, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Which kernel, with which tiling, serves a length: the attention entry of the tables in ``kernels/configs``.
+"""The kernel and the tiling for each length: the attention entry of the tables in ``kernels/configs``.
 
 The entry::
 
@@ -108,7 +108,7 @@ def tiling(direction: Direction, device: torch.device, dtype: torch.dtype, head_
 
 
 def launches(direction: Direction, row: Tiling, length: int) -> Iterator[Launch]:
-    """What runs, one after the other, for sequences of up to ``length`` rows."""
+    """The launches, one after the other, for sequences of up to ``length`` rows."""
     held, more = row.rows
     constants = {"HEAD": row.head_size, "ROWS": held, "STEP": row.step, "STEPS": triton.cdiv(length, row.step)}
     if direction == "forward" and row.kernel == "resident":

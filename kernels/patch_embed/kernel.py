@@ -28,7 +28,7 @@ def _locate(ids, row, kept, batch, COLUMNS: tl.constexpr, STRIDES: tl.constexpr)
 
 @triton.jit
 def _pixel(k, PATCH: tl.constexpr, STRIDES: tl.constexpr):
-    """Where pixel k of a patch lies, from the patch's first pixel."""
+    """Offset of pixel k of a patch from the patch's first pixel."""
     return k // (PATCH * PATCH) * STRIDES[3] + k // PATCH % PATCH * STRIDES[4] + k % PATCH
 
 

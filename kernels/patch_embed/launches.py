@@ -1,4 +1,4 @@
-"""Which tiling serves which dtypes: the patch embedding's entry of the tables in ``kernels/configs``.
+"""The tiling for each dtype: the patch embedding's entry of the tables in ``kernels/configs``.
 
 The entry::
 

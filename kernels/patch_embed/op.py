@@ -150,7 +150,7 @@ def _(grad: Tensor, ids_keep: Tensor, length: int) -> Tensor:
 
 
 def _sequences(pixels: Tensor, ids_keep: Tensor | None, patch_size: int) -> tuple[int, int]:
-    """How many sequences there are, and their length."""
+    """Number of sequences, and their length."""
     if ids_keep is None:
         return len(pixels), (pixels.shape[-2] // patch_size) * (pixels.shape[-1] // patch_size)
     views, batch, kept = ids_keep.shape

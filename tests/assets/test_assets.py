@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 from kdcmae import assets, load_classifier
-from kdcmae.assets import default_checkpoint
+from kdcmae.assets import checkpoint, default_checkpoint
 from kdcmae.compile.cli import main
 from kdcmae.data.avsynth.classes import LABELS
 from kdcmae.data.dataset import DatasetSettings
@@ -52,10 +52,9 @@ def test_it_is_as_accurate_as_its_card_says() -> None:
     assert accuracy > claimed - 3 * max(claimed * (1 - claimed), 0.01) ** 0.5 / 240**0.5
 
 
-def test_a_package_without_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "FOLDER", tmp_path)
+def test_a_package_without_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="ships no classifier"):
-        default_checkpoint()
+        checkpoint("classifier", tmp_path)
 
 
 def test_wheels_contain_it() -> None:

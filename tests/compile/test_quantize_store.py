@@ -5,8 +5,6 @@ import os
 import numpy as np
 import pytest
 
-from kdcmae import host
-from kdcmae.compile import cache as caching
 from kdcmae.compile.quantize import store
 from kdcmae.compile.quantize.calibration import Clips
 
@@ -78,16 +76,19 @@ def test_the_key_follows_the_graph_the_clips_and_what_is_made_of_them(graph):
     assert len({first, *others, key()}) == 7
 
 
-@pytest.mark.parametrize("changed", ["sources", "host", "versions"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("kdcmae.compile.cache._sources", lambda: "edited"),
+        ("kdcmae.host.describe_host", lambda: {"cpu": "another"}),
+        ("kdcmae.compile.cache.version_of", lambda library: "99"),
+    ],
+    ids=["sources", "host", "versions"],
+)
 def test_the_key_follows_what_it_is_made_with(changed, graph, monkeypatch):
     """As that of an engine does: the graph of another state of this package is another graph."""
     before = store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS)
-    if changed == "sources":
-        monkeypatch.setattr(caching, "_sources", lambda: "edited")
-    elif changed == "host":
-        monkeypatch.setattr(host, "describe_host", lambda: {"cpu": "another"})
-    else:
-        monkeypatch.setattr(caching, "version_of", lambda library: "99")
+    monkeypatch.setattr(*changed)
     assert store.key_of(graph, clips(), "int8", "onnx", ["fc1"], KINDS) != before
 
 

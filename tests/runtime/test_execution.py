@@ -89,10 +89,11 @@ def test_another_precision_than_claimed_is_a_warning_or_refused(tiny: Any, caplo
 
 def test_a_library_that_does_not_tell_is_judged_by_the_processor(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.make("onnx", precision=claimed("fp16"))
-    monkeypatch.setattr("kdcmae.runtime.capabilities.not_native", lambda *args, **kwargs: {"fp16": "fp32"})
+    executed = {"fp16": "fp32"}
+    monkeypatch.setattr("kdcmae.runtime.capabilities.not_native", lambda *args, **kwargs: executed)
     with pytest.raises(EnginePrecisionError, match="claimed to execute in fp16, which executes as fp32 here"):
         load_engine(folder, strict=True)
-    monkeypatch.setattr("kdcmae.runtime.capabilities.not_native", lambda *args, **kwargs: {})
+    executed.clear()
     load_engine(folder, strict=True).close()
 
 

@@ -39,11 +39,8 @@ class Driver:
 
 
 @pytest.fixture
-def no_driver(monkeypatch):
-    def refuse():
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
+def no_driver(fails):
+    fails("pynvml.nvmlInit", pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND))
 
 
 def zone(folder, name, now, most=1000):
@@ -60,11 +57,8 @@ def test_the_state_of_this_machine_has_every_field():
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("can't find current frequency file"), FileNotFoundError(2, "")])
-def test_a_system_that_hides_the_clock_frequency_has_a_state_all_the_same(monkeypatch, error):
-    def refuse():
-        raise error
-
-    monkeypatch.setattr("psutil.cpu_freq", refuse)
+def test_a_system_that_hides_the_clock_frequency_has_a_state_all_the_same(fails, error):
+    fails("psutil.cpu_freq", error)
     assert machine_state()["cpu_frequency_mhz"] is None
 
 
