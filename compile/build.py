@@ -53,9 +53,7 @@ def compile_engine(
     """Build, verify and publish an engine folder.
 
     Args:
-        model: what becomes the engine.
         folder: where the engine goes; an engine there is replaced, but only by one that passed.
-        settings: what to build.
         step: shows progress; a context manager per named step.
         seconds: what the steps took so far, as ``step`` fills it.
         exported: called once the model's weights are needed no more, so that the caller can free them.
@@ -100,7 +98,6 @@ class Build:
         folder: empty; where the engine's files go.
         settings: what to build.
         step: shows progress; a context manager per named step.
-        target: of the settings.
         inside: make stages to look inside, layer by layer. They cannot be run, and no engine is built.
         engine: the file of an engine to look inside, built before with these settings.
 
