@@ -86,11 +86,13 @@ def stages(subject: Subject, clip: Path, seconds: float) -> Mapping[str, list[fl
     trips = 0
     while trips <= _FEWEST_TRIPS or time.perf_counter() - start < seconds:
         marks = [time.perf_counter()]
-        decoded = read_clip(clip, seconds=preprocessing.window_s, mono=preprocessing.mono)
+        decoded = read_clip(
+            clip, seconds=preprocessing.window_s, mono=preprocessing.mono, frame_numbers=(MIDDLE_FRAME,)
+        )
         marks.append(time.perf_counter())
         feed = from_clip(audio_inputs, preprocessing, decoded.waveform, decoded.sample_rate_hz, None)
         marks.append(time.perf_counter())
-        feed |= from_clip(image_inputs, preprocessing, None, 0, [decoded.frames[MIDDLE_FRAME]]) if image_inputs else {}
+        feed |= from_clip(image_inputs, preprocessing, None, 0, list(decoded.frames)) if image_inputs else {}
         marks.append(time.perf_counter())
         fewest = subject.facts.batch.min if subject.facts.batch else 1
         subject.run({name: np.repeat(array, fewest, axis=0) for name, array in feed.items()})

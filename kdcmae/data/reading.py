@@ -112,10 +112,9 @@ def _from_shard(
 
 def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], seconds: float | None, mono: Mono) -> RawClip:
     parts: list[NDArray[np.float32]] = []
-    decoded = decode(path, KINDS[modality], parts.append, seconds=seconds, mono=mono)
+    decoded = decode(path, KINDS[modality], parts.append, seconds=seconds, mono=mono, frame_numbers=frame_numbers)
     waveform = np.concatenate(parts) if parts else None
-    frames = () if decoded.frames is None else [decoded.frames[number] for number in frame_numbers]
-    return RawClip(waveform, frames, decoded.duration_s)
+    return RawClip(waveform, () if decoded.frames is None else decoded.frames, decoded.duration_s)
 
 
 def _read_sound(path: Path, seconds: float | None, mono: Mono) -> tuple[NDArray[np.float32], float]:

@@ -1,9 +1,9 @@
 """Video file -> 16 kHz mono waveform and ten RGB frames, with PyAV.
 
 A clip that cannot be decoded to its end raises an error; nothing is replaced by silence or black frames. A file is read
-twice: once without decoding, to count its frames and to detect truncation, and once to decode it. Of a long file only
-the requested part is decoded: the first seconds of sound, and the groups of pictures that contain the ten frames of
-these seconds.
+twice: once without decoding, to count its frames and to detect truncation, and once to decode it. Of a long file, and
+of any file of which only some of the ten frames are wanted, only the requested part is decoded: the first seconds of
+sound, and the pictures from the keyframe before each wanted frame up to it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from kdcmae.errors import DataError
 from kdcmae.media.container import find_stream, opened, packets_of
 from kdcmae.media.decoding import decodable, require_intact
 from kdcmae.media.extent import Track, require_decoded, survey
-from kdcmae.media.frame_numbers import frames_between
+from kdcmae.media.frame_numbers import FRAMES_PER_CLIP, frames_between
 from kdcmae.media.frames import Spread
 from kdcmae.media.kinds import Kind
 from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono
@@ -50,7 +51,7 @@ class Clip:
         path: the file.
         waveform: (S,) float32 in [-1, 1], mono.
         sample_rate_hz: of the waveform, 16000.
-        frames: (10, H, W, 3) uint8, RGB, upright, evenly spread over the time of the waveform.
+        frames: (10, H, W, 3) uint8, RGB, upright, evenly spread over the time of the waveform; or those asked for.
     """
 
     path: Path
@@ -64,7 +65,7 @@ class Decoded:
     """What :func:`decode` returns; the sound goes to its callback.
 
     Args:
-        frames: (10, H, W, 3) uint8, RGB, upright; None where only sound was asked for.
+        frames: (10, H, W, 3) uint8, RGB, upright, or those asked for; None where only sound was asked for.
         duration_s: of the longest stream asked for, in seconds.
     """
 
@@ -73,15 +74,22 @@ class Decoded:
 
 
 def read_clip(
-    path: str | os.PathLike[str], *, seconds: float | None = None, mono: Mono = "mean", threads: int = 0
+    path: str | os.PathLike[str],
+    *,
+    seconds: float | None = None,
+    mono: Mono = "mean",
+    threads: int = 0,
+    frame_numbers: Sequence[int] = range(FRAMES_PER_CLIP),
 ) -> Clip:
-    """Decode the sound and ten frames of a video file.
+    """Decode the sound and ten frames of a video file, or some of the ten.
 
     Args:
         path: any container and codec ffmpeg knows, any sample rate and number of channels.
         seconds: of the clip, from the start of its sound; None for all of it. The frames are those of the same time.
         mono: how several channels become one.
         threads: of each decoder; 0 for one per core. The result does not depend on it.
+        frame_numbers: which of the ten frames, counted from 0. If they are not all, pictures that no wanted frame needs
+            are not decoded, and damage in them is not noticed. The frames are the same.
 
     Raises:
         DataError: no such file, not a media file, no audio or video stream, damaged or truncated.
@@ -90,7 +98,15 @@ def read_clip(
         seconds, n = min(all, 10 * frames per second), and all of the sound, of which its model hears 10.24 s.
     """
     parts: list[NDArray[np.float32]] = []
-    decoded = decode(path, ("audio", "video"), parts.append, seconds=seconds, mono=mono, threads=threads)
+    decoded = decode(
+        path,
+        ("audio", "video"),
+        parts.append,
+        seconds=seconds,
+        mono=mono,
+        threads=threads,
+        frame_numbers=frame_numbers,
+    )
     assert decoded.frames is not None
     return Clip(path=Path(path), waveform=np.concatenate(parts), sample_rate_hz=SAMPLE_RATE_HZ, frames=decoded.frames)
 
@@ -128,12 +144,14 @@ def decode(
     seconds: float | None = None,
     mono: Mono = "mean",
     threads: int = 0,
+    frame_numbers: Sequence[int] = range(FRAMES_PER_CLIP),
 ) -> Decoded:
     """Decode sound, frames or both, passing the sound on in blocks. Arguments and errors as of :func:`read_clip`, and:
 
     Args:
         kinds: ``audio``, ``video`` or both.
-        take: gets the sound a block at a time, (S,) float32, 16 kHz mono.
+        take: gets the sound a block at a time, (S,) float32, 16 kHz mono; in another thread if not all frames are
+            wanted.
     """
     path = Path(path)
     tracks = survey(path, *kinds)
@@ -143,8 +161,14 @@ def decode(
     if "video" in kinds:
         track = tracks["video"]
         pictures = Spread(track.packets, _span(tracks, seconds))
-        if track.packets > _IN_ONE_GO or pictures.span[1] < track.packets:
-            frames = sought(path, track, pictures.span, threads)
+        wanted = [pictures.numbers[number] for number in frame_numbers]
+        if not set(range(FRAMES_PER_CLIP)) <= set(frame_numbers):
+            with ThreadPoolExecutor(1) as pool:  # decoders release Python's lock
+                hearing = pool.submit(_run, path, {kind: sinks.pop(kind) for kind in list(sinks)}, threads)
+                frames = sought(path, track, wanted, threads, as_counted=True)
+                hearing.result()
+        elif track.packets > _IN_ONE_GO or pictures.span[1] < track.packets:
+            frames = sought(path, track, wanted, threads)
         if frames is None:
             sinks["video"] = pictures
     _run(path, sinks, threads)
@@ -154,7 +178,7 @@ def decode(
     if "audio" in kinds and not sound.done:
         require_decoded(path, tracks["audio"], sound.heard_s)
     if "video" in sinks:
-        frames = _complete(path, pictures, threads)
+        frames = _complete(path, pictures, threads)[list(frame_numbers)]
     return Decoded(frames, max(track.duration_s for track in tracks.values()))
 
 

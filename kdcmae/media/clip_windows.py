@@ -100,9 +100,17 @@ class ClipWindows:
         """The only window of a clip that fits into one, read as in training."""
         parts: list[NDArray[np.float32]] = []
         seconds = self._windowing.length / SAMPLE_RATE_HZ
-        decoded = decode(self._path, self._kinds, parts.append, seconds=seconds, mono=self._mono, threads=self._threads)
+        decoded = decode(
+            self._path,
+            self._kinds,
+            parts.append,
+            seconds=seconds,
+            mono=self._mono,
+            threads=self._threads,
+            frame_numbers=self._numbers,
+        )
         waveform = np.concatenate(parts) if parts else None
-        frames = None if decoded.frames is None else [decoded.frames[number] for number in self._numbers]
+        frames = None if decoded.frames is None else list(decoded.frames)
         end_s = min(seconds, decoded.duration_s) if waveform is None else len(waveform) / SAMPLE_RATE_HZ
         return ClipWindow(start_s=0.0, end_s=end_s, waveform=waveform, frames=frames)
 

@@ -98,15 +98,15 @@ class Track:
         if stamp is not None:  # in ticks, because there may be millions of packets
             self.end = max(self.end, stamp + (packet.duration or 0))
             self.start = stamp if self.start is None else min(self.start, stamp)
-        if packet.is_discard:  # an edit list leaves it out
+        if self.is_video and packet.is_keyframe and shown is not None:
+            self.keys.append((shown, shown if decoded is None else decoded))
+        if packet.is_discard:  # an edit list leaves it out, though frames that are shown may need it
             return
         if stamp is not None:
             self.shown_from = stamp if self.shown_from is None else min(self.shown_from, stamp)
         self.packets += 1
         if shown is not None:
             self.pts.append(shown)
-            if packet.is_keyframe and self.is_video:
-                self.keys.append((shown, shown if decoded is None else decoded))
 
 
 def survey(path: Path, *kinds: Kind) -> dict[Kind, Track]:

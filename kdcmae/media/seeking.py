@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,38 +16,53 @@ from numpy.typing import NDArray
 from kdcmae.media.container import find_stream, opened
 from kdcmae.media.decoding import decodable, require_intact
 from kdcmae.media.extent import Track
-from kdcmae.media.frames import Spread
+from kdcmae.media.frames import upright_rgb
 
 __all__ = ["Seeker", "seekable", "sought"]
 
+# Codecs with packets that are never shown, whose frames only decoding can count.
+_HIDES_PACKETS = {"vp8", "mpeg4"}
 
-def sought(path: Path, track: Track, span: tuple[int, int], threads: int) -> NDArray[np.uint8] | None:
-    """Ten evenly spread frames, (10, H, W, 3) uint8.
+
+def sought(
+    path: Path, track: Track, numbers: Sequence[int], threads: int, *, as_counted: bool = False
+) -> NDArray[np.uint8] | None:
+    """Some frames, (frames, H, W, 3) uint8.
 
     Args:
         path: of the file.
         track: its video.
-        span: the first frame to spread over, and the one after the last.
+        numbers: of the frames, in ascending order.
         threads: of the decoder; 0 for one per core.
+        as_counted: the frames must be those that decoding the whole video counts.
 
     Returns:
-        None if the file does not state when each frame is shown, or does not allow seeking; then all frames have to be
-        decoded and counted.
+        None if the file does not state when each frame is shown, or does not allow seeking, or if decoded frames may be
+        counted otherwise than by their times; then all frames have to be decoded and counted.
 
     Raises:
         DataError: a damaged frame.
     """
-    if not seekable(track):
+    if not seekable(track) or (as_counted and not _starts_whole(track)):
         return None
-    spread = Spread(track.packets, span)
+    pictures: list[NDArray[np.uint8]] = []
     with opened(path) as container:
-        seeker = Seeker(path, container, track, threads)
-        for number in spread.numbers:
+        seeker = Seeker(path, container, track, threads, as_counted=as_counted)
+        if as_counted and seeker.codec in _HIDES_PACKETS:
+            return None
+        size = seeker.size
+        for number in numbers:
             frame = seeker.frame(number)
-            if frame is None:
+            if frame is None or (as_counted and (frame.width, frame.height) != size):
                 return None
-            spread.keep(number, frame)
-    return spread.frames()
+            size = size if pictures or as_counted else (frame.width, frame.height)
+            pictures.append(upright_rgb(frame, size))
+    return np.stack(pictures)
+
+
+def _starts_whole(track: Track) -> bool:
+    """Whether the first frames to be shown can be decoded: none of them needs a picture before the first keyframe."""
+    return bool(track.keys) and min(track.keys)[0] <= min(track.pts)
 
 
 def seekable(track: Track) -> bool:
@@ -64,14 +79,18 @@ class Seeker:
         container: the open file, not shared with other readers.
         track: its video, which is :func:`seekable`.
         threads: of the decoder; 0 for one per core.
+        as_counted: seeking fails where a packet between a keyframe and the wanted frame does not become one frame.
     """
 
-    def __init__(self, path: Path, container: InputContainer, track: Track, threads: int) -> None:
+    def __init__(
+        self, path: Path, container: InputContainer, track: Track, threads: int, *, as_counted: bool = False
+    ) -> None:
         self._path, self._container = path, container
         self._times, self._keys = sorted(track.pts), sorted(track.keys)
         stream = decodable(find_stream(path, container, "video"), threads)
         assert isinstance(stream, VideoStream)
-        self._stream = stream
+        self._stream, self.size, self.codec = stream, (stream.width, stream.height), stream.codec_context.name
+        self._as_counted = as_counted
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._reached: int | None = None
         self._latest: av.VideoFrame | None = None
@@ -96,7 +115,7 @@ class Seeker:
         if before < 0:
             return None
         if self._reached is not None and self._keys[before][0] <= self._reached < wanted:  # no seek needed
-            frame = _first_from(self._frames, wanted)
+            frame = self._first_from(self._reached, wanted)
             if frame is not None and frame.pts == wanted:
                 return frame
         for target in _targets(self._keys, before):
@@ -105,9 +124,22 @@ class Seeker:
             except av.FFmpegError:
                 return None
             self._frames = self._container.decode(self._stream)
-            frame = _first_from(self._frames, wanted)
+            frame = self._first_from(self._keys[before][0] - 1, wanted)
             if frame is not None and frame.pts == wanted:
                 return frame
+        return None
+
+    def _first_from(self, seen: int, wanted: int) -> av.VideoFrame | None:
+        """The first frame that is not shown before this time; None if frames after ``seen`` are not those stated."""
+        due = bisect_right(self._times, seen)
+        for frame in self._frames:
+            if frame.pts is None or frame.pts <= seen:
+                continue
+            if self._as_counted and (frame.is_corrupt or due == len(self._times) or frame.pts != self._times[due]):
+                return None  # damaged, or a keyframe that decoding cannot start at: decoding everything tells which
+            if frame.pts >= wanted:
+                return frame
+            due += 1
         return None
 
 
@@ -116,8 +148,3 @@ def _targets(keys: list[tuple[int, int]], before: int) -> Iterator[int]:
     yield from keys[before]
     if before > 0:
         yield keys[before - 1][1]
-
-
-def _first_from(frames: Iterator[av.VideoFrame], wanted: int) -> av.VideoFrame | None:
-    """The first frame that is not shown before this time."""
-    return next((frame for frame in frames if frame.pts is not None and frame.pts >= wanted), None)

@@ -25,6 +25,9 @@ def test_reading_does_not_depend_on_threads(case: Case, tmp_path: Path) -> None:
         other = read_clip(path, threads=threads)
         np.testing.assert_array_equal(other.waveform, clip.waveform)
         np.testing.assert_array_equal(other.frames, clip.frames)
+        part = read_clip(path, threads=threads, frame_numbers=(5,))
+        np.testing.assert_array_equal(part.waveform, clip.waveform)
+        np.testing.assert_array_equal(part.frames, clip.frames[[5]])
     np.testing.assert_array_equal(read_waveform(path, threads=8), clip.waveform)
     np.testing.assert_array_equal(read_frames(path, threads=8), clip.frames)
 
