@@ -204,7 +204,7 @@ def _nonzero(tile: Tensor) -> Tensor:
 @contextmanager
 def _products_in_bf16() -> Iterator[None]:
     """Products of float32 matrices are computed from bf16 values, with float32 sums."""
-    settings = torch.backends.mkldnn.matmul
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # which PyTorch adds when it runs
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:
