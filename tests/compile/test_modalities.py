@@ -74,7 +74,7 @@ def test_no_more_than_one_model_has_its_weights(smallest, tmp_path, monkeypatch)
         models.run(model, model.module, models.examples(model, 1))
         exported()
         built.append((folder.name, [spec.name for spec in model.inputs]))
-        return SimpleNamespace(engine={}, target="onnx")
+        return SimpleNamespace(engine={}, graphs=(), target="onnx")
 
     def share(self, graphs):
         raise EngineError("far enough")
