@@ -114,7 +114,7 @@ def _decode(path: Path, modality: Modality, frame_numbers: Sequence[int], second
     parts: list[NDArray[np.float32]] = []
     decoded = decode(path, KINDS[modality], parts.append, seconds=seconds, mono=mono, frame_numbers=frame_numbers)
     waveform = np.concatenate(parts) if parts else None
-    return RawClip(waveform, () if decoded.frames is None else decoded.frames, decoded.duration_s)
+    return RawClip(waveform, () if decoded.frames is None else tuple(decoded.frames), decoded.duration_s)
 
 
 def _read_sound(path: Path, seconds: float | None, mono: Mono) -> tuple[NDArray[np.float32], float]:
