@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from kdcmae.cli.common import KdcmaeCommand, Number, note, thread_count
 from kdcmae.cli.ending import Run
@@ -33,6 +34,14 @@ _OF_DEVICES: dict[tuple[bool, bool], Modality] = {
     (False, True): "audio",
 }
 """What there is, by whether there are a camera and a microphone."""
+
+_SOURCES_OF_OPTIONS = {
+    "modality": ("file", "pipe"),
+    "pace": ("file",),
+    "format_": ("pipe",),
+    "options": ("pipe", "camera", "microphone"),
+}
+"""The sources that an option is for, where it is not for all."""
 
 _FILE_PATIENCE_S = 10.0  # files may hold seconds of sound between their frames; nothing of them comes late
 
@@ -103,6 +112,7 @@ def command(
     given = sum((file is not None, pipe, camera is not None or microphone is not None))
     if given != 1:
         raise ConfigError("give one source: --file FILE, --pipe, or --camera DEVICE and --microphone DEVICE")
+    _require_used(click.get_current_context())
     settings = dict(_option(text) for text in options)
     live = file is None and not pipe
     with load_engine(engine, threads=threads) as loaded:
@@ -125,6 +135,16 @@ def command(
         except KeyboardInterrupt:
             click.get_current_context().ensure_object(Run).interrupted = False  # this is how a stream ends
         show.summary(stream.statistics)
+
+
+def _require_used(context: click.Context) -> None:
+    """Raise :class:`ConfigError` for an option that the source does not use."""
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    for name, sources in _SOURCES_OF_OPTIONS.items():
+        if name in given and given.isdisjoint(sources):
+            users = " or ".join(options[source] for source in sources)
+            raise ConfigError(f"{options[name]} is for {users}; leave it out")
 
 
 def _listen(stream: Stream, show: _JsonLines | _Display, seconds: float | None) -> None:

@@ -153,7 +153,7 @@ def _open_pipe(file: BinaryIO, format: str | None, options: dict[str, str]) -> I
         container = av.open(file, "r", format=format, options=options, metadata_errors="ignore")
     except (av.FFmpegError, ValueError) as error:
         raise DataError(
-            f"the pipe cannot be read: {cause(error)}; give it Matroska, as ffmpeg -f matroska - writes it, or say "
+            f"the pipe cannot be read: {_reason(error)}; give it Matroska, as ffmpeg -f matroska - writes it, or say "
             "what it is with --format and --option"
         ) from error
     with container:
@@ -176,12 +176,17 @@ def _open_device(what: str, device: str, options: dict[str, str]) -> Iterator[In
             url = (system.camera if is_camera else system.microphone).format(device)
             container = av.open(url, "r", format=name, options=options)
         except (av.FFmpegError, ValueError) as error:
-            reasons.append(f"{name}: {getattr(error, 'strerror', None) or cause(error)}")
+            reasons.append(f"{name}: {_reason(error)}")
             continue
         with container:
             yield container
         return
     raise DeviceError(f"{what} {device} cannot be opened ({'; '.join(reasons)}); list what there is with: {listing}")
+
+
+def _reason(error: Exception) -> str:
+    """ffmpeg's words, without its number for them."""
+    return getattr(error, "strerror", None) or cause(error)
 
 
 def _has_format(name: str) -> bool:
