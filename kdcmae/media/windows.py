@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -53,8 +55,12 @@ class Windowing:
 
         Raises:
             ConfigError: a window is longer than the model takes or shorter than a frame of the spectrogram, or a hop is
-                longer than a window, which would skip sound, or shorter than the distance of two frames.
+                longer than a window, which would skip sound, or shorter than the distance of two frames, or a value
+                is no finite number.
         """
+        for name, value in (("window", window_s), ("hop", hop_s)):
+            if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+                raise ConfigError(f"{name}={value!r} must be a finite number of seconds")
         length = longest if window_s is None else round(window_s * sample_rate_hz)
         if length > longest:
             raise ConfigError(

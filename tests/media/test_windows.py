@@ -76,5 +76,11 @@ def test_windows_in_seconds() -> None:
         made(None, 0.0001)
     with pytest.raises(ConfigError, match=r"a hop of 60 s leaves out sound between windows of 4 s; give a hop that"):
         made(None, 60)
+    for value in (float("nan"), float("inf"), "1"):
+        with pytest.raises(ConfigError, match=r"window=.* must be a finite number of seconds"):
+            made(value, None)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"hop=.* must be a finite number of seconds"):
+            made(None, value)  # type: ignore[arg-type]
+    assert made(np.float32(2.5), np.float32(1)) == (2500, 1000)
     with pytest.raises(ConfigError, match="hop=0 of the windows must be at least one sample"):
         Windowing(length=1, hop=0)

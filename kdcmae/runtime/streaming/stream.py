@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -336,5 +337,5 @@ class Stream:
 
 
 def _check_time(timestamp: float | None) -> None:
-    if timestamp is not None and not (isinstance(timestamp, (int, float)) and math.isfinite(timestamp)):
+    if timestamp is not None and not (isinstance(timestamp, Real) and math.isfinite(timestamp)):
         raise EngineInputError(f"timestamp={timestamp!r} must be a finite number of seconds")

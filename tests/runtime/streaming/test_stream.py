@@ -280,6 +280,7 @@ def test_what_is_no_sound_or_frame_is_refused_and_harms_nothing(engine: Engine, 
             stream.push_frame(np.zeros((4, 4)), 1.5)  # type: ignore[arg-type]
         with pytest.raises(EngineInputError, match="timestamp=nan"):
             stream.push_frame(picture(1), float("nan"))
+        stream.push_frame(picture(1), np.float32(1.0))
         push(stream, from_s=1.0, until_s=3.0)
         assert [result.start_s for result in stream.ready()][:4] == [0.0, 0.5, 1.0, 1.5]
 
