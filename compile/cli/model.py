@@ -13,6 +13,7 @@ from kdcmae.cli.common import Number, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.compile.cli.classes import named_classes
 from kdcmae.config import PRESETS
+from kdcmae.errors import ConfigError
 from kdcmae.files.text import name_of
 from kdcmae.labels import read_class_names
 from kdcmae.predictors import open_model
@@ -95,14 +96,16 @@ def require_files(options: Mapping[str, Any], clips: Iterable[Path], expectation
         expectation: where the user's outputs come from.
 
     Raises:
-        OSError: a file is not there.
         DataError: labels that are none.
-        ConfigError: they are the checkpoint's own in another order.
+        ConfigError: a file is not there, or the labels are the checkpoint's own in another order.
     """
     expected = None if expectation is None else expectation.path
     for path in (options["checkpoint"], expected, *clips):
         if path is not None:
-            path.stat()
+            try:
+                path.stat()
+            except OSError as error:
+                raise ConfigError(f"{path}: {error.strerror}; check the path") from error
     if options["labels"] is not None:
         named_classes(options["checkpoint"], options["labels"])
 

@@ -67,6 +67,15 @@ def test_something_else_than_a_model_is_refused(tmp_path):
         compile_model(7, output=tmp_path / "out", **QUICK)
 
 
+@pytest.mark.parametrize(
+    "options", [{"checkpoint": "absent.pth"}, {"clips": ["absent.mp4"]}, {"expect": "absent.jsonl"}]
+)
+def test_a_file_that_is_not_there_is_an_error_of_the_package(options, checkpoint, tmp_path):
+    model = options.pop("checkpoint", checkpoint)
+    with pytest.raises(ConfigError, match=r"absent\.\w+: No such file or directory; check the path"):
+        compile_model(model, output=tmp_path / "out", **{**QUICK, **options})
+
+
 def test_an_engine_that_fails_its_gate_is_not_published(checkpoint, tmp_path):
     rows = tmp_path / "expected.jsonl"
     rng = np.random.default_rng(0)
