@@ -208,7 +208,7 @@ def _frame_numbers(frames: Frames, rng: np.random.Generator) -> Sequence[int]:
 
 def _target(record: ClipRecord, labels: LabelMap) -> Tensor:
     if not record.labels:
-        raise DataError("has no labels")
+        raise DataError("has no labels, which measuring and learning from labels need; add them, or leave the clip out")
     return torch.from_numpy(labels.multi_hot(record.labels))
 
 

@@ -63,6 +63,8 @@ def check_destination(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
         raise EngineError(f"{folder} holds files that are not {what}; choose another {argument} or empty it")
     parent = next(parent for parent in Path(os.path.abspath(folder)).parents if parent.exists())
+    if not parent.is_dir():
+        raise EngineError(f"{parent} is not a folder; choose another {argument}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise EngineError(f"cannot write to {parent}: it is read-only for this user; choose another {argument}")
 

@@ -205,7 +205,7 @@ def test_a_broken_partner_is_named(extracted) -> None:  # type: ignore[no-untype
 def test_labels_are_checked_before_a_run(records: list[ClipRecord], labels: LabelMap) -> None:
     with pytest.raises(DataError, match="at least one clip"):
         ClipDataset([], labels, EVALUATION)
-    with pytest.raises(DataError, match="clip 'a': has no labels"):
+    with pytest.raises(DataError, match=r"clip 'a': has no labels, .*; add them, or leave the clip out"):
         ClipDataset([ClipRecord(id="a")], labels, EVALUATION)
     with pytest.raises(DataError, match="clip 'a': unknown label 'moo'"):
         ClipDataset([ClipRecord(id="a", labels=("moo",))], labels, EVALUATION)

@@ -314,6 +314,12 @@ def test_a_parent_that_cannot_be_written_to_is_refused_before_any_work(tmp_path,
         check_destination(tmp_path / "deep" / "engine")
 
 
+def test_a_destination_below_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(EngineError, match=f"{tmp_path}/clip.mp4 is not a folder; choose another --output"):
+        check_destination(tmp_path / "clip.mp4" / "deep" / "engine")
+
+
 def test_paths_that_are_not_text(tmp_path):
     """Libraries get a path that they can open; the engine is where it belongs."""
     target = tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"eng\xefne")
