@@ -231,9 +231,10 @@ class _Display:
         self._shown = redrawn([head, *table((), rows, right=(1,)).splitlines()], self._shown)
 
     def summary(self, statistics: StreamStatistics) -> None:
+        latency = f"latency {statistics.latency_p50_ms:.0f} ms, p90 {statistics.latency_p90_ms:.0f} ms"
         facts = [
-            f"{statistics.windows} results",
-            f"latency {statistics.latency_p50_ms:.0f} ms, p90 {statistics.latency_p90_ms:.0f} ms",
+            f"{statistics.windows} {'result' if statistics.windows == 1 else 'results'}",
+            *([latency] if statistics.windows else []),
             f"{statistics.deadline_misses} late",
             f"{statistics.dropped_windows} dropped",
         ]

@@ -14,8 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kdcmae.cli import main
+from kdcmae.cli.listen import _Display
 from kdcmae.media import capture
 from kdcmae.runtime import load_engine
+from kdcmae.runtime.streaming.results import StreamStatistics
 
 
 def listen(*arguments: object, stdin: bytes | None = None) -> Result:
@@ -134,7 +136,16 @@ def test_ctrl_c_ends_with_a_summary(engine: Path, long_clip: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert " results, latency " in errors
+    assert ", latency " in errors
+
+
+@pytest.mark.parametrize(
+    ("windows", "said"),
+    [(0, "0 results, 0 late, 0 dropped\n"), (1, "1 result, latency 0 ms, p90 0 ms, 0 late, 0 dropped\n")],
+)
+def test_the_summary_has_latencies_only_of_results(windows: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _Display(1).summary(StreamStatistics(windows=windows))
+    assert capsys.readouterr().err == said
 
 
 def test_it_stops_after_the_seconds_asked_for(engine: Path, long_clip: Path) -> None:
