@@ -189,8 +189,12 @@ def modality_of(model: EngineModel) -> Modality:
 
 
 def free_weights(model: EngineModel) -> None:
-    """Give the memory of the weights back; the model's shapes, labels and facts stay, and it runs no more."""
-    model.module.to("meta")
+    """Give the memory of the weights back; the model's shapes, labels and facts stay, and it runs no more.
+
+    The preprocessing of raw inputs stays: it is small, and a build that starts again exports it once more.
+    """
+    body = model if model.parts is None else model.parts.body
+    body.module.to("meta")
 
 
 class _Logits(nn.Module):

@@ -5,6 +5,7 @@ On every target that runs here they compute what the torch model computes behind
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections import defaultdict
@@ -106,6 +107,17 @@ def test_the_reference_is_the_model_behind_numpys_preprocessing(classifier):
     np.testing.assert_allclose(models.reference(model, inputs)["logits"][1:2], right, rtol=1e-5, atol=1e-6)
     ran = models.run(model, model.module, inputs)["logits"]
     assert relative_error(ran, models.reference(model, inputs)["logits"]) < TOLERANCE["fp32"]
+
+
+def test_the_frontend_can_be_exported_again_after_the_weights_are_freed(smallest):
+    model = with_raw_inputs(models.classifier_model(copy.deepcopy(smallest), **FACTS))
+    feed = model.examples(1, 0)
+    models.free_weights(model)
+    assert {weight.device.type for weight in model.parts.body.module.parameters()} == {"meta"}
+    frontend = model.parts.frontend
+    prepared = frontend.reference(feed)
+    for name, array in models.run(frontend, frontend.module, feed).items():
+        assert relative_error(array, prepared[name]) < 1e-3, name
 
 
 def test_what_follows_the_sound_is_not_read(classifier):
