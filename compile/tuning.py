@@ -72,10 +72,10 @@ def tuned(build: Build, graph: Path, floating: Path, declared: Mapping[str, int]
     if tuning is None:
         with build.step("time the variants of the graph"):
             tuning = _measured(build, forms)
-    path, tuning = _proved(build, forms, tuning, declared)
-    if key and tuning.origin == "measured" and not tuning.restless:
-        _remember(key, tuning)
-    return path, tuning
+        # Without what the proof finds: another model of this form has the same latencies, and other answers.
+        if key and not tuning.restless:
+            _remember(key, tuning)
+    return _proved(build, forms, tuning, declared)
 
 
 class _Forms:

@@ -105,6 +105,15 @@ def test_a_choice_is_cached_by_class(planted, built, monkeypatch):
     assert len(timed) == 2
 
 
+def test_a_variant_that_failed_for_one_model_is_proved_anew_for_the_next(planted, built):
+    planted(OpenVino, (variant("three-products", breaks),), {"three-products": 8.0})
+    assert built("--tune", "on", name="one")["chosen"] == PLAIN
+    planted(OpenVino, (THREE,), {})  # another model of this form
+    again = built("--tune", "on", "--proof-clips", "9", name="two")
+    assert (again["chosen"], again["origin"]) == ("three-products", "cache")
+    assert {timing["problem"] for timing in again["timings"]} == {""}
+
+
 def test_the_table_decides_where_nothing_is_timed(planted, built, monkeypatch):
     timed = planted(OpenVino, (THREE,), {})
     entry = {
