@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kdcmae.errors import DataError
 from kdcmae.media.resampling import SAMPLE_RATE_HZ, Mono, Resampler, to_mono
-from kdcmae.media.windows import Cutter, Window, Windowing
+from kdcmae.media.windows import FRAME_LENGTH, Cutter, Window, Windowing
 from kdcmae.runtime.streaming.results import StreamStatistics
 
 __all__ = ["JITTER_S", "SoundTrack"]
@@ -102,9 +102,12 @@ class SoundTrack:
             yield from self._append(np.zeros(round(missing_s * self._rate_hz), dtype=np.float32))
 
     def finish(self) -> Iterator[Window]:
-        """The windows that the end of the sound completes; the last one ends with it."""
+        """The windows that the end of the sound completes; the last one ends with it.
+
+        Sound that is shorter than a frame of the spectrogram, such as the rest after a jump of the clock, makes none.
+        """
         yield from self._cutter.push(self._resampler.finish())
-        if self._cutter.total:
+        if self._cutter.total >= FRAME_LENGTH:
             yield from self._cutter.finish()
 
     def _append(self, mono: NDArray[np.float32]) -> list[Window]:

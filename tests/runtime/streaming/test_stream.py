@@ -221,6 +221,15 @@ def test_a_jump_of_the_clock_starts_the_windows_anew(engine: Engine, jump_s: flo
     assert stream.statistics.silence_s == 0
 
 
+def test_sound_shorter_than_a_frame_of_the_spectrogram_does_not_end_the_stream_with_an_error(engine: Engine) -> None:
+    with engine.stream(hop=0.5, window=1.0, top=3, backlog=100) as stream:
+        push(stream, until_s=2.0)
+        stream.push_audio(SOUND[:399], 1000.0)
+        stream.push_frame(picture(0), 1000.0)
+        stream.finish()
+        assert [result.start_s for result in stream] == pytest.approx([0.0, 0.5, 1.0])
+
+
 def test_without_a_frame_nothing_is_scored_unless_the_engine_has_a_variant(engine: Engine) -> None:
     with engine.stream(hop=0.5, window=1.0, patience=0.0, backlog=100) as stream:
         stream.push_audio(SOUND[:48000])
