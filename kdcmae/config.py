@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from kdcmae.errors import ConfigError
 from kdcmae.media.kinds import Modality
 from kdcmae.media.resampling import Mono
+from kdcmae.presets import PRESETS
 from kdcmae.runtime.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -281,35 +282,6 @@ def _require_heads(width: int, heads: int, width_name: str, heads_name: str) -> 
     )
     _require(width % 4 == 0, f"{width_name}={width} must be a multiple of 4 for the 2-D sin-cos positions")
 
-
-# Encoder and decoder sizes. Heads are 64 wide in the encoder and 32 wide in the decoder.
-PRESETS: Mapping[str, Mapping[str, int]] = {
-    "base": {},
-    "small": {
-        "embed_dim": 384,
-        "num_heads": 6,
-        "decoder_embed_dim": 256,
-        "decoder_depth": 4,
-        "decoder_num_heads": 8,
-    },
-    "tiny": {
-        "embed_dim": 128,
-        "num_heads": 2,
-        "specific_depth": 4,
-        "decoder_embed_dim": 64,
-        "decoder_depth": 2,
-        "decoder_num_heads": 2,
-    },
-    # Of the published input, 4.6 billion products and sums a clip: 1 / 29 of base.
-    "edge": {
-        "embed_dim": 192,
-        "num_heads": 3,
-        "specific_depth": 4,
-        "decoder_embed_dim": 128,
-        "decoder_depth": 2,
-        "decoder_num_heads": 4,
-    },
-}
 
 Config = TypeVar("Config", bound="DataclassInstance")
 

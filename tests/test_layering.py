@@ -25,7 +25,7 @@ LAYERS = {
     "tools": ("cards drawing files progress terminal timing", "base runtime"),
     "model": (
         "assets checkpoints classifier collectives config decoder encoder frontend keep layers linear losses masking "
-        "merging normalisation ops pos_embed predictors pretraining weights",
+        "merging normalisation ops pos_embed predictors presets pretraining weights",
         "base media runtime kernels tools",
     ),
     "data": ("data labels", "base media runtime tools model"),

@@ -17,8 +17,8 @@ from kdcmae.bench.cli.documents import sections
 from kdcmae.bench.report.files import RESULTS, write_json
 from kdcmae.bench.studies.ablation.plan import ROWS
 from kdcmae.cli.common import KdcmaeCommand, Number, Steps, json_option, note, print_json, thread_count
-from kdcmae.config import PRESETS
 from kdcmae.errors import ConfigError
+from kdcmae.presets import PRESETS
 
 __all__ = ["ablation", "accuracy", "keep", "memory", "profile", "throughput"]
 

@@ -12,11 +12,11 @@ import click
 from kdcmae.cli.common import Number, weights_option
 from kdcmae.cli.normalisation import statistics_options
 from kdcmae.compile.cli.classes import named_classes
-from kdcmae.config import PRESETS
 from kdcmae.errors import ConfigError
 from kdcmae.files.text import name_of
 from kdcmae.labels import read_class_names
 from kdcmae.predictors import open_model
+from kdcmae.presets import PRESETS
 from kdcmae.progress import Step
 from kdcmae.runtime.manifest import digest
 

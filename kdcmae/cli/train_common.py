@@ -14,9 +14,9 @@ import click
 
 from kdcmae.cli.common import KdcmaeCommand, Number, json_option, note, print_json, weights_option
 from kdcmae.cli.recipes import settings_document, settings_text
-from kdcmae.config import PRESETS
 from kdcmae.errors import MissingDependencyError
 from kdcmae.extras import TRAIN, is_installed, require_installed
+from kdcmae.presets import PRESETS
 from kdcmae.terminal import say
 
 if TYPE_CHECKING:

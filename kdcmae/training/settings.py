@@ -160,8 +160,8 @@ class DistillationSettings(FinetuningSettings):
     """
 
     teacher_weight: float = 0.9
-    teacher_temperature: float = 2.0
-    feature_weight: float = 1.0
+    teacher_temperature: float = 1.0
+    feature_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
